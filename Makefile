@@ -1,0 +1,73 @@
+# `make help` lists the targets. Each of them creates the environment when it is missing.
+
+SHELL := bash
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/.uml-dist-installed
+
+# An environment that somebody names, and that can import us already, is theirs: it is used as it is.
+ifneq ($(origin VENV),file)
+ifeq ($(shell cd / && test -x "$(BIN)/python" && "$(BIN)/python" -c "import uml_shards, uml_dist" 2>&1 && echo yes),yes)
+STAMP :=
+endif
+endif
+
+export PATH := $(BIN):$(PATH)
+.DEFAULT_GOAL := help
+.PHONY: help install demo shards test test-quick test-distributed test-real lint format clean
+
+DATASET ?= phantom
+OUT ?= data/shards/$(DATASET)
+RAW ?=
+SIZE ?=
+ARGS ?=
+
+help: ## list the targets
+	@echo "make TARGET [VENV=.venv] [PYTHON=python3]: VENV= takes an environment you have, PYTHON= an interpreter"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## create the environment with the pinned versions (every target does)
+
+demo: $(STAMP) ## shards, training on 2 workers, evaluation, pictures: on generated images, in a minute or two
+	$(BIN)/python launchers/demo.py $(ARGS)
+
+shards: $(STAMP) ## make shards: DATASET=isic2017 RAW=folder [OUT=folder] [SIZE=256] [ARGS=...]; without DATASET the phantom
+	@if [ "$(DATASET)" = phantom ] && [ -f "$(OUT)/train/manifest.json" ] && [ -z "$(SIZE)$(ARGS)" ]; then \
+	    echo "phantom shards are in $(OUT) already; remove that folder to make them anew"; \
+	else \
+	    set -x; $(BIN)/python launchers/shards.py make $(DATASET) --out "$(OUT)" \
+	        $(if $(RAW),--raw "$(RAW)") $(if $(SIZE),--size $(SIZE)) $(ARGS); \
+	fi
+
+test: lint test-quick test-distributed ## lint and all tests but those on real images
+
+test-quick: $(STAMP) ## the tests of one process
+	$(BIN)/python -m pytest -m "not distributed and not launch and not real" $(ARGS)
+
+test-distributed: $(STAMP) ## the tests of several processes, and those that start the launcher
+	$(BIN)/python -m pytest -m "(distributed or launch) and not real" $(ARGS)
+
+test-real: $(STAMP) ## the tests on real images, in the folder that UML_REAL_DATA names
+	$(BIN)/python -m pytest -m real $(ARGS)
+
+lint: $(STAMP) ## ruff, its formatter, pyright, and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## let ruff mend and format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove caches and build products; data, runs and the environment stay
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find uml_dist kernels shards launchers tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.uml-dist-installed: pyproject.toml constraints.txt
+	@[ -x "$(BIN)/python" ] || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "error: $(PYTHON) is not Python 3.11 or newer: name one, as in make PYTHON=python3.12" >&2; exit 2; }
+	[ -x "$(BIN)/python" ] || $(PYTHON) -m venv "$(VENV)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,147 @@
+"""Make, check and describe shards."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from uml_shards import Manifest, ShardError
+from uml_shards.importers import Importer, Options, find_importer, importers
+from uml_shards.split import find_splits
+from uml_shards.verify import verify
+from uml_shards.writer import refuse_existing, write_split
+
+EXAMPLE = "example: python launchers/shards.py make --dataset isic2017 --raw /data/isic2017 --size 256 --workers 8"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 2 the user must change something."""
+    given = _parser().parse_args(arguments)
+    try:
+        return given.run(given)
+    except ShardError as error:
+        if given.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def make(given: argparse.Namespace) -> int:
+    """Import a data set into OUT/<split>/."""
+    kind = find_importer(given.dataset)
+    if kind.needs_raw and not (given.raw and given.raw.is_dir()):
+        print(_describe(kind), file=sys.stderr)
+    options = Options(given.size, given.seed, given.lossless, dict(given.count))
+    importer = kind(given.raw, options)
+    out = given.out or Path("data/shards") / importer.name
+    sources = importer.splits()
+    for split in sources:
+        refuse_existing(out / split, given.overwrite)
+    for split, source in sources.items():
+        write_split(
+            importer, split, source, out / split, workers=given.workers, overwrite=given.overwrite, quiet=given.quiet
+        )
+    return info(argparse.Namespace(path=out))
+
+
+def check(given: argparse.Namespace) -> int:
+    """Verify every byte and every sample."""
+    problems = verify(given.path, quiet=given.quiet)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if not problems:
+        print(f"{given.path}: all is well")
+    return 2 if problems else 0
+
+
+def info(given: argparse.Namespace) -> int:
+    """Print what the manifests say."""
+    splits = find_splits(given.path)
+    manifests = [Manifest.load(split) for split in splits or [given.path]]
+    row = "{:<8} {:>8} {:>7} {:>10} {:>9} {:>9}  {}"
+    print(row.format("split", "samples", "shards", "megabytes", "labelled", "masked", "classes"))
+    for split in manifests:
+        size = sum(shard.bytes for shard in split.shards) / 1e6
+        classes = ", ".join(f"{name} {n}" for name, n in zip(split.classes, split.class_counts, strict=True)) or "none"
+        cells = (split.split, split.samples, len(split.shards), f"{size:.1f}", split.labelled, split.masked, classes)
+        print(row.format(*cells))
+    for split in manifests:
+        mean, std = (
+            " ".join(f"{value:.3f}" for value in part) for part in (split.statistics.mean, split.statistics.std)
+        )
+        size = "x".join(str(side) for side in split.size) if split.size else "of several sizes"
+        print(f"{split.split}: images {size}, {split.channels} channels, mean {mean}, std {std}")
+    first = manifests[0]
+    masks = ", ".join(first.mask_classes or first.mask_names) or "none"
+    print(f"data set: {first.dataset}\nmasks:    {masks}\nlicence:  {first.licence}\nsource:   {first.source}")
+    return 0
+
+
+def datasets(given: argparse.Namespace) -> int:
+    """Print every importer."""
+    print("\n\n".join(_describe(kind) for kind in importers().values()))
+    return 0
+
+
+def _describe(kind: type[Importer]) -> str:
+    """What a user must know to get a data set."""
+    tree = kind.tree.replace("\n", "\n  ")
+    lines = (
+        f"{kind.name}: {kind.summary}",
+        f"licence: {kind.licence}",
+        f"get it: {kind.where}",
+        f"source: {kind.source}",
+    )
+    return "\n  ".join((*lines, tree))
+
+
+def _count(text: str) -> tuple[str, int]:
+    split, _, number = text.partition("=")
+    if not split or not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not SPLIT=NUMBER")
+    return split, int(number)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    shared.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser = argparse.ArgumentParser(prog="shards.py", description=__doc__, epilog=EXAMPLE)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("make", parents=[shared], help="import a data set", epilog=EXAMPLE)
+    command.add_argument("--dataset", default="phantom", help="an importer, see `datasets` (default: phantom)")
+    command.add_argument("--raw", type=Path, help="folder of the raw data")
+    command.add_argument("--out", type=Path, help="folder for the splits (default: data/shards/DATASET)")
+    command.add_argument("--size", type=int, help="height and width stored; 0 keeps each image's own")
+    command.add_argument("--seed", type=int, default=0, help="of data that are made (default: 0)")
+    command.add_argument(
+        "--workers", type=_positive, default=2, help="processes; they change only the time (default: 2)"
+    )
+    command.add_argument("--lossless", action="store_true", help="resized or made images as PNG instead of JPEG")
+    command.add_argument("--overwrite", action="store_true", help="replace finished splits")
+    command.add_argument(
+        "--count", type=_count, nargs="+", default=[], metavar="SPLIT=NUMBER", help="samples of data that are made"
+    )
+    command.set_defaults(run=make)
+
+    for name, run, text in (
+        ("verify", check, "check every byte and every sample"),
+        ("info", info, "print what shards hold"),
+    ):
+        command = commands.add_parser(name, parents=[shared], help=text)
+        command.add_argument("path", type=Path, metavar="PATH", help="a data set's folder, or one of its splits")
+        command.set_defaults(run=run)
+    command = commands.add_parser("datasets", parents=[shared], help="list the importers and where to get the data")
+    command.set_defaults(run=datasets)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

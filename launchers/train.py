@@ -1,0 +1,67 @@
+"""Train: `deepspeed launchers/train.py --num_gpus 8 --config launchers/configs/uml_isic2017.toml train.steps=20000`."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from uml_dist.config_file import dump, read_config
+from uml_dist.errors import UmlError
+from uml_dist.launch import ensure_world, find_devices, leave_with, read_world
+from uml_dist.train.setup import find_resume, prepare
+from uml_shards import ShardError
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "uml_phantom.toml"
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Train a recipe on a number of GPUs, or of CPU processes where there are none.",
+        epilog="example: deepspeed launchers/train.py --num_gpus 8 train.steps=2000 zero.stage=2",
+    )
+    parser.add_argument("settings", nargs="*", metavar="table.key=value", help="settings on top of the configuration")
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="TOML file (default: the phantom)")
+    parser.add_argument("--num_gpus", type=int, help="workers on this node: GPUs, or CPU processes without any")
+    parser.add_argument("--cpu", action="store_true", help="train on the CPU although there are GPUs")
+    parser.add_argument("--run", type=Path, help="run folder (default: runs/<recipe>-<data>-<time>)")
+    parser.add_argument("--resume", choices=["never", "auto"], default="never", help="auto: go on where --run stopped")
+    parser.add_argument("--dry-run", action="store_true", help="print what the run would need, and stop")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved configuration, and stop")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    return parser.parse_intermixed_args(arguments)
+
+
+def main() -> int:
+    """Check everything, see to it that the right world runs, then train in it."""
+    options = parse(sys.argv[1:])
+    try:
+        config = read_config(options.config, options.settings)
+        if options.print_config:
+            print(dump(config))
+            return 0
+        launched = read_world(os.environ)
+        default = launched.local_size if launched else max(find_devices(options.cpu).count, 1)
+        ranks = (options.num_gpus or default) * (launched.nodes if launched else 1)
+        setup = prepare(config, ranks)
+        if options.dry_run:
+            from uml_dist.train.dry_run import dry_run
+
+            print(dry_run(setup, ranks))
+            return 0
+        resume = find_resume(setup, options.run, options.resume) if options.run else None
+        devices = ensure_world(options.num_gpus, options.cpu)
+    except (UmlError, ShardError) as error:
+        if options.debug:
+            raise
+        leave_with(error)
+    # Not before: it imports deepspeed, which must find the environment that ensure_world has made.
+    from uml_dist.train.main import Start, default_run_name, train_rank
+
+    run = options.run or Path("runs") / default_run_name(setup)
+    return train_rank(setup, Start(run, resume), devices)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

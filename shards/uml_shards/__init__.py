@@ -1,0 +1,8 @@
+"""Shards of medical images: plain webdataset tars with a manifest, a plan and a stream."""
+
+from .errors import ShardError
+from .manifest import Manifest
+from .sample import Sample
+from .split import Split, open_split
+
+__all__ = ["Manifest", "Sample", "ShardError", "Split", "open_split"]

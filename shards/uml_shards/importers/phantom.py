@@ -1,0 +1,64 @@
+"""The phantom: a data set made from a seed, with its truth stored beside it. See `uml_shards.phantom`."""
+
+from typing import Any
+
+from .. import phantom
+from ..errors import ShardError
+from ..truth import CLASS_PROBABILITY, TRUTH
+from .base import Importer, Source
+from .encode import encode_grey, encode_image, encode_json
+
+COUNTS = {"train": 2048, "val": 512, "test": 512}
+"""Samples of each split unless the options say otherwise."""
+
+
+class PhantomImporter(Importer):
+    """Makes pictures instead of reading them; an item is (split, number)."""
+
+    name = "phantom"
+    summary = "procedural skin lesions with known truth: benign / malignant by border and texture, made in seconds"
+    licence = "Apache-2.0, made by this program"
+    source = "uml_shards.phantom: procedural, nothing to cite"
+    where = "nothing to get: it is made from --seed"
+    tree = "no RAW"
+    default_size = 96
+    needs_raw = False
+
+    def splits(self) -> dict[str, Source]:
+        """Train, val and test; a count of 0 leaves a split out.
+
+        Raises:
+            ShardError: a count names no split or is negative, or the size is too small.
+        """
+        counts = {**COUNTS, **self.options.counts}
+        if self.size < 16:
+            raise ShardError(f"phantom: size {self.size} is too small to show a border: use 16 or more")
+        for split, count in counts.items():
+            if split not in COUNTS or count < 0:
+                raise ShardError(f"phantom: count {split}={count}: must be of {', '.join(COUNTS)} and not negative")
+        return {
+            split: Source(
+                items=[(split, number) for number in range(count)],
+                classes=("benign", "malignant"),
+                mask_classes=("background", "lesion"),
+                tasks={"malignant": (1,)},
+            )
+            for split, count in counts.items()
+            if count
+        }
+
+    def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
+        """Draw one picture, and encode it with its truth."""
+        split, number = item
+        drawn = phantom.draw(self.options.seed, split, number, self.size)
+        extension, image = encode_image(drawn.image, self.options.lossless)
+        truth = {CLASS_PROBABILITY: [(1000 - drawn.malignant) / 1000, drawn.malignant / 1000]}
+        return f"{split}-{number:06d}", {
+            extension: image,
+            "mask.png": encode_grey(drawn.mask),
+            TRUTH: encode_grey(drawn.foreground),
+            "json": encode_json(drawn.label, truth),
+        }
+
+
+IMPORTER = PhantomImporter

@@ -1,0 +1,122 @@
+"""The manifest: the JSON that describes one split, beside its tars."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import ShardError
+
+SCHEMA_VERSION = 1
+FILE_NAME = "manifest.json"
+
+
+class Statistics(BaseModel):
+    """Mean and standard deviation of each image channel over the split, with intensities scaled to [0, 1]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Shard(BaseModel):
+    """One tar and its index.
+
+    Attributes:
+        name: file name of the tar.
+        bytes: its size.
+        sha256: its digest.
+        samples: how many samples it holds.
+        index: file name of its offsets (see `uml_shards.index`).
+        index_sha256: the digest of that file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    bytes: int = Field(gt=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    samples: int = Field(gt=0)
+    index: str
+    index_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Manifest(BaseModel):
+    """What a split holds.
+
+    Attributes:
+        schema_version: of this file; readers refuse any other.
+        dataset: name of the importer that made it.
+        split: train, val or test.
+        channels: of every image.
+        size: (H, W) of every image, or None where sizes differ.
+        classes: names of the image classes, in label order; () without labels.
+        mask_classes: names of the pixel classes, background first; () without masks or with named masks.
+        mask_names: names of the masks that may overlap, one `mask.<name>.png` each; () otherwise.
+        components: extensions of the tar members, in the column order of the index.
+        labelled: samples with a label.
+        masked: samples with a mask.
+        class_counts: labelled samples of each class.
+        tasks: binary tasks for evaluation: name -> label numbers that count as positive.
+        statistics: of the images.
+        options: how the importer was called (seed, size, lossless, ...).
+        licence: of the data.
+        source: where the data come from, and what to cite.
+        shards: the tars, in order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    dataset: str
+    split: str
+    channels: int = Field(gt=0)
+    size: tuple[int, int] | None
+    classes: tuple[str, ...] = ()
+    mask_classes: tuple[str, ...] = ()
+    mask_names: tuple[str, ...] = ()
+    components: tuple[str, ...]
+    labelled: int = Field(ge=0)
+    masked: int = Field(ge=0)
+    class_counts: tuple[int, ...] = ()
+    tasks: dict[str, tuple[int, ...]] = {}
+    statistics: Statistics
+    options: dict[str, Any] = {}
+    licence: str
+    source: str
+    shards: tuple[Shard, ...]
+
+    @property
+    def samples(self) -> int:
+        """Samples in the split."""
+        return sum(shard.samples for shard in self.shards)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "Manifest":
+        """Read the manifest of a split folder.
+
+        Raises:
+            ShardError: the folder or its manifest is missing, or the manifest is not of this schema.
+        """
+        path = Path(directory) / FILE_NAME
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            what = "holds no manifest.json" if path.parent.is_dir() else "does not exist"
+            raise ShardError(f"shard folder {path.parent} {what}: make shards first (`make shards`)") from None
+        except OSError as error:
+            raise ShardError(f"{path} cannot be read: {error.strerror}") from None
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise ShardError(f"{path} is no manifest of schema {SCHEMA_VERSION}: {where}: {first['msg']}") from None
+
+    def save(self, directory: str | Path) -> None:
+        """Write the manifest into a split folder: to a temporary file first, then renamed."""
+        path = Path(directory) / FILE_NAME
+        temporary = path.with_suffix(".json.tmp")
+        temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)

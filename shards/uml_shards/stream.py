@@ -1,0 +1,85 @@
+"""A stream: the samples of a split in the order of a plan, read, augmented and of one size."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, Protocol
+
+import numpy as np
+
+from .augment import AUGMENTATIONS, resize
+from .errors import ShardError
+from .sample import IGNORE, Sample
+from .split import Split
+
+
+class Order(Protocol):
+    """Which sample stands at which position: a `Plan`, or the plain order of an evaluation."""
+
+    @property
+    def stream(self) -> str:
+        """The stream's name."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of all randomness in the stream."""
+        ...
+
+    def sample(self, position: int) -> int | None:
+        """The number of the sample at a position; None for padding."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A named source of samples in a batch.
+
+    Attributes:
+        split: where the samples are.
+        plan: which one stands at which position.
+        size: (H, W) of every sample given.
+        augment: name of an augmentation in `uml_shards.augment.AUGMENTATIONS`.
+        on_bad_sample: stop with an error, or keep the bad sample's place with a placeholder of weight 0.
+    """
+
+    split: Split
+    plan: Order
+    size: tuple[int, int]
+    augment: str = "none"
+    on_bad_sample: Literal["error", "skip"] = "error"
+
+    @property
+    def name(self) -> str:
+        """The stream's name, a word of every random address in it."""
+        return self.plan.stream
+
+    def sample(self, position: int) -> Sample:
+        """The sample at a position, ready for a batch.
+
+        Raises:
+            ShardError: it cannot be read, and `on_bad_sample` is "error".
+        """
+        number = self.plan.sample(position)
+        if number is None:
+            return self.placeholder("padding")
+        try:
+            sample = resize(self.split.read(number), self.size)
+        except ShardError as error:
+            if self.on_bad_sample == "error":
+                raise
+            return self.placeholder(f"skipped-{number}", {"skipped": str(error)})
+        change = AUGMENTATIONS[self.augment]
+        return sample if change is None else change(sample, self.plan.seed, self.name, position)
+
+    def placeholder(self, key: str, meta: Mapping[str, str] = MappingProxyType({})) -> Sample:
+        """A sample of weight 0 in the shape of the others, which no loss and no metric counts."""
+        manifest = self.split.manifest
+        lesions = (len(manifest.mask_names),) if manifest.mask_names else ()
+        return Sample(
+            key=key,
+            image=np.zeros((*self.size, manifest.channels), dtype=np.uint8),
+            mask=np.full((*lesions, *self.size), IGNORE, dtype=np.uint8),
+            weight=0.0,
+            meta=meta,
+        )

@@ -1,0 +1,26 @@
+"""What all tests share: shards made once, and the seconds that each folder of tests took."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+SECONDS: dict[str, float] = defaultdict(float)
+
+
+@pytest.fixture(scope="session")
+def partly_known(tmp_path_factory) -> Path:
+    """Shards of 96 phantom images of 32 x 32 with some masks and labels missing; 12 whole ones for validation."""
+    from runs import make_partly_known
+
+    return make_partly_known(tmp_path_factory.mktemp("partly-known"))
+
+
+def pytest_runtest_logreport(report):
+    SECONDS[str(Path(report.nodeid.partition("::")[0]).parent)] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.section("seconds by folder")
+    for folder, seconds in sorted(SECONDS.items()):
+        terminalreporter.write_line(f"{seconds:8.1f}  {folder}")

@@ -1,0 +1,96 @@
+"""The same training on any number of ranks, at any ZeRO stage, with any accumulation, and in plain torch.
+
+96 phantom images, float32, 5 steps; dropout, augmentation and weight decay on; some labels and masks missing.
+"""
+
+import numpy as np
+import pytest
+
+from runs import Trace, train, train_plainly, uml_tree
+from worldly import train_each, train_with_torch_dropout, train_without_global_dice, train_without_zero_terms
+from worlds import run_world
+
+pytestmark = pytest.mark.distributed
+
+LOSS = 1e-6
+GRADIENT = 1e-5
+
+
+def loss_error(one: Trace, other: Trace) -> float:
+    return max(abs(a - b) for a, b in zip(one.losses, other.losses, strict=True))
+
+
+def gradient_error(one: Trace, other: Trace) -> float:
+    """Of the last step, relative to its norm."""
+    a, b = one.gradient["uml"], other.gradient["uml"]
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def assert_same_training(one: Trace, other: Trace) -> None:
+    assert len(one.losses) == 5
+    assert loss_error(one, other) <= LOSS
+    assert gradient_error(one, other) <= GRADIENT
+
+
+@pytest.fixture(scope="module")
+def plain(partly_known) -> Trace:
+    return run_world(1, train_plainly, uml_tree(partly_known))[0]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(partly_known) -> list[Trace]:
+    """Stages 0 to 3 on 2 ranks, as rank 0 saw them."""
+    return run_world(2, train_each, [uml_tree(partly_known, zero__stage=stage) for stage in range(4)])[0]
+
+
+def test_zero_stages_are_bitwise_equal(two_ranks):
+    first = two_ranks[0]
+    for other in two_ranks[1:]:
+        assert other.losses == first.losses
+        assert np.array_equal(other.gradient["uml"], first.gradient["uml"])
+        assert np.array_equal(other.weights["uml"], first.weights["uml"])
+
+
+def test_two_ranks_train_as_plain_torch_does(two_ranks, plain):
+    assert_same_training(two_ranks[0], plain)
+
+
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 2), (4, 1)])
+def test_one_and_four_ranks_train_as_plain_torch_does(ranks, stage, partly_known, plain):
+    assert_same_training(run_world(ranks, train, uml_tree(partly_known, zero__stage=stage))[0], plain)
+
+
+def test_accumulation_changes_nothing_where_dice_is_per_sample(partly_known):
+    tree = uml_tree(partly_known, objective__dice_scope="sample")
+    plain = run_world(1, train_plainly, tree)[0]
+    trees = [
+        uml_tree(partly_known, objective__dice_scope="sample", train__micro_batch=size, zero__stage=stage)
+        for size, stage in ((4, 0), (2, 2), (1, 3))
+    ]
+    for trace in run_world(2, train_each, trees)[0]:
+        assert_same_training(trace, plain)
+
+
+def test_ranks_see_the_slots_that_they_own(partly_known):
+    one = run_world(1, train, uml_tree(partly_known, train__steps=2))[0]
+    two = run_world(2, train, uml_tree(partly_known, train__steps=2))
+    assert [first + second for first, second in zip(two[0].keys, two[1].keys, strict=True)] == one.keys
+
+
+@pytest.mark.parametrize("mutation", [train_without_global_dice, train_with_torch_dropout])
+def test_without_global_sums_or_keyed_dropout_ranks_would_differ(mutation, partly_known, plain):
+    broken = run_world(2, mutation, uml_tree(partly_known))[0]
+    assert max(loss_error(broken, plain) / LOSS, gradient_error(broken, plain) / GRADIENT) > 100
+
+
+def test_without_zero_terms_a_rank_without_labels_would_break_training(partly_known):
+    """With 1 sample a rank, one of the two lacks its label in some step while the other has it."""
+    tree = uml_tree(partly_known, streams__train__count=2, zero__stage=2, train__steps=4)
+    plain = run_world(1, train_plainly, tree)[0]
+    whole = run_world(2, train, tree)[0]
+    assert loss_error(whole, plain) <= LOSS
+    try:
+        broken = run_world(2, train_without_zero_terms, tree)[0]
+    except AssertionError:
+        return  # the ranks' collectives no longer match
+    assert loss_error(broken, plain) > 100 * LOSS

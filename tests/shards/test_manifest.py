@@ -1,0 +1,52 @@
+"""The manifest is strict: what it does not know it refuses."""
+
+import json
+
+import pytest
+
+from uml_shards import Manifest, ShardError
+
+DIGEST = "0" * 64
+STATED = {
+    "dataset": "d",
+    "split": "train",
+    "channels": 3,
+    "size": [8, 8],
+    "components": ["jpg", "json"],
+    "labelled": 0,
+    "masked": 0,
+    "statistics": {"mean": [0.1, 0.2, 0.3], "std": [0.1, 0.1, 0.1]},
+    "licence": "none",
+    "source": "none",
+    "shards": [
+        {"name": "a.tar", "bytes": 9, "sha256": DIGEST, "samples": 2, "index": "a.npy", "index_sha256": DIGEST},
+        {"name": "b.tar", "bytes": 9, "sha256": DIGEST, "samples": 3, "index": "b.npy", "index_sha256": DIGEST},
+    ],
+}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    manifest = Manifest.model_validate_json(json.dumps(STATED))
+    manifest.save(tmp_path)
+    assert Manifest.load(tmp_path) == manifest
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_samples_are_summed_over_the_shards():
+    assert Manifest.model_validate_json(json.dumps(STATED)).samples == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"schema_version": 2}, "schema_version"), ({"colour": 1}, "colour"), ({"channels": "x"}, "channels")],
+)
+def test_another_schema_is_one_line_that_names_the_field(tmp_path, change, named):
+    (tmp_path / "manifest.json").write_text(json.dumps({**STATED, **change}))
+    with pytest.raises(ShardError, match=named) as caught:
+        Manifest.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_folder_says_how_to_make_shards(tmp_path):
+    with pytest.raises(ShardError, match="does not exist: make shards first"):
+        Manifest.load(tmp_path / "absent")

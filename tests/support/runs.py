@@ -1,0 +1,216 @@
+"""Short trainings for tests: real shards, the real Trainer, and what came of every step."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import toy_recipe
+from uml_dist.config_file import apply_overrides, validate
+from uml_dist.random import name_layers
+from uml_dist.reduce import GlobalBatch, world_size
+from uml_dist.telemetry import Metrics
+from uml_dist.train import trainer as trainer_module
+from uml_dist.train.checkpoint import find_checkpoint, read_state
+from uml_dist.train.data import make_streams
+from uml_dist.train.engine import full_weights
+from uml_dist.train.optimizer import learning_rate, make_optimizer
+from uml_dist.train.report import Reporter
+from uml_dist.train.run_folder import RunFolder
+from uml_dist.train.setup import prepare
+from uml_dist.train.trainer import Trainer
+from uml_shards.importers import Options
+from uml_shards.importers.phantom import PhantomImporter
+from uml_shards.loader import load
+from uml_shards.writer import write_split
+
+assert toy_recipe
+
+
+class PartlyKnown(PhantomImporter):
+    """The phantom with some labels and some masks missing; some samples lack both."""
+
+    def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
+        key, components = super().encode(item)
+        number = item[1]
+        if number % 3 == 0:
+            del components["mask.png"]
+        if number % 4 == 0:
+            meta = json.loads(components["json"])
+            components["json"] = json.dumps(meta | {"label": None}).encode()
+        return key, components
+
+
+def make_partly_known(folder: Path, samples: int = 96, size: int = 32) -> Path:
+    """96 small phantom images with gaps in `train`, 12 whole ones in `val`."""
+    options = Options(size=size, counts={"train": samples, "val": 12, "test": 0})
+    importer = PartlyKnown(options=options)
+    sources = importer.splits()
+    write_split(importer, "train", sources["train"], folder / "train", samples_per_shard=20, quiet=True)
+    whole = PhantomImporter(options=options)
+    write_split(whole, "val", sources["val"], folder / "val", quiet=True)
+    return folder
+
+
+def uml_tree(shards: Path, **words: Any) -> dict[str, Any]:
+    """A small UML run: dropout, augmentation and weight decay on, Adam, float32."""
+    tree = {
+        "recipe": "uml",
+        "streams": {"train": {"shards": str(shards), "count": 8}},
+        "data": {"workers": 0},
+        "model": {"width": 1 / 16, "dropout": 0.2},
+        "optimizer": {"weight_decay": 1e-2, "lr": 1e-3, "warmup": 2},
+        "train": {"steps": 5, "log_every": 1, "validate_every": 1000, "best": "dice"},
+        "checkpoint": {"every": 1000},
+        "metrics": {"enabled": False},
+    }
+    return apply_overrides(tree, [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in words.items()])
+
+
+@dataclass
+class Trace:
+    """What a training did.
+
+    Attributes:
+        losses: of every step, as logged.
+        gradient: all gradients of the last step, flat, by network.
+        weights: all weights at the end, flat, by network.
+        keys: of the samples of this rank, step by step.
+        terms: everything logged.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    gradient: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    weights: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    keys: list[tuple[str, ...]] = field(default_factory=list)
+    terms: list[dict[str, float]] = field(default_factory=list)
+
+
+class NoValidation(Trainer):
+    """Leaves out the validation at the end, for tests that look at training only."""
+
+    def _validate(self, share) -> bool:
+        return False
+
+
+def train(tree: dict[str, Any], run: str | None = None, validate_too: bool = False, stop_at: int | None = None) -> Trace:
+    """Train on this rank of the world that it is in; goes on where the run folder stopped."""
+    config = validate(tree, "test")
+    setup = prepare(config, world_size())
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    folder = RunFolder(Path(run) if run else Path("/nonexistent"), writes=run is not None and rank == 0)
+    metrics = Metrics(run="test", recipe="uml", stage=config.zero.stage, world_size=world_size(), rank=rank, device="cpu")
+    trace = Trace()
+    kind = Trainer if validate_too else NoValidation
+    trainer = kind(setup, torch.device("cpu"), folder, _Listener(folder, metrics, trace))
+    checkpoint = find_checkpoint(Path(run)) if run else None
+    if checkpoint:
+        trainer.resume(checkpoint, read_state(checkpoint))
+    folder.write_config(config)
+    folder.forget_after(trainer.state.step)
+    with _watch(trace, trainer, stop_at):
+        trainer.run()
+    for name, network in trainer.networks.items():
+        module = getattr(network, "module", network)
+        with full_weights(module):
+            trace.weights[name] = _flat(module.parameters())
+    return trace
+
+
+def train_plainly(tree: dict[str, Any]) -> Trace:
+    """The same training written out with nothing but torch, on one process: the reference of the Trainer."""
+    config = validate(tree, "test")
+    setup = prepare(config, 1)
+    (phase, steps), *_ = setup.phases
+    share = setup.share(phase, 0, 1)
+    networks = {}
+    for name, role in setup.recipe.networks.items():
+        from uml_shards.keyed import word
+
+        torch.manual_seed(word(f"{config.train.seed} {name}") >> 1)
+        networks[name] = name_layers(role.build()).train()
+    optimizers = {name: make_optimizer(module.parameters(), config.optimizer) for name, module in networks.items()}
+    streams = make_streams(config, setup.splits)
+    trace = Trace()
+    from uml_dist.batch import collate
+    from uml_dist.recipes import Progress
+
+    for step in range(steps):
+        requests = list(share.micro_batches(step, dict.fromkeys(streams, 0)))
+        micro_batches = list(load(streams, requests, collate))
+        whole = GlobalBatch([setup.recipe.counts(batches) for batches in micro_batches])
+        loss_sum = 0.0
+        for batches in micro_batches:
+            result = setup.recipe.step(batches, networks, Progress(step, steps, phase.name, step, steps), whole)
+            for loss in result.losses.values():
+                (loss / share.accumulation).backward()
+            loss_sum += float(result.terms["loss"].detach()) / share.accumulation
+        trace.losses.append(loss_sum)
+        for name, optimizer in optimizers.items():
+            trace.gradient[name] = _flat(parameter.grad for parameter in networks[name].parameters())
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config.optimizer, step, steps)
+            optimizer.step()
+            optimizer.zero_grad()
+    trace.weights = {name: _flat(module.parameters()) for name, module in networks.items()}
+    return trace
+
+
+class Stopped(Exception):
+    """A training was stopped in the middle, as a kill would."""
+
+
+class _Listener(Reporter):
+    def __init__(self, folder: RunFolder, metrics: Metrics, trace: Trace) -> None:
+        super().__init__(folder, metrics, None)
+        self.trace = trace
+
+    def log(self, *arguments: Any) -> dict[str, float]:
+        values = super().log(*arguments)
+        self.trace.losses.append(values["loss"])
+        self.trace.terms.append(values)
+        return values
+
+
+class _watch:
+    """Notes gradients before each engine step and keys after each batch; restores everything after."""
+
+    def __init__(self, trace: Trace, trainer: Trainer, stop_at: int | None) -> None:
+        self.trace, self.trainer, self.stop_at = trace, trainer, stop_at
+
+    def __enter__(self) -> None:
+        from deepspeed.utils import safe_get_full_grad
+
+        self.original = trainer_module.step_engine
+        watched = self.trainer._watch_placeholders
+
+        def step_engine(engine: Any) -> Any:
+            if engine.is_gradient_accumulation_boundary():
+                name = next(name for name, one in self.trainer.networks.engines.items() if one is engine)
+                parameters = list(engine.module.parameters())
+                self.trace.gradient[name] = _flat(safe_get_full_grad(parameter) for parameter in parameters)
+            return self.original(engine)
+
+        def watch(loaded: Any) -> None:
+            if self.stop_at is not None and self.trainer.state.step == self.stop_at:
+                raise Stopped
+            self.trace.keys.extend(batch.keys for batches in loaded for batch in batches.values())
+            watched(loaded)
+
+        trainer_module.step_engine = step_engine
+        self.trainer._watch_placeholders = watch
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool:
+        trainer_module.step_engine = self.original
+        return kind is Stopped
+
+
+def _flat(tensors: Iterable[torch.Tensor]) -> NDArray[np.float32]:
+    return torch.cat([tensor.detach().float().flatten() for tensor in tensors]).numpy()
+
+

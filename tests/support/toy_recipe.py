@@ -1,0 +1,89 @@
+"""A recipe that uses every seam: two trained networks, an average, a frozen copy, two streams, two phases."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from uml_dist.batch import Batch, Prediction
+from uml_dist.config import ModelConfig, Section
+from uml_dist.random import KeyedDropout, random_address
+from uml_dist.recipes import RECIPES, Averaged, Frozen, Phase, Progress, Recipe, Step, Trained
+from uml_dist.reduce import GlobalBatch
+
+RECIPES["toy"] = "toy_recipe:ToyRecipe"
+
+
+class Objective(Section):
+    consistency: float = 0.1
+
+
+class Student(nn.Sequential):
+    def __init__(self, classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(3, 6, 3, stride=4), nn.ReLU(), KeyedDropout(0.2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(6, classes),
+        )  # fmt: skip
+
+
+class Critic(nn.Sequential):
+    """Guesses the student's probability of class 1 from the image's mean colour."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+
+
+class ToyRecipe(Recipe):
+    name = "toy"
+    stream_names = ("labelled", "unlabelled")
+    Model = ModelConfig
+    Objective = Objective
+
+    @property
+    def networks(self):
+        classes = len(self.manifests["labelled"].classes)
+        return {
+            "student": Trained(lambda: Student(classes)),
+            "critic": Trained(Critic),
+            "teacher": Averaged("student", decay=0.9),
+            "before": Frozen("student"),
+        }
+
+    @property
+    def phases(self):
+        return (
+            Phase("supervised", ("student",), ("labelled",), share=0.5),
+            Phase("both", ("student", "critic"), ("labelled", "unlabelled"), share=0.5, refreshes=("before",)),
+        )
+
+    def counts(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        counts = {"labelled": batches["labelled"].labelled.sum()}
+        if "unlabelled" in batches:
+            counts["unlabelled"] = (batches["unlabelled"].weight > 0).sum()
+        return counts
+
+    def step(
+        self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
+    ) -> Step:
+        batch = batches["labelled"]
+        with random_address(batch.address):
+            logits = networks["student"](batch.image)
+        each = nn.functional.cross_entropy(logits.float(), batch.label.clamp(min=0), reduction="none")
+        loss = whole.mean((each * batch.labelled).sum(), "labelled")
+        if progress.phase == "supervised":
+            return Step({"student": loss}, {"loss": loss})
+        free = batches["unlabelled"]
+        with random_address(free.address):
+            student = networks["student"](free.image).float().softmax(1)
+            with torch.no_grad():
+                teacher = networks["teacher"](free.image).softmax(1)
+                before = networks["before"](free.image).softmax(1)
+        target = 0.5 * (teacher + before)
+        consistency = whole.mean(((student - target).square().sum(1) * free.weight).sum(), "unlabelled")
+        guess = networks["critic"](free.image).float()[:, 0]
+        critic = whole.mean(((guess - student[:, 1].detach()).square() * free.weight).sum(), "unlabelled")
+        total = loss + self.config.objective.consistency * consistency
+        return Step({"student": total, "critic": critic}, {"loss": total, "consistency": consistency, "critic": critic})
+
+    def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
+        return Prediction(image_probability=networks["teacher"](batch.image).float().softmax(1))

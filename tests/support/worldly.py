@@ -1,0 +1,59 @@
+"""Trainings that run inside a world of several ranks: functions that `run_world` can call."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import uml_dist.random
+import uml_dist.recipes.uml.recipe as uml_recipe
+from runs import Trace, train
+from uml_dist.reduce import GlobalBatch
+
+
+def train_each(trees: list[dict[str, Any]]) -> list[Trace]:
+    """One training after the other, in one world."""
+    return [train(tree) for tree in trees]
+
+
+def train_without_global_dice(tree: dict[str, Any]) -> Trace:
+    """The sums of the Dice terms stay on their rank."""
+    GlobalBatch.total = lambda self, local: local
+    return train(tree)
+
+
+def train_with_torch_dropout(tree: dict[str, Any]) -> Trace:
+    """Dropout draws from torch's global generator, seeded alike on every rank."""
+
+    def forward(self: nn.Module, feature: Tensor) -> Tensor:
+        return nn.functional.dropout2d(feature, self.probability, self.training)
+
+    torch.manual_seed(0)
+    uml_dist.random.KeyedDropout.forward = forward
+    return train(tree)
+
+
+def train_without_zero_terms(tree: dict[str, Any]) -> Trace:
+    """A rank that has no label leaves the classification out instead of adding 0 times it."""
+    terms = uml_recipe.uml_terms
+
+    def without(output: Any, batch: Any, *others: Any) -> dict[str, Tensor]:
+        found = terms(output, batch, *others)
+        if not batch.labelled.any():
+            found["classification"] = torch.zeros(())
+        return found
+
+    uml_recipe.uml_terms = without
+    return train(tree)
+
+
+def generators_around(tree: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """The state of torch's and numpy's global generators before and after the steps of a training."""
+
+    def states() -> list[int]:
+        return [hash(torch.get_rng_state().numpy().tobytes()), hash(np.random.get_state()[1].tobytes())]  # noqa: NPY002
+
+    before = states()
+    train(tree)
+    return before, states()

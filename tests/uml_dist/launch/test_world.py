@@ -1,0 +1,231 @@
+"""Which world trains: three spellings on faked devices, several nodes, other launchers, and no endless loop."""
+
+import base64
+import json
+import sys
+from itertools import product
+
+import pytest
+
+from uml_dist.errors import UmlError
+from uml_dist.launch.devices import Devices
+from uml_dist.launch.world import (
+    STARTED,
+    Decision,
+    World,
+    decide,
+    ensure_world,
+    enter_world,
+    leave_with,
+    read_world,
+    script_arguments,
+    world_command,
+    world_environment,
+)
+
+GO_ON, LEAVE = Decision("go on"), Decision("leave")
+
+
+def gpus(count: int) -> Devices:
+    return Devices("cuda", tuple(map(str, range(count)))) if count else Devices("cpu")
+
+
+def ranks(size: int, nodes: int = 1) -> list[World]:
+    local = size // nodes
+    return [World(rank, size, rank % local, local, nodes) for rank in range(size)]
+
+
+def outcome(asked: int | None, launched: int, devices: Devices) -> int | str:
+    """The number of ranks that train in the end, or the error that all ranks find."""
+    try:
+        decisions = [decide(asked, world, devices) for world in (ranks(launched) if launched else [None])]
+    except UmlError as error:
+        return str(error)
+    if decisions == [GO_ON] * len(decisions):
+        return len(decisions)
+    first, *others = decisions
+    assert first.action == "start"
+    assert others == [LEAVE] * len(others)
+    again = [decide(asked, world, devices, started=first.count) for world in ranks(first.count)]
+    assert again == [GO_ON] * first.count
+    return first.count
+
+
+def launched_by(spelling: str, asked: int, count: int) -> int:
+    """How many ranks DeepSpeed's launcher starts: with its own option, what it says; else all GPUs, or one on a CPU."""
+    return {"python script": 0, "launcher option": asked, "script option": max(count, 1)}[spelling]
+
+
+@pytest.mark.parametrize("spelling", ["python script", "launcher option", "script option"])
+@pytest.mark.parametrize(("count", "asked"), list(product([0, 1, 4, 8], [1, 4, 8])))
+def test_the_three_spellings_mean_the_same(spelling: str, count: int, asked: int):
+    said = None if spelling == "launcher option" else asked
+    result = outcome(said, launched_by(spelling, asked, count), gpus(count))
+    if count and asked > count:
+        assert isinstance(result, str)
+        assert f"{asked} GPUs are asked for and {count} can be used" in result
+        assert "\n" not in result
+    else:
+        assert result == asked
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 1), (1, 1), (4, 4), (8, 8)])
+def test_nothing_asked_is_all_gpus_or_one_process(count: int, size: int):
+    assert outcome(None, 0, gpus(count)) == size
+
+
+def test_nothing_asked_keeps_what_was_launched():
+    assert outcome(None, 3, gpus(8)) == 3
+    assert outcome(None, 3, gpus(0)) == 3
+
+
+def test_cpu_processes_are_not_bounded_by_gpus():
+    assert outcome(8, 4, Devices("cpu")) == 8
+
+
+@pytest.mark.parametrize("asked", [0, -1])
+def test_less_than_one_worker_is_an_error(asked: int):
+    assert "at least 1" in str(outcome(asked, 0, gpus(4)))
+
+
+def test_several_nodes_go_on_where_each_has_what_is_asked():
+    assert [decide(8, world, gpus(8)) for world in ranks(16, nodes=2)] == [GO_ON] * 16
+    assert [decide(None, world, gpus(8)) for world in ranks(16, nodes=2)] == [GO_ON] * 16
+
+
+def test_several_nodes_never_start_another_world_but_give_the_command():
+    for world in ranks(8, nodes=2):
+        with pytest.raises(UmlError, match=r"`deepspeed --hostfile HOSTFILE --num_gpus 8 train.py a=1`"):
+            decide(8, world, gpus(8), script="train.py a=1")
+
+
+def test_a_node_with_the_right_count_notices_that_another_has_not():
+    uneven = World(rank=0, size=12, local_rank=0, local_size=8, nodes=2)
+    with pytest.raises(UmlError, match="12 ranks run on 2 nodes"):
+        decide(8, uneven, gpus(8))
+
+
+@pytest.mark.parametrize("world", [None, World(0, 4, 0, 4)])
+def test_ranks_that_we_started_never_start_others(world: World | None):
+    with pytest.raises(UmlError, match="a world of 2 ranks was started"):
+        decide(2, world, gpus(0), started=2)
+
+
+def environment(rank: int, size: int, **more: str) -> dict[str, str]:
+    launcher = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_SIZE": str(size)}
+    return {**launcher, "CROSS_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", **more}
+
+
+def test_worlds_of_deepspeed_and_of_torchrun_are_read():
+    assert read_world({"HOME": "/"}) is None
+    assert read_world(environment(2, 4)) == World(2, 4, 2, 4, 1)
+    torchrun = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
+    assert read_world(torchrun) == World(5, 8, 1, 4, 2)
+    with pytest.raises(UmlError, match="WORLD_SIZE=four"):
+        read_world(environment(0, 1, WORLD_SIZE="four"))
+
+
+class Replaced(Exception):
+    """Stands for execve, which does not come back."""
+
+
+def ensured(asked: int | None, devices: Devices, where: dict[str, str], argv: list[str]):
+    """Run `ensure_world`; the command line and environment of what replaced the process, or the devices."""
+
+    def replace(program: str, command: list[str], new: dict[str, str]):
+        assert program == sys.executable
+        raise Replaced(command, new)
+
+    try:
+        return ensure_world(asked, False, environment=where, argv=argv, find=lambda cpu: devices, execute=replace)
+    except Replaced as replaced:
+        return replaced.args
+
+
+def started_ids(command: list[str]) -> list[str]:
+    option = next(part for part in command if part.startswith("--world_info="))
+    return json.loads(base64.urlsafe_b64decode(option.removeprefix("--world_info=")))["localhost"]
+
+
+def test_the_new_world_gets_the_arguments_as_they_were_written():
+    words = ["--num_gpus", "2", "run=a b", "--local_rank=7", "-x", ""]
+    for where, argv in [({}, ["train.py", *words]), (environment(0, 4), ["train.py", "--local_rank=0", *words])]:
+        command, new = ensured(2, gpus(4), where, argv)
+        assert command[1:4] == ["-u", "-m", "deepspeed.launcher.launch"]
+        assert command[-7:] == ["train.py", *words]
+        assert started_ids(command) == ["0", "1"]
+        assert new[STARTED] == "2"
+        assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_PORT", "CROSS_SIZE"} & set(new)
+
+
+def test_the_other_ranks_of_a_wrong_world_leave_with_0():
+    with pytest.raises(SystemExit) as left:
+        ensured(2, gpus(4), environment(1, 4), ["train.py", "--local_rank=1", "--num_gpus", "2"])
+    assert left.value.code == 0
+
+
+def test_a_right_world_goes_on_and_tells_deepspeed_of_the_cpu():
+    where = environment(1, 2)
+    assert ensured(2, Devices("cpu"), where, ["train.py"]) == Devices("cpu")
+    assert where["DS_ACCELERATOR"] == "cpu"
+    assert where["OMP_NUM_THREADS"] == "1"
+    where = environment(1, 2)
+    ensured(2, gpus(2), where, ["train.py"])
+    assert "DS_ACCELERATOR" not in where
+    assert "OMP_NUM_THREADS" not in where
+
+
+def test_the_started_world_takes_the_first_of_the_visible_gpus():
+    devices = Devices("cuda", ("GPU-b", "GPU-a", "GPU-c"))
+    assert started_ids(world_command(2, devices, "train.py", [], 1)) == ["GPU-b", "GPU-a"]
+
+
+def test_cpu_processes_see_no_gpu_and_have_one_thread_each():
+    assert started_ids(world_command(3, Devices("cpu"), "train.py", [], 1)) == ["-1", "-1", "-1"]
+    several = world_environment(3, Devices("cpu"), {"PATH": "/bin"})
+    assert several["OMP_NUM_THREADS"] == several["MKL_NUM_THREADS"] == "1"
+    assert several["DS_ACCELERATOR"] == "cpu"
+    assert "OMP_NUM_THREADS" not in world_environment(1, Devices("cpu"), {})
+    assert world_environment(3, Devices("cpu"), {"OMP_NUM_THREADS": "2"})["OMP_NUM_THREADS"] == "2"
+
+
+def test_torchruns_meeting_point_is_forgotten():
+    old = {"TORCHELASTIC_USE_AGENT_STORE": "True", "GROUP_RANK": "0", "ROLE_RANK": "0", "LOCAL_WORLD_SIZE": "4"}
+    assert not set(old) & set(world_environment(2, gpus(2), old))
+
+
+def test_the_error_on_several_nodes_repeats_the_users_arguments():
+    where = environment(0, 4, CROSS_SIZE="2", LOCAL_SIZE="2")
+    with pytest.raises(UmlError, match=r"--hostfile HOSTFILE --num_gpus 8 train.py --run 'a b' x=1`"):
+        ensured(8, gpus(8), where, ["train.py", "--local_rank=0", "--run", "a b", "--num_gpus", "8", "x=1"])
+
+
+@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"])
+def test_copies_started_without_ranks_are_refused(name: str):
+    with pytest.raises(UmlError, match="started 8 copies"):
+        ensured(None, gpus(8), {name: "8"}, ["train.py"])
+    command, _ = ensured(None, gpus(8), {name: "1"}, ["train.py"])
+    assert len(started_ids(command)) == 8
+
+
+def test_the_launchers_own_argument_is_taken_out_and_the_users_is_not():
+    assert script_arguments(["s", "--local_rank=1", "a"], {"LOCAL_RANK": "1"}) == ["a"]
+    assert script_arguments(["s", "--local_rank=1", "a"], {}) == ["--local_rank=1", "a"]
+    assert script_arguments(["s", "a", "--local_rank=1"], {"LOCAL_RANK": "1"}) == ["a", "--local_rank=1"]
+
+
+def test_entering_removes_what_makes_deepspeed_fill_shared_memory():
+    where = environment(1, 2, **{STARTED: "2"})
+    assert enter_world(where) == World(1, 2, 1, 2, 1)
+    assert "LOCAL_SIZE" not in where
+    assert STARTED not in where
+
+
+def test_one_rank_speaks_and_the_others_leave_quietly(capsys: pytest.CaptureFixture[str]):
+    codes = []
+    for rank in range(3):
+        with pytest.raises(SystemExit) as left:
+            leave_with(UmlError("nothing fits"), {"LOCAL_RANK": str(rank)})
+        codes.append(left.value.code)
+    assert codes == [2, 0, 0]
+    assert capsys.readouterr().err == "error: nothing fits\n"

@@ -1,0 +1,105 @@
+"""What is declared is what is exported; recording counts, shows what diverges, and never raises."""
+
+import logging
+import math
+import re
+
+import pytest
+from prometheus_client import generate_latest
+
+from uml_dist.telemetry import METRICS, Metrics
+
+
+def metrics(**changes) -> Metrics:
+    return Metrics(**{"run": "r1", "recipe": "uml", "stage": 2, "world_size": 4, "rank": 1, "device": "cpu", **changes})
+
+
+def record(metric: Metrics, **changes) -> None:
+    step = {"step": 12, "epoch": 1.5, "images": 8, "seconds": 0.3, "data_wait_seconds": 0.05}
+    metric.record_step(**{**step, **changes})
+
+
+def record_log(metric: Metrics, **changes) -> None:
+    metric.record_log(**{"learning_rate": {}, "loss": {}, "grad_norm": {}, "vacuity": {}, **changes})
+
+
+def value(of: Metrics, name: str, **labels: str) -> float | None:
+    return of.registry.get_sample_value(name, labels)
+
+
+def test_a_step_moves_the_values():
+    one = metrics()
+    record(one)
+    record_log(one, loss={"cls": 0.2, "total": 0.7}, learning_rate={"network": 1e-3}, grad_norm={"network": 2.0})
+    record(one, step=13, images=6, seconds=0.7)
+    record_log(one, vacuity={"image": 0.25, "pixel": 0.5})
+    assert value(one, "uml_steps_total") == 2
+    assert value(one, "uml_images_total") == 14
+    assert value(one, "uml_step_seconds_count") == 2
+    assert value(one, "uml_step_seconds_sum") == pytest.approx(1.0)
+    assert value(one, "uml_step_seconds_bucket", le="0.5") == 1
+    assert value(one, "uml_data_wait_seconds_total") == pytest.approx(0.1)
+    assert value(one, "uml_global_step") == 13
+    assert value(one, "uml_epoch") == 1.5
+    assert value(one, "uml_loss", term="total") == 0.7
+    assert value(one, "uml_learning_rate", network="network") == 1e-3
+    assert value(one, "uml_grad_norm", network="network") == 2.0
+    assert value(one, "uml_vacuity", level="pixel") == 0.5
+    assert (value(one, "uml_last_step_timestamp_seconds") or 0) > 1.7e9
+
+
+def test_validation_and_skipped_samples_by_name():
+    one = metrics()
+    one.record_validation({"dice": 0.8, "accuracy": 0.9})
+    one.record_skipped("decode")
+    one.record_skipped("decode", 2)
+    assert value(one, "uml_validation", metric="dice") == 0.8
+    assert value(one, "uml_samples_skipped_total", reason="decode") == 3
+
+
+def test_the_run_is_one_series_of_labels():
+    labels = {"run": "r1", "recipe": "uml", "stage": "2", "world_size": "4", "rank": "1", "device": "cpu"}
+    assert value(metrics(), "uml_run_info", **labels) == 1
+
+
+def test_two_of_them_do_not_share():
+    one, other = metrics(), metrics(rank=2)
+    record(one)
+    assert value(other, "uml_steps_total") == 0
+
+
+def test_a_diverged_loss_is_shown_and_a_counter_is_not_spoilt(caplog: pytest.LogCaptureFixture):
+    one = metrics()
+    record(one)
+    record_log(one, loss={"total": math.nan}, grad_norm={"network": math.inf})
+    with caplog.at_level(logging.WARNING):
+        for bad in (math.nan, math.inf, -1.0, None, "many"):
+            record(one, images=bad, seconds=bad)
+            one.record_skipped("decode", bad)
+            one.record_validation({"dice": bad})
+    assert math.isnan(value(one, "uml_loss", term="total") or 0.0)
+    assert value(one, "uml_images_total") == 8
+    assert value(one, "uml_step_seconds_sum") == pytest.approx(0.3)
+    names = [entry.getMessage().split()[1] for entry in caplog.records]
+    assert sorted(names) == ["uml_images_total", "uml_samples_skipped_total", "uml_step_seconds", "uml_validation"]
+
+
+def test_the_table_is_what_is_exported():
+    one = metrics()
+    record(one, **{name: {"x": 1.0} for name in ("loss", "learning_rate", "grad_norm", "vacuity")})
+    one.record_validation({"x": 1.0})
+    one.record_skipped("x")
+    lines = generate_latest(one.registry).decode().splitlines()
+    exported = {tuple(line.split()[2:4]) for line in lines if line.startswith("# TYPE")}
+    assert exported == {(metric.name, metric.kind) for metric in METRICS}
+    helped = {line.split(maxsplit=3)[2]: line.split(maxsplit=3)[3] for line in lines if line.startswith("# HELP")}
+    assert helped == {metric.name: metric.help for metric in METRICS}
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_names_follow_the_conventions(metric):
+    assert re.fullmatch(r"uml(_[a-z]+)+", metric.name)
+    assert metric.name.endswith("_total") == (metric.kind == "counter")
+    assert bool(metric.buckets) == (metric.kind == "histogram")
+    assert metric.help.endswith(".")
+    assert not {"step", "epoch", "key", "file"} & set(metric.labels), "an unbounded label"

@@ -1,0 +1,111 @@
+"""Real HTTP on loopback: values move, taken ports are passed over, and nothing that fails reaches the training."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from urllib.request import urlopen
+
+import pytest
+
+from uml_dist.telemetry import Metrics, MetricsServer, serve_metrics
+
+HOST = "127.0.0.1"
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(run="r", recipe="uml", stage=1, world_size=2, rank=0, device="cpu")
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which someone else listens."""
+    with closing(socket.create_server((HOST, 0))) as other:
+        yield other.getsockname()[1]
+
+
+def scrape(server: MetricsServer) -> dict[str, float]:
+    with urlopen(server.address, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def test_values_move_between_scrapes(metrics: Metrics):
+    server = serve_metrics(metrics.registry, 0)
+    assert server is not None
+    step = {"epoch": 0.1, "images": 4, "seconds": 0.2, "data_wait_seconds": 0.0}
+    metrics.record_step(step=1, **step, loss={"total": 0.5})
+    first = scrape(server)
+    metrics.record_step(step=2, **step, loss={"total": 0.25})
+    second = scrape(server)
+    server.stop()
+    assert (first["uml_images_total"], second["uml_images_total"]) == (4, 8)
+    assert (first['uml_loss{term="total"}'], second['uml_loss{term="total"}']) == (0.5, 0.25)
+    assert not any("created" in name for name in second)
+
+
+def test_it_listens_on_loopback_alone(metrics: Metrics):
+    server = serve_metrics(metrics.registry, 0)
+    assert server is not None
+    assert server.address == f"http://127.0.0.1:{server.port}/metrics"
+    server.stop()
+
+
+def test_the_local_rank_moves_the_port_and_a_taken_one_is_passed_over(metrics: Metrics, taken: int):
+    server = serve_metrics(metrics.registry, taken - 1, local_rank=1, stride=7, tries=50)
+    assert server is not None
+    assert server.port > taken
+    assert (server.port - taken) % 7 == 0
+    assert scrape(server)["uml_steps_total"] == 0
+    server.stop()
+
+
+def test_nothing_free_is_one_line_and_no_server(metrics: Metrics, taken: int, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING):
+        assert serve_metrics(metrics.registry, taken, tries=1) is None
+    (entry,) = caplog.records
+    assert f"no port from {taken} on is free" in entry.getMessage()
+
+
+@pytest.mark.parametrize(("host", "port"), [("no-such-host.invalid", 9400), (HOST, 70000), (HOST, -5)])
+def test_what_cannot_be_does_not_raise(metrics: Metrics, host: str, port: int):
+    assert serve_metrics(metrics.registry, port, host=host, tries=2) is None
+
+
+def test_stopping_frees_the_port(metrics: Metrics):
+    server = serve_metrics(metrics.registry, 0)
+    assert server is not None
+    assert listens(server.port)
+    server.stop()
+    server.stop()
+    assert not listens(server.port)
+    again = serve_metrics(metrics.registry, server.port, tries=1)
+    assert again is not None
+    again.stop()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_worker_does_not_keep_the_port(metrics: Metrics):
+    server = serve_metrics(metrics.registry, 0)
+    assert server is not None
+    wait, wake = os.pipe()
+    worker = os.fork()
+    if worker == 0:
+        os.close(wake)
+        os.read(wait, 1)
+        os._exit(0)
+    try:
+        server.stop()
+        assert not listens(server.port)
+    finally:
+        os.close(wake)
+        os.waitpid(worker, 0)
+        os.close(wait)

@@ -1,0 +1,1 @@
+"""Distributed training of uncertainty-aware joint classification and segmentation."""

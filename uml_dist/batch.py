@@ -1,0 +1,123 @@
+"""What flows into a recipe (Batch) and what comes out of it for evaluation (Prediction)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uml_shards.keyed import keyed_bits
+from uml_shards.sample import IGNORE, Sample
+from uml_shards.stream import Stream
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one stream, on one device.
+
+    Attributes:
+        image: (B, channels, H, W) float32, scaled to [0, 1], then by the split's mean and standard deviation.
+        mask: (B, H, W) uint8 class numbers, or (B, L, H, W) for overlapping lesions; 255 = ignore, everywhere for a
+            sample without a mask.
+        label: (B,) int64; -1 = absent.
+        weight: (B,) float32; 0 for a placeholder, which no loss and no metric counts.
+        address: (B,) int64, the address of each sample's randomness: (seed, stream, position) hashed.
+        position: (B,) int64, its position in the stream.
+        keys: names of the samples.
+        skipped: why samples were replaced by placeholders.
+    """
+
+    image: Tensor
+    mask: Tensor
+    label: Tensor
+    weight: Tensor
+    address: Tensor
+    position: Tensor
+    keys: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def _each_tensor(self, change) -> "Batch":
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: change(value) for name, value in tensors.items() if isinstance(value, Tensor)})
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device; the copy does not block when the batch is pinned."""
+        return self._each_tensor(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory (called by the DataLoader)."""
+        return self._each_tensor(Tensor.pin_memory)
+
+    @property
+    def labelled(self) -> Tensor:
+        """(B,) bool: samples whose label counts."""
+        return (self.label >= 0) & (self.weight > 0)
+
+    @property
+    def masked(self) -> Tensor:
+        """(B,) bool: samples whose mask has a pixel that counts."""
+        return (self.mask != IGNORE).flatten(1).any(1) & (self.weight > 0)
+
+
+def collate(stream: Stream, samples: Sequence[Sample], positions: Sequence[int]) -> Batch:
+    """Make a batch of a stream's samples and their positions."""
+    manifest = stream.split.manifest
+    mean = np.asarray(manifest.statistics.mean, dtype=np.float32)
+    std = np.asarray(manifest.statistics.std, dtype=np.float32)
+    images = np.stack([normalise(sample.image, mean, std) for sample in samples])
+    lesions = (len(manifest.mask_names),) if manifest.mask_names else ()
+    unknown = np.full((*lesions, *stream.size), IGNORE, dtype=np.uint8)
+    masks = np.stack([unknown if sample.mask is None else sample.mask for sample in samples])
+    place = np.asarray(positions, dtype=np.int64)
+    return Batch(
+        image=torch.from_numpy(images),
+        mask=torch.from_numpy(masks),
+        label=torch.tensor([-1 if sample.label is None else sample.label for sample in samples]),
+        weight=torch.tensor([sample.weight for sample in samples], dtype=torch.float32),
+        address=torch.from_numpy(keyed_bits(stream.plan.seed, stream.name, place).view(np.int64)),
+        position=torch.from_numpy(place),
+        keys=tuple(sample.key for sample in samples),
+        skipped=tuple(str(sample.meta["skipped"]) for sample in samples if "skipped" in sample.meta),
+    )
+
+
+def normalise(image: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """An image (H, W, channels) of integers as (channels, H, W) float32 of zero mean and unit deviation."""
+    largest = np.float32(np.iinfo(image.dtype).max)
+    scaled = (image.astype(np.float32) / largest - mean) / np.maximum(std, np.float32(1e-6))
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+
+
+def _entropy(probability: Tensor | None) -> Tensor | None:
+    return None if probability is None else torch.special.entr(probability).sum(1)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What every recipe says of a batch; a part is None where the recipe has no such task or no uncertainty.
+
+    Attributes:
+        image_probability: (B, K) float32, of the image classes.
+        pixel_probability: (B, C, H, W) float32, of the pixel classes.
+        image_vacuity: (B,) float32 in (0, 1].
+        pixel_vacuity: (B, H, W) float32 in (0, 1].
+    """
+
+    image_probability: Tensor | None = None
+    pixel_probability: Tensor | None = None
+    image_vacuity: Tensor | None = None
+    pixel_vacuity: Tensor | None = None
+
+    @property
+    def image_entropy(self) -> Tensor | None:
+        """(B,) in nats, of the image probability."""
+        return _entropy(self.image_probability)
+
+    @property
+    def pixel_entropy(self) -> Tensor | None:
+        """(B, H, W) in nats, of the pixel probability."""
+        return _entropy(self.pixel_probability)

@@ -1,0 +1,104 @@
+"""Keyed randomness on tensors: dropout whose mask is a function of (seed, stream, position, layer).
+
+The same hash as `uml_shards.keyed`, in int64 arithmetic that wraps, so it runs on any device. Each sample of a batch
+carries its address, one int64 that already holds seed, stream and position; a layer adds its own name and the element.
+So a mask does not depend on rank, micro batch, worker or on what ran before, and nothing has to be saved to resume.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor, nn
+
+from uml_shards.keyed import FIRST, GOLDEN, SECOND, word
+
+_ADDRESS: ContextVar[Tensor | None] = ContextVar("address", default=None)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _shift_right(value: Tensor, bits: int) -> Tensor:
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def keyed_bits(address: Tensor, *words: str | int | Tensor) -> Tensor:
+    """64 random bits, int64, for each address extended by words (names, integers, int64 tensors that broadcast)."""
+    state = address
+    for part in words:
+        part = part if isinstance(part, Tensor) else _signed(word(part))
+        state = (state ^ part) + _signed(int(GOLDEN))
+        state = (state ^ _shift_right(state, 30)) * _signed(int(FIRST))
+        state = (state ^ _shift_right(state, 27)) * _signed(int(SECOND))
+        state = state ^ _shift_right(state, 31)
+    return state
+
+
+def keyed_uniform(address: Tensor, *words: str | int | Tensor) -> Tensor:
+    """Uniform floats in [0, 1), float32 with 24 random bits, for each address extended by more words."""
+    return _shift_right(keyed_bits(address, *words), 40).to(torch.float32) * 2.0**-24
+
+
+@contextmanager
+def random_address(address: Tensor | None) -> Iterator[None]:
+    """Give the samples of the batch inside the block their addresses.
+
+    Args:
+        address: (B,) int64, `Batch.address`.
+    """
+    token = _ADDRESS.set(address)
+    try:
+        yield
+    finally:
+        _ADDRESS.reset(token)
+
+
+def current_address() -> Tensor | None:
+    """The addresses that the innermost `random_address` gave, or None."""
+    return _ADDRESS.get()
+
+
+class KeyedDropout(nn.Module):
+    """Dropout of whole channels, keyed by sample and layer.
+
+    The layer's name is its address; `name_layers` sets it from the module tree, so that two runs agree.
+
+    Args:
+        probability: that a channel is set to zero in training; the others are scaled by 1 / (1 - probability).
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self.layer: str | None = None
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Drop channels of a feature (B, channels, *S).
+
+        Raises:
+            RuntimeError: in training, outside of `random_address` or before `name_layers`.
+        """
+        if not self.training or self.probability == 0.0:
+            return feature
+        address = current_address()
+        if address is None or self.layer is None:
+            raise RuntimeError("keyed dropout needs `random_address(batch.address)` around the network's call")
+        channel = torch.arange(feature.shape[1], device=feature.device)
+        uniform = keyed_uniform(address[:, None], self.layer, channel)
+        keep = (uniform >= self.probability).to(feature.dtype) / (1.0 - self.probability)
+        return feature * keep.reshape(*keep.shape, *(1,) * (feature.dim() - 2))
+
+    def extra_repr(self) -> str:
+        """The probability, for printing."""
+        return f"probability={self.probability}"
+
+
+def name_layers(network: nn.Module) -> nn.Module:
+    """Give every keyed layer of a network its place in the module tree as its name; returns the network."""
+    for name, module in network.named_modules():
+        if isinstance(module, KeyedDropout):
+            module.layer = name
+    return network

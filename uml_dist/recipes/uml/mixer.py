@@ -1,0 +1,88 @@
+"""The feature mixer of UML: two encoders' features become one, weighted by channel and by place (spec 3.2).
+
+As the paper has it, X = blockdiag(Wc, Ws) f joins the projections of f = [f_c; f_s], polarised self-attention weighs
+its channels by a, then its places by s, and a 1x1 convolution follows. Given a and s, all of this is linear in f:
+X q^T = blockdiag(Wc, Ws) (f q^T), and out = (1 + s) * (W_out diag(a) blockdiag(Wc, Ws)) f. So X, the widest tensor of
+the network at full resolution, is never formed; a matrix per sample is.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def _parameter(outputs: int, inputs: int) -> nn.Parameter:
+    """A 1x1 convolution's weight as a matrix, Kaiming-normal by fan-out."""
+    return nn.Parameter(nn.init.kaiming_normal_(torch.empty(outputs, inputs), mode="fan_out", nonlinearity="relu"))
+
+
+class LevelMixer(nn.Module):
+    """Mixes two features of one level.
+
+    A bias of the channel query would not change its softmax, and a channel shuffle would only rename weights: neither
+    is here. The matrices are parameters of this module, not of children: ZeRO-3 gathers what a called module owns.
+
+    Args:
+        classified: channels of the classification encoder's feature.
+        segmented: channels of the segmentation encoder's feature.
+        hidden: channels that each is projected to.
+        outputs: channels of the mixed feature; None keeps the 2 * hidden ones.
+    """
+
+    def __init__(self, classified: int, segmented: int, hidden: int, outputs: int | None) -> None:
+        super().__init__()
+        joined = 2 * hidden
+        self.hidden = hidden
+        self.project_classified = _parameter(hidden, classified)
+        self.project_segmented = _parameter(hidden, segmented)
+        # By fan-out its softmax over places would start as a maximum.
+        self.channel_query = nn.Parameter(torch.randn(1, joined) / joined**0.5)
+        self.channel_value = nn.Linear(joined, hidden, bias=False)
+        self.channel_out = nn.Linear(hidden, joined)
+        self.channel_norm = nn.LayerNorm(joined)
+        self.place_query = nn.Linear(joined, hidden, bias=False)
+        self.place_value = _parameter(hidden, joined)
+        self.out = None if outputs is None else _parameter(outputs, joined)
+
+    def forward(self, classified: Tensor, segmented: Tensor) -> Tensor:
+        """The mixed feature (B, outputs, H, W) of two features (B, channels, H, W)."""
+        project = torch.block_diag(self.project_classified, self.project_segmented)  # (2 hidden, channels)
+        feature = torch.cat((classified, segmented), 1).flatten(2)  # (B, channels, H W)
+        samples, _, places = feature.shape
+
+        query = ((self.channel_query @ project).expand(samples, 1, -1) @ feature).softmax(2)
+        pool = torch.cat((query, torch.full_like(query, 1 / places)), 1).to(feature.dtype)
+        attended, mean = (pool @ feature.transpose(1, 2) @ project.T).unbind(1)  # X q^T and the mean of X
+        channel = torch.sigmoid(self.channel_norm(self.channel_out(self.channel_value(attended))))
+
+        key = self.place_query(mean * channel) @ self.place_value  # (B, 2 hidden)
+        rows = torch.diag_embed(channel) if self.out is None else self.out * channel.unsqueeze(1)
+        rows = torch.cat((rows, (key * channel).unsqueeze(1)), 1) @ project
+        mixed = rows @ feature
+        mixed = mixed[:, :-1] * (1 + torch.sigmoid(mixed[:, -1:]))
+        return mixed.unflatten(2, classified.shape[2:])
+
+
+class FeatureMixer(nn.Module):
+    """A `LevelMixer` for each of the four levels.
+
+    Args:
+        classified: channels of the classification encoder's four features.
+        segmented: channels of the segmentation encoder's.
+        hidden: channels that each feature is projected to.
+        outputs: channels of the first three mixed features; the fourth keeps 2 * hidden.
+    """
+
+    def __init__(
+        self, classified: Sequence[int], segmented: Sequence[int], hidden: int, outputs: tuple[int, int, int]
+    ) -> None:
+        super().__init__()
+        self.widths = (*outputs, 2 * hidden)
+        self.levels = nn.ModuleList(
+            LevelMixer(c, s, hidden, out) for c, s, out in zip(classified, segmented, (*outputs, None), strict=True)
+        )
+
+    def forward(self, classified: Sequence[Tensor], segmented: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Four mixed features (B, widths[i], H / 2^i, W / 2^i)."""
+        return tuple(level(c, s) for level, c, s in zip(self.levels, classified, segmented, strict=True))

@@ -1,0 +1,174 @@
+"""The network of UML, its configuration and its outputs.
+
+Source: Ren et al., "Uncertainty-informed Mutual Learning for Joint Medical Image Classification and Segmentation",
+MICCAI 2023; all widths are scaled by one number.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from uml_kernels import opinion
+
+from ...backbones.compact import CompactEncoder
+from ...batch import Prediction
+from ...config import ModelConfig
+from ...random import current_address, name_layers, random_address
+from .decoders import MutualDecoder, UncertaintyInstructor, UncertaintyNavigator, resize
+from .fork import fork
+from .mixer import FeatureMixer
+
+CLASSIFIED = (64, 256, 512, 1024)
+SEGMENTED = (64, 128, 256, 512)
+MIXED = (64, 128, 256)
+MIXER_HIDDEN = 256
+EVIDENCE_HIDDEN = 32
+INSTRUCTOR = (1024, 512, 512, 1024)
+STRIDE = 8
+WIDTHS = {"compact": 1 / 8}
+
+
+class UmlModel(ModelConfig):
+    """`[model]` of the recipe `uml`."""
+
+    profile: Literal["compact"] = Field("compact", description="encoders and default width")
+    width: float | None = Field(None, gt=0, description="all channels are scaled by it; default: the profile's")
+    dropout: float = Field(0.1, ge=0, lt=1, description="probability of dropping a channel in the decoders")
+
+
+class UmlOutput(NamedTuple):
+    """What the network says of a batch (a tuple, since DeepSpeed's hooks look for tensors in no other class).
+
+    Attributes:
+        class_evidence: (B, K) float32.
+        mutual_evidence: (B, C, H, W) float32.
+        segmentation: logits of the four levels; the first, (B, C, H, W), is the segmentation, the others are
+            (B, C, h / 2^i, w / 2^i) for i = 1, 2, 3, where h and w are H and W rounded up to multiples of 8.
+        reliable_masks: R_1 (B, C, H, W) and R_4 (B, C, h / 8, w / 8).
+        gates: exp(-vacuity) (B, 1, H, W) and (B, 1, h / 8, w / 8), in [1/e, 1).
+    """
+
+    class_evidence: Tensor
+    mutual_evidence: Tensor
+    segmentation: tuple[Tensor, ...]
+    reliable_masks: tuple[Tensor, ...]
+    gates: tuple[Tensor, ...]
+
+    def level(self, index: int) -> Tensor:
+        """Logits of a level (0 to 3) brought to (B, C, H, W)."""
+        logits, size = self.segmentation[index], self.mutual_evidence.shape[2:]
+        if index == 0:
+            return logits
+        full = resize(logits, [side << index for side in logits.shape[2:]])
+        return full[..., : size[0], : size[1]]
+
+    def prediction(self) -> Prediction:
+        """Probabilities of the opinion on the image and of the segmentation, vacuities of both opinions."""
+        image = opinion(self.class_evidence)
+        return Prediction(
+            image_probability=image.probability,
+            pixel_probability=self.segmentation[0].float().softmax(1),
+            image_vacuity=image.vacuity,
+            pixel_vacuity=opinion(self.mutual_evidence).vacuity,
+        )
+
+
+def scaled(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
+    """Numbers of channels times the width, rounded to multiples of 8, at least 8."""
+    return tuple(max(8, round(number * width / 8) * 8) for number in channels)
+
+
+class UmlNetwork(nn.Module):
+    """Two encoders, a mixer, and three heads that inform one another.
+
+    Keyed dropout makes training need `uml_dist.random.random_address` around the call.
+
+    Args:
+        model: the configuration.
+        channels: of the image.
+        pixel_classes: C.
+        image_classes: K.
+        detach_uncertainty: let no gradient pass through the gates.
+    """
+
+    def __init__(
+        self,
+        model: UmlModel,
+        channels: int,
+        pixel_classes: int,
+        image_classes: int,
+        detach_uncertainty: bool = False,
+    ) -> None:
+        super().__init__()
+        width = model.width or WIDTHS[model.profile]
+        self.checkpointing = model.checkpointing
+        self.classification_encoder = CompactEncoder(channels, scaled(CLASSIFIED, width))
+        self.segmentation_encoder = CompactEncoder(channels, scaled(SEGMENTED, width))
+        classified, segmented = self.classification_encoder.widths, self.segmentation_encoder.widths
+        (hidden,) = scaled((MIXER_HIDDEN,), width)
+        first, second, third = scaled(MIXED, width)
+        self.mixer = FeatureMixer(classified, segmented, hidden, (first, second, third))
+        mixed = self.mixer.widths
+        self.mutual = MutualDecoder(mixed, scaled((EVIDENCE_HIDDEN,), width)[0], pixel_classes, model.dropout)
+        self.navigator = UncertaintyNavigator(segmented, mixed[3], pixel_classes, model.dropout, detach_uncertainty)
+        self.instructor = UncertaintyInstructor(
+            classified[3] + mixed[3], scaled(INSTRUCTOR, width), self.navigator.widths[0], image_classes, model.dropout
+        )
+        self._initialise(pixel_classes)
+        name_layers(self)
+
+    def _initialise(self, pixel_classes: int) -> None:
+        """Kaiming-normal convolutions outside of the encoders.
+
+        The maps to C scores keep the variance of their inputs: by fan-out it would grow by the ratio of the channels,
+        and softmax start saturated.
+        """
+        for part in (self.mixer, self.mutual, self.navigator, self.instructor):
+            for module in part.modules():
+                if isinstance(module, nn.Conv2d):
+                    to_scores = module.out_channels <= pixel_classes and module.groups == 1
+                    mode, gain = ("fan_in", "linear") if to_scores else ("fan_out", "relu")
+                    nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity=gain)
+
+    def forward(self, image: Tensor) -> UmlOutput:
+        """Outputs for an image (B, channels, H, W) of any size: it is padded to multiples of 8, outputs are cropped."""
+        height, width = image.shape[2:]
+        padding = (0, -width % STRIDE, 0, -height % STRIDE)
+        image = functional.pad(image, padding, mode="replicate") if any(padding) else image
+
+        classified = self._stage(self.classification_encoder, image)
+        segmented = self._stage(self.segmentation_encoder, image)
+        *others, last = self._stage(self.mixer, classified, segmented)
+        last, for_navigator, for_instructor = fork(last, 3)
+        evidence, guiding = fork(self._stage(self.mutual, (*others, last)), 2)
+        logits, masks, gates, (guide,) = self._stage(self.navigator, segmented, for_navigator, guiding)
+        class_evidence = self._stage(self.instructor, classified[3], for_instructor, guide)
+
+        def crop(full: Tensor) -> Tensor:
+            return full[..., :height, :width]
+
+        return UmlOutput(
+            class_evidence=class_evidence,
+            mutual_evidence=crop(evidence),
+            segmentation=(crop(logits[0]), *logits[1:]),
+            reliable_masks=(crop(masks[0]), masks[1]),
+            gates=(crop(gates[0]), gates[1]),
+        )
+
+    def _stage(self, module: nn.Module, *inputs: Any) -> Any:
+        """Run a part of the network; with checkpointing, its activations are recomputed in backward."""
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return module(*inputs)
+        return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=_same_address())
+
+
+def _same_address() -> Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
+    """Contexts for the first run and the recomputation: the latter runs when the batch's address is no longer set."""
+    address = current_address()
+    return lambda: (nullcontext(), random_address(address))

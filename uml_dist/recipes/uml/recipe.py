@@ -1,0 +1,80 @@
+"""The recipe `uml`: one network, one stream, one phase."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from uml_kernels import opinion
+from uml_shards.manifest import Manifest
+
+from ...batch import Batch, Prediction
+from ...config import RunConfig
+from ...errors import UmlError
+from ...random import random_address
+from ...reduce import GlobalBatch
+from ..base import Progress, Recipe, Step, Trained
+from .network import UmlModel, UmlNetwork
+from .objective import UmlObjective, counts, total, uml_terms
+
+
+class UmlRecipe(Recipe):
+    """Uncertainty-informed mutual learning (Ren et al., MICCAI 2023)."""
+
+    name = "uml"
+    stream_names = ("train",)
+    Model = UmlModel
+    Objective = UmlObjective
+
+    def __init__(self, config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
+        super().__init__(config, manifests)
+        assert isinstance(config.model, UmlModel)
+        assert isinstance(config.objective, UmlObjective)
+        self.model, self.objective = config.model, config.objective
+        self.manifest = manifests["train"]
+        for task, classes in (("image classes", self.manifest.classes), ("mask classes", self.manifest.mask_classes)):
+            if len(classes) < 2:
+                shards = config.streams["train"].shards
+                raise UmlError(f"recipe uml needs labels and masks: the shards of {shards} have {len(classes)} {task}")
+
+    @property
+    def networks(self) -> Mapping[str, Trained]:
+        """The one network."""
+        return {"uml": Trained(self._build)}
+
+    @property
+    def why_no_accumulation(self) -> str | None:
+        """A Dice term over the global batch is a ratio of sums."""
+        if self.objective.dice_scope == "sample":
+            return None
+        return 'a Dice term over the global batch cannot be accumulated: set objective.dice_scope = "sample"'
+
+    def counts(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """Labelled images, images with a mask and pixels of masks."""
+        return counts(batches["train"])
+
+    def step(
+        self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
+    ) -> Step:
+        """The weighted sum of classification, segmentation and mutual loss."""
+        batch = batches["train"]
+        with random_address(batch.address):
+            output = networks["uml"](batch.image)
+        terms = uml_terms(output, batch, whole, self.objective, progress.fraction)
+        loss = total(terms, self.objective.weights)
+        vacuity = {"image": output.class_evidence, "pixel": output.mutual_evidence}
+        means = {level: opinion(evidence.detach()).vacuity.mean() for level, evidence in vacuity.items()}
+        return Step({"uml": loss}, {"loss": loss, **terms}, means)
+
+    def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
+        """Opinions on image and pixels; the segmentation is the navigator's."""
+        return networks["uml"](batch.image).prediction()
+
+    def _build(self) -> UmlNetwork:
+        manifest = self.manifest
+        return UmlNetwork(
+            self.model,
+            manifest.channels,
+            pixel_classes=len(manifest.mask_classes),
+            image_classes=len(manifest.classes),
+            detach_uncertainty=self.objective.detach_uncertainty,
+        )

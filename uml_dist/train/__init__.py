@@ -1,0 +1,1 @@
+"""The training loop: engines, data, checkpoints and the run folder. It knows no recipe by name."""

@@ -1,0 +1,46 @@
+"""What a run would need, without training: parameters, bytes per rank by ZeRO stage, steps per epoch."""
+
+from ..recipes import Trained
+from .setup import Setup
+
+BYTES = 4
+"""Of a float32; weights, gradients and moments are all kept so."""
+
+
+def state_bytes(parameters: int, moments: int, stage: int, ranks: int) -> int:
+    """Bytes of weights, gradients and optimiser state on one rank.
+
+    ZeRO parts the optimiser's state from stage 1 on, gradients from stage 2 on, weights at stage 3.
+    """
+    weights = parameters / (ranks if stage >= 3 else 1)
+    gradients = parameters / (ranks if stage >= 2 else 1)
+    # From stage 1 on the optimiser steps on a float32 copy of its part of the weights.
+    copies = (moments + (1 if stage >= 1 else 0)) * parameters / (ranks if stage >= 1 else 1)
+    return round(BYTES * (weights + gradients + copies))
+
+
+def dry_run(setup: Setup, ranks: int) -> str:
+    """The answer of `--dry-run`, as text."""
+    lines = []
+    for phase, steps in setup.phases:
+        share = setup.share(phase, 0, ranks)
+        streams = ", ".join(f"{count} of {name}" for name, count in share.counts.items())
+        lines.append(
+            f"phase {phase.name}: {steps} steps; a global batch holds {streams}; "
+            f"{share.micro_batch} at once on each of {ranks} ranks, accumulation {share.accumulation}"
+        )
+    for name, split in setup.splits.items():
+        per_epoch = len(split) / setup.config.streams[name].count
+        height, width = setup.size
+        lines.append(f"stream {name}: {len(split)} samples of {height} x {width}, {per_epoch:.2f} steps per epoch")
+    head = "bytes per rank of weights, gradients and optimiser at ZeRO 0 | 1 | 2 | 3"
+    lines.append(f"{'network':<16}{'parameters':>12}  {head}")
+    for name, network in setup.recipe.networks.items():
+        if not isinstance(network, Trained):
+            lines.append(f"{name:<16}{'':>12}  {network}")
+            continue
+        parameters = sum(parameter.numel() for parameter in network.build().parameters())
+        moments = 1 if setup.config.optimizer_of(name).name == "sgd" else 2
+        sizes = " | ".join(f"{state_bytes(parameters, moments, stage, ranks) / 1e6:.1f} MB" for stage in range(4))
+        lines.append(f"{name:<16}{parameters:>12,}  {sizes}")
+    return "\n".join(lines)

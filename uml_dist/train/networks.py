@@ -1,0 +1,161 @@
+"""The networks of a run: modules at rest, engines while they learn, averages and frozen copies beside them."""
+
+from collections.abc import Iterator, Mapping
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+
+from uml_shards.keyed import word
+
+from ..config import RunConfig
+from ..errors import UmlError
+from ..random import name_layers
+from ..recipes import Averaged, Frozen, Phase, Recipe, Trained
+from .engine import full_weights, make_engine, read_engine, write_moments
+from .state import NetworkState
+
+
+class Networks(Mapping[str, nn.Module]):
+    """All networks of a recipe, by name: engines for those that learn now, plain modules else.
+
+    Args:
+        recipe: whose networks they are.
+        config: of the run.
+        device: where they live.
+    """
+
+    def __init__(self, recipe: Recipe, config: RunConfig, device: torch.device) -> None:
+        self.roles = recipe.networks
+        self._config = config
+        self._device = device
+        self._modules: dict[str, nn.Module] = {}
+        self._engines: dict[str, deepspeed.DeepSpeedEngine] = {}
+        self._resting: dict[str, NetworkState] = {}
+        for name, role in self.roles.items():
+            source = role if isinstance(role, Trained) else self.roles[role.of]
+            assert isinstance(source, Trained), f"network {name} copies {source}, which is not trained"
+            seeded = name if isinstance(role, Trained) else role.of
+            self._modules[name] = self._build(source, seeded)
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return self._engines[name] if name in self._engines else self._modules[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    @property
+    def engines(self) -> Mapping[str, deepspeed.DeepSpeedEngine]:
+        """The engines of the networks that learn now."""
+        return self._engines
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module, without its engine."""
+        return iter(self._modules.values())
+
+    def _build(self, role: Trained, name: str) -> nn.Module:
+        # The initial weights are a function of seed and name alone, not of what was built before.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(word(f"{self._config.train.seed} {name}") >> 1)
+            module = role.build()
+        return name_layers(module).to(self._device)
+
+    def learn(self, phase: Phase, micro_batch: int, accumulation: int) -> None:
+        """Make engines for the networks that learn in a phase; all others rest. All ranks must call it."""
+        self.rest()
+        for name in phase.learns:
+            engine = make_engine(self._modules[name], self._config, name, micro_batch, accumulation)
+            if name in self._resting:
+                write_moments(engine, self._resting.pop(name))
+            self._engines[name] = engine
+        for name in self:
+            self[name].train(name in self._engines)
+
+    def refresh(self, phase: Phase) -> None:
+        """Let the phase's frozen networks take over the weights of those they copy."""
+        for name in phase.refreshes:
+            role = self.roles[name]
+            assert isinstance(role, Frozen), f"phase {phase.name} refreshes {name}, which is not frozen"
+            self._load_weights(name, read_weights(self._modules[role.of]))
+
+    def rest(self) -> None:
+        """Take the networks out of their engines, with weights and moments as they are. All ranks must call it."""
+        for name, engine in self._engines.items():
+            self._resting[name] = read_engine(engine)
+            role = self.roles[name]
+            assert isinstance(role, Trained)
+            engine.destroy()
+            # A module that an engine has held keeps its hooks and, at stage 3, its parted parameters.
+            self._modules[name] = self._build(role, name)
+            self._load_weights(name, self._resting[name].weights)
+        self._engines = {}
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Move every average towards its network, after that network's optimiser step. All ranks must call it."""
+        for name, role in self.roles.items():
+            if not isinstance(role, Averaged) or role.of not in self._engines:
+                continue
+            engine = self._engines[role.of]
+            step = engine.global_steps - 1
+            decay = min(1.0 - 1.0 / (step + 1), role.decay)
+            with full_weights(engine.module):
+                for mean, new in zip(self._modules[name].parameters(), engine.module.parameters(), strict=True):
+                    mean.mul_(decay).add_(new, alpha=1.0 - decay)
+
+    def state(self, keep: bool = True) -> dict[str, NetworkState]:
+        """The state of every network. All ranks must call it; those that do not `keep` it get it without tensors."""
+        states = {}
+        for name, module in self._modules.items():
+            if name in self._engines:
+                states[name] = read_engine(self._engines[name], keep)
+            elif name in self._resting:
+                states[name] = self._resting[name]
+            else:
+                states[name] = NetworkState(read_weights(module))
+        return states
+
+    def load(self, states: Mapping[str, NetworkState]) -> None:
+        """Take over the states of a checkpoint, before any network learns."""
+        assert not self._engines
+        for name, state in states.items():
+            self._load_weights(name, state.weights)
+            if isinstance(self.roles[name], Trained):
+                self._resting[name] = state
+
+    def start_from(self, weights: Mapping[str, Mapping[str, Tensor]], where: str) -> list[str]:
+        """Take over weights for fine-tuning; parameters of another shape (heads of other classes) start afresh.
+
+        Args:
+            weights: network -> parameter or buffer -> tensor.
+            where: they come from, for errors.
+
+        Returns:
+            The names of what was left as it was.
+
+        Raises:
+            UmlError: a network or a name is missing or not expected.
+        """
+        afresh = []
+        for name, module in self._modules.items():
+            if name not in weights:
+                raise UmlError(f"{where} holds no network {name}: it holds {', '.join(weights)}")
+            own, given = module.state_dict(), weights[name]
+            for key in sorted({*own} ^ {*given}):
+                lacks = "lacks" if key in own else "has an unexpected"
+                raise UmlError(f"{where} {lacks} {name}.{key}: it is of another architecture (model.profile)")
+            other = [key for key in own if own[key].shape != given[key].shape]
+            module.load_state_dict({key: given[key] for key in own if key not in other}, strict=False)
+            afresh += [f"{name}.{key}" for key in other]
+        return afresh
+
+    def _load_weights(self, name: str, weights: Mapping[str, Tensor]) -> None:
+        self._modules[name].load_state_dict(dict(weights), strict=True)
+
+
+def read_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer of a module at rest, on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}

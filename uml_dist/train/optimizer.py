@@ -1,0 +1,50 @@
+"""Torch's optimisers, and the course of the learning rate."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from ..config import OptimizerConfig
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimiser of one network.
+
+    Torch's own rather than DeepSpeed's: there "Adam" means AdamW, and the fused ones need a compiler.
+    """
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    decay = config.weight_decay
+    match config.name:
+        case "adam":
+            return torch.optim.Adam(trainable, lr=config.lr, betas=config.betas, weight_decay=decay)
+        case "adamw":
+            return torch.optim.AdamW(trainable, lr=config.lr, betas=config.betas, weight_decay=decay)
+        case "sgd":
+            return torch.optim.SGD(trainable, lr=config.lr, momentum=config.momentum, weight_decay=decay)
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The learning rate of a step, counted from 0, of a phase of so many steps.
+
+    `poly` is UML's: the base rate for the share `hold` of the steps, then base * (1 - x)^power, where x rises from the
+    last held step to the end; never below `floor` (the authors' code, training schedule). `cosine` falls from the base
+    rate to `floor`.
+    """
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    match config.schedule:
+        case "constant":
+            return config.lr
+        case "poly":
+            held = round(config.hold * steps)
+            if step < held:
+                return config.lr
+            start = max(held - 1, 0)
+            left = 1.0 - (step - start) / (steps - start)
+            return max(min(config.floor, config.lr), config.lr * left**config.power)
+        case "cosine":
+            share = (step - config.warmup) / max(steps - config.warmup, 1)
+            floor = min(config.floor, config.lr)
+            return floor + (config.lr - floor) * 0.5 * (1.0 + math.cos(math.pi * share))

@@ -1,0 +1,137 @@
+"""What a run tells: the progress line, metrics.jsonl and the Prometheus exporter; no step waits for the device."""
+
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor
+
+from ..recipes import Progress, Step
+from ..reduce import world_size
+from ..telemetry import Metrics
+from .progress_line import ProgressPrinter, progress_line
+from .run_folder import RunFolder
+
+
+class Reporter:
+    """Collects the figures of the steps and passes their means on at logging steps.
+
+    Args:
+        folder: of the run.
+        metrics: of this rank's exporter.
+        printer: of rank 0; None on the others.
+    """
+
+    def __init__(self, folder: RunFolder, metrics: Metrics, printer: ProgressPrinter | None) -> None:
+        self._folder = folder
+        self._metrics = metrics
+        self._printer = printer
+        self._sums: dict[str, Tensor] = {}
+        self._parts = 0
+        self._steps = 0
+        self._images = 0
+        self._data_wait = 0.0
+        self._start = time.perf_counter()
+        self._step_start = self._start
+
+    def restart_clock(self) -> None:
+        """Forget the time since the last step: it went into a validation, a checkpoint or the start of a phase."""
+        now = time.perf_counter()
+        self._start += now - self._step_start
+        self._step_start = now
+
+    def add(self, step: Step) -> None:
+        """Take in the terms of one micro batch, as they are on the device."""
+        values = {**step.terms, **{f"vacuity_{level}": value for level, value in step.vacuity.items()}}
+        for name, value in values.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._parts += 1
+
+    def end_step(self, progress: Progress, epoch: float, images: int, local_images: int, data_wait: float) -> None:
+        """Count a step.
+
+        Args:
+            progress: after the step.
+            epoch: passes over the first stream.
+            images: of the global batch.
+            local_images: of this rank.
+            data_wait: seconds that this rank waited for data.
+        """
+        now = time.perf_counter()
+        self._metrics.record_step(
+            step=progress.step,
+            epoch=epoch,
+            images=local_images,
+            seconds=now - self._step_start,
+            data_wait_seconds=data_wait,
+        )
+        self._step_start = now
+        self._steps += 1
+        self._images += images
+        self._data_wait += data_wait
+
+    def log(
+        self, progress: Progress, epoch: float, rates: Mapping[str, float], norms: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Write the means since the last call everywhere; returns them. All ranks must call it.
+
+        Args:
+            progress: after the step.
+            epoch: passes over the first stream.
+            rates: learning rate by network.
+            norms: gradient norm by network.
+        """
+        names = list(self._sums)
+        means = torch.stack([self._sums[name] for name in names]) / self._parts
+        if world_size() > 1:
+            distributed.all_reduce(means)
+            means /= world_size()
+        values = dict(zip(names, means.tolist(), strict=True))
+        seconds = max(self._step_start - self._start, 1e-9)
+        vacuity = {name.removeprefix("vacuity_"): v for name, v in values.items() if name.startswith("vacuity_")}
+        terms = {name: value for name, value in values.items() if not name.startswith("vacuity_")}
+        speed, wait = self._images / seconds, self._data_wait / seconds
+        self._metrics.record_log(loss=terms, vacuity=vacuity, learning_rate=rates, grad_norm=norms)
+        self._folder.append_metrics(
+            {"step": progress.step, "phase": progress.phase, "epoch": round(epoch, 4), **values}
+            | {f"learning_rate_{name}": rate for name, rate in rates.items()}
+            | {f"gradient_norm_{name}": norm for name, norm in norms.items()}
+            | {"images_per_second": round(speed, 2), "data_wait": round(wait, 4)}
+        )
+        if self._printer:
+            each = seconds / max(self._steps, 1)
+            self._printer.update(progress_line(progress, epoch, terms, vacuity, speed, wait, each))
+        self._sums, self._parts, self._steps, self._images, self._data_wait = {}, 0, 0, 0, 0.0
+        self._start = self._step_start
+        return values
+
+    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write the figures of a validation."""
+        self._metrics.record_validation(metrics)
+        self._folder.append_metrics({"step": step, **{f"validation_{name}": value for name, value in metrics.items()}})
+        self.say(f"validation at step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+
+    def skipped(self, reasons: Sequence[str]) -> None:
+        """Count samples that became placeholders, and say why."""
+        for reason in reasons:
+            self._metrics.record_skipped("unreadable")
+            print(f"skipped: {reason}", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Print a line that stays, on rank 0."""
+        if self._printer:
+            self._printer.say(text)
+
+
+def peak_memory() -> tuple[float, float]:
+    """Peak resident memory in GB: of the largest rank, and of all ranks together. All ranks must call it."""
+    peaks: list[float] = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]
+    if world_size() > 1:
+        everyone: list[list[float]] = [[] for _ in range(world_size())]
+        distributed.all_gather_object(everyone, peaks)
+        peaks = [peak for one in everyone for peak in one]
+    return max(peaks), sum(peaks)

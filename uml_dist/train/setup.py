@@ -1,0 +1,152 @@
+"""Everything about a run that can be known and checked before any rank starts: cheap, and no network is built."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from uml_shards.manifest import Manifest
+from uml_shards.split import Split, open_split
+
+from ..config import RunConfig
+from ..config_file import differences
+from ..errors import UmlError
+from ..evaluate.metrics import metric_names
+from ..recipes import Phase, Progress, Recipe, recipe_class
+from .checkpoint import RunState, find_checkpoint, read_state, verify
+from .data import Share, image_size, open_splits, share_of, split_folder
+
+MAY_CHANGE = ("checkpoint", "data.workers", "deepspeed", "metrics", "model.checkpointing", "model.init", "train.best",
+              "train.log_every", "train.micro_batch", "train.validate_every", "zero")  # fmt: skip
+"""Settings that a resumed run may change: they do not change what is computed, but for rounding."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run, checked.
+
+    Attributes:
+        config: of the run.
+        recipe: with its configuration and manifests.
+        splits: of every stream.
+        validation: the split of the validations.
+        size: (H, W) of every sample.
+        phases: of the recipe, with their steps.
+    """
+
+    config: RunConfig
+    recipe: Recipe
+    splits: Mapping[str, Split]
+    validation: Split
+    size: tuple[int, int]
+    phases: tuple[tuple[Phase, int], ...]
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return sum(steps for _, steps in self.phases)
+
+    @property
+    def first_stream(self) -> str:
+        """The stream by which epochs are counted."""
+        return self.recipe.stream_names[0]
+
+    def progress(self, run: RunState) -> Progress:
+        """How far a run is."""
+        phase, steps = self.phases[min(run.phase, len(self.phases) - 1)]
+        return Progress(run.step, self.steps, phase.name, run.phase_step, steps)
+
+    def share(self, phase: Phase, rank: int, ranks: int) -> Share:
+        """What a rank takes of each global batch of a phase."""
+        return share_of(self.config, phase.streams, rank, ranks)
+
+
+def prepare(config: RunConfig, ranks: int) -> Setup:
+    """Check a configuration against its data, its recipe and the number of ranks.
+
+    Raises:
+        UmlError, ShardError: in one line, what does not fit.
+    """
+    kind = recipe_class(config.recipe)
+    wanted, given = set(kind.stream_names), set(config.streams)
+    for name in sorted(wanted ^ given):
+        problem = f"streams.{name} is missing" if name in wanted else f"streams.{name} is not used"
+        raise UmlError(f"{problem}: recipe {config.recipe} has the streams {', '.join(kind.stream_names)}")
+    splits = open_splits(config)
+    manifests = {name: split.manifest for name, split in splits.items()}
+    first = kind.stream_names[0]
+    validation = open_split(split_folder(config.streams[first], config.train.validate_split))
+    for name, manifest in {**manifests, "validation": validation.manifest}.items():
+        _check_classes(config, manifest, manifests[first], name)
+    recipe = kind(config, manifests)
+    phases = _phases(config, recipe, manifests[first].samples)
+    for phase, _ in phases:
+        share = share_of(config, phase.streams, 0, ranks)
+        if share.accumulation > 1 and recipe.why_no_accumulation:
+            raise UmlError(
+                f"train.micro_batch = {config.train.micro_batch} splits a step into {share.accumulation} micro "
+                f"batches, but {recipe.why_no_accumulation}"
+            )
+    names = metric_names(validation.manifest)
+    if config.train.best not in names:
+        raise UmlError(f"train.best = {config.train.best!r} is no metric of this data: use one of {', '.join(names)}")
+    return Setup(config, recipe, splits, validation, image_size(config, splits), phases)
+
+
+def find_resume(setup: Setup, run: Path, resume: str) -> tuple[Path, RunState] | None:
+    """The checkpoint to go on from, verified; None to start at step 0.
+
+    Args:
+        setup: of the run as it is asked for now.
+        run: its folder.
+        resume: "auto" (the folder's latest checkpoint, if there is one) or "never".
+
+    Raises:
+        UmlError: the folder holds a run and `resume` is "never"; or the checkpoint is damaged, of another recipe or of
+            another configuration.
+    """
+    checkpoint = find_checkpoint(run)
+    if checkpoint is None:
+        return None
+    if resume == "never":
+        raise UmlError(f"run folder {run} holds a run already: go on with it by --resume auto, or choose another --run")
+    verify(checkpoint)
+    state = read_state(checkpoint)
+    if state.recipe != setup.config.recipe:
+        raise UmlError(
+            f"checkpoint {checkpoint} is of recipe {state.recipe}, the configuration of recipe {setup.config.recipe}: "
+            "choose another --run"
+        )
+    now = setup.config.model_dump(mode="json", exclude_none=True)
+    changed = [line for line in differences(state.config, now) if not line.startswith(MAY_CHANGE)]
+    if changed:
+        raise UmlError(f"run {run} was started with another configuration ({'; '.join(changed)}): choose another --run")
+    return checkpoint, state
+
+
+def _check_classes(config: RunConfig, manifest: Manifest, first: Manifest, name: str) -> None:
+    """The class counts of the configuration, where it states them, and those of all splits must agree."""
+    for key, classes in (("classes", manifest.classes), ("mask_classes", manifest.mask_classes)):
+        stated = getattr(config.model, key)
+        if stated is not None and stated != len(classes):
+            raise UmlError(
+                f"model.{key} = {stated}, but the shards of {name} have {len(classes)} ({', '.join(classes)}): "
+                "change one of them"
+            )
+        if classes != getattr(first, key):
+            raise UmlError(f"the {key} of {name} are {classes}, those of the first stream {getattr(first, key)}")
+
+
+def _phases(config: RunConfig, recipe: Recipe, samples: int) -> tuple[tuple[Phase, int], ...]:
+    stated = {phase.name: phase.steps for phase in config.phases}
+    names = [phase.name for phase in recipe.phases]
+    for name in stated:
+        if name not in names:
+            raise UmlError(f"phases: recipe {config.recipe} has no phase {name!r}: it has {', '.join(names)}")
+    steps = config.train.steps
+    if config.train.epochs is not None:
+        steps = ceil(config.train.epochs * samples / config.streams[recipe.stream_names[0]].count)
+    if steps is None and len(stated) < len(names):
+        raise UmlError("the length of the run is not stated: set train.steps or train.epochs")
+    shares = ((phase, max(1, round(phase.share * (steps or 0)))) for phase in recipe.phases)
+    return tuple((phase, stated.get(phase.name, share)) for phase, share in shares)

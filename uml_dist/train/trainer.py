@@ -1,0 +1,201 @@
+"""The training loop: phases, steps, and what is logged, validated and saved after which."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+
+from uml_shards.errors import ShardError
+from uml_shards.loader import load
+
+from ..batch import Batch, collate
+from ..evaluate import evaluate_split, summarise
+from ..evaluate.metrics import LOWER_IS_BETTER
+from ..recipes import Phase
+from ..reduce import GlobalBatch, world_size
+from .checkpoint import RunState, point, prune, read_networks, save_checkpoint
+from .data import Share, loader_workers, make_streams
+from .engine import set_learning_rate, step_engine
+from .networks import Networks
+from .optimizer import learning_rate
+from .report import Reporter
+from .run_folder import RunFolder, versions
+from .setup import Setup
+
+SKIPPED_IN_A_ROW = 100
+"""Placeholders in a row after which a rank takes its data for broken, whatever `on_bad_sample` allows."""
+
+
+class Trainer:
+    """Trains a recipe on one rank of a world; every rank runs the same code.
+
+    Args:
+        setup: of the run.
+        device: of this rank.
+        folder: of the run.
+        reporter: where the figures go.
+        local_ranks: ranks that share this machine.
+    """
+
+    def __init__(
+        self, setup: Setup, device: torch.device, folder: RunFolder, reporter: Reporter, local_ranks: int = 1
+    ) -> None:
+        self.setup = setup
+        self.config = setup.config
+        self.device = device
+        self.folder = folder
+        self.reporter = reporter
+        self.rank = distributed.get_rank() if distributed.is_initialized() else 0
+        self.workers = loader_workers(self.config, device.type == "cuda", local_ranks)
+        self.networks = Networks(setup.recipe, self.config, device)
+        self.streams = make_streams(self.config, setup.splits)
+        self.state = RunState(
+            recipe=self.config.recipe,
+            positions=dict.fromkeys(self.streams, 0),
+            config=self.config.model_dump(mode="json", exclude_none=True),
+            versions=versions(),
+        )
+        self.last_validation: dict[str, float] = {}
+        self._norms: dict[str, torch.Tensor | float | None] = {}
+        self._bad_in_a_row = 0
+
+    def resume(self, checkpoint: Path, state: RunState) -> None:
+        """Go on from a checkpoint."""
+        self.networks.load(read_networks(checkpoint))
+        state.config, state.versions = self.state.config, self.state.versions
+        self.state = state
+
+    def run(self) -> None:
+        """Train to the end."""
+        while self.state.phase < len(self.setup.phases):
+            phase, steps = self.setup.phases[self.state.phase]
+            if self.state.phase_step < steps:
+                self._run_phase(phase, steps)
+            self.state.phase += 1
+            self.state.phase_step = 0
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision in which networks compute."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+
+    def _run_phase(self, phase: Phase, steps: int) -> None:
+        share = self.setup.share(phase, self.rank, world_size())
+        self.networks.rest()
+        if self.state.phase_step == 0:
+            self.networks.refresh(phase)
+        self.networks.learn(phase, share.micro_batch, share.accumulation)
+        batches = self._micro_batches(share, steps - self.state.phase_step)
+        self.reporter.restart_clock()
+        while self.state.phase_step < steps:
+            self._step(phase, steps, share, batches)
+            self._after_step(phase, share)
+
+    def _micro_batches(self, share: Share, steps: int) -> Iterator[Mapping[str, Batch]]:
+        first = dict(self.state.positions)
+        requests = (request for step in range(steps) for request in share.micro_batches(step, first))
+        streams = {name: self.streams[name] for name in share.counts}
+        return load(streams, requests, collate, self.workers, pin_memory=self.device.type == "cuda")
+
+    def _step(self, phase: Phase, steps: int, share: Share, source: Iterator[Mapping[str, Batch]]) -> None:
+        """One optimiser step: all micro batches of this rank, then the update."""
+        start = time.perf_counter()
+        loaded = [next(source) for _ in range(share.accumulation)]
+        data_wait = time.perf_counter() - start
+        self._watch_placeholders(loaded)
+        micro_batches = [{name: batch.to(self.device) for name, batch in batches.items()} for batches in loaded]
+        whole = GlobalBatch([self.setup.recipe.counts(batches) for batches in micro_batches])
+        progress = self.setup.progress(self.state)
+        for name, engine in self.networks.engines.items():
+            set_learning_rate(engine, learning_rate(self.config.optimizer_of(name), self.state.phase_step, steps))
+        for batches in micro_batches:
+            with self.autocast():
+                result = self.setup.recipe.step(batches, self.networks, progress, whole)
+            for name, engine in self.networks.engines.items():
+                engine.backward(result.losses[name])
+            self._norms = {name: step_engine(engine) for name, engine in self.networks.engines.items()}
+            self.reporter.add(result)
+        self.networks.average()
+        self.state.step += 1
+        self.state.phase_step += 1
+        for name, count in share.counts.items():
+            self.state.positions[name] += count
+        self.reporter.end_step(
+            self.setup.progress(self.state),
+            self._epoch(),
+            sum(share.counts.values()),
+            share.micro_batch * share.accumulation,
+            data_wait,
+        )
+
+    def _after_step(self, phase: Phase, share: Share) -> None:
+        """Log, validate and save where it is time."""
+        step, last = self.state.step, self.setup.steps
+        validate = step % self.config.train.validate_every == 0 or step == last
+        save = step % self.config.checkpoint.every == 0 or step == last
+        if step % self.config.train.log_every == 0 or validate or save:
+            self._log()
+        best = self._validate(share) if validate else False
+        if save or best:
+            self._save(best)
+        if save or validate:
+            self.reporter.restart_clock()
+
+    def _log(self) -> None:
+        engines = self.networks.engines
+        rates = {name: float(engine.optimizer.param_groups[0]["lr"]) for name, engine in engines.items()}
+        norms = {name: float(norm) for name, norm in self._norms.items() if norm is not None}
+        self.reporter.log(self.setup.progress(self.state), self._epoch(), rates, norms)
+
+    def _epoch(self) -> float:
+        """Passes over the first stream."""
+        first = self.setup.first_stream
+        return self.state.positions[first] / len(self.setup.splits[first])
+
+    def _validate(self, share: Share) -> bool:
+        """Evaluate the validation split; true when it is the best so far."""
+        cases = evaluate_split(
+            self.setup.recipe,
+            self.networks,
+            self.setup.validation,
+            self.setup.size,
+            max(share.micro_batch, 1),
+            self.device,
+            self.autocast(),
+            self.workers,
+        )
+        metrics = summarise(cases, self.setup.validation.manifest)
+        self.last_validation = metrics
+        self.reporter.validated(self.state.step, metrics)
+        name = self.config.train.best
+        value = metrics.get(name)
+        if value is None or value != value:
+            return False
+        sign = -1.0 if name in LOWER_IS_BETTER else 1.0
+        if self.state.best is not None and sign * value <= sign * self.state.best:
+            return False
+        self.state.best, self.state.best_step = value, self.state.step
+        return True
+
+    def _save(self, best: bool) -> None:
+        states = self.networks.state(keep=self.folder.writes)
+        self.state.steps_of = {name: state.steps for name, state in states.items()}
+        if self.folder.writes:
+            saved = save_checkpoint(self.folder.checkpoints, states, self.state)
+            if best:
+                point(self.folder.checkpoints / "best", saved.name)
+            prune(self.folder.checkpoints, self.config.checkpoint.keep)
+            self.folder.write_status("running", self.state.step)
+        if world_size() > 1:
+            distributed.barrier()
+
+    def _watch_placeholders(self, loaded: list[Mapping[str, Batch]]) -> None:
+        for batches in loaded:
+            for batch in batches.values():
+                self.reporter.skipped(batch.skipped)
+                self._bad_in_a_row = self._bad_in_a_row + len(batch.skipped) if len(batch.skipped) == len(batch) else 0
+                if self._bad_in_a_row >= SKIPPED_IN_A_ROW:
+                    raise ShardError(f"{self._bad_in_a_row} samples in a row cannot be read, last: {batch.skipped[-1]}")
