@@ -190,7 +190,7 @@ class _watch:
         watched = self.trainer._watch_placeholders
 
         def step_engine(engine: Any) -> Any:
-            if engine.is_gradient_accumulation_boundary():
+            if engine.is_gradient_accumulation_boundary() and self.trainer.state.step == self.trainer.setup.steps - 1:
                 name = next(name for name, one in self.trainer.networks.engines.items() if one is engine)
                 parameters = list(engine.module.parameters())
                 self.trace.gradient[name] = _flat(safe_get_full_grad(parameter) for parameter in parameters)

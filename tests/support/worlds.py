@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["worlds", "deepspeed", "uml_dist.train.trainer", "uml_dist.recipes.uml.recipe"])
+# What a rank would import by itself, DeepSpeed's optimisers (2 s, most of it torch's compiler) among it.
+PRELOAD = ("worlds", "runs", "uml_dist.recipes.uml.recipe", "deepspeed.runtime.zero.muon.original_muon")
+CONTEXT.set_forkserver_preload(list(PRELOAD))
 TIMEOUT_SECONDS = 120
 
 
