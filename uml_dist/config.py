@@ -19,7 +19,7 @@ class StreamConfig(Section):
     """`[streams.NAME]`: a named source of samples in every global batch."""
 
     shards: str = Field(description="folder of a data set's shards, with one folder per split")
-    split: str = Field("train", description="the split that is read")
+    split: str = Field(default="train", description="the split that is read")
     count: int = Field(gt=0, description="samples of it in a global batch (its slots)")
 
 
@@ -27,39 +27,47 @@ class DataConfig(Section):
     """`[data]`: how samples are read."""
 
     workers: int | Literal["auto"] = Field(
-        "auto", description="processes per rank that read ahead; auto: none on the CPU, up to 4 beside a GPU"
+        default="auto", description="processes per rank that read ahead; auto: none on the CPU, up to 4 beside a GPU"
     )
-    size: int | None = Field(None, gt=0, description="height and width of the samples; default: the manifest's")
-    augment: Literal["none", "light"] = Field("light", description="flips, quarter turns and +-10 % scale, or none")
-    window: int = Field(256, gt=0, description="samples among which a slot shuffles")
+    size: int | None = Field(default=None, gt=0, description="height and width of the samples; default: the manifest's")
+    augment: Literal["none", "light"] = Field(
+        default="light", description="flips, quarter turns and +-10 % scale, or none"
+    )
+    window: int = Field(default=256, gt=0, description="samples among which a slot shuffles")
     on_bad_sample: Literal["error", "skip"] = Field(
-        "error", description="stop, or keep a bad sample's place with a placeholder of weight 0"
+        default="error", description="stop, or keep a bad sample's place with a placeholder of weight 0"
     )
 
 
 class ModelConfig(Section):
     """`[model]`: keys that the models of all recipes have."""
 
-    classes: int | None = Field(None, gt=1, description="image classes that the shards must have; default: any number")
-    mask_classes: int | None = Field(None, gt=1, description="pixel classes that they must have, background included")
-    init: str | None = Field(None, description="checkpoint or run folder whose weights training starts from")
-    checkpointing: bool = Field(False, description="recompute activations in backward: less memory, more time")
+    classes: int | None = Field(
+        default=None, gt=1, description="image classes that the shards must have; default: any number"
+    )
+    mask_classes: int | None = Field(
+        default=None, gt=1, description="pixel classes that they must have, background included"
+    )
+    init: str | None = Field(default=None, description="checkpoint or run folder whose weights training starts from")
+    checkpointing: bool = Field(default=False, description="recompute activations in backward: less memory, more time")
 
 
 class OptimizerConfig(Section):
     """`[optimizer]`, and `[networks.NAME.optimizer]` on top of it: torch's optimiser and the learning rate's course."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = Field(1e-3, gt=0, description="base learning rate")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="of adam and adamw")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
-    weight_decay: float = Field(1e-5, ge=0, description="L2 for adam and sgd, decoupled for adamw")
+    lr: float = Field(default=1e-3, gt=0, description="base learning rate")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of adam and adamw")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
+    weight_decay: float = Field(default=1e-5, ge=0, description="L2 for adam and sgd, decoupled for adamw")
     schedule: Literal["constant", "poly", "cosine"] = "poly"
-    warmup: int = Field(0, ge=0, description="steps over which the rate rises linearly from 0")
-    hold: float = Field(0.3, ge=0, lt=1, description="poly: share of the steps at the base rate before it falls")
-    power: float = Field(0.9, gt=0, description="poly: exponent of the fall")
-    floor: float = Field(1e-5, ge=0, description="the rate never falls below it")
-    clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: no clipping")
+    warmup: int = Field(default=0, ge=0, description="steps over which the rate rises linearly from 0")
+    hold: float = Field(
+        default=0.3, ge=0, lt=1, description="poly: share of the steps at the base rate before it falls"
+    )
+    power: float = Field(default=0.9, gt=0, description="poly: exponent of the fall")
+    floor: float = Field(default=1e-5, ge=0, description="the rate never falls below it")
+    clip: float = Field(default=0.0, ge=0, description="largest norm of the gradient; 0: no clipping")
 
 
 class NetworkConfig(Section):
@@ -78,19 +86,21 @@ class PhaseConfig(Section):
 class TrainConfig(Section):
     """`[train]`: the run."""
 
-    steps: int | None = Field(None, gt=0, description="optimiser steps of the whole run")
-    epochs: float | None = Field(None, gt=0, description="instead of steps: passes over the first stream")
+    steps: int | None = Field(default=None, gt=0, description="optimiser steps of the whole run")
+    epochs: float | None = Field(default=None, gt=0, description="instead of steps: passes over the first stream")
     micro_batch: int | None = Field(
-        None,
+        default=None,
         gt=0,
         description="most samples per rank at once; the accumulation follows from it. Default: no accumulation",
     )
-    seed: int = Field(0, ge=0)
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the networks; losses stay in float32")
-    log_every: int = Field(10, gt=0, description="steps between two lines of the log")
-    validate_every: int = Field(500, gt=0, description="steps between two validations; there is one at the end too")
-    validate_split: str = Field("val", description="split of the first stream's shards for validation")
-    best: str = Field("dice", description="validation metric by which the best checkpoint is chosen")
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the networks; losses stay in float32")
+    log_every: int = Field(default=10, gt=0, description="steps between two lines of the log")
+    validate_every: int = Field(
+        default=500, gt=0, description="steps between two validations; there is one at the end too"
+    )
+    validate_split: str = Field(default="val", description="split of the first stream's shards for validation")
+    best: str = Field(default="dice", description="validation metric by which the best checkpoint is chosen")
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":
@@ -108,16 +118,18 @@ class ZeroConfig(Section):
 class CheckpointConfig(Section):
     """`[checkpoint]`: when the run is saved and what is kept."""
 
-    every: int = Field(500, gt=0, description="steps between two checkpoints; there is one at the end too")
-    keep: int = Field(2, gt=0, description="newest checkpoints kept, besides the best")
+    every: int = Field(default=500, gt=0, description="steps between two checkpoints; there is one at the end too")
+    keep: int = Field(default=2, gt=0, description="newest checkpoints kept, besides the best")
 
 
 class MetricsConfig(Section):
     """`[metrics]`: the Prometheus exporter of each rank."""
 
     enabled: bool = True
-    host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(9464, ge=0, le=65535, description="of local rank 0; rank r listens on port + r, or the next free")
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(
+        default=9464, ge=0, le=65535, description="of local rank 0; rank r listens on port + r, or the next free"
+    )
 
 
 class RunConfig(Section):
@@ -133,7 +145,7 @@ class RunConfig(Section):
     phases: tuple[PhaseConfig, ...] = ()
     train: TrainConfig = TrainConfig()
     zero: ZeroConfig = ZeroConfig()
-    deepspeed: dict[str, Any] = Field({}, description="passed through to DeepSpeed's own configuration")
+    deepspeed: dict[str, Any] = Field(default={}, description="passed through to DeepSpeed's own configuration")
     checkpoint: CheckpointConfig = CheckpointConfig()
     metrics: MetricsConfig = MetricsConfig()
 

@@ -6,7 +6,8 @@
 import numpy as np
 import pytest
 
-from runs import Trace, train, train_plainly, uml_tree
+from plain import train_plainly
+from runs import Trace, train, uml_tree
 from worldly import train_each, train_with_torch_dropout, train_without_global_dice, train_without_zero_terms
 from worlds import run_world
 

@@ -1,12 +1,13 @@
 """A run that was stopped goes on as if it had not been."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from runs import train, uml_tree
-from worldly import generators_around
+from worldly import generators_around, train_and_stop_each, train_each
 from worlds import run_world
 
 pytestmark = pytest.mark.distributed
@@ -18,22 +19,21 @@ def words(**more):
     return {"train__steps": STEPS, "checkpoint__every": 2, **more}
 
 
-def stop_and_go_on(tree, run, ranks=2, stop_at=3, then=None):
-    """The losses after the resume, and the final weights; the kill loses the steps since the last checkpoint."""
-    run_world(ranks, train, tree, str(run), False, stop_at)
-    state = json.loads((run / "checkpoints" / "step-000002" / "state.json").read_text())
-    assert state["step"] == 2
-    return run_world(ranks, train, then or tree, str(run))[0]
-
-
-@pytest.mark.parametrize(("stage", "workers"), [(0, 0), (1, 2), (2, 0), (3, 1)])
-def test_the_same_world_goes_on_bit_for_bit(stage, workers, partly_known, tmp_path):
-    tree = uml_tree(partly_known, **words(zero__stage=stage))
-    straight = run_world(2, train, tree)[0]
-    other_workers = uml_tree(partly_known, **words(zero__stage=stage, data__workers=workers))
-    resumed = stop_and_go_on(tree, tmp_path / "run", then=other_workers)
-    assert resumed.losses == straight.losses[2:]
-    assert np.array_equal(resumed.weights["uml"], straight.weights["uml"])
+def test_the_same_world_goes_on_bit_for_bit_at_every_stage(partly_known, tmp_path):
+    """Stopped in step 4 of 6, in mid-epoch; the kill loses what came after the checkpoint of step 2."""
+    stages = range(4)
+    trees = [uml_tree(partly_known, **words(zero__stage=stage)) for stage in stages]
+    # Other numbers of loader workers after the stop: they change nothing.
+    resumed_trees = [uml_tree(partly_known, **words(zero__stage=stage, data__workers=stage % 3)) for stage in stages]
+    runs = [str(tmp_path / f"stage-{stage}") for stage in stages]
+    straight, _ = run_world(2, train_and_stop_each, trees, runs, 3)
+    for run in runs:
+        state = json.loads((Path(run) / "checkpoints" / "step-000002" / "state.json").read_text())
+        assert (state["step"], state["positions"]) == (2, {"train": 16})
+    resumed, _ = run_world(2, train_each, resumed_trees, runs)
+    for before, after in zip(straight, resumed, strict=True):
+        assert after.losses == before.losses[2:]
+        assert np.array_equal(after.weights["uml"], before.weights["uml"])
 
 
 def test_a_run_moves_from_four_ranks_to_two_to_one_and_across_stages(partly_known, tmp_path):
@@ -50,4 +50,3 @@ def test_training_leaves_the_global_generators_alone(partly_known):
     """A loader without a generator of its own would draw from torch's, and a resumed run would differ."""
     before, after = run_world(1, generators_around, uml_tree(partly_known, train__steps=2, data__workers=1))[0]
     assert before == after
-

@@ -6,6 +6,7 @@ from itertools import chain
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from uml_shards.errors import ShardError
 from uml_shards.plan import Plan, owned_slots
 

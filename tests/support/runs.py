@@ -12,21 +12,17 @@ from numpy.typing import NDArray
 
 import toy_recipe
 from uml_dist.config_file import apply_overrides, validate
-from uml_dist.random import name_layers
-from uml_dist.reduce import GlobalBatch, world_size
+from uml_dist.reduce import world_size
 from uml_dist.telemetry import Metrics
 from uml_dist.train import trainer as trainer_module
 from uml_dist.train.checkpoint import find_checkpoint, read_state
-from uml_dist.train.data import make_streams
 from uml_dist.train.engine import full_weights
-from uml_dist.train.optimizer import learning_rate, make_optimizer
 from uml_dist.train.report import Reporter
 from uml_dist.train.run_folder import RunFolder
 from uml_dist.train.setup import prepare
 from uml_dist.train.trainer import Trainer
 from uml_shards.importers import Options
 from uml_shards.importers.phantom import PhantomImporter
-from uml_shards.loader import load
 from uml_shards.writer import write_split
 
 assert toy_recipe
@@ -98,13 +94,17 @@ class NoValidation(Trainer):
         return False
 
 
-def train(tree: dict[str, Any], run: str | None = None, validate_too: bool = False, stop_at: int | None = None) -> Trace:
+def train(
+    tree: dict[str, Any], run: str | None = None, validate_too: bool = False, stop_at: int | None = None
+) -> Trace:
     """Train on this rank of the world that it is in; goes on where the run folder stopped."""
     config = validate(tree, "test")
     setup = prepare(config, world_size())
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     folder = RunFolder(Path(run) if run else Path("/nonexistent"), writes=run is not None and rank == 0)
-    metrics = Metrics(run="test", recipe="uml", stage=config.zero.stage, world_size=world_size(), rank=rank, device="cpu")
+    metrics = Metrics(
+        run="test", recipe=config.recipe, stage=config.zero.stage, world_size=world_size(), rank=rank, device="cpu"
+    )
     trace = Trace()
     kind = Trainer if validate_too else NoValidation
     trainer = kind(setup, torch.device("cpu"), folder, _Listener(folder, metrics, trace))
@@ -118,46 +118,7 @@ def train(tree: dict[str, Any], run: str | None = None, validate_too: bool = Fal
     for name, network in trainer.networks.items():
         module = getattr(network, "module", network)
         with full_weights(module):
-            trace.weights[name] = _flat(module.parameters())
-    return trace
-
-
-def train_plainly(tree: dict[str, Any]) -> Trace:
-    """The same training written out with nothing but torch, on one process: the reference of the Trainer."""
-    config = validate(tree, "test")
-    setup = prepare(config, 1)
-    (phase, steps), *_ = setup.phases
-    share = setup.share(phase, 0, 1)
-    networks = {}
-    for name, role in setup.recipe.networks.items():
-        from uml_shards.keyed import word
-
-        torch.manual_seed(word(f"{config.train.seed} {name}") >> 1)
-        networks[name] = name_layers(role.build()).train()
-    optimizers = {name: make_optimizer(module.parameters(), config.optimizer) for name, module in networks.items()}
-    streams = make_streams(config, setup.splits)
-    trace = Trace()
-    from uml_dist.batch import collate
-    from uml_dist.recipes import Progress
-
-    for step in range(steps):
-        requests = list(share.micro_batches(step, dict.fromkeys(streams, 0)))
-        micro_batches = list(load(streams, requests, collate))
-        whole = GlobalBatch([setup.recipe.counts(batches) for batches in micro_batches])
-        loss_sum = 0.0
-        for batches in micro_batches:
-            result = setup.recipe.step(batches, networks, Progress(step, steps, phase.name, step, steps), whole)
-            for loss in result.losses.values():
-                (loss / share.accumulation).backward()
-            loss_sum += float(result.terms["loss"].detach()) / share.accumulation
-        trace.losses.append(loss_sum)
-        for name, optimizer in optimizers.items():
-            trace.gradient[name] = _flat(parameter.grad for parameter in networks[name].parameters())
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config.optimizer, step, steps)
-            optimizer.step()
-            optimizer.zero_grad()
-    trace.weights = {name: _flat(module.parameters()) for name, module in networks.items()}
+            trace.weights[name] = flat(module.parameters())
     return trace
 
 
@@ -193,7 +154,7 @@ class _watch:
             if engine.is_gradient_accumulation_boundary() and self.trainer.state.step == self.trainer.setup.steps - 1:
                 name = next(name for name, one in self.trainer.networks.engines.items() if one is engine)
                 parameters = list(engine.module.parameters())
-                self.trace.gradient[name] = _flat(safe_get_full_grad(parameter) for parameter in parameters)
+                self.trace.gradient[name] = flat(safe_get_full_grad(parameter) for parameter in parameters)
             return self.original(engine)
 
         def watch(loaded: Any) -> None:
@@ -210,7 +171,6 @@ class _watch:
         return kind is Stopped
 
 
-def _flat(tensors: Iterable[torch.Tensor]) -> NDArray[np.float32]:
+def flat(tensors: Iterable[torch.Tensor]) -> NDArray[np.float32]:
+    """Tensors end to end; arrays, unlike tensors, outlive the process that sends them."""
     return torch.cat([tensor.detach().float().flatten() for tensor in tensors]).numpy()
-
-

@@ -12,9 +12,17 @@ from runs import Trace, train
 from uml_dist.reduce import GlobalBatch
 
 
-def train_each(trees: list[dict[str, Any]]) -> list[Trace]:
+def train_each(trees: list[dict[str, Any]], runs: list[str] | None = None) -> list[Trace]:
     """One training after the other, in one world."""
-    return [train(tree) for tree in trees]
+    return [train(tree, run) for tree, run in zip(trees, runs or [None] * len(trees), strict=True)]
+
+
+def train_and_stop_each(trees: list[dict[str, Any]], runs: list[str], stop_at: int) -> list[Trace]:
+    """Each training undisturbed, without a run folder; then again, in its run folder, stopped as a kill would."""
+    straight = train_each(trees)
+    for tree, run in zip(trees, runs, strict=True):
+        train(tree, run, stop_at=stop_at)
+    return straight
 
 
 def train_without_global_dice(tree: dict[str, Any]) -> Trace:

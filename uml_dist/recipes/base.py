@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor, nn
+
 from uml_shards.manifest import Manifest
 
 from ..batch import Batch, Prediction

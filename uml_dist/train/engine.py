@@ -67,8 +67,20 @@ def make_engine(
 
 def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:
     """Set the learning rate of all parameter groups."""
-    for group in engine.optimizer.param_groups:
+    for group in _optimizer(engine).param_groups:
         group["lr"] = rate
+
+
+def get_learning_rate(engine: deepspeed.DeepSpeedEngine) -> float:
+    """The learning rate that was set last."""
+    return float(_optimizer(engine).param_groups[0]["lr"])
+
+
+def module_of(engine: deepspeed.DeepSpeedEngine) -> nn.Module:
+    """The network inside an engine."""
+    module = engine.module
+    assert isinstance(module, nn.Module)
+    return module
 
 
 def step_engine(engine: deepspeed.DeepSpeedEngine) -> Tensor | float | None:
@@ -80,7 +92,7 @@ def step_engine(engine: deepspeed.DeepSpeedEngine) -> Tensor | float | None:
     complete = engine.is_gradient_accumulation_boundary()
     norm = None
     if complete and not engine.zero_optimization():
-        norm = nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None])
+        norm = nn.utils.get_total_norm([p.grad for p in module_of(engine).parameters() if p.grad is not None])
     engine.step()
     return norm if norm is not None or not complete else engine.get_global_grad_norm()
 
@@ -100,7 +112,7 @@ def read_engine(engine: deepspeed.DeepSpeedEngine, keep: bool = True) -> Network
         engine: to be read.
         keep: whether this rank wants it; otherwise it only takes part and the state comes back without tensors.
     """
-    module = engine.module
+    module = module_of(engine)
     state = NetworkState({}, steps=engine.global_steps)
     with full_weights(module):
         if keep:
@@ -127,26 +139,31 @@ def write_moments(engine: deepspeed.DeepSpeedEngine, state: NetworkState) -> Non
         if not isinstance(optimizer, torch.optim.SGD):
             slot["step"] = torch.tensor(float(state.steps))
     if engine.zero_optimization_stage() in (1, 2):
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
+        _optimizer(engine)._lazy_init_hp_params_optimizer_state()
     for key, tensors in state.moments.items():
-        for name, parameter in engine.module.named_parameters():
+        for name, parameter in module_of(engine).named_parameters():
             if parameter.requires_grad:
                 _write_moment(engine, parameter, key, tensors[name].to(engine.device))
 
 
+def _optimizer(engine: deepspeed.DeepSpeedEngine) -> Any:
+    """DeepSpeed's optimiser; its class depends on the stage."""
+    return engine.optimizer
+
+
 def _torch_optimizer(engine: deepspeed.DeepSpeedEngine) -> torch.optim.Optimizer:
-    return engine.optimizer.optimizer if engine.zero_optimization() else engine.optimizer
+    return _optimizer(engine).optimizer if engine.zero_optimization() else _optimizer(engine)
 
 
 def _flat_parameters(engine: deepspeed.DeepSpeedEngine) -> list[Tensor]:
     """The tensors that the torch optimiser sees: parameters at stage 0, flat partitions of them above."""
     match engine.zero_optimization_stage():
         case 0:
-            return [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
+            return [parameter for parameter in module_of(engine).parameters() if parameter.requires_grad]
         case 1 | 2:
-            return list(engine.optimizer.single_partition_of_fp32_groups)
+            return list(_optimizer(engine).single_partition_of_fp32_groups)
         case _:
-            return list(engine.optimizer.fp32_partitioned_groups_flat)
+            return list(_optimizer(engine).fp32_partitioned_groups_flat)
 
 
 def _moment_names(engine: deepspeed.DeepSpeedEngine) -> list[str]:
@@ -158,7 +175,9 @@ def _moment_names(engine: deepspeed.DeepSpeedEngine) -> list[str]:
 
 def _read_moment(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, key: str) -> Tensor:
     if engine.zero_optimization():
-        return safe_get_full_optimizer_state(parameter, key)
+        whole = safe_get_full_optimizer_state(parameter, key)
+        assert whole is not None
+        return whole
     return _torch_optimizer(engine).state[parameter][key]
 
 
@@ -170,7 +189,7 @@ def _write_moment(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, ke
             safe_set_full_optimizer_state(parameter, value, key)
         case _:
             # The setter of whole tensors fails where the ranks do not divide the elements; the last part is padded.
-            part = parameter.ds_tensor.numel()
+            part = getattr(parameter, "ds_tensor").numel()  # noqa: B009 - DeepSpeed's own attribute
             start = part * torch.distributed.get_rank()
             local = torch.zeros(part, dtype=value.dtype, device=value.device)
             mine = value.flatten()[start : start + part]

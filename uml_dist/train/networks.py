@@ -12,7 +12,7 @@ from ..config import RunConfig
 from ..errors import UmlError
 from ..random import name_layers
 from ..recipes import Averaged, Frozen, Phase, Recipe, Trained
-from .engine import full_weights, make_engine, read_engine, write_moments
+from .engine import full_weights, make_engine, module_of, read_engine, write_moments
 from .state import NetworkState
 
 
@@ -102,8 +102,9 @@ class Networks(Mapping[str, nn.Module]):
             engine = self._engines[role.of]
             step = engine.global_steps - 1
             decay = min(1.0 - 1.0 / (step + 1), role.decay)
-            with full_weights(engine.module):
-                for mean, new in zip(self._modules[name].parameters(), engine.module.parameters(), strict=True):
+            module = module_of(engine)
+            with full_weights(module):
+                for mean, new in zip(self._modules[name].parameters(), module.parameters(), strict=True):
                     mean.mul_(decay).add_(new, alpha=1.0 - decay)
 
     def state(self, keep: bool = True) -> dict[str, NetworkState]:

@@ -19,7 +19,7 @@ from ..recipes import Phase
 from ..reduce import GlobalBatch, world_size
 from .checkpoint import RunState, point, prune, read_networks, save_checkpoint
 from .data import Share, loader_workers, make_streams
-from .engine import set_learning_rate, step_engine
+from .engine import get_learning_rate, set_learning_rate, step_engine
 from .networks import Networks
 from .optimizer import learning_rate
 from .report import Reporter
@@ -146,7 +146,7 @@ class Trainer:
 
     def _log(self) -> None:
         engines = self.networks.engines
-        rates = {name: float(engine.optimizer.param_groups[0]["lr"]) for name, engine in engines.items()}
+        rates = {name: get_learning_rate(engine) for name, engine in engines.items()}
         norms = {name: float(norm) for name, norm in self._norms.items() if norm is not None}
         self.reporter.log(self.setup.progress(self.state), self._epoch(), rates, norms)
 

@@ -37,9 +37,9 @@ WIDTHS = {"compact": 1 / 8}
 class UmlModel(ModelConfig):
     """`[model]` of the recipe `uml`."""
 
-    profile: Literal["compact"] = Field("compact", description="encoders and default width")
-    width: float | None = Field(None, gt=0, description="all channels are scaled by it; default: the profile's")
-    dropout: float = Field(0.1, ge=0, lt=1, description="probability of dropping a channel in the decoders")
+    profile: Literal["compact"] = Field(default="compact", description="encoders and default width")
+    width: float | None = Field(default=None, gt=0, description="all channels are scaled by it; default: the profile's")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="probability of dropping a channel in the decoders")
 
 
 class UmlOutput(NamedTuple):

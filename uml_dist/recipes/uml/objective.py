@@ -31,12 +31,17 @@ class UmlObjective(Section):
     """`[objective]` of the recipe `uml`."""
 
     weights: UmlWeights = UmlWeights()
-    anneal: float = Field(0.5, ge=0, le=1, description="share of the run over which the KL terms' weight rises to 1")
-    dice: Literal["negative_log", "linear"] = Field("negative_log", description="-ln D or 1 - D of the overlap D")
-    dice_scope: Literal["global", "sample"] = Field(
-        "global", description="overlap of the whole global batch, or mean of the samples' (which can be accumulated)"
+    anneal: float = Field(
+        default=0.5, ge=0, le=1, description="share of the run over which the KL terms' weight rises to 1"
     )
-    detach_uncertainty: bool = Field(False, description="let no gradient pass through the navigator's gates")
+    dice: Literal["negative_log", "linear"] = Field(
+        default="negative_log", description="-ln D or 1 - D of the overlap D"
+    )
+    dice_scope: Literal["global", "sample"] = Field(
+        default="global",
+        description="overlap of the whole global batch, or mean of the samples' (which can be accumulated)",
+    )
+    detach_uncertainty: bool = Field(default=False, description="let no gradient pass through the navigator's gates")
 
     def kl_weight(self, fraction: float) -> float:
         """Lambda: the weight of the KL terms when this share of the run is done."""

@@ -1,0 +1,89 @@
+"""A training written out with nothing but torch, on one process: the reference that the Trainer is held against."""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+
+from runs import Trace, flat
+from uml_dist.batch import collate
+from uml_dist.config_file import validate
+from uml_dist.random import name_layers
+from uml_dist.recipes import Averaged, Frozen, Progress, Trained
+from uml_dist.reduce import GlobalBatch
+from uml_dist.train.data import make_streams
+from uml_dist.train.optimizer import learning_rate, make_optimizer
+from uml_dist.train.setup import prepare
+from uml_shards.keyed import word
+from uml_shards.loader import load
+
+
+def train_plainly(tree: dict[str, Any]) -> Trace:
+    """All phases of a recipe, in the plainest way."""
+    config = validate(tree, "test")
+    setup = prepare(config, 1)
+    roles = setup.recipe.networks
+    networks = _initial_networks(roles, config.train.seed)
+    optimizers = {
+        name: make_optimizer(networks[name].parameters(), config.optimizer_of(name))
+        for name, role in roles.items()
+        if isinstance(role, Trained)
+    }
+    taken = dict.fromkeys(optimizers, 0)
+    streams = make_streams(config, setup.splits)
+    positions = dict.fromkeys(streams, 0)
+    trace, done = Trace(), 0
+    for phase, steps in setup.phases:
+        share = setup.share(phase, 0, 1)
+        for name in phase.refreshes:
+            networks[name].load_state_dict(networks[roles[name].of].state_dict())
+        for name, network in networks.items():
+            network.train(name in phase.learns)
+        for step in range(steps):
+            requests = list(share.micro_batches(0, positions))
+            micro_batches = list(load({name: streams[name] for name in share.counts}, requests, collate))
+            whole = GlobalBatch([setup.recipe.counts(batches) for batches in micro_batches])
+            progress = Progress(done, setup.steps, phase.name, step, steps)
+            loss = 0.0
+            for batches in micro_batches:
+                result = setup.recipe.step(batches, networks, progress, whole)
+                for one in result.losses.values():
+                    (one / share.accumulation).backward()
+                loss += float(result.terms["loss"].detach()) / share.accumulation
+            trace.losses.append(loss)
+            for name in phase.learns:
+                settings, optimizer = config.optimizer_of(name), optimizers[name]
+                parameters = list(networks[name].parameters())
+                trace.gradient[name] = flat(parameter.grad for parameter in parameters)
+                if settings.clip:
+                    nn.utils.clip_grad_norm_(parameters, settings.clip)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(settings, step, steps)
+                optimizer.step()
+                optimizer.zero_grad()
+                _average(roles, networks, name, taken[name])
+                taken[name] += 1
+            done += 1
+            positions = {name: start + share.counts.get(name, 0) for name, start in positions.items()}
+    trace.weights = {name: flat(network.parameters()) for name, network in networks.items()}
+    return trace
+
+
+def _initial_networks(roles: Any, seed: int) -> dict[str, nn.Module]:
+    networks = {}
+    for name, role in roles.items():
+        if isinstance(role, Trained):
+            torch.manual_seed(word(f"{seed} {name}") >> 1)
+            networks[name] = name_layers(role.build())
+    copies = {name: deepcopy(networks[role.of]) for name, role in roles.items() if isinstance(role, Averaged | Frozen)}
+    return networks | copies
+
+
+@torch.no_grad()
+def _average(roles: Any, networks: dict[str, nn.Module], learnt: str, step: int) -> None:
+    for name, role in roles.items():
+        if isinstance(role, Averaged) and role.of == learnt:
+            decay = min(1 - 1 / (step + 1), role.decay)
+            for mean, new in zip(networks[name].parameters(), networks[learnt].parameters(), strict=True):
+                mean.copy_(decay * mean + (1 - decay) * new)
