@@ -36,7 +36,7 @@ shards: $(STAMP) ## make shards: DATASET=isic2017 RAW=folder [OUT=folder] [SIZE=
 	@if [ "$(DATASET)" = phantom ] && [ -f "$(OUT)/train/manifest.json" ] && [ -z "$(SIZE)$(ARGS)" ]; then \
 	    echo "phantom shards are in $(OUT) already; remove that folder to make them anew"; \
 	else \
-	    set -x; $(BIN)/python launchers/shards.py make $(DATASET) --out "$(OUT)" \
+	    set -x; $(BIN)/python launchers/shards.py make --dataset $(DATASET) --out "$(OUT)" \
 	        $(if $(RAW),--raw "$(RAW)") $(if $(SIZE),--size $(SIZE)) $(ARGS); \
 	fi
 

@@ -81,7 +81,7 @@ def train_rank(setup: Setup, start: Start, devices: Devices) -> int:
         server = None
         if config.metrics.enabled:
             server = serve_metrics(metrics.registry, config.metrics.port, world.local_rank, host=config.metrics.host)
-        _say_hello(setup, world, trainer, reporter, server.address if server else None)
+        _say_hello(setup, world, trainer, reporter, _gather(server.address if server else None))
         trainer.run()
         step = trainer.state.step
         largest, total = peak_memory()
@@ -121,6 +121,13 @@ def _agree(run: Path) -> Path:
     return Path(names[0])
 
 
+def _gather(own: str | None) -> list[str]:
+    """The addresses of all ranks' metrics that are served."""
+    everyone: list[str | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(everyone, own)
+    return [address for address in everyone if address is not None]
+
+
 def _start_from(trainer: Trainer, path: Path, reporter: Reporter) -> None:
     """Fine-tuning: weights of a checkpoint, a run folder's best one, or a safetensors file of the one network."""
     if path.suffix == ".safetensors":
@@ -137,7 +144,7 @@ def _start_from(trainer: Trainer, path: Path, reporter: Reporter) -> None:
     reporter.say(f"weights from {path}{others}")
 
 
-def _say_hello(setup: Setup, world: World, trainer: Trainer, reporter: Reporter, metrics: str | None) -> None:
+def _say_hello(setup: Setup, world: World, trainer: Trainer, reporter: Reporter, metrics: list[str]) -> None:
     parameters = sum(parameter.numel() for module in trainer.networks.modules() for parameter in module.parameters())
     words = [
         f"run {trainer.folder.path}: recipe {setup.config.recipe}, {parameters / 1e6:.2f} M parameters",
@@ -146,6 +153,6 @@ def _say_hello(setup: Setup, world: World, trainer: Trainer, reporter: Reporter,
     ]
     if trainer.state.step:
         words.append(f"resumed at step {trainer.state.step}")
-    if metrics:
-        words.append(f"metrics {metrics}")
     reporter.say(", ".join(words))
+    if metrics:
+        reporter.say(f"metrics of {len(metrics)} ranks: {metrics[0]}" + (f" to {metrics[-1]}" if metrics[1:] else ""))

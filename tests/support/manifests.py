@@ -1,0 +1,29 @@
+"""Manifests, for tests that need no shards."""
+
+from typing import Any
+
+from uml_shards.manifest import Manifest, Shard, Statistics
+
+
+def manifest_of(**changes: Any) -> Manifest:
+    """The manifest of 8 RGB images of 4 x 4 with two classes and two pixel classes, but for some changes."""
+    zeros = "0" * 64
+    shard = Shard(
+        name="shard-000000.tar", bytes=1, sha256=zeros, samples=8, index="shard-000000.index.npy", index_sha256=zeros
+    )
+    fields = {
+        "dataset": "made",
+        "split": "train",
+        "channels": 3,
+        "size": (4, 4),
+        "classes": ("benign", "malignant"),
+        "mask_classes": ("background", "lesion"),
+        "components": ("json", "mask.png", "png"),
+        "labelled": 8,
+        "masked": 8,
+        "statistics": Statistics(mean=(0.2, 0.4, 0.6), std=(0.5, 0.25, 0.1)),
+        "licence": "none",
+        "source": "a test",
+        "shards": (shard,),
+    }
+    return Manifest(**{**fields, **changes})

@@ -1,0 +1,61 @@
+"""A recipe without weights, whose predictions follow from the image alone, and evaluations by it in any world."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from uml_dist.batch import Batch, Prediction
+from uml_dist.evaluate import evaluate_split
+from uml_dist.evaluate.cases import Case
+from uml_dist.recipes import Progress, Recipe, Step, Trained
+from uml_dist.reduce import GlobalBatch
+from uml_shards.split import open_split
+
+
+class PlainRecipe(Recipe):
+    """Malignant, or lesion, the more the redder; it notes which networks were in training when it was asked."""
+
+    name = "plain"
+
+    def __init__(self, says_pixels: bool = True, says_images: bool = True) -> None:
+        self.says_pixels, self.says_images = says_pixels, says_images
+        self.training: set[bool] = set()
+        self.batch_sizes: list[int] = []
+
+    @property
+    def networks(self) -> Mapping[str, Trained]:
+        return {"plain": Trained(nn.Identity)}
+
+    def counts(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def step(
+        self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
+    ) -> Step:
+        raise NotImplementedError
+
+    def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
+        assert not torch.is_grad_enabled()
+        self.training |= {network.training for network in networks.values()}
+        self.batch_sizes.append(len(batch))
+        red = networks["plain"](batch.image)[:, 0].double()
+        pixel, image = red.sigmoid(), red.mean((1, 2)).sigmoid()
+        images = {"image_probability": torch.stack([1 - image, image], 1).float(), "image_vacuity": image.float()}
+        pixels = {"pixel_probability": torch.stack([1 - pixel, pixel], 1).float(), "pixel_vacuity": pixel.float()}
+        return Prediction(**(images if self.says_images else {}), **(pixels if self.says_pixels else {}))
+
+
+def evaluate(folder: str, batch_size: int, workers: int = 0, **recipe: Any) -> tuple[list[Case], list[int]]:
+    """The cases of a split on this rank, and the sizes of the batches that it predicted."""
+    split = open_split(folder)
+    assert split.manifest.size is not None
+    plain = PlainRecipe(**recipe)
+    networks = {"plain": nn.Identity(), "resting": nn.Identity().eval()}
+    device = torch.device("cpu")
+    cases = evaluate_split(plain, networks, split, split.manifest.size, batch_size, device, nullcontext(), workers)
+    assert plain.training == {False}
+    assert (networks["plain"].training, networks["resting"].training) == (True, False)
+    return cases, plain.batch_sizes

@@ -1,0 +1,115 @@
+"""Cases: every sample of a split once, whatever the ranks and batches, with figures that can be worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from plain_recipe import evaluate
+from runs import PartlyKnown
+from uml_shards.importers import Options
+from uml_shards.split import open_split
+from uml_shards.writer import write_split
+from worlds import run_world
+
+SAMPLES = 10
+
+
+@pytest.fixture(scope="module")
+def split_folder(tmp_path_factory):
+    """10 phantoms of 16 x 16, some without label, some without mask, some without both."""
+    folder = tmp_path_factory.mktemp("evaluated") / "val"
+    importer = PartlyKnown(options=Options(size=16, counts={"val": SAMPLES}, lossless=True))
+    write_split(importer, "val", importer.splits()["val"], folder, samples_per_shard=4, quiet=True)
+    return folder
+
+
+def assert_equal_cases(found, expected):
+    assert [case["key"] for case in found] == [case["key"] for case in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - {"key"}:
+            assert one[name] == pytest.approx(other[name], rel=1e-6, nan_ok=True), (one["key"], name)
+
+
+def red_of(sample, manifest):
+    """The red channel as float64, normalised."""
+    return (sample.image[..., 0] / 255.0 - manifest.statistics.mean[0]) / manifest.statistics.std[0]
+
+
+def test_each_sample_comes_once_sorted_by_key(split_folder):
+    cases, sizes = evaluate(split_folder, 3)
+    assert [case["key"] for case in cases] == sorted(open_split(split_folder).keys())
+    assert sizes == [3, 3, 3, 1]
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (4, 1), (100, 0)])
+def test_batches_and_workers_change_nothing(split_folder, batch_size, workers):
+    assert_equal_cases(evaluate(split_folder, batch_size, workers)[0], evaluate(split_folder, 3)[0])
+
+
+def test_figures_are_those_of_the_formulas(split_folder):
+    split = open_split(split_folder)
+    by_key = {case["key"]: case for case in evaluate(split_folder, 4)[0]}
+    masked = labelled = 0
+    for number in range(len(split)):
+        sample = split.read(number)
+        case, red = by_key[sample.key], red_of(sample, split.manifest)
+        probability = 1 / (1 + math.exp(-red.mean()))
+        assert case["probability_1"] == pytest.approx(probability, rel=1e-4)
+        assert case["probability_0"] == pytest.approx(1 - probability, rel=1e-4)
+        assert case["image_vacuity"] == pytest.approx(probability, rel=1e-4)
+        assert case["pixel_vacuity"] == pytest.approx((1 / (1 + np.exp(-red))).mean(), rel=1e-4)
+        if sample.label is None:
+            assert case["label"] == -1
+            assert math.isnan(case["image_nll"])
+        else:
+            labelled += 1
+            assert case["label"] == sample.label
+            nll = -math.log(probability if sample.label else 1 - probability)
+            assert case["image_nll"] == pytest.approx(nll, rel=1e-4)
+        if sample.mask is None:
+            assert case["pixels"] == 0
+            assert math.isnan(case["pixel_nll"])
+            assert not any(case[f"{what}_{k}"] for what in ("true", "predicted", "intersection") for k in (0, 1))
+        else:
+            masked += 1
+            assert case["pixels"] == 256
+            # -ln sigmoid(z) = ln(1 + e^-z), and with -z for the background.
+            nll = np.log1p(np.exp(np.where(sample.mask == 1, -red, red))).mean()
+            assert case["pixel_nll"] == pytest.approx(nll, rel=1e-4)
+            for k, predicted in ((0, red <= 0), (1, red > 0)):
+                assert case[f"true_{k}"] == (sample.mask == k).sum()
+                assert case[f"predicted_{k}"] == predicted.sum()
+                assert case[f"intersection_{k}"] == (predicted & (sample.mask == k)).sum()
+    assert 0 < masked < SAMPLES
+    assert 0 < labelled < SAMPLES
+
+
+def test_a_recipe_without_a_task_leaves_its_figures_out(split_folder):
+    only_images = evaluate(split_folder, 4, says_pixels=False)[0][0]
+    assert set(only_images) == {"key", "label", "probability_0", "probability_1", "image_nll", "image_vacuity"}
+    only_pixels = evaluate(split_folder, 4, says_images=False)[0][0]
+    areas = {f"{what}_{k}" for what in ("true", "predicted", "intersection") for k in (0, 1)}
+    assert set(only_pixels) == {"key", "label", "pixels", "pixel_nll", "pixel_vacuity", *areas}
+
+
+@pytest.mark.distributed
+def test_three_ranks_see_each_of_ten_samples_once_and_agree_with_one(split_folder):
+    alone, _ = evaluate(split_folder, 3)
+    answers = run_world(3, evaluate, str(split_folder), 3)
+    for cases, sizes in answers:
+        assert_equal_cases(cases, alone)
+        # Padded alike: a rank that had a batch more would wait for the others in ZeRO-3's collectives.
+        assert sizes == [3, 1]
+
+
+@pytest.mark.distributed
+def test_a_split_of_fewer_samples_than_ranks_still_agrees(tmp_path):
+    importer = PartlyKnown(options=Options(size=16, counts={"val": 2}, lossless=True))
+    write_split(importer, "val", importer.splits()["val"], tmp_path / "val", quiet=True)
+    alone, _ = evaluate(str(tmp_path / "val"), 3)
+    assert len(alone) == 2
+    for cases, sizes in run_world(3, evaluate, str(tmp_path / "val"), 3):
+        assert_equal_cases(cases, alone)
+        assert sizes == [1]
