@@ -7,7 +7,7 @@ from pathlib import Path
 
 from uml_dist.config_file import dump, read_config
 from uml_dist.errors import UmlError
-from uml_dist.launch import ensure_world, find_devices, leave_with, read_world
+from uml_dist.launch import ensure_world, leave_with, planned_ranks
 from uml_dist.train.setup import find_resume, prepare
 from uml_shards import ShardError
 
@@ -38,17 +38,16 @@ def main() -> int:
     options = parse(sys.argv[1:])
     try:
         config = read_config(options.config, options.settings)
+        speaks = os.environ.get("LOCAL_RANK", "0") == "0"
         if options.print_config:
-            print(dump(config))
+            print(dump(config) if speaks else "", end="")
             return 0
-        launched = read_world(os.environ)
-        default = launched.local_size if launched else max(find_devices(options.cpu).count, 1)
-        ranks = (options.num_gpus or default) * (launched.nodes if launched else 1)
+        ranks = planned_ranks(options.num_gpus, options.cpu)
         setup = prepare(config, ranks)
         if options.dry_run:
             from uml_dist.train.dry_run import dry_run
 
-            print(dry_run(setup, ranks))
+            print(dry_run(setup, ranks) + "\n" if speaks else "", end="")
             return 0
         resume = find_resume(setup, options.run, options.resume) if options.run else None
         devices = ensure_world(options.num_gpus, options.cpu)

@@ -1,4 +1,4 @@
-"""Means and sums over the global batch inside a world of ranks, with the gradients that an engine would make of them."""
+"""Means and sums over the global batch inside a world of ranks, with the gradients that an engine would make."""
 
 import torch
 import torch.distributed as distributed

@@ -65,3 +65,8 @@ def generators_around(tree: dict[str, Any]) -> tuple[list[int], list[int]]:
     before = states()
     train(tree)
     return before, states()
+
+
+def train_validating(tree: dict[str, Any], run: str) -> Trace:
+    """A training with its validations."""
+    return train(tree, run, validate_too=True)

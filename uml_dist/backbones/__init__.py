@@ -1,5 +1,5 @@
 """Encoders: an image in, features at the scales 1, 1/2, 1/4 and 1/8 out."""
 
-from uml_dist.backbones.compact import CompactEncoder
+from .compact import CompactEncoder
 
 __all__ = ["CompactEncoder"]

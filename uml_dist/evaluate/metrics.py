@@ -14,7 +14,9 @@ LOWER_IS_BETTER = frozenset({"loss", "image_nll", "pixel_nll"})
 
 
 def summarise(cases: Sequence[Case], manifest: Manifest) -> dict[str, float]:
-    """The metrics of a split; one that cannot be formed (no labels, one class only) is left out.
+    """The metrics of a split; one that cannot be formed is left out.
+
+    That is so without labels or masks and with one class only; of predictions that are no numbers there is none at all.
 
     - `loss`: `image_nll` + `pixel_nll`, the negative log-likelihoods of labels and of pixels in nats, means over cases.
     - `accuracy`: share of labelled cases whose most probable class is the label.
@@ -23,14 +25,14 @@ def summarise(cases: Sequence[Case], manifest: Manifest) -> dict[str, float]:
     - `dice_<class>`: mean over masked cases of 2 |A and B| / (|A| + |B|); 1 where the class is neither there nor
       predicted; `dice`: the mean of these over the classes but the background.
     """
-    metrics: dict[str, float] = {}
-    for name in ("image_nll", "pixel_nll"):
-        values = _column(cases, name)
-        if np.isfinite(values).any():
-            metrics[name] = float(np.nanmean(values))
-    if metrics:
-        metrics = {"loss": sum(metrics.values()), **metrics}
-    return metrics | _of_images(cases, manifest) | _of_pixels(cases, manifest)
+    labelled = [case for case in cases if case["label"] >= 0 and "image_nll" in case]
+    masked = [case for case in cases if case.get("pixels", 0) > 0]
+    parts = {"image_nll": _column(labelled, "image_nll"), "pixel_nll": _column(masked, "pixel_nll")}
+    means = {name: float(values.mean()) for name, values in parts.items() if len(values)}
+    if not all(np.isfinite(mean) for mean in means.values()):
+        return {}
+    loss = {"loss": sum(means.values())} if means else {}
+    return loss | means | _of_images(labelled, manifest) | _of_pixels(masked, manifest)
 
 
 def metric_names(manifest: Manifest) -> list[str]:
@@ -47,8 +49,7 @@ def _column(cases: Sequence[Case], name: str) -> NDArray[np.float64]:
     return np.array([case.get(name, np.nan) for case in cases], dtype=np.float64)
 
 
-def _of_images(cases: Sequence[Case], manifest: Manifest) -> dict[str, float]:
-    labelled = [case for case in cases if case["label"] >= 0 and "probability_0" in case]
+def _of_images(labelled: Sequence[Case], manifest: Manifest) -> dict[str, float]:
     if not labelled:
         return {}
     label = _column(labelled, "label").astype(int)
@@ -66,8 +67,7 @@ def _of_images(cases: Sequence[Case], manifest: Manifest) -> dict[str, float]:
     return metrics
 
 
-def _of_pixels(cases: Sequence[Case], manifest: Manifest) -> dict[str, float]:
-    masked = [case for case in cases if case.get("pixels", 0) > 0]
+def _of_pixels(masked: Sequence[Case], manifest: Manifest) -> dict[str, float]:
     if not masked:
         return {}
     metrics = {}

@@ -1,7 +1,7 @@
 """Starting the world that the user asked for: devices, ranks, launcher."""
 
-from uml_dist.launch.devices import Devices, find_devices
-from uml_dist.launch.world import World, ensure_world, enter_world, leave_with, read_world, script_arguments
+from .devices import Devices, find_devices
+from .world import World, ensure_world, enter_world, leave_with, planned_ranks, read_world, script_arguments
 
 __all__ = [
     "Devices",
@@ -10,6 +10,7 @@ __all__ = [
     "enter_world",
     "find_devices",
     "leave_with",
+    "planned_ranks",
     "read_world",
     "script_arguments",
 ]

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
-from uml_dist.errors import UmlError
-from uml_dist.launch.devices import ACCELERATOR, VISIBLE, Devices, find_devices
+from ..errors import UmlError
+from .devices import ACCELERATOR, VISIBLE, Devices, find_devices
 
 STARTED = "UML_WORLD_STARTED"  # ranks that we started ourselves are told how many they are, and never start others
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -157,6 +157,31 @@ def world_environment(count: int, devices: Devices, environment: Mapping[str, st
     return new
 
 
+def planned_ranks(
+    asked: int | None,
+    cpu: bool,
+    *,
+    environment: Mapping[str, str] | None = None,
+    find: Callable[[bool], Devices] = find_devices,
+) -> int:
+    """All ranks of the world that `ensure_world` will see to, for what is to be checked before.
+
+    Args:
+        asked: `--num_gpus`, or None.
+        cpu: `--cpu`.
+        environment: of this process, unless given.
+        find: how devices are found.
+
+    Raises:
+        UmlError: it cannot be had.
+    """
+    environment = os.environ if environment is None else environment
+    launched, devices = read_world(environment), find(cpu)
+    decide(asked, launched, devices, _started(environment))
+    default = launched.local_size if launched else max(devices.count, 1)
+    return (default if asked is None else asked) * (launched.nodes if launched else 1)
+
+
 def ensure_world(
     asked: int | None,
     cpu: bool,
@@ -192,14 +217,8 @@ def ensure_world(
         _refuse_copies(environment)
     devices = find(cpu)
     arguments = script_arguments(argv, environment)
-    started = environment.get(STARTED, "")
-    decision = decide(
-        asked,
-        launched,
-        devices,
-        int(started) if started.isdecimal() else None,
-        shlex.join([argv[0], *_without_asked(arguments)]),
-    )
+    script = shlex.join([argv[0], *_without_asked(arguments)])
+    decision = decide(asked, launched, devices, _started(environment), script)
     if decision.action == "leave":
         raise SystemExit(0)
     if decision.action == "start":
@@ -246,6 +265,12 @@ def leave_with(error: ValueError, environment: Mapping[str, str] | None = None) 
         raise SystemExit(0)
     print(f"error: {error}", file=sys.stderr, flush=True)
     raise SystemExit(2)
+
+
+def _started(environment: Mapping[str, str]) -> int | None:
+    """The size of the world where we started it ourselves."""
+    started = environment.get(STARTED, "")
+    return int(started) if started.isdecimal() else None
 
 
 def _prepare(environment: MutableMapping[str, str], devices: Devices, local_size: int) -> None:

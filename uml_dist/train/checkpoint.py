@@ -99,7 +99,8 @@ def point(pointer: Path, name: str) -> None:
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the newest checkpoints and those that a pointer names."""
     named = {(folder / pointer).read_text().strip() for pointer in ("latest", "best") if (folder / pointer).is_file()}
-    for old in sorted(folder.glob("step-*"))[:-keep]:
+    # By length first: beyond six digits the names no longer sort as their numbers do.
+    for old in sorted(folder.glob("step-*"), key=lambda path: (len(path.name), path.name))[:-keep]:
         if old.name not in named:
             shutil.rmtree(old)
 
@@ -123,7 +124,7 @@ def read_state(checkpoint: Path) -> RunState:
         if tree.pop("format") != FORMAT:
             raise UmlError(f"checkpoint {checkpoint} is not of format {FORMAT}: read it with the version that wrote it")
         return RunState(**tree)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UmlError):
             raise
         raise UmlError(f"checkpoint {checkpoint} has no readable state.json: use another checkpoint") from None
@@ -137,6 +138,8 @@ def verify(checkpoint: Path) -> None:
     """
     try:
         digests = json.loads((checkpoint / "MANIFEST.json").read_text())
+        if not isinstance(digests, dict) or "state.json" not in digests:
+            raise ValueError
     except (OSError, ValueError):
         raise UmlError(f"checkpoint {checkpoint} has no readable MANIFEST.json: use another checkpoint") from None
     for name, digest in digests.items():
@@ -166,6 +169,20 @@ def read_networks(checkpoint: Path, optimizer: bool = True) -> dict[str, Network
                 moments.setdefault(moment, {})[parameter] = value
         states[name] = NetworkState(load_tensors(path), moments, steps_of.get(name, 0))
     return states
+
+
+def read_weights_file(path: Path, names: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
+    """Weights for fine-tuning: of networks by these names in a checkpoint, or of the first in a safetensors file.
+
+    Raises:
+        UmlError: it is damaged.
+    """
+    checkpoint = find_checkpoint(path, "best") or find_checkpoint(path)
+    if checkpoint is None:
+        return {names[0]: load_tensors(path)}
+    verify(checkpoint)
+    found = {path.name.removesuffix(".safetensors"): path for path in checkpoint.glob("*.safetensors")}
+    return {name: load_tensors(found[name]) for name in names if name in found}
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import gcd
 from pathlib import Path
 
 from uml_shards.plan import Plan, owned_slots
@@ -67,7 +68,7 @@ def share_of(config: RunConfig, streams: tuple[str, ...], rank: int, ranks: int)
             return Share(rank, ranks, accumulation, counts)
     raise UmlError(
         f"train.micro_batch = {limit} is too small: {sum(per_rank)} samples per rank in {len(counts)} streams "
-        f"split into no fewer than {sum(per_rank) // min(per_rank)} at once"
+        f"split into no fewer than {sum(per_rank) // gcd(*per_rank)} at once"
     )
 
 

@@ -14,9 +14,9 @@ import torch.distributed as distributed
 from uml_shards.errors import ShardError
 
 from ..errors import UmlError
-from ..launch import Devices, World, enter_world
-from ..telemetry import Metrics, serve_metrics
-from .checkpoint import RunState, find_checkpoint, load_tensors, verify
+from ..launch import Devices, World, enter_world, leave_with
+from ..telemetry import Metrics, MetricsServer, serve_metrics
+from .checkpoint import RunState
 from .progress_line import ProgressPrinter
 from .report import Reporter, peak_memory
 from .run_folder import RunFolder
@@ -50,7 +50,7 @@ def train_rank(setup: Setup, start: Start, devices: Devices) -> int:
     """Train on this rank, in the world that the launcher has made.
 
     Returns:
-        The exit code: 0 done, 2 the user must change something.
+        The exit code: 0 done.
     """
     # DeepSpeed calls collectives by names that torch has begun to rename: nothing that a user can mend.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
@@ -58,52 +58,69 @@ def train_rank(setup: Setup, start: Start, devices: Devices) -> int:
     device = _device(world, devices)
     deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False)
     folder = RunFolder(_agree(start.run), writes=world.rank == 0)
-    config = setup.config
-    metrics = Metrics(
-        run=folder.path.name,
-        recipe=config.recipe,
-        stage=config.zero.stage,
-        world_size=world.size,
-        rank=world.rank,
-        device=device.type,
-    )
-    reporter = Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None)
-    step = 0
+    metrics = _metrics(setup, world, device, folder)
+    trainer = Trainer(setup, device, folder, _reporter(world, folder, metrics), world.local_size)
     try:
-        trainer = Trainer(setup, device, folder, reporter, world.local_size)
-        if start.resume:
-            trainer.resume(*start.resume)
-        elif config.model.init:
-            _start_from(trainer, Path(config.model.init), reporter)
-        folder.write_config(config)
-        folder.forget_after(trainer.state.step)
-        folder.write_status("running", trainer.state.step)
-        server = None
-        if config.metrics.enabled:
-            server = serve_metrics(metrics.registry, config.metrics.port, world.local_rank, host=config.metrics.host)
-        _say_hello(setup, world, trainer, reporter, _gather(server.address if server else None))
+        _load(trainer, start)
+    except UmlError as error:  # found by all ranks alike
+        leave_with(error)
+    folder.begin(setup.config, trainer.state.step)
+    server = _serve(setup, world, metrics)
+    _say_hello(setup, world, trainer, _gather(server.address if server else None))
+    try:
         trainer.run()
-        step = trainer.state.step
-        largest, total = peak_memory()
-        reporter.say(f"done: {folder.path}  peak memory {largest:.2f} GB on the largest rank, {total:.2f} GB on all")
-        folder.write_status("done", step)
-        if server:
-            server.stop()
-        return 0
-    except (UmlError, ShardError) as error:
+    except Exception as error:
+        _fail(error, world, folder, trainer.state.step)
+        raise
+    largest, total = peak_memory()
+    trainer.reporter.say(
+        f"done: {folder.path}, peak memory {largest:.2f} GB on the largest rank, {total:.2f} GB on all"
+    )
+    folder.write_status("done", trainer.state.step)
+    if server:
+        server.stop()
+    distributed.destroy_process_group()
+    return 0
+
+
+def _fail(error: Exception, world: World, folder: RunFolder, step: int) -> None:
+    """Note why a run ends on this rank; comes back only for what is no user's business."""
+    if isinstance(error, UmlError | ShardError | OSError):
         print(f"error: rank {world.rank}: {error}", file=sys.stderr, flush=True)
         RunFolder(folder.path, writes=True).write_status("failed", step, str(error))
         # Without a farewell: a rank that failed cannot take part in one, and the others must not wait for it.
         os._exit(2)
-    except RuntimeError as error:
-        if world.size > 1 and "Connection" in str(error):
-            print(f"rank {world.rank}: lost another rank", file=sys.stderr, flush=True)
-            time.sleep(GRACE_SECONDS)
-        folder.write_status("failed", step, str(error).splitlines()[0])
-        raise
-    finally:
-        if distributed.is_initialized() and sys.exc_info()[0] is None:
-            distributed.destroy_process_group()
+    if world.size > 1 and isinstance(error, RuntimeError) and "Connection" in str(error):
+        print(f"rank {world.rank} has lost another rank", file=sys.stderr, flush=True)
+        time.sleep(GRACE_SECONDS)
+    folder.write_status("failed", step, str(error).partition("\n")[0] or type(error).__name__)
+
+
+def _metrics(setup: Setup, world: World, device: torch.device, folder: RunFolder) -> Metrics:
+    config = setup.config
+    rank = {"world_size": world.size, "rank": world.rank, "device": device.type}
+    return Metrics(run=folder.path.name, recipe=config.recipe, stage=config.zero.stage, **rank)
+
+
+def _reporter(world: World, folder: RunFolder, metrics: Metrics) -> Reporter:
+    return Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None)
+
+
+def _serve(setup: Setup, world: World, metrics: Metrics) -> MetricsServer | None:
+    settings = setup.config.metrics
+    if not settings.enabled:
+        return None
+    stride = max(16, world.local_size)
+    return serve_metrics(metrics.registry, settings.port, world.local_rank, host=settings.host, stride=stride)
+
+
+def _load(trainer: Trainer, start: Start) -> None:
+    """The state of the checkpoint to go on from, or the weights to begin with."""
+    init = trainer.config.model.init
+    if start.resume:
+        trainer.resume(*start.resume)
+    elif init:
+        trainer.start_from(Path(init))
 
 
 def _device(world: World, devices: Devices) -> torch.device:
@@ -128,23 +145,7 @@ def _gather(own: str | None) -> list[str]:
     return [address for address in everyone if address is not None]
 
 
-def _start_from(trainer: Trainer, path: Path, reporter: Reporter) -> None:
-    """Fine-tuning: weights of a checkpoint, a run folder's best one, or a safetensors file of the one network."""
-    if path.suffix == ".safetensors":
-        weights = {next(iter(trainer.networks)): load_tensors(path)}
-    else:
-        checkpoint = find_checkpoint(path, "best") or find_checkpoint(path)
-        if checkpoint is None:
-            raise UmlError(f"model.init = {str(path)!r} is neither a checkpoint, a run folder nor a safetensors file")
-        verify(checkpoint)
-        names = [name for name in trainer.networks if (checkpoint / f"{name}.safetensors").is_file()]
-        weights = {name: load_tensors(checkpoint / f"{name}.safetensors") for name in names}
-    afresh = trainer.networks.start_from(weights, str(path))
-    others = f"; of other shapes, so they start afresh: {', '.join(afresh)}" if afresh else ""
-    reporter.say(f"weights from {path}{others}")
-
-
-def _say_hello(setup: Setup, world: World, trainer: Trainer, reporter: Reporter, metrics: list[str]) -> None:
+def _say_hello(setup: Setup, world: World, trainer: Trainer, metrics: list[str]) -> None:
     parameters = sum(parameter.numel() for module in trainer.networks.modules() for parameter in module.parameters())
     words = [
         f"run {trainer.folder.path}: recipe {setup.config.recipe}, {parameters / 1e6:.2f} M parameters",
@@ -153,6 +154,8 @@ def _say_hello(setup: Setup, world: World, trainer: Trainer, reporter: Reporter,
     ]
     if trainer.state.step:
         words.append(f"resumed at step {trainer.state.step}")
-    reporter.say(", ".join(words))
+    trainer.reporter.say(", ".join(words))
     if metrics:
-        reporter.say(f"metrics of {len(metrics)} ranks: {metrics[0]}" + (f" to {metrics[-1]}" if metrics[1:] else ""))
+        trainer.reporter.say(
+            f"metrics of {len(metrics)} ranks: {metrics[0]}" + (f" to {metrics[-1]}" if metrics[1:] else "")
+        )

@@ -31,6 +31,12 @@ class RunFolder:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
+    def begin(self, config: RunConfig, step: int) -> None:
+        """Make the folder ready for a run that begins, or goes on, after a step."""
+        self.write_config(config)
+        self.forget_after(step)
+        self.write_status("running", step)
+
     def write_config(self, config: RunConfig) -> None:
         """Save the resolved configuration, with versions and command line as comments."""
         if not self.writes:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from math import ceil
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def prepare(config: RunConfig, ranks: int) -> Setup:
     validation = open_split(split_folder(config.streams[first], config.train.validate_split))
     for name, manifest in {**manifests, "validation": validation.manifest}.items():
         _check_classes(config, manifest, manifests[first], name)
+    if config.model.init:
+        _check_init(config, Path(config.model.init))
     recipe = kind(config, manifests)
     phases = _phases(config, recipe, manifests[first].samples)
     for phase, _ in phases:
@@ -124,6 +127,16 @@ def find_resume(setup: Setup, run: Path, resume: str) -> tuple[Path, RunState] |
     return checkpoint, state
 
 
+def _check_init(config: RunConfig, path: Path) -> None:
+    """What training is to start from must be there and, where that is known, of the same recipe."""
+    checkpoint = find_checkpoint(path, "best") or find_checkpoint(path)
+    if checkpoint is None and not (path.suffix == ".safetensors" and path.is_file()):
+        raise UmlError(f"model.init = {str(path)!r} is neither a checkpoint, a run folder nor a safetensors file")
+    recipe = read_state(checkpoint).recipe if checkpoint else config.recipe
+    if recipe != config.recipe:
+        raise UmlError(f"model.init = {str(path)!r} is of recipe {recipe}, the configuration of recipe {config.recipe}")
+
+
 def _check_classes(config: RunConfig, manifest: Manifest, first: Manifest, name: str) -> None:
     """The class counts of the configuration, where it states them, and those of all splits must agree."""
     for key, classes in (("classes", manifest.classes), ("mask_classes", manifest.mask_classes)):
@@ -148,5 +161,7 @@ def _phases(config: RunConfig, recipe: Recipe, samples: int) -> tuple[tuple[Phas
         steps = ceil(config.train.epochs * samples / config.streams[recipe.stream_names[0]].count)
     if steps is None and len(stated) < len(names):
         raise UmlError("the length of the run is not stated: set train.steps or train.epochs")
-    shares = ((phase, max(1, round(phase.share * (steps or 0)))) for phase in recipe.phases)
-    return tuple((phase, stated.get(phase.name, share)) for phase, share in shares)
+    # Rounded where phases end, not phase by phase, so that the steps sum up to the whole.
+    ends = [round(end * (steps or 0)) for end in accumulate(phase.share for phase in recipe.phases)]
+    shares = (max(1, end - start) for start, end in pairwise([0, *ends]))
+    return tuple((phase, stated.get(phase.name, share)) for phase, share in zip(recipe.phases, shares, strict=True))

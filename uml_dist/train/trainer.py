@@ -17,7 +17,7 @@ from ..evaluate import evaluate_split, summarise
 from ..evaluate.metrics import LOWER_IS_BETTER
 from ..recipes import Phase
 from ..reduce import GlobalBatch, world_size
-from .checkpoint import RunState, point, prune, read_networks, save_checkpoint
+from .checkpoint import RunState, point, prune, read_networks, read_weights_file, save_checkpoint
 from .data import Share, loader_workers, make_streams
 from .engine import get_learning_rate, set_learning_rate, step_engine
 from .networks import Networks
@@ -59,7 +59,6 @@ class Trainer:
             config=self.config.model_dump(mode="json", exclude_none=True),
             versions=versions(),
         )
-        self.last_validation: dict[str, float] = {}
         self._norms: dict[str, torch.Tensor | float | None] = {}
         self._bad_in_a_row = 0
 
@@ -68,6 +67,17 @@ class Trainer:
         self.networks.load(read_networks(checkpoint))
         state.config, state.versions = self.state.config, self.state.versions
         self.state = state
+
+    def start_from(self, path: Path) -> None:
+        """Begin with the weights of a checkpoint, a run folder's best one, or a safetensors file of the first network.
+
+        Raises:
+            UmlError: it cannot be read, or its networks are of another architecture.
+        """
+        weights = read_weights_file(path, tuple(self.networks))
+        afresh = self.networks.start_from(weights, str(path))
+        others = f"; of other shapes, so they start afresh: {', '.join(afresh)}" if afresh else ""
+        self.reporter.say(f"weights from {path}{others}")
 
     def run(self) -> None:
         """Train to the end."""
@@ -92,7 +102,7 @@ class Trainer:
         self.reporter.restart_clock()
         while self.state.phase_step < steps:
             self._step(phase, steps, share, batches)
-            self._after_step(phase, share)
+            self._after_step(share)
 
     def _micro_batches(self, share: Share, steps: int) -> Iterator[Mapping[str, Batch]]:
         first = dict(self.state.positions)
@@ -131,7 +141,7 @@ class Trainer:
             data_wait,
         )
 
-    def _after_step(self, phase: Phase, share: Share) -> None:
+    def _after_step(self, share: Share) -> None:
         """Log, validate and save where it is time."""
         step, last = self.state.step, self.setup.steps
         validate = step % self.config.train.validate_every == 0 or step == last
@@ -168,7 +178,6 @@ class Trainer:
             self.workers,
         )
         metrics = summarise(cases, self.setup.validation.manifest)
-        self.last_validation = metrics
         self.reporter.validated(self.state.step, metrics)
         name = self.config.train.best
         value = metrics.get(name)

@@ -17,6 +17,7 @@ from uml_dist.launch.world import (
     ensure_world,
     enter_world,
     leave_with,
+    planned_ranks,
     read_world,
     script_arguments,
     world_command,
@@ -229,3 +230,25 @@ def test_one_rank_speaks_and_the_others_leave_quietly(capsys: pytest.CaptureFixt
         codes.append(left.value.code)
     assert codes == [2, 0, 0]
     assert capsys.readouterr().err == "error: nothing fits\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "variables", "count", "ranks"),
+    [
+        (None, {}, 0, 1),  # one CPU process
+        (None, {}, 4, 4),  # all GPUs
+        (8, {}, 0, 8),
+        (2, {}, 4, 2),
+        (3, environment(0, 1), 0, 3),  # a wrong world, that will be replaced
+        (None, environment(0, 2), 0, 2),
+    ],
+)
+def test_the_ranks_are_known_before_the_world_is(asked, variables, count, ranks):
+    kind = "cuda" if count else "cpu"
+    devices = Devices(kind, tuple(str(number) for number in range(count)))
+    assert planned_ranks(asked, False, environment=variables, find=lambda cpu: devices) == ranks
+
+
+def test_a_world_that_cannot_be_had_is_found_before_anything_is_checked():
+    with pytest.raises(UmlError, match="8 GPUs are asked for and 4 can be used"):
+        planned_ranks(8, False, environment={}, find=lambda cpu: Devices("cuda", ("0", "1", "2", "3")))

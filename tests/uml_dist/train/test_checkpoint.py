@@ -2,6 +2,7 @@
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -193,15 +194,17 @@ def test_a_save_that_fails_leaves_the_latest_as_it_was_and_can_be_repeated(tmp_p
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
-@pytest.mark.parametrize("function", ["sha256_of", "point"])
-def test_latest_never_names_a_folder_that_is_not_whole(tmp_path, monkeypatch, function):
+@pytest.mark.parametrize(
+    ("where", "function"), [(checkpoint_module, "sha256_of"), (Path, "rename"), (checkpoint_module, "point")]
+)
+def test_latest_never_names_a_folder_that_is_not_whole(tmp_path, monkeypatch, where, function):
     first = save(tmp_path, step=5)
 
     def killed(*arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint_module, function, killed)
+        patched.setattr(where, function, killed)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, step=6)
     assert find_checkpoint(tmp_path) == first
@@ -212,7 +215,9 @@ def test_the_same_step_is_saved_anew(tmp_path):
     save(tmp_path, seed=0)
     saved = save(tmp_path, seed=1)
     verify(saved)
-    assert torch.equal(read_networks(saved)["student"].weights["head.bias"], networks_of(1)["student"].weights["head.bias"])
+    assert torch.equal(
+        read_networks(saved)["student"].weights["head.bias"], networks_of(1)["student"].weights["head.bias"]
+    )
 
 
 def test_pruning_keeps_the_newest_the_best_and_the_latest(tmp_path):

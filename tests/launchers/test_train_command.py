@@ -1,0 +1,188 @@
+"""launchers/train.py up to where ranks would start: what it prints, how it ends, and that it leaves nothing behind."""
+
+import importlib.util
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from broken_shards import WRONG_SETTINGS, WRONG_SHARDS
+from runs import uml_tree
+from uml_dist.config_file import read_config
+from uml_dist.errors import UmlError
+from uml_dist.train.checkpoint import RunState, save_checkpoint
+
+SCRIPT = Path(__file__).parents[2] / "launchers" / "train.py"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working directory, in no world."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+@pytest.fixture
+def command(folder, monkeypatch, capsys):
+    """Runs the command with some arguments in this process: exit code, stdout, stderr."""
+    specification = importlib.util.spec_from_file_location("train_command", SCRIPT)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+
+    def no_world(*arguments):
+        raise AssertionError("ranks would start")
+
+    monkeypatch.setattr(module, "ensure_world", no_world)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--cpu", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            code = module.main()
+        except SystemExit as left:
+            code = left.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def write(folder):
+    """Writes a configuration."""
+
+    def write(tree):
+        path = folder / "run.toml"
+        path.write_text(tomli_w.dumps(tree))
+        return path
+
+    return write
+
+
+def assert_refused(done, folder, message):
+    """Exit code 2, one line that says why, and nothing written."""
+    code, printed, error = done
+    assert code == 2
+    assert printed == ""
+    assert re.fullmatch(r"error: [^\n]+\n", error), error
+    assert re.search(message, error), error
+    assert list((folder / "here").iterdir()) == []
+
+
+def test_help_has_an_example(command):
+    code, printed, _ = command("--help")
+    assert code == 0
+    assert "example: deepspeed launchers/train.py --num_gpus 8 " in printed
+
+
+def test_printed_configuration_reads_back(command, write, folder, partly_known):
+    path = write(uml_tree(partly_known))
+    code, printed, _ = command("--config", path, "--print-config", "train.seed=3", "zero.stage=2")
+    assert code == 0
+    (folder / "again.toml").write_text(printed)
+    again = read_config(folder / "again.toml")
+    assert again == read_config(path, ["train.seed=3", "zero.stage=2"])
+    assert (again.train.seed, again.zero.stage) == (3, 2)
+
+
+def test_without_a_configuration_it_is_the_phantom(command):
+    code, printed, _ = command("--print-config")
+    assert code == 0
+    assert 'recipe = "uml"' in printed
+    assert 'shards = "data/shards/phantom"' in printed
+
+
+def test_dry_run_says_what_the_run_would_need(command, write, folder, partly_known):
+    path = write(uml_tree(partly_known))
+    code, printed, error = command("--config", path, "--num_gpus", "4", "--dry-run", "--run", "run")
+    assert (code, error) == (0, "")
+    assert "phase train: 5 steps; a global batch holds 8 of train; 2 at once on each of 4 ranks" in printed
+    assert "96 samples of 32 x 32, 12.00 steps per epoch" in printed
+    assert re.search(r"^uml +[\d,]+ +[\d.]+ MB \| [\d.]+ MB \| [\d.]+ MB \| [\d.]+ MB$", printed, re.MULTILINE)
+    assert "ZeRO 0 | 1 | 2 | 3" in printed
+    assert list((folder / "here").iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", WRONG_SHARDS, ids=lambda wrong: wrong.__name__)
+def test_wrong_shards_are_one_line(command, write, folder, partly_known, wrong):
+    shards = wrong(partly_known, folder / "shards")
+    done = command("--config", write(uml_tree(shards)), "--num_gpus", "2", "--run", "run")
+    assert_refused(done, folder, WRONG_SHARDS[wrong])
+
+
+@pytest.mark.parametrize("words", WRONG_SETTINGS, ids=" ".join)
+def test_wrong_settings_are_one_line(command, write, folder, partly_known, words):
+    done = command("--config", write(uml_tree(partly_known)), "--num_gpus", "2", "--run", "run", *words)
+    assert_refused(done, folder, WRONG_SETTINGS[words])
+
+
+def test_no_shards_yet_names_the_command_that_makes_them(command, folder):
+    assert_refused(command(), folder, r"data/shards/phantom/train does not exist: make shards first \(`make shards`\)")
+
+
+def test_slots_that_the_ranks_do_not_divide_list_the_valid_ones(command, write, folder, partly_known):
+    done = command("--config", write(uml_tree(partly_known)), "--num_gpus", "3")
+    assert_refused(done, folder, r"count = 8 cannot be shared by 3 ranks: use 1, 2, 4, 8 ranks")
+
+
+@pytest.mark.parametrize("name", ["absent.toml", "broken.toml"])
+def test_a_configuration_that_cannot_be_read_is_one_line(command, folder, name):
+    (folder / "broken.toml").write_text("recipe = \n\n")
+    assert_refused(command("--config", folder / name), folder, rf"configuration .*{name} (cannot be read|is not valid)")
+
+
+def saved(folder, **changes):
+    """A run folder with a checkpoint at step 3."""
+    save_checkpoint(folder / "run" / "checkpoints", {}, RunState(**{"recipe": "uml", "step": 3, **changes}))
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("resume", "changes", "message"),
+    [
+        ("auto", {"recipe": "toy"}, r"is of recipe toy, the configuration of recipe uml: choose another --run"),
+        ("auto", {}, r"was started with another configuration \(.*train\.seed"),
+        ("never", {}, r"holds a run already: go on with it by --resume auto"),
+    ],
+)
+def test_a_run_that_cannot_go_on_is_one_line(command, write, folder, partly_known, resume, changes, message):
+    tree = uml_tree(partly_known)
+    config = read_config(write(tree), ["train.seed=9"]).model_dump(mode="json", exclude_none=True)
+    run = saved(folder, config=config, **changes)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    done = command("--config", write(tree), "--run", run, "--resume", resume)
+    assert_refused(done, folder, message)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_debug_shows_the_traceback(command, folder):
+    with pytest.raises(UmlError, match="unknown key"):
+        command("--debug", "train.stepz=3")
+
+
+def test_an_argument_that_does_not_exist_exits_with_two(command, folder):
+    code, _, error = command("--nmu_gpus", "8")
+    assert code == 2
+    assert "unrecognized arguments: --nmu_gpus" in error
+
+
+def test_a_sound_run_gets_as_far_as_its_world_and_has_written_nothing(command, write, folder, partly_known):
+    with pytest.raises(AssertionError, match="ranks would start"):
+        command("--config", write(uml_tree(partly_known)), "--num_gpus", "2", "--run", "run")
+    assert list((folder / "here").iterdir()) == []
+
+
+def test_the_script_itself_ends_with_its_exit_code(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--cpu", "train.stepz=3"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    captured = capsys.readouterr()
+    assert_refused((left.value.code, captured.out, captured.err), folder, "did you mean train.steps")

@@ -1,0 +1,124 @@
+"""Shards and configurations that are wrong in one way each."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uml_shards.importers import Options
+from uml_shards.importers.base import Source
+from uml_shards.importers.encode import encode_grey
+from uml_shards.importers.phantom import PhantomImporter
+from uml_shards.writer import write_split
+
+
+class ThreePixelClasses(PhantomImporter):
+    """The phantom whose masks hold background and class 2."""
+
+    def splits(self) -> dict[str, Source]:
+        fields = {"classes": ("benign", "malignant"), "mask_classes": ("background", "lesion", "hair")}
+        return {name: Source(items=source.items, **fields) for name, source in super().splits().items()}
+
+    def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
+        key, components = super().encode(item)
+        return key, components | {"mask.png": encode_grey(np.full((self.size, self.size), 2, dtype=np.uint8))}
+
+
+class OtherClasses(PhantomImporter):
+    """The phantom under other names."""
+
+    def splits(self) -> dict[str, Source]:
+        fields = {"classes": ("naevus", "melanoma"), "mask_classes": ("background", "lesion")}
+        return {name: Source(items=source.items, **fields) for name, source in super().splits().items()}
+
+
+def write_shards(folder: Path, kind: type[PhantomImporter], *names: str, size: int = 16) -> Path:
+    """Splits of 4 samples by an importer."""
+    importer = kind(options=Options(size=size, counts={"train": 4, "val": 4, "test": 4}))
+    for name in names:
+        write_split(importer, name, importer.splits()[name], folder / name, quiet=True)
+    return folder
+
+
+def restate(split: Path, **changes: Any) -> None:
+    """Let the manifest of a split say something else."""
+    path = split / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def missing(shards: Path, folder: Path) -> Path:
+    """No folder at all."""
+    return folder / "absent"
+
+
+def empty(shards: Path, folder: Path) -> Path:
+    """A folder for the split, and nothing in it."""
+    (folder / "train").mkdir(parents=True)
+    return folder
+
+
+def cut(shards: Path, folder: Path) -> Path:
+    """A tar that is shorter than its manifest says."""
+    copy = shutil.copytree(shards, folder / "cut")
+    tar = copy / "train" / "shard-000001.tar"
+    tar.write_bytes(tar.read_bytes()[:-1])
+    return copy
+
+
+def without_tar(shards: Path, folder: Path) -> Path:
+    """A tar that is in the manifest only."""
+    copy = shutil.copytree(shards, folder / "without")
+    (copy / "val" / "shard-000000.tar").unlink()
+    return copy
+
+
+def no_manifest(shards: Path, folder: Path) -> Path:
+    """A manifest that is no JSON."""
+    copy = shutil.copytree(shards, folder / "no-manifest")
+    (copy / "train" / "manifest.json").write_text('{"schema_version": 1')
+    return copy
+
+
+def no_validation(shards: Path, folder: Path) -> Path:
+    """No split to validate on."""
+    return write_shards(folder / "alone", PhantomImporter, "train")
+
+
+def other_classes(shards: Path, folder: Path) -> Path:
+    """Train and validation with different classes."""
+    copy = write_shards(folder / "other", OtherClasses, "val")
+    shutil.copytree(shards / "train", copy / "train")
+    return copy
+
+
+Wrong = Callable[[Path, Path], Path]
+
+WRONG_SHARDS: dict[Wrong, str] = {
+    missing: r"shard folder .*absent/train does not exist: make shards first \(`make shards`\)",
+    empty: r"shard folder .*train holds no manifest\.json: make shards first \(`make shards`\)",
+    cut: r"shard-000001\.tar: has \d+ bytes, the manifest says \d+: the copy is not complete, or changed",
+    without_tar: r"val/shard-000000\.tar cannot be read: No such file or directory: make the shards again",
+    no_manifest: r"train/manifest\.json is no manifest of schema 1: ",
+    no_validation: r"shard folder .*val does not exist",
+    other_classes: r"the classes of validation are .*naevus.*, those of the first stream .*benign",
+}
+"""What makes wrong shards of sound ones in a folder -> what the error says."""
+
+WRONG_SETTINGS: dict[tuple[str, ...], str] = {
+    ("model.classes=3",): r"model\.classes = 3, but the shards of train have 2 \(benign, malignant\): change one",
+    ("model.mask_classes=4",): r"model\.mask_classes = 4, but the shards of train have 2 \(background, lesion\)",
+    ("streams.train.count=9",): r"streams\.train\.count = 9 cannot be shared by 2 ranks: use 1, 3, 9 ranks, or another",
+    ("train.micro_batch=1",): r"train\.micro_batch = 1 splits a step into 4 micro batches, .*dice_scope = \"sample\"",
+    ("train.best=dise",): r"train\.best = 'dise' is no metric of this data: use one of loss, .*dice_lesion",
+    (
+        "streams.other.shards=x",
+        "streams.other.count=4",
+    ): r"streams\.other is not used: recipe uml has the streams train",
+    ("train.validate_split=vall",): r"shard folder .*vall does not exist",
+    ("train.stepz=3",): r"unknown key train\.stepz: did you mean train\.steps\?",
+    ("recipe=umi",): r"unknown recipe 'umi': use one of ",
+}
+"""Words that make a sound configuration of recipe uml on two ranks wrong -> what the error says."""

@@ -1,0 +1,67 @@
+"""The dry run: what a run would need, in numbers worked out by hand."""
+
+import pytest
+
+import toy_recipe
+from runs import uml_tree
+from uml_dist.config_file import apply_overrides, validate
+from uml_dist.train.dry_run import dry_run, state_bytes
+from uml_dist.train.setup import prepare
+
+assert toy_recipe
+
+
+@pytest.mark.parametrize(
+    ("stage", "moments", "ranks", "expected"),
+    [
+        # 1000 float32 parameters: weights 4000 bytes, gradients 4000, each moment 4000, a copy of the weights 4000.
+        (0, 2, 1, 16000),
+        (0, 2, 4, 16000),
+        (1, 2, 4, 4000 + 4000 + 3 * 1000),
+        (2, 2, 4, 4000 + 1000 + 3 * 1000),
+        (3, 2, 4, 1000 + 1000 + 3 * 1000),
+        (0, 1, 4, 12000),
+        (3, 1, 4, 1000 + 1000 + 2 * 1000),
+        (2, 2, 1, 20000),
+    ],
+)
+def test_each_stage_parts_one_thing_more(stage, moments, ranks, expected):
+    assert state_bytes(1000, moments, stage, ranks) == expected
+
+
+def test_phases_streams_and_networks_are_listed(partly_known):
+    stream = {"shards": str(partly_known), "count": 8}
+    tree = {
+        "recipe": "toy",
+        "streams": {"labelled": stream, "unlabelled": {**stream, "count": 12}},
+        "train": {"steps": 10, "best": "accuracy", "micro_batch": 5},
+        "optimizer": {"name": "sgd"},
+    }
+    lines = dry_run(prepare(validate(tree, "test"), 2), 2).splitlines()
+    assert lines[0] == (
+        "phase supervised: 5 steps; a global batch holds 8 of labelled; 4 at once on each of 2 ranks, accumulation 1"
+    )
+    assert lines[1] == (
+        "phase both: 5 steps; a global batch holds 8 of labelled, 12 of unlabelled; "
+        "5 at once on each of 2 ranks, accumulation 2"
+    )
+    assert lines[2] == "stream labelled: 96 samples of 32 x 32, 12.00 steps per epoch"
+    assert lines[3] == "stream unlabelled: 96 samples of 32 x 32, 8.00 steps per epoch"
+    by_name = {line.split()[0]: line for line in lines[5:]}
+    # 3 x 6 filters of 3 x 3 and 6 offsets, 6 x 2 weights and 2 offsets; 3 x 5 + 5 + 5 + 1.
+    assert int(by_name["student"].split()[1]) == 182
+    assert int(by_name["critic"].split()[1]) == 26
+    assert "student" in by_name["teacher"]
+    assert "student" in by_name["before"]
+
+
+def test_bytes_are_printed_by_stage(partly_known):
+    tree = apply_overrides(uml_tree(partly_known), ["model.width=0.125"])
+    setup = prepare(validate(tree, "test"), 2)
+    parameters = sum(tensor.numel() for tensor in setup.recipe.networks["uml"].build().parameters())
+    line = dry_run(setup, 2).splitlines()[-1]
+    megabytes = parameters * 4 / 1e6
+    assert line.split()[:2] == ["uml", f"{parameters:,}"]
+    # Weights, gradients, two moments and, above stage 0, a copy; halved is what two ranks share.
+    expected = [4.0, 2 + 1.5, 1 + 0.5 + 1.5, 0.5 + 0.5 + 1.5]
+    assert line.partition("  ")[2].split("  ")[-1] == " | ".join(f"{megabytes * share:.1f} MB" for share in expected)

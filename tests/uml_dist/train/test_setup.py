@@ -1,0 +1,284 @@
+"""What is checked before any rank starts: every bad input is one line, and every good one is what it says."""
+
+import re
+from typing import get_args
+
+import pytest
+
+import toy_recipe
+from broken_shards import WRONG_SETTINGS, WRONG_SHARDS, ThreePixelClasses, restate, write_shards
+from runs import uml_tree
+from uml_dist.config import DataConfig
+from uml_dist.config_file import apply_overrides, validate
+from uml_dist.errors import UmlError
+from uml_dist.train.checkpoint import RunState, find_checkpoint, save_checkpoint
+from uml_dist.train.data import loader_workers, make_streams, share_of
+from uml_dist.train.setup import find_resume, prepare
+from uml_shards import ShardError
+from uml_shards.augment import AUGMENTATIONS
+
+assert toy_recipe
+
+
+def refused(tree, *words, ranks=2) -> str:
+    """The one line with which a configuration is refused."""
+    with pytest.raises((UmlError, ShardError)) as raised:
+        prepare(validate(apply_overrides(tree, words), "run.toml"), ranks)
+    line = str(raised.value)
+    assert line
+    assert "\n" not in line
+    return line
+
+
+def setup_of(tree, *words, ranks=1):
+    return prepare(validate(apply_overrides(tree, words), "run.toml"), ranks)
+
+
+@pytest.fixture
+def toy_tree(partly_known):
+    stream = {"shards": str(partly_known), "count": 8}
+    return {
+        "recipe": "toy",
+        "streams": {"labelled": stream, "unlabelled": {**stream, "count": 12}},
+        "train": {"steps": 10, "best": "accuracy"},
+    }
+
+
+@pytest.mark.parametrize("wrong", WRONG_SHARDS, ids=lambda wrong: wrong.__name__)
+def test_wrong_shards_are_one_line(partly_known, tmp_path, wrong):
+    line = refused(uml_tree(wrong(partly_known, tmp_path)))
+    assert re.search(WRONG_SHARDS[wrong], line), line
+
+
+@pytest.mark.parametrize("words", WRONG_SETTINGS, ids=" ".join)
+def test_wrong_settings_are_one_line(partly_known, words):
+    line = refused(uml_tree(partly_known), *words)
+    assert re.search(WRONG_SETTINGS[words], line), line
+
+
+def test_mask_values_out_of_range_are_one_line_when_they_are_read(tmp_path):
+    shards = write_shards(tmp_path, ThreePixelClasses, "train", "val")
+    for name in ("train", "val"):
+        restate(shards / name, mask_classes=["background", "lesion"])
+    setup = setup_of(uml_tree(shards, streams__train__count=2))
+    message = r"shard-\d+\.tar: sample train-\d+: mask\.png: value 2 is out of range: 2 mask classes, and 255 = ignore$"
+    with pytest.raises(ShardError, match=message) as raised:
+        make_streams(setup.config, setup.splits)["train"].sample(0)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_run_without_a_length_is_refused(partly_known):
+    tree = uml_tree(partly_known)
+    del tree["train"]["steps"]
+    assert refused(tree) == "the length of the run is not stated: set train.steps or train.epochs"
+
+
+def test_a_stream_that_is_missing_or_spelled_wrong_is_named(partly_known, toy_tree):
+    del toy_tree["streams"]["unlabelled"]
+    line = "streams.unlabelled is missing: recipe toy has the streams labelled, unlabelled"
+    assert refused(toy_tree) == line
+    tree = uml_tree(partly_known)
+    tree["streams"]["trian"] = tree["streams"].pop("train")
+    assert refused(tree).startswith("streams.train is missing: ")
+
+
+def test_every_stream_s_slots_must_be_shared_evenly(toy_tree):
+    line = refused(toy_tree, "streams.unlabelled.count=10", ranks=4)
+    assert line.startswith("streams.unlabelled.count = 10 cannot be shared by 4 ranks: use 1, 2, 5, 10 ranks")
+
+
+def test_sizes_that_differ_need_a_stated_one(toy_tree, tmp_path):
+    toy_tree["streams"]["unlabelled"]["shards"] = str(write_shards(tmp_path, ThreePixelClasses, "train"))
+    restate(tmp_path / "train", mask_classes=["background", "lesion"])
+    assert refused(toy_tree, ranks=1) == "the images of the shards differ in size: set data.size"
+    assert setup_of(toy_tree, "data.size=24").size == (24, 24)
+
+
+def test_unknown_phases_are_refused(partly_known):
+    line = refused(uml_tree(partly_known), 'phases=[{name = "warm", steps = 3}]')
+    assert line == "phases: recipe uml has no phase 'warm': it has train"
+
+
+def test_a_sound_configuration_says_what_will_run(partly_known):
+    setup = setup_of(uml_tree(partly_known))
+    assert [(phase.name, steps) for phase, steps in setup.phases] == [("train", 5)]
+    assert (setup.steps, setup.size, setup.first_stream) == (5, (32, 32), "train")
+    assert (len(setup.splits["train"]), len(setup.validation)) == (96, 12)
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [("2", 24), ("0.1", 2), ("1.01", 13)])
+def test_epochs_become_steps_rounded_up(partly_known, epochs, steps):
+    tree = uml_tree(partly_known)  # 96 samples, 8 in a global batch
+    del tree["train"]["steps"]
+    assert setup_of(tree, f"train.epochs={epochs}").steps == steps
+
+
+def phase_steps(tree, *words):
+    return [(phase.name, steps) for phase, steps in setup_of(tree, *words).phases]
+
+
+@pytest.mark.parametrize(("steps", "supervised"), [(10, 5), (5, 2), (7, 4)])
+def test_phases_share_the_steps_of_the_run(toy_tree, steps, supervised):
+    found = phase_steps(toy_tree, f"train.steps={steps}")
+    assert found == [("supervised", supervised), ("both", steps - supervised)]
+
+
+def test_stated_phases_take_the_steps_that_they_state(toy_tree):
+    both = 'phases=[{name = "both", steps = 7}, {name = "supervised", steps = 2}]'
+    assert phase_steps(toy_tree, both) == [("supervised", 2), ("both", 7)]
+    del toy_tree["train"]["steps"]
+    assert phase_steps(toy_tree, both) == [("supervised", 2), ("both", 7)]
+    line = refused(toy_tree, 'phases=[{name = "both", steps = 7}]', ranks=1)
+    assert line.startswith("the length of the run is not stated")
+
+
+def test_progress_counts_the_run_and_the_phase(toy_tree):
+    setup = setup_of(toy_tree, 'phases=[{name = "supervised", steps = 2}, {name = "both", steps = 6}]')
+    progress = setup.progress(RunState("toy", step=4, phase=1, phase_step=2))
+    assert (progress.step, progress.steps, progress.phase) == (4, 8, "both")
+    assert (progress.phase_step, progress.phase_steps, progress.fraction) == (2, 6, 0.5)
+    assert setup.progress(RunState("toy", step=8, phase=2)).fraction == 1.0
+
+
+def toy_share(tree, *words, rank=0, ranks=1):
+    config = validate(apply_overrides(tree, words), "run.toml")
+    return share_of(config, ("labelled", "unlabelled"), rank, ranks)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "limit", "accumulation", "micro_batch"),
+    # 8 + 12 samples: per rank 8 + 12, 4 + 6 or 2 + 3.
+    [(1, None, 1, 20), (1, 20, 1, 20), (1, 19, 2, 10), (1, 9, 4, 5), (2, 9, 2, 5), (4, 5, 1, 5)],
+)
+def test_accumulation_is_the_smallest_that_fits_and_divides_every_stream(
+    toy_tree, ranks, limit, accumulation, micro_batch
+):
+    share = toy_share(toy_tree, *([f"train.micro_batch={limit}"] if limit else []), ranks=ranks)
+    assert (share.accumulation, share.micro_batch) == (accumulation, micro_batch)
+
+
+def test_a_micro_batch_too_small_for_its_streams_names_the_smallest(toy_tree):
+    with pytest.raises(UmlError, match=r"train\.micro_batch = 4 is too small: 20 samples .* no fewer than 5 at once$"):
+        toy_share(toy_tree, "train.micro_batch=4")
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("limit", [20, 5])
+def test_ranks_and_micro_batches_together_read_each_position_of_a_step_once(toy_tree, ranks, limit):
+    first = {"labelled": 100, "unlabelled": 1000}
+    for step in (0, 3):
+        read = {"labelled": [], "unlabelled": []}
+        for rank in range(ranks):
+            share = toy_share(toy_tree, f"train.micro_batch={limit}", rank=rank, ranks=ranks)
+            requests = list(share.micro_batches(step, first))
+            assert len(requests) == share.accumulation
+            assert {sum(map(len, request.values())) for request in requests} == {share.micro_batch}
+            for request in requests:
+                for name, positions in request.items():
+                    read[name] += positions
+        assert read["labelled"] == list(range(100 + 8 * step, 108 + 8 * step))
+        assert read["unlabelled"] == list(range(1000 + 12 * step, 1012 + 12 * step))
+
+
+@pytest.mark.parametrize(
+    ("words", "on_gpu", "local_ranks", "workers"),
+    [((), False, 1, 0), ((), True, 1, 4), ((), True, 4, 3), ((), True, 8, 1), (("data.workers=2",), False, 8, 2)],
+)
+def test_workers_read_ahead_beside_a_gpu_only_unless_told(
+    partly_known, monkeypatch, words, on_gpu, local_ranks, workers
+):
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    tree = uml_tree(partly_known)
+    del tree["data"]["workers"]
+    assert loader_workers(validate(apply_overrides(tree, words), "run.toml"), on_gpu, local_ranks) == workers
+
+
+def test_every_augmentation_can_be_configured():
+    assert set(get_args(DataConfig.model_fields["augment"].annotation)) == set(AUGMENTATIONS)
+
+
+def started(setup, run, **changes):
+    """A run folder with a checkpoint of a setup, but for some changes."""
+    config = setup.config.model_dump(mode="json", exclude_none=True)
+    state = RunState(**{"recipe": setup.config.recipe, "step": 3, "config": config, **changes})
+    return save_checkpoint(run / "checkpoints", {}, state)
+
+
+def cannot_resume(setup, run, resume="auto") -> str:
+    with pytest.raises(UmlError) as raised:
+        find_resume(setup, run, resume)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_a_folder_without_a_run_starts_at_the_beginning(partly_known, tmp_path):
+    setup = setup_of(uml_tree(partly_known))
+    for resume in ("auto", "never"):
+        assert find_resume(setup, tmp_path / "absent", resume) is None
+
+
+def test_a_run_goes_on_where_it_stopped_when_asked(partly_known, tmp_path):
+    setup = setup_of(uml_tree(partly_known))
+    saved = started(setup, tmp_path)
+    found = find_resume(setup, tmp_path, "auto")
+    assert found is not None
+    assert (found[0], found[1].step) == (saved, 3)
+    assert "holds a run already: go on with it by --resume auto" in cannot_resume(setup, tmp_path, "never")
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(partly_known, tmp_path):
+    setup = setup_of(uml_tree(partly_known))
+    started(setup, tmp_path, recipe="toy")
+    line = cannot_resume(setup, tmp_path)
+    assert "is of recipe toy, the configuration of recipe uml: choose another --run" in line
+
+
+def test_a_damaged_checkpoint_is_refused(partly_known, tmp_path):
+    setup = setup_of(uml_tree(partly_known))
+    path = started(setup, tmp_path) / "state.json"
+    path.write_text(path.read_text().replace('"step": 3', '"step": 4'))
+    assert "state.json is missing or damaged" in cannot_resume(setup, tmp_path)
+    (tmp_path / "checkpoints" / "latest").write_text("step-000009\n")
+    assert "step-000009 has no readable MANIFEST.json" in cannot_resume(setup, tmp_path)
+    assert find_checkpoint(tmp_path) is not None
+
+
+@pytest.mark.parametrize(
+    ("word", "difference"),
+    [
+        ("train.seed=1", "train.seed: 0 -> 1"),
+        ("train.steps=6", "train.steps: 5 -> 6"),
+        ("streams.train.count=16", "streams.train.count: 8 -> 16"),
+        ("optimizer.lr=0.5", "optimizer.lr: 0.001 -> 0.5"),
+        ("model.dropout=0.0", "model.dropout: 0.2 -> 0.0"),
+        ("data.augment=none", "data.augment: light -> none"),
+        ("objective.dice_scope=sample", "objective.dice_scope: global -> sample"),
+        ("networks.uml.optimizer.lr=0.5", "networks.uml: None -> {"),
+    ],
+)
+def test_a_resumed_run_may_not_compute_something_else(partly_known, tmp_path, word, difference):
+    tree = uml_tree(partly_known)
+    started(setup_of(tree), tmp_path)
+    line = cannot_resume(setup_of(tree, word), tmp_path)
+    assert f"was started with another configuration ({difference}" in line
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "zero.stage=3",
+        "checkpoint.every=7",
+        "data.workers=2",
+        "metrics.enabled=true",
+        "model.checkpointing=true",
+        "train.log_every=3",
+        "train.validate_every=9",
+        "train.micro_batch=100",
+        "train.best=accuracy",
+        "deepspeed.wall_clock_breakdown=true",
+    ],
+)
+def test_a_resumed_run_may_change_how_it_computes(partly_known, tmp_path, word):
+    tree = uml_tree(partly_known)
+    started(setup_of(tree), tmp_path)
+    assert find_resume(setup_of(tree, word), tmp_path, "auto") is not None
