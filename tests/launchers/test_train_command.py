@@ -133,6 +133,12 @@ def test_slots_that_the_ranks_do_not_divide_list_the_valid_ones(command, write, 
     assert_refused(done, folder, r"count = 8 cannot be shared by 3 ranks: use 1, 2, 4, 8 ranks")
 
 
+@pytest.mark.parametrize("asked", [0, -2])
+def test_fewer_workers_than_one_are_refused_also_by_the_dry_run(command, write, folder, partly_known, asked):
+    done = command("--config", write(uml_tree(partly_known)), f"--num_gpus={asked}", "--dry-run")
+    assert_refused(done, folder, rf"--num_gpus {asked}: at least 1 worker is needed")
+
+
 @pytest.mark.parametrize("name", ["absent.toml", "broken.toml"])
 def test_a_configuration_that_cannot_be_read_is_one_line(command, folder, name):
     (folder / "broken.toml").write_text("recipe = \n\n")

@@ -117,6 +117,7 @@ WRONG_SETTINGS: dict[tuple[str, ...], str] = {
         "streams.other.shards=x",
         "streams.other.count=4",
     ): r"streams\.other is not used: recipe uml has the streams train",
+    ("model.init=absent",): r"model\.init = 'absent' is neither a checkpoint, a run folder nor a safetensors file",
     ("train.validate_split=vall",): r"shard folder .*vall does not exist",
     ("train.stepz=3",): r"unknown key train\.stepz: did you mean train\.steps\?",
     ("recipe=umi",): r"unknown recipe 'umi': use one of ",

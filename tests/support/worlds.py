@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-# What a rank would import by itself, DeepSpeed's optimisers (2 s, most of it torch's compiler) among it.
-PRELOAD = ("worlds", "runs", "uml_dist.recipes.uml.recipe", "deepspeed.runtime.zero.muon.original_muon")
+# What a rank would import by itself, DeepSpeed's optimisers (2 s, most of it torch's compiler) among it. Installed
+# modules only: the server of Python 3.11 does not know our import path, and passes over what it cannot find.
+PRELOAD = ("uml_dist.train.trainer", "uml_dist.recipes.uml.recipe", "deepspeed.runtime.zero.muon.original_muon")
 CONTEXT.set_forkserver_preload(list(PRELOAD))
 TIMEOUT_SECONDS = 120
 

@@ -204,6 +204,13 @@ def started(setup, run, **changes):
     return save_checkpoint(run / "checkpoints", {}, state)
 
 
+def test_weights_to_start_from_may_not_be_of_another_recipe(partly_known, tmp_path):
+    tree = uml_tree(partly_known)
+    started(setup_of(tree), tmp_path, recipe="toy")
+    line = refused(tree, f"model.init={tmp_path}")
+    assert line.endswith("is of recipe toy, the configuration of recipe uml")
+
+
 def cannot_resume(setup, run, resume="auto") -> str:
     with pytest.raises(UmlError) as raised:
         find_resume(setup, run, resume)
