@@ -49,6 +49,8 @@ def main() -> int:
 
             print(dry_run(setup, ranks) + "\n" if speaks else "", end="")
             return 0
+        if options.resume == "auto" and options.run is None:
+            raise UmlError("--resume auto needs to know which run: add --run runs/NAME")
         resume = find_resume(setup, options.run, options.resume) if options.run else None
         devices = ensure_world(options.num_gpus, options.cpu)
     except (UmlError, ShardError) as error:

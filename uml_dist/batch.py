@@ -66,8 +66,8 @@ class Batch:
 def collate(stream: Stream, samples: Sequence[Sample], positions: Sequence[int]) -> Batch:
     """Make a batch of a stream's samples and their positions."""
     manifest = stream.split.manifest
-    mean = np.asarray(manifest.statistics.mean, dtype=np.float32)
-    std = np.asarray(manifest.statistics.std, dtype=np.float32)
+    mean = np.asarray(stream.statistics.mean, dtype=np.float32)
+    std = np.asarray(stream.statistics.std, dtype=np.float32)
     images = np.stack([normalise(sample.image, mean, std) for sample in samples])
     lesions = (len(manifest.mask_names),) if manifest.mask_names else ()
     unknown = np.full((*lesions, *stream.size), IGNORE, dtype=np.uint8)

@@ -1,5 +1,6 @@
 """The manifest: the JSON that describes one split, beside its tars."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,12 +86,17 @@ class Manifest(BaseModel):
     options: dict[str, Any] = {}
     licence: str
     source: str
-    shards: tuple[Shard, ...]
+    shards: tuple[Shard, ...] = Field(min_length=1)
 
     @property
     def samples(self) -> int:
         """Samples in the split."""
         return sum(shard.samples for shard in self.shards)
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of all that it says, the digests of the shards among it: equal for the same data anywhere."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     @classmethod
     def load(cls, directory: str | Path) -> "Manifest":

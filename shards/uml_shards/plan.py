@@ -97,6 +97,24 @@ class Plan:
         return keyed_permutation(size, self.seed, self.stream, "window", epoch, slot, window)
 
 
+class InOrder:
+    """The plan of an evaluation: every sample once, in the manifest's order; beyond the last there is padding.
+
+    Args:
+        samples: in the split.
+    """
+
+    stream = "evaluation"
+    seed = 0
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def sample(self, position: int) -> int | None:
+        """The sample at a position; None where only padding is."""
+        return position if position < self.samples else None
+
+
 def owned_slots(slots: int, rank: int, ranks: int) -> range:
     """The slots of a global batch that a rank owns: whole, contiguous, equally many on every rank.
 

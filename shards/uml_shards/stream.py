@@ -9,6 +9,7 @@ import numpy as np
 
 from .augment import AUGMENTATIONS, resize
 from .errors import ShardError
+from .manifest import Statistics
 from .sample import IGNORE, Sample
 from .split import Split
 
@@ -39,6 +40,7 @@ class Stream:
         split: where the samples are.
         plan: which one stands at which position.
         size: (H, W) of every sample given.
+        statistics: by which its images are to be normalised: those of the training data, whatever split this is.
         augment: name of an augmentation in `uml_shards.augment.AUGMENTATIONS`.
         on_bad_sample: stop with an error, or keep the bad sample's place with a placeholder of weight 0.
     """
@@ -46,6 +48,7 @@ class Stream:
     split: Split
     plan: Order
     size: tuple[int, int]
+    statistics: Statistics
     augment: str = "none"
     on_bad_sample: Literal["error", "skip"] = "error"
 

@@ -42,7 +42,8 @@ def damaged(made, tmp_path_factory):
 
 def stream_of(folder, name="train", **changes) -> Stream:
     plan = Plan([4, 4, 4], slots=4, seed=2, stream=name)
-    return Stream(open_split(folder), plan, **{"size": SIZE, **changes})
+    split = open_split(folder)
+    return Stream(split, plan, **{"size": SIZE, "statistics": split.manifest.statistics, **changes})
 
 
 def place_of(stream: Stream, number: int) -> int:
@@ -107,7 +108,8 @@ def test_padding_is_a_placeholder_of_the_stream_s_size(made):
         def sample(self, position):
             return None
 
-    given = Stream(open_split(made), Nothing(), (24, 32)).sample(0)
+    split = open_split(made)
+    given = Stream(split, Nothing(), (24, 32), split.manifest.statistics).sample(0)
     assert (given.key, given.weight, given.meta) == ("padding", 0.0, {})
     assert (given.image.shape, given.mask.shape) == ((24, 32, 3), (24, 32))
 

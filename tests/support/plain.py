@@ -31,7 +31,7 @@ def train_plainly(tree: dict[str, Any]) -> Trace:
         if isinstance(role, Trained)
     }
     taken = dict.fromkeys(optimizers, 0)
-    streams = make_streams(config, setup.splits)
+    streams = make_streams(config, setup.splits, setup.size, setup.statistics)
     positions = dict.fromkeys(streams, 0)
     trace, done = Trace(), 0
     for phase, steps in setup.phases:

@@ -12,7 +12,9 @@ from uml_dist.evaluate import evaluate_split
 from uml_dist.evaluate.cases import Case
 from uml_dist.recipes import Progress, Recipe, Step, Trained
 from uml_dist.reduce import GlobalBatch
+from uml_shards.plan import InOrder
 from uml_shards.split import open_split
+from uml_shards.stream import Stream
 
 
 class PlainRecipe(Recipe):
@@ -55,7 +57,8 @@ def evaluate(folder: str, batch_size: int, workers: int = 0, **recipe: Any) -> t
     plain = PlainRecipe(**recipe)
     networks = {"plain": nn.Identity(), "resting": nn.Identity().eval()}
     device = torch.device("cpu")
-    cases = evaluate_split(plain, networks, split, split.manifest.size, batch_size, device, nullcontext(), workers)
+    stream = Stream(split, InOrder(len(split)), split.manifest.size, split.manifest.statistics)
+    cases = evaluate_split(plain, networks, stream, batch_size, device, nullcontext(), workers)
     assert plain.training == {False}
     assert (networks["plain"].training, networks["resting"].training) == (True, False)
     return cases, plain.batch_sizes

@@ -21,7 +21,8 @@ WORD = (1 << 64) - 1
 
 def stream_of(name="train", seed=3, **changes) -> Stream:
     manifest = manifest_of(**{"size": SIZE, **changes})
-    return Stream(SimpleNamespace(manifest=manifest), Plan([8], slots=4, seed=seed, stream=name), SIZE)
+    plan = Plan([8], slots=4, seed=seed, stream=name)
+    return Stream(SimpleNamespace(manifest=manifest), plan, SIZE, manifest.statistics)
 
 
 def sample_of(key="a", value=51, channels=3, **changes) -> Sample:

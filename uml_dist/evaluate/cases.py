@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from uml_shards.loader import load
 from uml_shards.sample import IGNORE
-from uml_shards.split import Split
 from uml_shards.stream import Stream
 
 from ..batch import Batch, Prediction, collate
@@ -19,26 +18,11 @@ from ..recipes import Recipe
 Case = dict[str, Any]
 
 
-class InOrder:
-    """The plan of an evaluation: every sample once, in the manifest's order; beyond the last there is padding."""
-
-    stream = "evaluation"
-    seed = 0
-
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
-
-    def sample(self, position: int) -> int | None:
-        """The sample at a position; None where only padding is."""
-        return position if position < self.samples else None
-
-
 @torch.no_grad()
 def evaluate_split(
     recipe: Recipe,
     networks: Mapping[str, nn.Module],
-    split: Split,
-    size: tuple[int, int],
+    stream: Stream,
     batch_size: int,
     device: torch.device,
     autocast: AbstractContextManager[Any],
@@ -52,8 +36,7 @@ def evaluate_split(
     Args:
         recipe: that predicts.
         networks: by name; put into evaluation mode meanwhile.
-        split: to be evaluated.
-        size: (H, W) of the samples.
+        stream: the split to be evaluated, in its own order.
         batch_size: samples per rank at once.
         device: of the networks.
         autocast: the precision to predict in; entered for every batch.
@@ -61,8 +44,7 @@ def evaluate_split(
     """
     ranks = distributed.get_world_size() if distributed.is_initialized() else 1
     rank = distributed.get_rank() if distributed.is_initialized() else 0
-    stream = Stream(split, InOrder(len(split)), size)
-    per_rank = -(-len(split) // ranks)
+    per_rank = -(-len(stream.split) // ranks)
     first = rank * per_rank
     requests = [
         {stream.name: list(range(start, min(start + batch_size, first + per_rank)))}

@@ -40,6 +40,7 @@ class RunState:
         steps_of: optimiser steps that each trained network has taken.
         best: value of the best metric so far; None before the first validation.
         best_step: the step at which it was reached.
+        data: digest of each stream's manifest.
         config: the resolved configuration.
         versions: of the libraries that wrote it.
     """
@@ -52,6 +53,7 @@ class RunState:
     steps_of: dict[str, int] = field(default_factory=dict)
     best: float | None = None
     best_step: int | None = None
+    data: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -69,7 +71,8 @@ def save_checkpoint(folder: Path, networks: Mapping[str, NetworkState], run: Run
     """
     final = folder / folder_name(run.step)
     temporary = folder / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for unfinished in folder.glob(".step-*.tmp"):
+        shutil.rmtree(unfinished)
     temporary.mkdir(parents=True)
     for name, state in networks.items():
         save_file({key: value.contiguous() for key, value in state.weights.items()}, temporary / f"{name}.safetensors")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
 
-from uml_shards.plan import Plan, owned_slots
+from uml_shards.manifest import Statistics
+from uml_shards.plan import InOrder, Plan, owned_slots
 from uml_shards.split import Split, open_split
 from uml_shards.stream import Stream
 
@@ -96,9 +97,10 @@ def image_size(config: RunConfig, splits: Mapping[str, Split]) -> tuple[int, int
     return next(size for size in sizes if size is not None)
 
 
-def make_streams(config: RunConfig, splits: Mapping[str, Split]) -> dict[str, Stream]:
-    """Every stream of the configuration."""
-    size = image_size(config, splits)
+def make_streams(
+    config: RunConfig, splits: Mapping[str, Split], size: tuple[int, int], statistics: Statistics
+) -> dict[str, Stream]:
+    """Every stream of the configuration, of one size and normalised alike."""
     return {
         name: Stream(
             split=splits[name],
@@ -110,11 +112,17 @@ def make_streams(config: RunConfig, splits: Mapping[str, Split]) -> dict[str, St
                 window=config.data.window,
             ),
             size=size,
+            statistics=statistics,
             augment=config.data.augment,
             on_bad_sample=config.data.on_bad_sample,
         )
         for name, stream in config.streams.items()
     }
+
+
+def evaluation_stream(config: RunConfig, split: Split, size: tuple[int, int], statistics: Statistics) -> Stream:
+    """A split in its own order, each sample once, as it is; normalised as the training data are."""
+    return Stream(split, InOrder(len(split)), size, statistics, on_bad_sample=config.data.on_bad_sample)
 
 
 def loader_workers(config: RunConfig, on_gpu: bool, local_ranks: int) -> int:

@@ -40,7 +40,8 @@ def dry_run(setup: Setup, ranks: int) -> str:
             lines.append(f"{name:<16}{'':>12}  {network}")
             continue
         parameters = sum(parameter.numel() for parameter in network.build().parameters())
-        moments = 1 if setup.config.optimizer_of(name).name == "sgd" else 2
+        optimizer = setup.config.optimizer_of(name)
+        moments = 2 if optimizer.name != "sgd" else int(optimizer.momentum > 0)
         sizes = " | ".join(f"{state_bytes(parameters, moments, stage, ranks) / 1e6:.1f} MB" for stage in range(4))
         lines.append(f"{name:<16}{parameters:>12,}  {sizes}")
     return "\n".join(lines)

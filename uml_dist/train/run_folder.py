@@ -1,6 +1,7 @@
 """The run folder: configuration, status and metrics of a run, where scripts and people find them."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -69,10 +70,18 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         if not self.writes or not path.is_file():
             return
-        kept = [line for line in path.read_text().splitlines() if line and json.loads(line)["step"] <= step]
+        kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
         temporary = path.with_suffix(".jsonl.tmp")
         temporary.write_text("".join(line + "\n" for line in kept))
         temporary.replace(path)
+
+
+def _step(line: str) -> float:
+    """The step of a line of metrics.jsonl; infinite for one that a kill has cut short."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def versions() -> dict[str, str]:

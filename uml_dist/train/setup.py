@@ -1,12 +1,13 @@
 """Everything about a run that can be known and checked before any rank starts: cheap, and no network is built."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import ceil
 from pathlib import Path
 
-from uml_shards.manifest import Manifest
+from uml_shards.manifest import Manifest, Statistics
 from uml_shards.split import Split, open_split
 
 from ..config import RunConfig
@@ -17,9 +18,11 @@ from ..recipes import Phase, Progress, Recipe, recipe_class
 from .checkpoint import RunState, find_checkpoint, read_state, verify
 from .data import Share, image_size, open_splits, share_of, split_folder
 
-MAY_CHANGE = ("checkpoint", "data.workers", "deepspeed", "metrics", "model.checkpointing", "model.init", "train.best",
-              "train.log_every", "train.micro_batch", "train.validate_every", "zero")  # fmt: skip
-"""Settings that a resumed run may change: they do not change what is computed, but for rounding."""
+MAY_CHANGE = re.compile(
+    r"(checkpoint|deepspeed|metrics|zero)\.|data\.(workers|on_bad_sample)|streams\.[^.]+\.shards"
+    r"|model\.(checkpointing|init)|train\.(best|log_every|micro_batch|validate_every)"
+)
+"""Settings that a resumed run may change: where things are and how they are computed, but not what, save rounding."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,18 @@ class Setup:
 
     @property
     def first_stream(self) -> str:
-        """The stream by which epochs are counted."""
+        """The stream by which epochs are counted and images normalised."""
         return self.recipe.stream_names[0]
+
+    @property
+    def statistics(self) -> Statistics:
+        """By which the images of all streams and of the validation are normalised."""
+        return self.splits[self.first_stream].manifest.statistics
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digest of each stream's manifest."""
+        return {name: split.manifest.digest for name, split in self.splits.items()}
 
     def progress(self, run: RunState) -> Progress:
         """How far a run is."""
@@ -108,6 +121,8 @@ def find_resume(setup: Setup, run: Path, resume: str) -> tuple[Path, RunState] |
         UmlError: the folder holds a run and `resume` is "never"; or the checkpoint is damaged, of another recipe or of
             another configuration.
     """
+    if run.exists() and not run.is_dir():
+        raise UmlError(f"run folder {run} is a file: choose another --run")
     checkpoint = find_checkpoint(run)
     if checkpoint is None:
         return None
@@ -120,8 +135,12 @@ def find_resume(setup: Setup, run: Path, resume: str) -> tuple[Path, RunState] |
             f"checkpoint {checkpoint} is of recipe {state.recipe}, the configuration of recipe {setup.config.recipe}: "
             "choose another --run"
         )
+    for name, digest in setup.digests.items():
+        if state.data.get(name, digest) != digest:
+            shards = setup.config.streams[name].shards
+            raise UmlError(f"run {run} was started with other shards than those in {shards}: choose another --run")
     now = setup.config.model_dump(mode="json", exclude_none=True)
-    changed = [line for line in differences(state.config, now) if not line.startswith(MAY_CHANGE)]
+    changed = [line for line in differences(state.config, now) if not MAY_CHANGE.match(line)]
     if changed:
         raise UmlError(f"run {run} was started with another configuration ({'; '.join(changed)}): choose another --run")
     return checkpoint, state
@@ -146,6 +165,10 @@ def _check_classes(config: RunConfig, manifest: Manifest, first: Manifest, name:
                 f"model.{key} = {stated}, but the shards of {name} have {len(classes)} ({', '.join(classes)}): "
                 "change one of them"
             )
+        if manifest.channels != first.channels:
+            raise UmlError(
+                f"the images of {name} have {manifest.channels} channels, those of training {first.channels}"
+            )
         if classes != getattr(first, key):
             raise UmlError(f"the {key} of {name} are {classes}, those of the first stream {getattr(first, key)}")
 
@@ -156,6 +179,10 @@ def _phases(config: RunConfig, recipe: Recipe, samples: int) -> tuple[tuple[Phas
     for name in stated:
         if name not in names:
             raise UmlError(f"phases: recipe {config.recipe} has no phase {name!r}: it has {', '.join(names)}")
+    if len(stated) < len(config.phases):
+        raise UmlError(f"phases: a name is there twice: {', '.join(phase.name for phase in config.phases)}")
+    if len(stated) == len(names) and (config.train.steps or config.train.epochs):
+        raise UmlError("every phase states its steps: leave out train.steps and train.epochs")
     steps = config.train.steps
     if config.train.epochs is not None:
         steps = ceil(config.train.epochs * samples / config.streams[recipe.stream_names[0]].count)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..evaluate.metrics import LOWER_IS_BETTER
 from ..recipes import Phase
 from ..reduce import GlobalBatch, world_size
 from .checkpoint import RunState, point, prune, read_networks, read_weights_file, save_checkpoint
-from .data import Share, loader_workers, make_streams
+from .data import Share, evaluation_stream, loader_workers, make_streams
 from .engine import get_learning_rate, set_learning_rate, step_engine
 from .networks import Networks
 from .optimizer import learning_rate
@@ -52,10 +53,11 @@ class Trainer:
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.workers = loader_workers(self.config, device.type == "cuda", local_ranks)
         self.networks = Networks(setup.recipe, self.config, device)
-        self.streams = make_streams(self.config, setup.splits)
+        self.streams = make_streams(self.config, setup.splits, setup.size, setup.statistics)
         self.state = RunState(
             recipe=self.config.recipe,
             positions=dict.fromkeys(self.streams, 0),
+            data=setup.digests,
             config=self.config.model_dump(mode="json", exclude_none=True),
             versions=versions(),
         )
@@ -65,8 +67,9 @@ class Trainer:
     def resume(self, checkpoint: Path, state: RunState) -> None:
         """Go on from a checkpoint."""
         self.networks.load(read_networks(checkpoint))
-        state.config, state.versions = self.state.config, self.state.versions
-        self.state = state
+        if state.config["train"]["best"] != self.config.train.best:
+            state.best = state.best_step = None
+        self.state = replace(state, config=self.state.config, versions=self.state.versions)
 
     def start_from(self, path: Path) -> None:
         """Begin with the weights of a checkpoint, a run folder's best one, or a safetensors file of the first network.
@@ -170,9 +173,8 @@ class Trainer:
         cases = evaluate_split(
             self.setup.recipe,
             self.networks,
-            self.setup.validation,
-            self.setup.size,
-            max(share.micro_batch, 1),
+            evaluation_stream(self.config, self.setup.validation, self.setup.size, self.setup.statistics),
+            share.micro_batch,
             self.device,
             self.autocast(),
             self.workers,

@@ -86,7 +86,8 @@ def test_a_diverged_loss_is_shown_and_a_counter_is_not_spoilt(caplog: pytest.Log
 
 def test_the_table_is_what_is_exported():
     one = metrics()
-    record(one, **{name: {"x": 1.0} for name in ("loss", "learning_rate", "grad_norm", "vacuity")})
+    record(one)
+    record_log(one, **{name: {"x": 1.0} for name in ("loss", "learning_rate", "grad_norm", "vacuity")})
     one.record_validation({"x": 1.0})
     one.record_skipped("x")
     lines = generate_latest(one.registry).decode().splitlines()

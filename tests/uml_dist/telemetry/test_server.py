@@ -41,9 +41,12 @@ def test_values_move_between_scrapes(metrics: Metrics):
     server = serve_metrics(metrics.registry, 0)
     assert server is not None
     step = {"epoch": 0.1, "images": 4, "seconds": 0.2, "data_wait_seconds": 0.0}
-    metrics.record_step(step=1, **step, loss={"total": 0.5})
+    log = {"learning_rate": {}, "grad_norm": {}, "vacuity": {}}
+    metrics.record_step(step=1, **step)
+    metrics.record_log(loss={"total": 0.5}, **log)
     first = scrape(server)
-    metrics.record_step(step=2, **step, loss={"total": 0.25})
+    metrics.record_step(step=2, **step)
+    metrics.record_log(loss={"total": 0.25}, **log)
     second = scrape(server)
     server.stop()
     assert (first["uml_images_total"], second["uml_images_total"]) == (4, 8)

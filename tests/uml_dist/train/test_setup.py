@@ -1,13 +1,14 @@
 """What is checked before any rank starts: every bad input is one line, and every good one is what it says."""
 
 import re
+import shutil
 from typing import get_args
 
 import pytest
 
 import toy_recipe
 from broken_shards import WRONG_SETTINGS, WRONG_SHARDS, ThreePixelClasses, restate, write_shards
-from runs import uml_tree
+from runs import make_partly_known, uml_tree
 from uml_dist.config import DataConfig
 from uml_dist.config_file import apply_overrides, validate
 from uml_dist.errors import UmlError
@@ -63,7 +64,7 @@ def test_mask_values_out_of_range_are_one_line_when_they_are_read(tmp_path):
     setup = setup_of(uml_tree(shards, streams__train__count=2))
     message = r"shard-\d+\.tar: sample train-\d+: mask\.png: value 2 is out of range: 2 mask classes, and 255 = ignore$"
     with pytest.raises(ShardError, match=message) as raised:
-        make_streams(setup.config, setup.splits)["train"].sample(0)
+        make_streams(setup.config, setup.splits, setup.size, setup.statistics)["train"].sample(0)
     assert "\n" not in str(raised.value)
 
 
@@ -125,14 +126,20 @@ def test_phases_share_the_steps_of_the_run(toy_tree, steps, supervised):
 
 def test_stated_phases_take_the_steps_that_they_state(toy_tree):
     both = 'phases=[{name = "both", steps = 7}, {name = "supervised", steps = 2}]'
-    assert phase_steps(toy_tree, both) == [("supervised", 2), ("both", 7)]
+    assert refused(toy_tree, both, ranks=1).startswith("every phase states its steps: leave out train.steps")
     del toy_tree["train"]["steps"]
     assert phase_steps(toy_tree, both) == [("supervised", 2), ("both", 7)]
     line = refused(toy_tree, 'phases=[{name = "both", steps = 7}]', ranks=1)
     assert line.startswith("the length of the run is not stated")
 
 
+def test_a_phase_named_twice_is_refused(toy_tree):
+    line = refused(toy_tree, 'phases=[{name = "both", steps = 7}, {name = "both", steps = 2}]', ranks=1)
+    assert line == "phases: a name is there twice: both, both"
+
+
 def test_progress_counts_the_run_and_the_phase(toy_tree):
+    del toy_tree["train"]["steps"]
     setup = setup_of(toy_tree, 'phases=[{name = "supervised", steps = 2}, {name = "both", steps = 6}]')
     progress = setup.progress(RunState("toy", step=4, phase=1, phase_step=2))
     assert (progress.step, progress.steps, progress.phase) == (4, 8, "both")
@@ -289,3 +296,23 @@ def test_a_resumed_run_may_change_how_it_computes(partly_known, tmp_path, word):
     tree = uml_tree(partly_known)
     started(setup_of(tree), tmp_path)
     assert find_resume(setup_of(tree, word), tmp_path, "auto") is not None
+
+
+def test_a_run_goes_on_only_with_the_shards_it_was_started_with(partly_known, tmp_path):
+    setup = setup_of(uml_tree(partly_known))
+    config = setup.config.model_dump(mode="json", exclude_none=True)
+    state = RunState("uml", step=1, data=setup.digests, config=config)
+    save_checkpoint(tmp_path / "run" / "checkpoints", {}, state)
+    moved = shutil.copytree(partly_known, tmp_path / "elsewhere")
+    found = find_resume(setup_of(uml_tree(moved)), tmp_path / "run", "auto")
+    assert found is not None
+    assert found[1].step == 1
+    others = make_partly_known(tmp_path / "others", samples=16)
+    with pytest.raises(UmlError, match=r"was started with other shards than those in .*others: choose another --run$"):
+        find_resume(setup_of(uml_tree(others)), tmp_path / "run", "auto")
+
+
+def test_a_run_folder_that_is_a_file_is_refused(partly_known, tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UmlError, match="is a file: choose another --run"):
+        find_resume(setup_of(uml_tree(partly_known)), tmp_path / "run", "auto")
