@@ -16,6 +16,11 @@ def partly_known(tmp_path_factory) -> Path:
     return make_partly_known(tmp_path_factory.mktemp("partly-known"))
 
 
+def pytest_collection_modifyitems(items):
+    """Quick tests first, then worlds of several ranks, then real launches."""
+    items.sort(key=lambda item: [bool(item.get_closest_marker(name)) for name in ("launch", "distributed")])
+
+
 def pytest_runtest_logreport(report):
     SECONDS[str(Path(report.nodeid.partition("::")[0]).parent)] += report.duration
 

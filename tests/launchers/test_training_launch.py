@@ -20,11 +20,13 @@ TRAIN = Path(__file__).parents[2] / "launchers" / "train.py"
 SETTINGS = ["model.width=0.0625", "train.log_every=1", "data.workers=0", "train.validate_every=1000"]
 
 
-def start(shards: Path, run: Path, *words: str, ranks: int = 2) -> subprocess.Popen[str]:
-    """`deepspeed launchers/train.py --num_gpus N ...`, words after the script."""
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--master_port", str(free_port()), str(TRAIN)]
+DEEPSPEED = ("-m", "deepspeed.launcher.runner", "--master_port", str(free_port()))
+
+
+def start(launcher: tuple[str, ...], shards: Path, run: Path, *words: str) -> subprocess.Popen[str]:
+    """`deepspeed launchers/train.py --num_gpus 2 ...` or `python launchers/train.py --num_gpus 2 ...`."""
     settings = [f"streams.train.shards={shards}", "streams.train.count=8", *SETTINGS, *words]
-    command = [*launcher, "--num_gpus", str(ranks), "--cpu", "--run", str(run), *settings]
+    command = [sys.executable, *launcher, str(TRAIN), "--num_gpus", "2", "--cpu", "--run", str(run), *settings]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=run.parent)
 
 
@@ -42,7 +44,7 @@ def test_deepspeed_train_num_gpus_2_trains_on_two_workers_and_says_how_it_goes(p
     run = tmp_path / "run"
     before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     port = free_port()
-    process = start(partly_known, run, "train.steps=40", f"metrics.port={port}", "zero.stage=2")
+    process = start(DEEPSPEED, partly_known, run, "train.steps=12", f"metrics.port={port}", "zero.stage=2")
     assert process.stdout is not None
     lines, addresses, seen = [], [], []
     for line in process.stdout:
@@ -60,9 +62,9 @@ def test_deepspeed_train_num_gpus_2_trains_on_two_workers_and_says_how_it_goes(p
     assert re.search(r"^done: .* peak memory \d+\.\d+ GB", "".join(lines), re.MULTILINE)
     assert json.loads((run / "status.json").read_text())["status"] == "done"
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records if "loss" in record] == list(range(1, 41))
+    assert [record["step"] for record in records if "loss" in record] == list(range(1, 13))
     assert 0 <= records[-1]["validation_dice"] <= 1
-    assert (run / "checkpoints" / "latest").read_text() == "step-000040\n"
+    assert (run / "checkpoints" / "latest").read_text() == "step-000012\n"
     assert children_left(run) == []
     if before:
         assert [name for name in set(os.listdir("/dev/shm")) - before if "torch" in name or "deepspeed" in name] == []
@@ -78,7 +80,7 @@ def test_a_bad_sample_in_mid_run_ends_all_ranks_with_one_line_and_exit_code_2(tm
     data[jpeg : jpeg + 64] = bytes(64)
     tar.write_bytes(data)
     run = tmp_path / "run"
-    process = start(shards, run, "train.steps=20", "metrics.enabled=false")
+    process = start((), shards, run, "train.steps=20", "metrics.enabled=false")
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 2, output + errors
     found = [line for line in errors.splitlines() if line.startswith("error: ")]
