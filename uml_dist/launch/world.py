@@ -226,7 +226,7 @@ def ensure_world(
         sys.stderr.flush()
         command = world_command(decision.count, devices, argv[0], arguments, _free_port())
         execute(command[0], command, world_environment(decision.count, devices, environment))
-    _prepare(environment, devices, launched.local_size if launched else 1)
+    _prepare(environment, devices, launched.local_size if launched else 1, launched.nodes if launched else 1)
     return devices
 
 
@@ -273,8 +273,11 @@ def _started(environment: Mapping[str, str]) -> int | None:
     return int(started) if started.isdecimal() else None
 
 
-def _prepare(environment: MutableMapping[str, str], devices: Devices, local_size: int) -> None:
-    """On the CPU: tell DeepSpeed, and give several ranks of a node one thread each unless the user says otherwise."""
+def _prepare(environment: MutableMapping[str, str], devices: Devices, local_size: int, nodes: int = 1) -> None:
+    """Set what the user leaves open: on one node gloo stays on the loopback interface, CPU ranks take a thread each."""
+    if nodes == 1 and sys.platform == "linux":
+        # Its own choice is the interface that the host's name leads to, which is open to the network or missing.
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if devices.kind == "cpu":
         environment[ACCELERATOR] = "cpu"
         if local_size > 1:

@@ -252,3 +252,11 @@ def test_the_ranks_are_known_before_the_world_is(asked, variables, count, ranks)
 def test_a_world_that_cannot_be_had_is_found_before_anything_is_checked():
     with pytest.raises(UmlError, match="8 GPUs are asked for and 4 can be used"):
         planned_ranks(8, False, environment={}, find=lambda cpu: Devices("cuda", ("0", "1", "2", "3")))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the loopback interface has another name")
+@pytest.mark.parametrize(("nodes", "interface"), [("1", "lo"), ("2", None)])
+def test_on_one_node_gloo_stays_on_the_loopback_interface(nodes, interface):
+    variables = environment(0, 2, LOCAL_SIZE="2" if nodes == "1" else "1", CROSS_SIZE=nodes)
+    ensure_world(None, True, environment=variables, argv=["train.py"], find=lambda cpu: Devices("cpu", ()))
+    assert variables.get("GLOO_SOCKET_IFNAME") == interface
