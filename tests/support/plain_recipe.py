@@ -32,12 +32,12 @@ class PlainRecipe(Recipe):
         return {"plain": Trained(nn.Identity)}
 
     def counts(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
-        raise NotImplementedError
+        raise AssertionError("this recipe is only evaluated")
 
     def step(
         self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
     ) -> Step:
-        raise NotImplementedError
+        raise AssertionError("this recipe is only evaluated")
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
         assert not torch.is_grad_enabled()

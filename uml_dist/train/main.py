@@ -73,9 +73,10 @@ def train_rank(setup: Setup, start: Start, devices: Devices) -> int:
         _fail(error, world, folder, trainer.state.step)
         raise
     largest, total = peak_memory()
-    trainer.reporter.say(
-        f"done: {folder.path}, peak memory {largest:.2f} GB on the largest rank, {total:.2f} GB on all"
-    )
+    memory = f"peak memory {largest:.2f} GB on the largest rank, {total:.2f} GB on all"
+    if device.type == "cuda":
+        memory += f", {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB of GPU memory on rank 0"
+    trainer.reporter.say(f"done: {folder.path}, {memory}")
     folder.write_status("done", trainer.state.step)
     if server:
         server.stop()
