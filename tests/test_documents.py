@@ -74,4 +74,7 @@ def test_an_example_of_the_documents_runs(document, code, tmp_path, monkeypatch)
         subprocess.run([sys.executable, ROOT / "launchers" / "shards.py", *shards], check=True, capture_output=True)
     if "class Mine(Importer)" in code:
         pytest.skip("the shape of an importer, not a program; tests/shards/test_datasets.py makes one")
-    exec(compile(code, document, "exec"), {})
+    program = tmp_path / "example.py"
+    program.write_text(code)
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True)
+    assert done.returncode == 0, f"{document}: {done.stderr}"

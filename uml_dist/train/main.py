@@ -59,7 +59,8 @@ def train_rank(setup: Setup, start: Start, devices: Devices) -> int:
     deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False)
     folder = RunFolder(_agree(start.run), writes=world.rank == 0)
     metrics = _metrics(setup, world, device, folder)
-    trainer = Trainer(setup, device, folder, _reporter(world, folder, metrics), world.local_size)
+    reporter = Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None)
+    trainer = Trainer(setup, device, folder, reporter, world.local_size)
     try:
         _load(trainer, start)
     except UmlError as error:  # found by all ranks alike
@@ -101,10 +102,6 @@ def _metrics(setup: Setup, world: World, device: torch.device, folder: RunFolder
     config = setup.config
     rank = {"world_size": world.size, "rank": world.rank, "device": device.type}
     return Metrics(run=folder.path.name, recipe=config.recipe, stage=config.zero.stage, **rank)
-
-
-def _reporter(world: World, folder: RunFolder, metrics: Metrics) -> Reporter:
-    return Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None)
 
 
 def _serve(setup: Setup, world: World, metrics: Metrics) -> MetricsServer | None:
