@@ -1,4 +1,4 @@
-"""The main job on generated images: shards, training on 2 workers (or all GPUs), and a table beside the ceiling."""
+"""The main job on generated images: shards, training on 2 workers (or all GPUs), evaluation beside the ceiling."""
 
 import argparse
 import json
@@ -6,39 +6,49 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from uml_dist.errors import UmlError
 from uml_dist.launch import find_devices
 from uml_shards import open_split
-from uml_shards.truth import ceiling
+from uml_shards.truth import Ceiling, ceiling
 
 HERE = Path(__file__).parent
 CONFIG = HERE / "configs" / "uml_phantom.toml"
 SHARDS = Path("data/shards/phantom")
-COLUMNS = (("loss (image + pixel NLL)", "loss"), ("Dice", "dice"), ("accuracy", "accuracy"), ("AUROC", "auroc"))
+SPLIT = "val"
+ROWS = (
+    ("Dice of the lesion", "dice", "dice"),
+    ("AUROC of the class", "auroc", "auroc"),
+    ("accuracy of the class", "accuracy", "accuracy"),
+    ("calibration error (ECE) of the class", "image_ece", "ece"),
+    ("calibration error (ECE) of the pixels", "pixel_ece", None),
+    ("wrong images found by vacuity (AUROC)", "image_error_auroc_vacuity", None),
+    ("wrong pixels found by vacuity (AUROC)", "pixel_error_auroc_vacuity", None),
+)
+"""Title, metric of ours, and the ceiling's name for it where it has one."""
 
 
-def call(script: str, *arguments: str) -> None:
+def call(script: str, *arguments: str, quiet: bool = False) -> None:
     """Run another launcher, as a user would; leave with its exit code when it fails."""
     command = [sys.executable, str(HERE / script), *arguments]
     print("$ python", *command[1:], flush=True)
-    code = subprocess.run(command).returncode
+    code = subprocess.run(command, stdout=subprocess.DEVNULL if quiet else None).returncode
     if code:
         raise SystemExit(code)
 
 
-def table(run: Path) -> str:
-    """The validations of a run, and what a perfect model would reach on the same images."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    rows = [record for record in records if "validation_loss" in record]
-    best = ceiling(open_split(SHARDS / "val"))
-    lines = [f"{'validation of 512 images':<26}" + "".join(f"{title:>26}" for title, _ in COLUMNS)]
-    for record in rows:
-        values = "".join(f"{record[f'validation_{name}']:>26.3f}" for _, name in COLUMNS)
-        lines.append(f"{'step ' + str(record['step']):<26}{values}")
-    top = {"dice": best.dice, "accuracy": best.accuracy, "auroc": best.auroc}
-    values = "".join(f"{top[name]:>26.3f}" if name in top else f"{'':>26}" for _, name in COLUMNS)
-    return "\n".join([*lines, f"{'ceiling (known truth)':<26}{values}"])
+def table(record: dict[str, Any], best: Ceiling) -> str:
+    """The figures of an evaluation with their intervals, and what a perfect model would reach on the same images."""
+    counts = record["counts"]
+    title = f"{counts['cases']} images, {counts['pixels'] / 1e6:.1f} million pixels"
+    lines = [f"{title:<40}{'step ' + str(record['step']):>9}   {'95 % interval':<18}{'ceiling':>7}", "-" * 77]
+    for row, name, top in ROWS:
+        value, interval = record["metrics"].get(name), record["intervals"].get(name)
+        cells = f"{row:<40}" + (f"{value:>9.3f}" if value is not None else f"{'-':>9}")
+        cells += "   " + f"{f'{interval[0]:.3f} to {interval[1]:.3f}' if interval else '':<18}"
+        lines.append(cells + (f"{getattr(best, top):>7.3f}" if top else f"{'':>7}"))
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def main() -> int:
@@ -53,10 +63,15 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     workers = str(devices.count if devices.kind == "cuda" else 2)
-    if not (SHARDS / "val" / "manifest.json").is_file():
+    if not (SHARDS / SPLIT / "manifest.json").is_file():
         call("shards.py", "make", "--dataset", "phantom", "--out", str(SHARDS))
     call("train.py", "--num_gpus", workers, "--config", str(CONFIG), "--run", str(options.run), *options.settings)
-    print(f"\n{table(options.run)}\n\nrun folder: {options.run}")
+    call("evaluate.py", "--run", str(options.run), "--split", SPLIT, "--num_gpus", workers, quiet=True)
+    folder = options.run / "evaluation" / SPLIT
+    record = json.loads((folder / "metrics.json").read_text())
+    print(f"\n{table(record, ceiling(open_split(SHARDS / SPLIT)))}\n")
+    print("The ceiling is a model that knows the probabilities from which labels and masks were drawn.")
+    print(f"picture:    {folder / 'sheet.png'}\nrun folder: {options.run}")
     return 0
 
 

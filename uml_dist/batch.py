@@ -105,12 +105,14 @@ class Prediction:
         pixel_probability: (B, C, H, W) float32, of the pixel classes.
         image_vacuity: (B,) float32 in (0, 1].
         pixel_vacuity: (B, H, W) float32 in (0, 1].
+        reliable_mask: (B, C, H, W), scores of the pixel classes that the method passes on as reliable; for pictures.
     """
 
     image_probability: Tensor | None = None
     pixel_probability: Tensor | None = None
     image_vacuity: Tensor | None = None
     pixel_vacuity: Tensor | None = None
+    reliable_mask: Tensor | None = None
 
     @property
     def image_entropy(self) -> Tensor | None:

@@ -27,11 +27,13 @@ class Ceiling:
         accuracy: of the more probable class.
         dice: of the pixels with probability >= 0.5 against the drawn mask, averaged over the samples where either has
             foreground.
+        ece: expected calibration error of the more probable class: what the draw alone leaves in this split.
     """
 
     auroc: float
     accuracy: float
     dice: float
+    ece: float
 
 
 def class_probability(sample: Sample) -> NDArray[np.float64]:
@@ -73,12 +75,28 @@ def ceiling(split: Split) -> Ceiling:
         drawn = sample.mask == 1
         if truth.any() or drawn.any():
             dices.append(2.0 * np.sum(truth & drawn) / (np.sum(truth) + np.sum(drawn)))
-    decided = np.asarray(probabilities) >= 0.5
+    positive = np.asarray(probabilities)
+    hits = (positive >= 0.5) == np.asarray(labels)
     return Ceiling(
         auroc=auroc(labels, probabilities),
-        accuracy=float(np.mean(decided == np.asarray(labels))),
+        accuracy=float(np.mean(hits)),
         dice=float(np.mean(dices)),
+        ece=calibration_error(np.maximum(positive, 1.0 - positive), hits),
     )
+
+
+def calibration_error(confidences: ArrayLike, hits: ArrayLike, bins: int = 15) -> float:
+    """Expected calibration error: |hits - sum of confidences| in bins of equal width of the confidence, over all.
+
+    Args:
+        confidences: (N,) in [0, 1]; the upper end of each bin belongs to the next, 1 to the last.
+        hits: (N,) 0 or 1.
+        bins: of the confidence.
+    """
+    confidence = np.asarray(confidences, dtype=np.float64)
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(place, weights=np.asarray(hits) - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def auroc(labels: Sequence[int] | ArrayLike, scores: ArrayLike) -> float:

@@ -1,14 +1,13 @@
 """A recipe without weights, whose predictions follow from the image alone, and evaluations by it in any world."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from uml_dist.batch import Batch, Prediction
-from uml_dist.evaluate import evaluate_split
+from uml_dist.evaluate import Predictor, evaluate_split
 from uml_dist.evaluate.cases import Case
 from uml_dist.recipes import Progress, Recipe, Step, Trained
 from uml_dist.reduce import GlobalBatch
@@ -56,9 +55,9 @@ def evaluate(folder: str, batch_size: int, workers: int = 0, **recipe: Any) -> t
     assert split.manifest.size is not None
     plain = PlainRecipe(**recipe)
     networks = {"plain": nn.Identity(), "resting": nn.Identity().eval()}
-    device = torch.device("cpu")
+    predictor = Predictor(plain, networks, torch.device("cpu"))
     stream = Stream(split, InOrder(len(split)), split.manifest.size, split.manifest.statistics)
-    cases = evaluate_split(plain, networks, stream, batch_size, device, nullcontext(), workers)
+    cases = evaluate_split(predictor, stream, batch_size, workers)
     assert plain.training == {False}
     assert (networks["plain"].training, networks["resting"].training) == (True, False)
     return cases, plain.batch_sizes

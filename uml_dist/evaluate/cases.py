@@ -1,7 +1,8 @@
 """Cases: one row of figures per sample of a split, from all ranks."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,58 +10,89 @@ import torch.distributed as distributed
 from torch import Tensor, nn
 
 from uml_shards.loader import load
-from uml_shards.sample import IGNORE
 from uml_shards.stream import Stream
 
 from ..batch import Batch, Prediction, collate
+from ..errors import UmlError
 from ..recipes import Recipe
+from ..reduce import world_size
+from .pixels import pixel_columns
 
 Case = dict[str, Any]
+"""Figures by name: floats, and the arrays of `uml_dist.evaluate.pixels`; `key` and `position` say whose they are."""
 
 
-@torch.no_grad()
-def evaluate_split(
-    recipe: Recipe,
-    networks: Mapping[str, nn.Module],
-    stream: Stream,
-    batch_size: int,
-    device: torch.device,
-    autocast: AbstractContextManager[Any],
-    workers: int = 0,
-) -> list[Case]:
+@dataclass(frozen=True)
+class Predictor:
+    """A recipe with the networks that it predicts with.
+
+    Attributes:
+        recipe: that predicts.
+        networks: by name; put into evaluation mode meanwhile.
+        device: of the networks.
+        autocast: the precision to predict in; entered for every batch.
+    """
+
+    recipe: Recipe
+    networks: Mapping[str, nn.Module]
+    device: torch.device
+    autocast: AbstractContextManager[Any] = field(default_factory=nullcontext)
+
+    def predictions(
+        self, stream: Stream, positions: Sequence[int], batch_size: int, workers: int = 0
+    ) -> Iterator[tuple[Batch, Prediction]]:
+        """Batches of the samples at some positions of a stream, in their order, and what is said of them.
+
+        Args:
+            stream: where they are.
+            positions: of the samples; one that holds none gives a placeholder.
+            batch_size: samples at once.
+            workers: processes that read ahead.
+        """
+        requests = [
+            {stream.name: list(positions[start : start + batch_size])} for start in range(0, len(positions), batch_size)
+        ]
+        training = {name: network.training for name, network in self.networks.items()}
+        for network in self.networks.values():
+            network.eval()
+        on_gpu = self.device.type == "cuda"
+        try:
+            for batches in load({stream.name: stream}, requests, collate, workers, pin_memory=on_gpu):
+                batch = batches[stream.name].to(self.device)
+                with torch.no_grad(), self.autocast:
+                    prediction = self.recipe.predict(batch, self.networks)
+                yield batch, prediction
+        finally:
+            for name, network in self.networks.items():
+                network.train(training[name])
+
+
+def evaluate_split(predictor: Predictor, stream: Stream, batch_size: int, workers: int = 0) -> list[Case]:
     """The cases of a split, sorted by key, on every rank. All ranks must call it.
 
     Each rank takes an equal contiguous part, padded with samples of weight 0, so that no rank has a batch more than
     another (ZeRO-3 gathers parameters in every forward pass).
 
     Args:
-        recipe: that predicts.
-        networks: by name; put into evaluation mode meanwhile.
-        stream: the split to be evaluated, in its own order.
+        predictor: what is evaluated.
+        stream: the split, in its own order.
         batch_size: samples per rank at once.
-        device: of the networks.
-        autocast: the precision to predict in; entered for every batch.
         workers: processes that read ahead.
+
+    Raises:
+        UmlError: the split has masks that overlap, and pixels are predicted.
     """
-    ranks = distributed.get_world_size() if distributed.is_initialized() else 1
+    ranks = world_size()
     rank = distributed.get_rank() if distributed.is_initialized() else 0
     per_rank = -(-len(stream.split) // ranks)
-    first = rank * per_rank
-    requests = [
-        {stream.name: list(range(start, min(start + batch_size, first + per_rank)))}
-        for start in range(first, first + per_rank, batch_size)
-    ]
-    training = {name: network.training for name, network in networks.items()}
-    for network in networks.values():
-        network.eval()
+    own = range(rank * per_rank, (rank + 1) * per_rank)
     cases: list[Case] = []
-    for batches in load({stream.name: stream}, requests, collate, workers, pin_memory=device.type == "cuda"):
-        batch = batches[stream.name].to(device)
-        with autocast:
-            prediction = recipe.predict(batch, networks)
+    for batch, prediction in predictor.predictions(stream, own, batch_size, workers):
+        if prediction.pixel_probability is not None and stream.split.manifest.mask_names:
+            raise UmlError(
+                f"the masks of {stream.split.path} overlap: pixels are evaluated with one mask per image only"
+            )
         cases += _cases(batch, prediction)
-    for name, network in networks.items():
-        network.train(training[name])
     parts: list[list[Case]] = [cases]
     if ranks > 1:
         parts = [[] for _ in range(ranks)]
@@ -69,19 +101,18 @@ def evaluate_split(
 
 
 def _cases(batch: Batch, prediction: Prediction) -> Iterator[Case]:
-    columns: dict[str, Tensor] = {"label": batch.label}
+    columns: dict[str, Tensor] = {"label": batch.label, "position": batch.position}
     if prediction.image_probability is not None:
         columns |= _image_columns(prediction.image_probability.float(), batch.label)
-    if prediction.pixel_probability is not None:
-        columns |= _pixel_columns(prediction.pixel_probability.float(), batch.mask)
     if prediction.image_vacuity is not None:
-        columns["image_vacuity"] = prediction.image_vacuity
-    if prediction.pixel_vacuity is not None:
-        columns["pixel_vacuity"] = prediction.pixel_vacuity.flatten(1).mean(1)
-    values = {name: column.float().cpu().tolist() for name, column in columns.items()}
+        columns["image_vacuity"] = prediction.image_vacuity.float()
+    if prediction.pixel_probability is not None:
+        columns |= pixel_columns(prediction, batch.mask)
+    values = {name: column.cpu().numpy() for name, column in columns.items()}
     for index, key in enumerate(batch.keys):
         if batch.weight[index] > 0:
-            yield {"key": key, **{name: column[index] for name, column in values.items()}}
+            rows = {name: column[index] for name, column in values.items()}
+            yield {"key": key, **{name: row.copy() if row.ndim else row.item() for name, row in rows.items()}}
 
 
 def _image_columns(probability: Tensor, label: Tensor) -> dict[str, Tensor]:
@@ -89,22 +120,4 @@ def _image_columns(probability: Tensor, label: Tensor) -> dict[str, Tensor]:
     columns = {f"probability_{number}": probability[:, number] for number in range(probability.shape[1])}
     of_label = probability.gather(1, label.clamp(min=0)[:, None])[:, 0]
     columns["image_nll"] = torch.where(label >= 0, -of_label.clamp(min=1e-12).log(), torch.nan)
-    return columns
-
-
-def _pixel_columns(probability: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Per case and pixel class: intersection, predicted and true pixels; and the mean negative log-likelihood."""
-    valid = mask != IGNORE
-    target = torch.where(valid, mask, 0).long()
-    predicted = probability.argmax(1)
-    columns: dict[str, Tensor] = {"pixels": valid.flatten(1).sum(1)}
-    of_target = probability.gather(1, target[:, None])[:, 0]
-    nll = torch.where(valid, -of_target.clamp(min=1e-12).log(), 0.0).flatten(1).sum(1)
-    columns["pixel_nll"] = torch.where(columns["pixels"] > 0, nll / columns["pixels"], torch.nan)
-    for number in range(probability.shape[1]):
-        is_predicted = (predicted == number) & valid
-        is_true = (target == number) & valid
-        columns[f"intersection_{number}"] = (is_predicted & is_true).flatten(1).sum(1)
-        columns[f"predicted_{number}"] = is_predicted.flatten(1).sum(1)
-        columns[f"true_{number}"] = is_true.flatten(1).sum(1)
     return columns

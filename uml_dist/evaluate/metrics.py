@@ -1,79 +1,199 @@
-"""Metrics of a split, from its cases."""
+"""Metrics of a split, from its cases, with bootstrap intervals over the cases."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from uml_shards.manifest import Manifest
 
+from . import weighted
 from .cases import Case
+from .columns import Columns, EmptyRule
+from .pixels import CALIBRATION_BINS
+from .weighted import Floats, Metric
 
-LOWER_IS_BETTER = frozenset({"loss", "image_nll", "pixel_nll"})
+LOWER_IS_BETTER = frozenset({"loss", "image_nll", "pixel_nll", "image_ece", "pixel_ece"})
+
+DEFINITIONS = {
+    "loss": "image_nll + pixel_nll",
+    "image_nll": "negative log-likelihood of the label in nats, mean over labelled cases",
+    "accuracy": "share of labelled cases whose most probable class is the label",
+    "balanced_accuracy": "mean over the classes of the share of their cases that is recognised",
+    "macro_f1": "mean over the classes of 2 hits / (cases of the class + predictions of it)",
+    "auroc": "area under the ROC curve of the second of two classes, else the mean of each class against the rest",
+    "auroc_tasks": "mean of the areas under the ROC curve of the data set's binary tasks",
+    "auroc_": "area under the ROC curve of a binary task of the data set",
+    "image_ece": "expected calibration error of the most probable class in 15 bins of equal width, over labelled cases",
+    "image_error_auroc_vacuity": "area under the ROC curve of the image vacuity as a sign that the class is wrong",
+    "image_error_auroc_entropy": "the same of the entropy of the image probability",
+    "pixel_nll": "negative log-likelihood of the pixels in nats, mean over masked cases of the mean over pixels",
+    "dice": "mean of the Dice coefficients of the classes but the background",
+    "dice_": "2 |A and B| / (|A| + |B|) of a class, mean over masked cases",
+    "iou": "mean of the IoU of the classes but the background",
+    "iou_": "|A and B| / |A or B| of a class, mean over masked cases",
+    "pixel_ece": "expected calibration error of the most probable pixel class in 15 bins, over all pixels",
+    "pixel_error_auroc_vacuity": "area under the ROC curve of the pixel vacuity as a sign that the pixel is wrong, "
+    "over all pixels, in 1024 bins of ln(u / (1 - u))",
+    "pixel_error_auroc_entropy": "the same of the entropy of the pixel probability",
+}
+"""What each metric is; a name that ends with _ is followed by that of a class or task."""
+
+EMPTY_RULES = {
+    "one": "dice and iou of a class that is neither in the mask nor predicted are 1; on one side only, 0",
+    "leave-out": "cases where a class is neither in the mask nor predicted are left out of its dice and iou; "
+    "on one side only, both are 0",
+}
+
+FORMED = 0.95
+"""Share of the bootstrap draws in which a metric must be formed to have an interval."""
+
+BLOCK = 4_000_000
+"""Weights held at once."""
 
 
-def summarise(cases: Sequence[Case], manifest: Manifest) -> dict[str, float]:
-    """The metrics of a split; one that cannot be formed is left out.
+def summarise(cases: Sequence[Case], manifest: Manifest, empty: EmptyRule = "one") -> dict[str, float]:
+    """The metrics of a split, as `DEFINITIONS` has them; one that cannot be formed is left out.
 
-    That is so without labels or masks and with one class only; of predictions that are no numbers there is none at all.
+    That is so without labels or masks; where a class does not occur, of all metrics that need it; where nothing is
+    wrong or nothing right, of error detection; without a vacuity. Of predictions that are no numbers there is none.
 
-    - `loss`: `image_nll` + `pixel_nll`, the negative log-likelihoods of labels and of pixels in nats, means over cases.
-    - `accuracy`: share of labelled cases whose most probable class is the label.
-    - `auroc`: of the positive class for two classes, else the mean over classes of one against the rest;
-      `auroc_<task>`: of the manifest's binary tasks.
-    - `dice_<class>`: mean over masked cases of 2 |A and B| / (|A| + |B|); 1 where the class is neither there nor
-      predicted; `dice`: the mean of these over the classes but the background.
+    Args:
+        cases: of the split.
+        manifest: of the split.
+        empty: "one": Dice and IoU of a class that is neither in a case's mask nor predicted are 1; "leave-out": that
+            case has none. A class on one side only has 0 either way.
     """
-    labelled = [case for case in cases if case["label"] >= 0 and "image_nll" in case]
-    masked = [case for case in cases if case.get("pixels", 0) > 0]
-    parts = {"image_nll": _column(labelled, "image_nll"), "pixel_nll": _column(masked, "pixel_nll")}
-    means = {name: float(values.mean()) for name, values in parts.items() if len(values)}
-    if not all(np.isfinite(mean) for mean in means.values()):
+    ones = np.ones((1, len(cases)))
+    values = {name: float(metric(ones)[0]) for name, metric in _metrics(cases, manifest, empty).items()}
+    return {name: value for name, value in values.items() if np.isfinite(value)}
+
+
+def intervals(
+    cases: Sequence[Case],
+    manifest: Manifest,
+    empty: EmptyRule = "one",
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, tuple[float, float]]:
+    """Bootstrap percentile intervals of the metrics, by drawing cases with replacement.
+
+    A metric that cannot be formed in one draw of twenty (a class that hardly occurs) has none.
+
+    Args:
+        cases: of the split.
+        manifest: of the split.
+        empty: see `summarise`.
+        draws: splits drawn.
+        seed: of the draws.
+        level: of the intervals.
+    """
+    if len(cases) < 2:
         return {}
-    loss = {"loss": sum(means.values())} if means else {}
-    return loss | means | _of_images(labelled, manifest) | _of_pixels(masked, manifest)
+    metrics = _metrics(cases, manifest, empty)
+    values: dict[str, list[Floats]] = {name: [] for name in metrics}
+    generator = np.random.default_rng(seed)
+    block = max(1, BLOCK // len(cases))
+    for start in range(0, draws, block):
+        size = min(block, draws - start)
+        weights = generator.multinomial(len(cases), np.full(len(cases), 1.0 / len(cases)), size).astype(np.float64)
+        for name, metric in metrics.items():
+            values[name].append(metric(weights))
+    found = {}
+    for name, parts in values.items():
+        drawn = np.concatenate(parts)
+        formed = drawn[np.isfinite(drawn)]
+        if len(formed) >= FORMED * draws:
+            low, high = np.quantile(formed, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+            found[name] = (float(low), float(high))
+    return found
 
 
 def metric_names(manifest: Manifest) -> list[str]:
-    """The metrics that `summarise` can form of a split."""
+    """The metrics that `summarise` can form of a split, if the recipe says all that they need."""
     names = ["loss"]
     if manifest.labelled:
-        names += ["image_nll", "accuracy", "auroc", *(f"auroc_{task}" for task in manifest.tasks)]
+        names += ["image_nll", "accuracy", "balanced_accuracy", "macro_f1", "auroc"]
+        names += [f"auroc_{task}" for task in ("tasks", *manifest.tasks) if manifest.tasks]
+        names += ["image_ece", "image_error_auroc_vacuity", "image_error_auroc_entropy"]
     if manifest.masked:
-        names += ["pixel_nll", "dice", *(f"dice_{name}" for name in manifest.mask_classes[1:])]
+        classes = manifest.mask_classes[1:]
+        names += [
+            "pixel_nll",
+            *(f"{kind}{name}" for kind in ("dice", "iou") for name in ("", *map("_{}".format, classes))),
+        ]
+        names += ["pixel_ece", "pixel_error_auroc_vacuity", "pixel_error_auroc_entropy"]
     return names
 
 
-def _column(cases: Sequence[Case], name: str) -> NDArray[np.float64]:
-    return np.array([case.get(name, np.nan) for case in cases], dtype=np.float64)
+def definition_of(name: str) -> str:
+    """What a metric is."""
+    return DEFINITIONS.get(name) or DEFINITIONS[name.partition("_")[0] + "_"]
 
 
-def _of_images(labelled: Sequence[Case], manifest: Manifest) -> dict[str, float]:
-    if not labelled:
+def _metrics(cases: Sequence[Case], manifest: Manifest, empty: EmptyRule) -> Mapping[str, Metric]:
+    columns = Columns(cases, manifest, empty)
+    parts = {"image_nll": columns.labelled, "pixel_nll": columns.masked}
+    likelihoods = {
+        name: weighted.mean(columns.column(name), counted) for name, counted in parts.items() if counted.any()
+    }
+    if not all(np.isfinite(columns.column(name)[parts[name]]).all() for name in likelihoods):
         return {}
-    label = _column(labelled, "label").astype(int)
-    probability = np.stack([_column(labelled, f"probability_{k}") for k in range(len(manifest.classes))], axis=1)
-    metrics = {"accuracy": float((probability.argmax(1) == label).mean())}
-    tasks = {f"auroc_{name}": list(positive) for name, positive in manifest.tasks.items()}
-    for name, positive in tasks.items():
-        is_positive = np.isin(label, positive)
-        if is_positive.any() and not is_positive.all():
-            metrics[name] = float(roc_auc_score(is_positive, probability[:, positive].sum(1)))
-    numbers = [1] if len(manifest.classes) == 2 else range(len(manifest.classes))
-    if all((label == number).any() and (label != number).any() for number in numbers):
-        scores = [roc_auc_score(label == number, probability[:, number]) for number in numbers]
-        metrics["auroc"] = float(np.mean(scores))
+    metrics: dict[str, Metric] = {}
+    if likelihoods:
+        metrics["loss"] = weighted.sum_of(list(likelihoods.values()))
+    if "image_nll" in likelihoods:
+        metrics |= {"image_nll": likelihoods["image_nll"], **dict(_of_images(columns))}
+    if "pixel_nll" in likelihoods:
+        metrics |= {"pixel_nll": likelihoods["pixel_nll"], **dict(_of_overlap(columns)), **dict(_of_pixels(columns))}
     return metrics
 
 
-def _of_pixels(masked: Sequence[Case], manifest: Manifest) -> dict[str, float]:
-    if not masked:
-        return {}
-    metrics = {}
-    for number, name in enumerate(manifest.mask_classes):
-        both = 2.0 * _column(masked, f"intersection_{number}")
-        sizes = _column(masked, f"predicted_{number}") + _column(masked, f"true_{number}")
-        if number > 0:
-            metrics[f"dice_{name}"] = float(np.where(sizes > 0, both / np.maximum(sizes, 1.0), 1.0).mean())
-    return {"dice": float(np.mean(list(metrics.values()))), **metrics}
+def _of_images(columns: Columns) -> Iterator[tuple[str, Metric]]:
+    manifest, label, labelled = columns.manifest, columns.label, columns.labelled
+    probability, predicted = columns.probability, columns.predicted
+    classes = len(manifest.classes)
+    right = predicted == label
+    yield "accuracy", weighted.mean(right.astype(np.float64), labelled)
+    yield "balanced_accuracy", weighted.balanced_accuracy(label, predicted, classes, labelled)
+    yield "macro_f1", weighted.macro_f1(label, predicted, classes, labelled)
+    numbers = [1] if classes == 2 else range(classes)
+    one_against_rest = [weighted.auroc(label == number, probability[:, number], labelled) for number in numbers]
+    yield "auroc", weighted.mean_of(one_against_rest)
+    tasks = {
+        name: weighted.auroc(np.isin(label, positive), probability[:, list(positive)].sum(1), labelled)
+        for name, positive in manifest.tasks.items()
+    }
+    if tasks:
+        yield "auroc_tasks", weighted.mean_of(list(tasks.values()))
+    for name, task in tasks.items():
+        yield f"auroc_{name}", task
+    confidence = probability.max(1)
+    place = np.minimum(np.nan_to_num(confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    inside = (place[:, None] == np.arange(CALIBRATION_BINS)) & labelled[:, None]
+    gap = np.where(inside, (right - confidence)[:, None], 0.0)
+    yield "image_ece", weighted.calibration_error(gap, labelled.astype(np.float64))
+    if columns.has("image_vacuity"):
+        yield "image_error_auroc_vacuity", weighted.auroc(~right, columns.column("image_vacuity"), labelled)
+    yield "image_error_auroc_entropy", weighted.auroc(~right, columns.entropy, labelled)
+
+
+def _of_overlap(columns: Columns) -> Iterator[tuple[str, Metric]]:
+    names = columns.manifest.mask_classes[1:]
+    overlaps = [columns.overlap(number) for number in range(1, len(names) + 1)]
+    for kind, which in (("dice", 0), ("iou", 1)):
+        each = [weighted.mean(overlap[which], np.isfinite(overlap[which])) for overlap in overlaps]
+        if each:
+            yield kind, weighted.mean_of(each)
+        for name, metric in zip(names, each, strict=True):
+            yield f"{kind}_{name}", metric
+
+
+def _of_pixels(columns: Columns) -> Iterator[tuple[str, Metric]]:
+    bins = columns.stack("pixel_calibration")
+    if bins is not None:
+        yield "pixel_ece", weighted.calibration_error(bins[..., 2] - bins[..., 1], bins[..., 0].sum(1))
+    for kind in ("vacuity", "entropy"):
+        histogram = columns.stack(f"{kind}_histogram")
+        if histogram is not None:
+            yield f"pixel_error_auroc_{kind}", weighted.pooled_auroc(histogram[:, 1], histogram[:, 0])

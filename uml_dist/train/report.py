@@ -9,11 +9,17 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
+from uml_shards.manifest import Manifest
+
+from ..evaluate.examples import Example
 from ..recipes import Progress, Step
 from ..reduce import world_size
 from ..telemetry import Metrics
 from .progress_line import ProgressPrinter, progress_line
 from .run_folder import RunFolder
+
+HEADLINES = ("loss", "dice", "iou", "accuracy", "auroc", "auroc_tasks", "image_ece", "pixel_ece")
+"""Metrics of a validation that are printed; metrics.jsonl and the exporter have all of them."""
 
 
 class Reporter:
@@ -113,7 +119,20 @@ class Reporter:
         """Write the figures of a validation."""
         self._metrics.record_validation(metrics)
         self._folder.append_metrics({"step": step, **{f"validation_{name}": value for name, value in metrics.items()}})
-        self.say(f"validation at step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        shown = [f"{name} {metrics[name]:.4f}" for name in HEADLINES if name in metrics]
+        self.say(f"validation at step {step}: " + "  ".join(shown or ["no figures"]))
+
+    def picture(self, step: int, manifest: Manifest, examples: Sequence[Example]) -> None:
+        """Draw examples of a validation, on rank 0."""
+        if not self._folder.writes or not examples:
+            return
+        # Not before: matplotlib takes a second, and on the other ranks nobody draws.
+        from ..evaluate.sheet import write_sheet
+
+        path = self._folder.path / "evaluation" / manifest.split / "sheet.png"
+        heading = f"{self._folder.path.name}: {manifest.dataset} {manifest.split}, step {step}"
+        write_sheet(path, examples, manifest.mask_classes, heading)
+        self.say(f"picture: {path}")
 
     def skipped(self, reasons: Sequence[str]) -> None:
         """Count samples that became placeholders, and say why."""

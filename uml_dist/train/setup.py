@@ -91,7 +91,7 @@ def prepare(config: RunConfig, ranks: int) -> Setup:
     first = kind.stream_names[0]
     validation = open_split(split_folder(config.streams[first], config.train.validate_split))
     for name, manifest in {**manifests, "validation": validation.manifest}.items():
-        _check_classes(config, manifest, manifests[first], name)
+        check_classes(config, manifest, manifests[first], name)
     if config.model.init:
         _check_init(config, Path(config.model.init))
     recipe = kind(config, manifests)
@@ -156,8 +156,18 @@ def _check_init(config: RunConfig, path: Path) -> None:
         raise UmlError(f"model.init = {str(path)!r} is of recipe {recipe}, the configuration of recipe {config.recipe}")
 
 
-def _check_classes(config: RunConfig, manifest: Manifest, first: Manifest, name: str) -> None:
-    """The class counts of the configuration, where it states them, and those of all splits must agree."""
+def check_classes(config: RunConfig, manifest: Manifest, first: Manifest, name: str) -> None:
+    """The class counts of the configuration, where it states them, and those of all splits must agree.
+
+    Args:
+        config: of the run.
+        manifest: to be checked.
+        first: the manifest of the first stream.
+        name: of the stream or split, for errors.
+
+    Raises:
+        UmlError: they do not, or the numbers of channels differ.
+    """
     for key, classes in (("classes", manifest.classes), ("mask_classes", manifest.mask_classes)):
         stated = getattr(config.model, key)
         if stated is not None and stated != len(classes):

@@ -14,7 +14,8 @@ from uml_shards.errors import ShardError
 from uml_shards.loader import load
 
 from ..batch import Batch, collate
-from ..evaluate import evaluate_split, summarise
+from ..evaluate import Predictor, evaluate_split, summarise
+from ..evaluate.examples import choose, predict_examples
 from ..evaluate.metrics import LOWER_IS_BETTER
 from ..recipes import Phase
 from ..reduce import GlobalBatch, world_size
@@ -170,17 +171,16 @@ class Trainer:
 
     def _validate(self, share: Share) -> bool:
         """Evaluate the validation split; true when it is the best so far."""
-        cases = evaluate_split(
-            self.setup.recipe,
-            self.networks,
-            evaluation_stream(self.config, self.setup.validation, self.setup.size, self.setup.statistics),
-            share.micro_batch,
-            self.device,
-            self.autocast(),
-            self.workers,
-        )
-        metrics = summarise(cases, self.setup.validation.manifest)
+        split = self.setup.validation
+        stream = evaluation_stream(self.config, split, self.setup.size, self.setup.statistics)
+        predictor = Predictor(self.setup.recipe, self.networks, self.device, self.autocast())
+        cases = evaluate_split(predictor, stream, share.micro_batch, self.workers)
+        metrics = summarise(cases, split.manifest)
         self.reporter.validated(self.state.step, metrics)
+        if metrics:
+            # Every rank predicts them, since ZeRO-3 gathers parameters in every forward pass; one draws.
+            examples = predict_examples(predictor, stream, choose(cases, split.manifest), share.micro_batch)
+            self.reporter.picture(self.state.step, split.manifest, examples)
         name = self.config.train.best
         value = metrics.get(name)
         if value is None or value != value:

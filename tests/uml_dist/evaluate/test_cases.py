@@ -1,13 +1,17 @@
 """Cases: every sample of a split once, whatever the ranks and batches, with figures that can be worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from plain_recipe import evaluate
 from runs import PartlyKnown
+from uml_dist.errors import UmlError
+from uml_dist.evaluate import summarise
 from uml_shards.importers import Options
+from uml_shards.importers.phantom import PhantomImporter
 from uml_shards.split import open_split
 from uml_shards.writer import write_split
 from worlds import run_world
@@ -29,7 +33,7 @@ def assert_equal_cases(found, expected):
     for one, other in zip(found, expected, strict=True):
         assert one.keys() == other.keys()
         for name in one.keys() - {"key"}:
-            assert one[name] == pytest.approx(other[name], rel=1e-6, nan_ok=True), (one["key"], name)
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-6, err_msg=f"{one['key']}: {name}")
 
 
 def red_of(sample, manifest):
@@ -87,19 +91,49 @@ def test_figures_are_those_of_the_formulas(split_folder):
 
 
 def test_a_recipe_without_a_task_leaves_its_figures_out(split_folder):
+    always = {"key", "label", "position"}
     only_images = evaluate(split_folder, 4, says_pixels=False)[0][0]
-    assert set(only_images) == {"key", "label", "probability_0", "probability_1", "image_nll", "image_vacuity"}
+    assert set(only_images) == {*always, "probability_0", "probability_1", "image_nll", "image_vacuity"}
     only_pixels = evaluate(split_folder, 4, says_images=False)[0][0]
     areas = {f"{what}_{k}" for what in ("true", "predicted", "intersection") for k in (0, 1)}
-    assert set(only_pixels) == {"key", "label", "pixels", "pixel_nll", "pixel_vacuity", *areas}
+    sums = {"pixel_calibration", "vacuity_histogram", "entropy_histogram"}
+    assert set(only_pixels) == {*always, "pixels", "pixel_nll", "pixel_vacuity", *areas, *sums}
+
+
+def test_positions_lead_back_to_the_samples(split_folder):
+    split = open_split(split_folder)
+    assert all(split.read(case["position"]).key == case["key"] for case in evaluate(split_folder, 4)[0])
+
+
+class Overlapping(PhantomImporter):
+    """The phantom with a lesion and a rim that may overlap."""
+
+    def splits(self):
+        sources = super().splits()
+        return {name: replace(one, mask_classes=(), mask_names=("lesion", "rim")) for name, one in sources.items()}
+
+    def encode(self, item):
+        key, components = super().encode(item)
+        mask = components.pop("mask.png")
+        return key, {**components, "mask.lesion.png": mask, "mask.rim.png": mask}
+
+
+def test_overlapping_masks_are_refused_in_one_line_unless_no_pixels_are_predicted(tmp_path):
+    importer = Overlapping(options=Options(size=16, counts={"val": 3}, lossless=True))
+    write_split(importer, "val", importer.splits()["val"], tmp_path / "val", quiet=True)
+    with pytest.raises(UmlError, match=r"the masks of .*val overlap"):
+        evaluate(str(tmp_path / "val"), 4)
+    assert len(evaluate(str(tmp_path / "val"), 4, says_pixels=False)[0]) == 3
 
 
 @pytest.mark.distributed
 def test_three_ranks_see_each_of_ten_samples_once_and_agree_with_one(split_folder):
     alone, _ = evaluate(split_folder, 3)
     answers = run_world(3, evaluate, str(split_folder), 3)
+    manifest = open_split(split_folder).manifest
     for cases, sizes in answers:
         assert_equal_cases(cases, alone)
+        assert summarise(cases, manifest) == pytest.approx(summarise(alone, manifest), rel=1e-6)
         # Padded alike: a rank that had a batch more would wait for the others in ZeRO-3's collectives.
         assert sizes == [3, 1]
 

@@ -2,26 +2,36 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, roc_auc_score
+import torch
+from scipy.stats import bootstrap
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from manifests import manifest_of
-from uml_dist.evaluate.metrics import LOWER_IS_BETTER, metric_names, summarise
+from uml_dist.evaluate.columns import Columns
+from uml_dist.evaluate.metrics import LOWER_IS_BETTER, definition_of, intervals, metric_names, summarise
+from uml_shards.truth import auroc, calibration_error
 
 NAN = float("nan")
 THREE = manifest_of(classes=("nevus", "keratosis", "melanoma"), tasks={"melanoma": (2,), "not_nevus": (1, 2)})
 
 
-def image_case(label, *probability):
+def image_case(label, *probability, vacuity=0.5):
     values = {f"probability_{number}": value for number, value in enumerate(probability)}
     nll = -np.log(probability[label]) if label >= 0 else NAN
-    return {"key": "a", "label": float(label), **values, "image_nll": nll}
+    return {"key": "a", "label": float(label), **values, "image_nll": nll, "image_vacuity": vacuity}
 
 
 def pixel_case(areas, pixel_nll=0.5, label=-1.0):
     """Of (intersection, predicted, true) of each class."""
-    case = {"key": "a", "label": label, "pixels": sum(true for _, _, true in areas), "pixel_nll": pixel_nll}
+    pixels = sum(true for _, _, true in areas)
+    case = {"key": "a", "label": label, "pixels": pixels, "pixel_nll": pixel_nll}
     for number, (both, predicted, true) in enumerate(areas):
         case |= {f"intersection_{number}": both, f"predicted_{number}": predicted, f"true_{number}": true}
+    hits = sum(both for both, _, _ in areas)
+    # Pixels of confidence 0.9; wrong ones are a bin more uncertain than right ones.
+    case["pixel_calibration"] = np.array([[0, 0, 0]] * 13 + [[pixels, 0.9 * pixels, hits], [0, 0, 0]])
+    case["vacuity_histogram"] = np.array([[hits, 0], [0, pixels - hits]])
+    case["entropy_histogram"] = np.array([[0, hits], [pixels - hits, 0]])
     return case
 
 
@@ -33,7 +43,9 @@ def drawn_cases(classes, samples=60, seed=1):
     generator = np.random.default_rng(seed)
     probability = generator.dirichlet(np.ones(classes), samples)
     label = np.array([generator.choice(classes, p=row) for row in probability])
-    return label, probability, [image_case(k, *row) for k, row in zip(label, probability, strict=True)]
+    vacuity = generator.random(samples)
+    cases = [image_case(k, *row, vacuity=u) for k, row, u in zip(label, probability, vacuity, strict=True)]
+    return label, probability, cases
 
 
 def test_two_classes_agree_with_scikit_learn():
@@ -44,6 +56,52 @@ def test_two_classes_agree_with_scikit_learn():
     assert found["auroc_malignant"] == found["auroc"]
     assert found["image_nll"] == pytest.approx(-np.log(probability[np.arange(60), label]).mean())
     assert found["loss"] == found["image_nll"]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_decisions_and_the_detection_of_wrong_ones_agree_with_scikit_learn(classes):
+    label, probability, cases = drawn_cases(classes)
+    found = summarise(cases, manifest_of() if classes == 2 else THREE)
+    decided = probability.argmax(1)
+    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(label, decided))
+    assert found["macro_f1"] == pytest.approx(f1_score(label, decided, average="macro"))
+    vacuity = [case["image_vacuity"] for case in cases]
+    assert found["image_error_auroc_vacuity"] == pytest.approx(roc_auc_score(decided != label, vacuity))
+    entropy = -(probability * np.log(probability)).sum(1)
+    assert found["image_error_auroc_entropy"] == pytest.approx(roc_auc_score(decided != label, entropy))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_calibration_error_agrees_with_torchmetrics_and_with_that_of_the_ceiling(classes):
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    label, probability, cases = drawn_cases(classes, samples=300)
+    found = summarise(cases, manifest_of() if classes == 2 else THREE)["image_ece"]
+    arguments = torch.from_numpy(probability), torch.from_numpy(label), classes
+    exact = float(multiclass_calibration_error(*arguments, n_bins=15, norm="l1"))
+    assert exact > 0.02
+    assert found == pytest.approx(exact, abs=1e-6)
+    assert calibration_error(probability.max(1), probability.argmax(1) == label) == pytest.approx(exact, abs=1e-6)
+
+
+def test_calibration_error_of_certainty_is_the_share_of_errors():
+    cases = [image_case(1, 1e-300, 1.0), image_case(1, 0.0, 1.0), image_case(0, 1e-9, 1.0 - 1e-9)]
+    assert summarise(cases, manifest_of())["image_ece"] == pytest.approx(1 / 3)
+
+
+def test_where_nothing_or_everything_is_wrong_there_is_no_detection_of_errors():
+    right, wrong = image_case(1, 0.2, 0.8), image_case(0, 0.2, 0.8)
+    for cases in ([right, right], [wrong, wrong]):
+        assert not any("error_auroc" in name for name in summarise(cases, manifest_of()))
+    assert summarise([right, wrong], manifest_of())["image_error_auroc_vacuity"] == 0.5
+
+
+def test_pixel_figures_are_pooled_over_the_cases_that_have_a_mask():
+    cases = [pixel_case([(50, 60, 60), (30, 40, 40)]), pixel_case([(200, 200, 200), (0, 0, 0)]), unmasked_case()]
+    found = summarise(cases, manifest_of())
+    # 280 of 300 pixels are right, all at a confidence of 0.9.
+    assert found["pixel_ece"] == pytest.approx(280 / 300 - 0.9)
+    assert (found["pixel_error_auroc_vacuity"], found["pixel_error_auroc_entropy"]) == (1.0, 0.0)
 
 
 def test_more_classes_are_each_held_against_the_rest():
@@ -73,6 +131,28 @@ def test_dice_of_a_class_that_is_empty_on_one_side_or_on_both():
     assert dice((90, 100, 90), (0, 0, 10)) == 0.0
 
 
+def test_empty_classes_are_left_out_where_that_is_the_rule_and_counted_either_way():
+    none = pixel_case([(100, 100, 100), (0, 0, 0)])
+    missed = pixel_case([(90, 100, 90), (0, 0, 10)])
+    found = pixel_case([(80, 90, 80), (10, 10, 20)])
+    cases = [none, missed, found, unmasked_case()]
+    assert summarise(cases, manifest_of())["dice"] == pytest.approx((1 + 0 + 2 / 3) / 3)
+    assert summarise(cases, manifest_of(), "leave-out")["dice"] == pytest.approx((0 + 2 / 3) / 2)
+    assert summarise(cases, manifest_of(), "leave-out")["iou"] == pytest.approx((0 + 1 / 2) / 2)
+    assert "dice" not in summarise([none], manifest_of(), "leave-out")
+    assert Columns(cases, manifest_of()).counts() == {
+        **{"cases": 4, "labelled": 0, "masked": 3, "pixels": 300},
+        **{"empty_truth_lesion": 1, "empty_prediction_lesion": 2, "empty_both_lesion": 1},
+    }
+
+
+def test_iou_is_the_mean_over_masked_cases():
+    cases = [pixel_case([(50, 60, 60), (30, 40, 40)]), pixel_case([(80, 90, 80), (10, 10, 20)]), unmasked_case()]
+    found = summarise(cases, manifest_of())
+    assert found["iou_lesion"] == pytest.approx((30 / 50 + 10 / 20) / 2)
+    assert found["iou"] == found["iou_lesion"]
+
+
 def test_dice_of_several_classes_is_their_mean_without_the_background():
     manifest = manifest_of(mask_classes=("background", "lesion", "hair"))
     found = summarise([pixel_case([(0, 50, 50), (10, 20, 20), (5, 5, 5)])], manifest)
@@ -96,13 +176,14 @@ def test_what_cannot_be_formed_is_left_out():
     unlabelled = {**unmasked_case(), **image_case(-1, 0.5, 0.5)}
     assert summarise([unlabelled], manifest_of()) == {}
     only_masks = summarise([pixel_case([(9, 9, 9), (1, 1, 1)])], manifest_of())
-    assert set(only_masks) == {"loss", "pixel_nll", "dice", "dice_lesion"}
+    assert set(only_masks) == {"loss", "pixel_nll", "dice", "dice_lesion", "iou", "iou_lesion", "pixel_ece"}
 
 
 def test_one_class_alone_has_an_accuracy_and_no_auroc():
     cases = [image_case(1, 0.2, 0.8), image_case(1, 0.7, 0.3)]
     found = summarise(cases, manifest_of(tasks={"malignant": (1,)}))
-    assert set(found) == {"loss", "image_nll", "accuracy"}
+    errors = {"image_error_auroc_vacuity", "image_error_auroc_entropy"}
+    assert set(found) == {"loss", "image_nll", "accuracy", "image_ece", *errors}
     assert found["accuracy"] == 0.5
 
 
@@ -110,7 +191,7 @@ def test_a_class_that_does_not_occur_leaves_the_tasks_that_can_be_formed():
     cases = [image_case(0, 0.6, 0.3, 0.1), image_case(2, 0.1, 0.2, 0.7), image_case(0, 0.2, 0.5, 0.3)]
     found = summarise(cases, THREE)
     assert "auroc" not in found
-    assert (found["auroc_melanoma"], found["auroc_not_nevus"]) == (1.0, 1.0)
+    assert (found["auroc_melanoma"], found["auroc_not_nevus"], found["auroc_tasks"]) == (1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -125,12 +206,55 @@ def test_predictions_that_are_no_numbers_have_no_metric_and_stop_nothing(bad):
 def test_names_are_exactly_what_a_complete_split_gives(manifest):
     classes = len(manifest.classes)
     _, _, cases = drawn_cases(classes)
-    complete = [{**pixel_case([(9, 9, 9), (1, 1, 1)]), **case} for case in cases]
-    assert set(metric_names(manifest)) == set(summarise(complete, manifest))
-    assert {"loss", "image_nll", "pixel_nll"} == LOWER_IS_BETTER & set(metric_names(manifest))
+    complete = [{**pixel_case([(9, 9, 10), (1, 2, 1)]), **case} for case in cases]
+    assert metric_names(manifest) == list(summarise(complete, manifest))
+    assert set(metric_names(manifest)) >= LOWER_IS_BETTER
+    assert all(definition_of(name) for name in metric_names(manifest))
 
 
 def test_names_leave_out_what_a_split_without_labels_or_masks_cannot_give():
     assert metric_names(manifest_of(labelled=0, masked=0)) == ["loss"]
     assert "accuracy" not in metric_names(manifest_of(labelled=0))
     assert "dice" not in metric_names(manifest_of(masked=0))
+
+
+def test_intervals_are_the_percentiles_that_scipy_draws():
+    label, probability, cases = drawn_cases(2, samples=120)
+    found = intervals(cases, manifest_of(), draws=2000)
+    hits = (probability.argmax(1) == label).astype(float)
+    words = {"n_resamples": 2000, "method": "percentile", "rng": np.random.default_rng(5), "paired": True}
+    accuracy = bootstrap((hits,), np.mean, **words).confidence_interval
+    assert found["accuracy"] == pytest.approx(tuple(accuracy), abs=0.01)
+    area = bootstrap((label, probability[:, 1]), auroc, vectorized=False, **words).confidence_interval
+    assert found["auroc"] == pytest.approx(tuple(area), abs=0.01)
+
+
+def test_intervals_are_the_same_at_every_call_and_hold_the_value():
+    _, _, cases = drawn_cases(3)
+    complete = [{**pixel_case([(9, 9, 10), (1, 2, 1)]), **case} for case in cases]
+    found = intervals(complete, THREE)
+    assert intervals(complete, THREE) == found
+    assert intervals(complete, THREE, seed=1) != found
+    values = summarise(complete, THREE)
+    assert found.keys() == values.keys()
+    assert all(low <= values[name] + 1e-12 <= high + 2e-12 for name, (low, high) in found.items() if "ece" not in name)
+
+
+def test_an_interval_that_cannot_be_formed_is_left_out():
+    assert intervals([], manifest_of()) == {}
+    assert intervals([image_case(1, 0.2, 0.8)], manifest_of()) == {}
+    # One case in ten is of class 0: a third of the draws has none.
+    cases = [image_case(0, 0.6, 0.4), *(image_case(1, 0.2 + k / 50, 0.8 - k / 50) for k in range(9))]
+    assert "auroc" in summarise(cases, manifest_of())
+    found = intervals(cases, manifest_of())
+    assert "auroc" not in found
+    assert found["accuracy"] == (1.0, 1.0)
+
+
+def test_how_many_weights_are_held_at_once_changes_no_interval(monkeypatch):
+    _, _, cases = drawn_cases(2)
+    found = intervals(cases, manifest_of(), draws=100)
+    monkeypatch.setattr("uml_dist.evaluate.metrics.BLOCK", 60 * 7)
+    again = intervals(cases, manifest_of(), draws=100)
+    assert again.keys() == found.keys()
+    np.testing.assert_allclose(list(again.values()), list(found.values()))

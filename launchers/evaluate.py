@@ -1,0 +1,139 @@
+"""Evaluate a trained run on a split: `python launchers/evaluate.py --run runs/isic --split test`."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import get_args
+
+import torch
+import torch.distributed as distributed
+
+from uml_dist.errors import UmlError
+from uml_dist.evaluate import evaluate_split
+from uml_dist.evaluate.columns import EmptyRule
+from uml_dist.evaluate.examples import choose, predict_examples
+from uml_dist.evaluate.results import metrics_record, printed_table, write_cases, write_metrics
+from uml_dist.evaluate.sheet import write_sheet
+from uml_dist.launch import Devices, World, ensure_world, find_devices, leave_with, planned_ranks, read_world
+from uml_dist.run import Run, load_run
+from uml_dist.train.data import loader_workers
+from uml_dist.train.run_folder import versions
+from uml_shards import ShardError, Split
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Evaluate a trained run: metrics with intervals, a row per case, and a picture of a dozen cases.",
+        epilog="example: python launchers/evaluate.py --run runs/isic --split test",
+    )
+    parser.add_argument("--run", type=Path, required=True, help="run folder")
+    parser.add_argument("--split", help="split of the data set (default: that of the validations)")
+    parser.add_argument("--checkpoint", default="best", help="best (default), latest, or a name such as step-000500")
+    parser.add_argument(
+        "--shards", type=Path, help="folder of the data set, if it is no longer where training found it"
+    )
+    parser.add_argument("--num_gpus", type=int, help="workers on this node (default: one, on a GPU if there is one)")
+    parser.add_argument("--cpu", action="store_true", help="evaluate on the CPU although there are GPUs")
+    parser.add_argument("--batch-size", type=int, default=16, help="samples per worker at once (default: 16)")
+    parser.add_argument(
+        "--empty-masks",
+        choices=get_args(EmptyRule),
+        default="one",
+        help="Dice and IoU where a class is neither there nor predicted: 1 (default), or leave such cases out",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.batch_size < 1:
+        parser.error("--batch-size must be at least 1")
+    return options
+
+
+def main() -> int:
+    """Check everything, see to it that the right world runs, then evaluate in it."""
+    options = parse(sys.argv[1:])
+    try:
+        run = load_run(options.run, options.checkpoint, "cpu", options.shards)
+        split = run.open_split(options.split or run.config.train.validate_split)
+        world, devices = enter(options)
+    except (UmlError, ShardError) as error:
+        if options.debug:
+            raise
+        leave_with(error)
+    run = run.to(device_of(world, devices))
+    if world.size > 1:
+        distributed.init_process_group("nccl" if run.device.type == "cuda" else "gloo")
+    try:
+        evaluate(run, split, options, world)
+    except (UmlError, ShardError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        if world.size > 1:
+            # Without a farewell: a rank that failed cannot take part in one, and the others must not wait for it.
+            os._exit(2)
+        return 2
+    if world.size > 1:
+        distributed.destroy_process_group()
+    return 0
+
+
+def enter(options: argparse.Namespace) -> tuple[World, Devices]:
+    """This process alone, unless several workers are asked for or a launcher has started some."""
+    launched = read_world(os.environ)
+    if launched is None and (options.num_gpus is None or options.num_gpus == 1):
+        return World(0, 1, 0, 1), find_devices(options.cpu)
+    planned_ranks(options.num_gpus, options.cpu)
+    devices = ensure_world(options.num_gpus, options.cpu)
+    world = read_world(os.environ)
+    assert world is not None
+    return world, devices
+
+
+def device_of(world: World, devices: Devices) -> torch.device:
+    """The device of this rank."""
+    if devices.kind == "cpu":
+        return torch.device("cpu")
+    torch.cuda.set_device(world.local_rank)
+    return torch.device("cuda", world.local_rank)
+
+
+def evaluate(run: Run, split: Split, options: argparse.Namespace, world: World) -> None:
+    """Evaluate on all ranks; the first one writes and prints."""
+    manifest, stream = split.manifest, run.stream(split)
+    workers = loader_workers(run.config, run.device.type == "cuda", world.local_size)
+    speaks = world.rank == 0
+    if speaks:
+        print(f"{run.path}, {run.checkpoint.name}: {len(split)} samples of {split.path}", flush=True)
+    cases = evaluate_split(run.predictor, stream, options.batch_size, workers)
+    chosen = choose(cases, manifest)
+    if not speaks:
+        return
+    examples = predict_examples(run.predictor, stream, chosen, options.batch_size)
+    record = {
+        "run": run.path.name,
+        "recipe": run.config.recipe,
+        "checkpoint": run.checkpoint.name,
+        "step": run.state.step,
+        "dataset": manifest.dataset,
+        "split": manifest.split,
+        "data_digest": manifest.digest,
+        **metrics_record(cases, manifest, options.empty_masks),
+        "versions": versions(),
+    }
+    folder = run.path / "evaluation" / manifest.split
+    heading = f"{run.path.name}: {manifest.dataset} {manifest.split}, step {run.state.step}"
+    write_cases(folder / "cases.csv", cases, manifest, options.empty_masks)
+    if examples:
+        write_sheet(folder / "sheet.png", examples, manifest.mask_classes, heading)
+    write_metrics(folder / "metrics.json", record)
+    print(f"\n{printed_table(record)}\n")
+    print("  ".join(f"{name} {count}" for name, count in record["counts"].items()))
+    for name in ("metrics.json", "cases.csv", *(["sheet.png"] if examples else [])):
+        print(folder / name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""launchers/evaluate.py and load_run on a run that ZeRO-3 trained on two ranks: files, table, errors in one line."""
+
+import csv
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from runs import train, uml_tree
+from uml_dist import load_run
+from uml_dist.batch import collate
+from worlds import run_world
+
+SCRIPT = Path(__file__).parents[2] / "launchers" / "evaluate.py"
+FILES = {"metrics.json", "cases.csv", "sheet.png"}
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module")
+def trained(partly_known, tmp_path_factory):
+    """A run of three steps with a validation, on two ranks at stage 3."""
+    run = tmp_path_factory.mktemp("evaluated") / "run"
+    tree = uml_tree(partly_known, train__steps=3, zero__stage=3)
+    run_world(2, train, tree, str(run), True)
+    return run
+
+
+@pytest.fixture
+def run_folder(trained, tmp_path):
+    """A copy of that run that a test may change."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the command in this process: exit code, stdout, stderr."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    specification = importlib.util.spec_from_file_location("evaluate_command", SCRIPT)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--cpu", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            code = module.main()
+        except SystemExit as left:
+            code = left.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def assert_refused(done, message):
+    code, printed, error = done
+    assert (code, printed) == (2, "")
+    assert re.fullmatch(r"error: [^\n]+\n", error), error
+    assert re.search(message, error), error
+
+
+def validation_of(run):
+    """The figures of the last validation during training."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = [record for record in records if "validation_loss" in record][-1]
+    return {name.removeprefix("validation_"): value for name, value in last.items() if name.startswith("validation_")}
+
+
+def test_a_validation_under_zero_3_has_drawn_the_first_picture(trained):
+    assert [path.name for path in (trained / "evaluation" / "val").iterdir()] == ["sheet.png"]
+    assert Image.open(trained / "evaluation" / "val" / "sheet.png").size[0] == 1600
+
+
+def test_the_command_repeats_the_validation_and_writes_all_of_it(command, run_folder):
+    shutil.rmtree(run_folder / "evaluation")
+    code, printed, error = command("--run", run_folder)
+    assert (code, error) == (0, "")
+    folder = run_folder / "evaluation" / "val"
+    assert {path.name for path in folder.iterdir()} == FILES
+    record = json.loads((folder / "metrics.json").read_text())
+    assert record["metrics"] == pytest.approx(validation_of(run_folder), rel=1e-4, abs=1e-5)
+    assert (record["split"], record["step"], record["counts"]["cases"]) == ("val", 3, 12)
+    assert re.fullmatch("[0-9a-f]{64}", record["data_digest"])
+    assert record["versions"]["torch"] == torch.__version__
+    with (folder / "cases.csv").open(newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 12
+    for name, value in record["metrics"].items():
+        assert re.search(rf"^{name} +{re.escape(f'{value:.4f}')}", printed, re.MULTILINE)
+    assert printed.endswith("".join(f"{folder / name}\n" for name in ("metrics.json", "cases.csv", "sheet.png")))
+
+
+def test_another_split_checkpoint_and_place_of_the_shards(command, run_folder, partly_known, tmp_path):
+    moved = Path(shutil.copytree(partly_known, tmp_path / "moved"))
+    config = run_folder / "config.toml"
+    config.write_text(config.read_text().replace(str(partly_known), str(tmp_path / "gone")))
+    assert_refused(command("--run", run_folder), "gone.* say where by --shards")
+    words = ("--split", "train", "--checkpoint", "step-000003", "--batch-size", 40, "--empty-masks", "leave-out")
+    code, _, error = command("--run", run_folder, "--shards", moved, *words)
+    assert (code, error) == (0, "")
+    record = json.loads((run_folder / "evaluation" / "train" / "metrics.json").read_text())
+    assert (record["checkpoint"], record["split"], record["counts"]["cases"]) == ("step-000003", "train", 96)
+    assert record["counts"]["masked"] == 64
+    assert "left out" in record["empty_masks"]
+
+
+def test_what_is_not_there_is_one_line(command, run_folder, tmp_path):
+    assert_refused(command("--run", tmp_path / "none"), r"none does not exist: name the folder of a run")
+    assert_refused(command("--run", tmp_path), r"holds no run \(no config.toml\)")
+    assert_refused(command("--run", run_folder, "--split", "tset"), r"no split 'tset' in .*: there is train, val")
+    assert_refused(
+        command("--run", run_folder, "--checkpoint", "step-9"),
+        r"no checkpoint 'step-9': it has best, latest, step-000003",
+    )
+    shutil.rmtree(run_folder / "checkpoints")
+    assert_refused(command("--run", run_folder), r"has no checkpoint yet")
+
+
+def test_other_shards_and_damaged_checkpoints_are_one_line(command, run_folder, partly_known, tmp_path):
+    others = Path(shutil.copytree(partly_known, tmp_path / "others"))
+    manifest = others / "train" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"dataset": "phantom"', '"dataset": "other"'))
+    assert_refused(command("--run", run_folder, "--shards", others), r"trained on other shards than those in")
+    weights = run_folder / "checkpoints" / "step-000003" / "uml.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert_refused(command("--run", run_folder), r"uml.safetensors is missing or damaged")
+
+
+def test_a_bad_sample_is_one_line_and_leaves_no_figures(command, run_folder, partly_known, tmp_path):
+    broken = Path(shutil.copytree(partly_known, tmp_path / "broken"))
+    tar = broken / "val" / "shard-000000.tar"
+    data = bytearray(tar.read_bytes())
+    image = max(data.find(b"\xff\xd8\xff"), data.find(b"\x89PNG"))
+    data[image : image + 64] = bytes(64)
+    tar.write_bytes(data)
+    code, _, error = command("--run", run_folder, "--shards", broken)
+    assert code == 2
+    assert re.fullmatch(r"error: [^\n]*shard-000000.tar[^\n]+\n", error)
+    assert not (run_folder / "evaluation" / "val" / "metrics.json").exists()
+
+
+def test_a_run_is_read_from_python_with_its_networks_at_rest(trained):
+    run = load_run(trained, device="cpu")
+    assert not any(network.training for network in run.networks.values())
+    assert not any(parameter.requires_grad for network in run.networks.values() for parameter in network.parameters())
+    split = run.open_split("val")
+    stream = run.stream(split)
+    batch = collate(stream, [stream.sample(number) for number in range(3)], range(3))
+    prediction = run.predict(batch)
+    assert prediction.pixel_probability is not None
+    assert prediction.reliable_mask is not None
+    assert prediction.pixel_probability.shape == prediction.reliable_mask.shape == (3, 2, 32, 32)
+    assert load_run(trained, "latest", "cpu").state == run.state
+
+
+def test_the_package_itself_stays_light():
+    code = "import sys, uml_dist; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.launch
+def test_two_workers_give_the_figures_of_one(command, run_folder):
+    command("--run", run_folder)
+    metrics, cases = (run_folder / "evaluation" / "val" / name for name in ("metrics.json", "cases.csv"))
+    alone, rows = json.loads(metrics.read_text()), cases.read_text()
+    shutil.rmtree(run_folder / "evaluation")
+    line = [sys.executable, str(SCRIPT), "--run", str(run_folder), "--num_gpus", "2", "--cpu", "--batch-size", "5"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("12 samples of") == 1
+    together = json.loads(metrics.read_text())
+    assert together["counts"] == alone["counts"]
+    assert together["metrics"] == pytest.approx(alone["metrics"], rel=1e-5, abs=1e-6)
+    assert [row.split(",")[0] for row in cases.read_text().splitlines()] == [r.split(",")[0] for r in rows.splitlines()]

@@ -1,0 +1,102 @@
+"""The cases of a split as columns, and what follows from them case by case."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uml_shards.manifest import Manifest
+
+from .cases import Case
+from .weighted import Flags, Floats
+
+EmptyRule = Literal["one", "leave-out"]
+"""What the overlap of a class is that is neither in a case's mask nor predicted: 1, or no figure at all."""
+
+
+class Columns:
+    """Cases by column; N cases, K image classes.
+
+    Args:
+        cases: of a split.
+        manifest: of that split.
+        empty: the rule for classes that are neither there nor predicted.
+    """
+
+    def __init__(self, cases: Sequence[Case], manifest: Manifest, empty: EmptyRule = "one") -> None:
+        self.cases = cases
+        self.manifest = manifest
+        self.empty = empty
+
+    def column(self, name: str) -> Floats:
+        """(N,); NaN for cases without it."""
+        return np.array([case.get(name, np.nan) for case in self.cases], dtype=np.float64)
+
+    def stack(self, name: str) -> NDArray[np.float64] | None:
+        """(N, ...), the arrays of all cases; None where cases have none."""
+        if not self.cases or name not in self.cases[0]:
+            return None
+        return np.stack([case[name] for case in self.cases]).astype(np.float64)
+
+    def has(self, name: str) -> bool:
+        """Whether the recipe gave this column."""
+        return bool(self.cases) and name in self.cases[0]
+
+    @cached_property
+    def label(self) -> NDArray[np.int64]:
+        """(N,); -1 for cases without one."""
+        return self.column("label").astype(np.int64)
+
+    @cached_property
+    def labelled(self) -> Flags:
+        """(N,): cases with a label and a prediction of it."""
+        return (self.label >= 0) & self.has("image_nll")
+
+    @cached_property
+    def masked(self) -> Flags:
+        """(N,): cases with a pixel that counts and a prediction of it."""
+        return self.column("pixels") > 0
+
+    @cached_property
+    def probability(self) -> Floats:
+        """(N, K), of the image classes."""
+        return np.stack([self.column(f"probability_{k}") for k in range(len(self.manifest.classes))], axis=1)
+
+    @cached_property
+    def predicted(self) -> NDArray[np.int64]:
+        """(N,), the most probable image class."""
+        return self.probability.argmax(1)
+
+    @cached_property
+    def entropy(self) -> Floats:
+        """(N,), of the image probability, in nats."""
+        probability = self.probability
+        return -(probability * np.log(np.maximum(probability, 1e-300))).sum(1)
+
+    def overlap(self, number: int) -> tuple[Floats, Floats]:
+        """Dice 2 |A and B| / (|A| + |B|) and IoU |A and B| / |A or B| of a pixel class, each (N,).
+
+        NaN for cases without a mask. Where the class is neither there nor predicted, both are 1 or NaN by the rule;
+        where it is on one side only, both are 0.
+        """
+        both = self.column(f"intersection_{number}")
+        sizes = self.column(f"predicted_{number}") + self.column(f"true_{number}")
+        none = 1.0 if self.empty == "one" else np.nan
+        dice = np.where(sizes > 0, 2.0 * both / np.maximum(sizes, 1.0), none)
+        iou = np.where(sizes > 0, both / np.maximum(sizes - both, 1.0), none)
+        return np.where(self.masked, dice, np.nan), np.where(self.masked, iou, np.nan)
+
+    def counts(self) -> dict[str, int]:
+        """Cases, what they have, and how often a class is empty in the truth, in the prediction or in both."""
+        counts = {"cases": len(self.cases), "labelled": int(self.labelled.sum()), "masked": int(self.masked.sum())}
+        if self.masked.any():
+            counts["pixels"] = int(self.column("pixels")[self.masked].sum())
+            for number, name in list(enumerate(self.manifest.mask_classes))[1:]:
+                no_truth = (self.column(f"true_{number}") == 0) & self.masked
+                no_prediction = (self.column(f"predicted_{number}") == 0) & self.masked
+                counts[f"empty_truth_{name}"] = int(no_truth.sum())
+                counts[f"empty_prediction_{name}"] = int(no_prediction.sum())
+                counts[f"empty_both_{name}"] = int((no_truth & no_prediction).sum())
+        return counts

@@ -1,0 +1,187 @@
+"""A picture of a dozen cases: image, truth, prediction, vacuity and reliable mask of each."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_rgb
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from .examples import Example
+from .results import write_whole
+
+WIDTH = 1600
+"""Pixels."""
+
+COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#0072B2", "#D55E00")
+"""Of the pixel classes but the background; told apart by colour-blind people (Okabe and Ito, 2008)."""
+
+WRONG = "#C04000"
+NOTHING = 0.9
+"""Grey of a panel that a case has not."""
+
+DPI = 100
+MARGIN, GAP, PANEL_GAP, BAR = 16, 28, 4, 74
+HEADING, TITLE, FOOT = 44, 24, 34
+TEXT, SMALL = 9.0, 8.0
+
+Picture = NDArray[np.float64]
+Pixels = tuple[float, float, float, float]
+"""Left, top, width and height, from the upper left corner."""
+
+
+def write_sheet(path: Path, examples: Sequence[Example], classes: Sequence[str], heading: str) -> None:
+    """Draw examples into a PNG of 1600 pixels width, two beside each other; vacuity has one scale for all.
+
+    Args:
+        path: of the PNG.
+        examples: at least one.
+        classes: names of the pixel classes, background first; () without any.
+        heading: a line above.
+    """
+    canvas = FigureCanvasAgg(draw_sheet(examples, classes, heading))
+    raw = io.BytesIO()
+    canvas.print_png(raw)
+    # 32 levels of each colour halve the file (1.0 to 0.5 MB), which the eye does not see; a palette bends the hues.
+    small = Image.open(raw).convert("RGB").point([round(level / 255 * 31) * 255 // 31 for level in range(256)] * 3)
+    write_whole(path, lambda temporary: small.save(temporary, format="PNG", optimize=True))
+
+
+def draw_sheet(examples: Sequence[Example], classes: Sequence[str], heading: str) -> Figure:
+    """The figure of `write_sheet`."""
+    largest = max((float(np.nanmax(one.vacuity)) for one in examples if one.vacuity is not None), default=0.0)
+    scale = ScalarMappable(Normalize(0.0, largest or 1.0), "cividis")
+    panels = _panels(examples, scale)
+    columns = 1 if len(examples) == 1 else 2
+    rows = -(-len(examples) // columns)
+    block = (WIDTH - 2 * MARGIN - (columns - 1) * GAP - (BAR if largest else 0)) / columns
+    side = min((block - (len(panels) - 1) * PANEL_GAP) / len(panels), 320.0)
+    tall = side * examples[0].image.shape[0] / examples[0].image.shape[1]
+    height = round(HEADING + rows * (TITLE + tall + 8) + FOOT)
+    page = _Page(height)
+    page.write(MARGIN, 16, heading, size=11.0, weight="bold")
+    for index, example in enumerate(examples):
+        left = MARGIN + (index % columns) * (block + GAP)
+        top = HEADING + (index // columns) * (TITLE + tall + 8)
+        page.write(
+            left, top + 12, example.title + ("    wrong" if example.wrong else ""), WRONG if example.wrong else "k"
+        )
+        for number, (name, draw) in enumerate(panels.items()):
+            place = (left + number * (side + PANEL_GAP), top + TITLE, side, tall)
+            page.show(draw(example), place)
+            if index < columns:
+                page.write(place[0] + side - 4, place[1] + tall - 9, name, "w", size=SMALL, anchor="right", boxed=True)
+    if largest:
+        page.colour_bar(scale, (WIDTH - MARGIN - BAR + 24, HEADING + TITLE, 14, min(3 * tall, height - 160)))
+    page.legend(classes, height - FOOT / 2)
+    return page.figure
+
+
+class _Page:
+    """A figure measured in pixels from its upper left corner."""
+
+    def __init__(self, height: int) -> None:
+        self.height = height
+        self.figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
+
+    def axes(self, place: Pixels):
+        left, top, width, tall = place
+        bottom = self.height - top - tall
+        return self.figure.add_axes((left / WIDTH, bottom / self.height, width / WIDTH, tall / self.height))
+
+    def show(self, picture: Picture, place: Pixels) -> None:
+        axes = self.axes(place)
+        axes.set_axis_off()
+        axes.imshow(picture, aspect="auto", interpolation="nearest")
+
+    def write(
+        self,
+        left: float,
+        middle: float,
+        text: str,
+        colour: str = "k",
+        size: float = TEXT,
+        anchor: str = "left",
+        weight: str = "normal",
+        boxed: bool = False,
+    ) -> None:
+        box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 1.5} if boxed else None
+        self.figure.text(
+            left / WIDTH, 1.0 - middle / self.height, text, color=colour, fontsize=size, fontweight=weight,
+            horizontalalignment=anchor, verticalalignment="center", parse_math=False, bbox=box,
+        )  # fmt: skip
+
+    def colour_bar(self, scale: ScalarMappable, place: Pixels) -> None:
+        bar = self.figure.colorbar(scale, cax=self.axes(place))
+        bar.set_label("vacuity", fontsize=TEXT)
+        bar.ax.tick_params(labelsize=SMALL)
+
+    def legend(self, classes: Sequence[str], middle: float) -> None:
+        left = MARGIN
+        for number, name in list(enumerate(classes))[1:]:
+            axes = self.axes((left, middle - 6, 12, 12))
+            axes.set_axis_off()
+            axes.imshow([[to_rgb(_colour(number))]], aspect="auto")
+            self.write(left + 18, middle, name)
+            left += 40 + 7 * len(name)
+        words = ["above each case: label → predicted class with its probability"]
+        if classes:
+            words += ["white line: outline of the truth", "grey: ignored, or not there"]
+        self.write(left, middle, "      ".join(words), size=SMALL)
+
+
+def _panels(examples: Sequence[Example], scale: ScalarMappable) -> dict[str, Callable[[Example], Picture]]:
+    """The panels that any example has, and how each is drawn."""
+    grey = ScalarMappable(Normalize(0.0, 1.0), "gray")
+    panels: dict[str, Callable[[Example], Picture]] = {"image": lambda one: one.image.astype(np.float64)}
+    if any(one.truth is not None for one in examples):
+        panels["truth"] = lambda one: _overlay(one, one.truth)
+    if any(one.predicted is not None for one in examples):
+        panels["prediction"] = lambda one: _overlay(one, one.predicted)
+    if any(one.vacuity is not None for one in examples):
+        panels["vacuity"] = lambda one: _map(one, one.vacuity, scale)
+    if any(one.reliable is not None for one in examples):
+        panels["reliable mask"] = lambda one: _map(one, one.reliable, grey)
+    return panels
+
+
+def _map(example: Example, values: NDArray[np.float32] | None, scale: ScalarMappable) -> Picture:
+    return _nothing(example) if values is None else np.asarray(scale.to_rgba(values))[..., :3]
+
+
+def _overlay(example: Example, classes: NDArray[np.uint8] | None) -> Picture:
+    """The image with classes in colour, and the outline of the truth."""
+    if classes is None:
+        return _nothing(example)
+    picture = example.image.astype(np.float64)
+    for number in np.unique(classes):
+        if number != 0:
+            colour = np.full(3, NOTHING) if number == 255 else np.asarray(to_rgb(_colour(int(number))))
+            inside = classes == number
+            picture[inside] = 0.45 * picture[inside] + 0.55 * colour
+    if example.truth is not None:
+        picture[_outline(example.truth)] = 1.0
+    return picture
+
+
+def _outline(classes: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels of a class other than the background with a neighbour of another class."""
+    edge = np.zeros(classes.shape, dtype=bool)
+    edge[1:] |= classes[1:] != classes[:-1]
+    edge[:-1] |= classes[1:] != classes[:-1]
+    edge[:, 1:] |= classes[:, 1:] != classes[:, :-1]
+    edge[:, :-1] |= classes[:, 1:] != classes[:, :-1]
+    return edge & (classes != 0) & (classes != 255)
+
+
+def _nothing(example: Example) -> Picture:
+    return np.full(example.image.shape, NOTHING)
+
+
+def _colour(number: int) -> str:
+    return COLOURS[(number - 1) % len(COLOURS)]
