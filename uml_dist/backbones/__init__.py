@@ -1,5 +1,18 @@
 """Encoders: an image in, features at the scales 1, 1/2, 1/4 and 1/8 out."""
 
 from .compact import CompactEncoder
+from .registry import ENCODERS, Encoder, EncoderKind, EncoderName
+from .res2net import Res2Net50
+from .vgg import Vgg16
+from .weights import load_weights
 
-__all__ = ["CompactEncoder"]
+__all__ = [
+    "ENCODERS",
+    "CompactEncoder",
+    "Encoder",
+    "EncoderKind",
+    "EncoderName",
+    "Res2Net50",
+    "Vgg16",
+    "load_weights",
+]

@@ -5,25 +5,24 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-CHANNELS_PER_GROUP = 8
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation, 8 channels a group: unlike batch normalisation it has no state that ranks differ in."""
-    return nn.GroupNorm(max(1, channels // CHANNELS_PER_GROUP), channels)
+from .normalisation import Normalisation
 
 
 class _Stage(nn.Module):
     """A 3x3 convolution that may halve the size, then a residual one."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: Normalisation) -> None:
         super().__init__()
-        self.first = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.first_norm = group_norm(outputs)
-        self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.second_norm = group_norm(outputs)
+        self.first_norm, self.second_norm = norm(outputs), norm(outputs)
+        plain = isinstance(self.first_norm, nn.Identity)
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=plain)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=plain)
         for convolution in (self.first, self.second):
-            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.kaiming_normal_(convolution.weight, mode="fan_in" if plain else "fan_out", nonlinearity="relu")
+        if plain:
+            # Where nothing normalises, features keep their scale by the fan-in and by residuals that start at zero
+            # (Zhang et al., "Fixup initialization", ICLR 2019).
+            nn.init.zeros_(self.second.weight)
 
     def forward(self, feature: Tensor) -> Tensor:
         feature = functional.relu(self.first_norm(self.first(feature)))
@@ -35,15 +34,17 @@ class CompactEncoder(nn.Module):
 
     Args:
         channels: of the image.
-        widths: channels of the four features, multiples of 8.
+        widths: channels of the four features.
+        norm: makes the normalisations; `nn.Identity` for none.
     """
 
-    def __init__(self, channels: int, widths: Sequence[int]) -> None:
+    def __init__(self, channels: int, widths: Sequence[int], norm: Normalisation) -> None:
         super().__init__()
         self.widths = tuple(widths)
         inputs = (channels, *self.widths[:-1])
         strides = (1, *(2 for _ in self.widths[1:]))
-        self.stages = nn.ModuleList(map(_Stage, inputs, self.widths, strides))
+        stages = zip(inputs, self.widths, strides, strict=True)
+        self.stages = nn.ModuleList(_Stage(*stage, norm) for stage in stages)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Features (B, widths[i], H / 2^i, W / 2^i) of an image (B, channels, H, W), H and W multiples of 8."""

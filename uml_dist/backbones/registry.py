@@ -1,0 +1,38 @@
+"""The encoders by name."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from . import res2net, vgg
+from .compact import CompactEncoder
+from .normalisation import Normalisation
+from .res2net import Res2Net50
+from .vgg import Vgg16
+from .weights import Published
+
+EncoderName = Literal["compact", "res2net50", "vgg16"]
+Encoder = CompactEncoder | Res2Net50 | Vgg16
+"""Modules with `widths`, whose call makes four features, at 1, 1/2, 1/4 and 1/8 of the size, of an image."""
+
+
+@dataclass(frozen=True)
+class EncoderKind:
+    """How an encoder is made.
+
+    Attributes:
+        make: of the image's channels, the features' channels and its normalisation.
+        widths: channels of the features in its paper; None: any.
+        published: keys of its weight files; None: there are no weights of it.
+    """
+
+    make: Callable[[int, Sequence[int], Normalisation], Encoder]
+    widths: tuple[int, int, int, int] | None = None
+    published: Published | None = None
+
+
+ENCODERS: dict[EncoderName, EncoderKind] = {
+    "compact": EncoderKind(CompactEncoder),
+    "res2net50": EncoderKind(Res2Net50, res2net.WIDTHS, res2net.PUBLISHED),
+    "vgg16": EncoderKind(Vgg16, vgg.WIDTHS, vgg.PUBLISHED),
+}

@@ -1,0 +1,77 @@
+"""VGG-16 with normalisation, without its last stage.
+
+Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, nn
+
+from ..fork import fork
+from .normalisation import Normalisation
+from .weights import Published
+
+WIDTHS = (64, 128, 256, 512)
+CONVOLUTIONS = (2, 2, 3, 3)
+LAYERS_PER_CONVOLUTION = 3
+
+
+def _positions() -> Iterator[tuple[int, int, int]]:
+    """(stage, convolution, place among the features) of every convolution; stages and convolutions count from 1."""
+    place = 0
+    for stage, convolutions in enumerate(CONVOLUTIONS, 1):
+        for number in range(1, convolutions + 1):
+            yield stage, number, place
+            place += LAYERS_PER_CONVOLUTION
+        place += 1  # the pooling
+
+
+PUBLISHED = Published(
+    unused=re.compile(r"features\.(3[4-9]|4\d)\..+|(classifier|pre_logits|head)\..+|conv5_[123]\..+"),
+    renamed={
+        f"conv{stage}_{number}.{part}.{key}": f"features.{place + after}.{key}"
+        for stage, number, place in _positions()
+        for part, after, keys in (
+            ("conv", 0, ("weight", "bias")),
+            ("bn", 1, ("weight", "bias", "running_mean", "running_var")),
+        )
+        for key in keys
+    },
+)
+"""Of torchvision's and timm's vgg16_bn; and of the modules that load the JCS project's 5stages_vgg16_bn."""
+
+
+class Vgg16(nn.Module):
+    """Four stages of 3x3 convolutions, each normalised, with pooling between them.
+
+    Args:
+        channels: of the image.
+        widths: channels of the four features, multiples of 8; the published ones are `WIDTHS`.
+        norm: makes the normalisations.
+    """
+
+    def __init__(self, channels: int, widths: Sequence[int], norm: Normalisation) -> None:
+        super().__init__()
+        self.widths = tuple(widths)
+        layers: list[nn.Module] = []
+        for convolutions, width in zip(CONVOLUTIONS, self.widths, strict=True):
+            layers += [nn.MaxPool2d(2)] if layers else []
+            for _ in range(convolutions):
+                convolution = nn.Conv2d(channels, width, 3, padding=1)
+                nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+                layers += [convolution, norm(width), nn.ReLU()]
+                channels = width
+        # One flat list, as the published weights number it.
+        self.features = nn.ModuleList(layers)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Features (B, widths[i], H / 2^i, W / 2^i) of an image (B, channels, H, W), H and W multiples of 8."""
+        features = []
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                feature, image = fork(image, 2)
+                features.append(feature)
+            image = layer(image)
+        return (*features, image)

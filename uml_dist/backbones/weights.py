@@ -1,0 +1,89 @@
+"""Published weights of an encoder, from a local file, every key accounted for."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..errors import UmlError
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+COUNTERS = re.compile(r"(.*\.)?num_batches_tracked")
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class Published:
+    """The keys of published files, as far as they are not those of the module.
+
+    Attributes:
+        unused: matches the keys of parts that are never built.
+        renamed: key in another project's file -> key of the module.
+    """
+
+    unused: re.Pattern[str]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_weights(module: nn.Module, path: str | Path, published: Published) -> None:
+    """Fill an encoder with a published file's weights: all of its parameters and buffers, converted to its dtype.
+
+    A module on the meta device is only compared with the file.
+
+    Args:
+        module: its `state_dict` has the published keys and shapes.
+        path: a .safetensors file, or a .pth file of a plain dictionary (read without running its pickled code).
+        published: which keys of the file are dropped or renamed.
+
+    Raises:
+        UmlError: the file cannot be read; a key is missing or not expected; a shape is another.
+    """
+    given = {
+        published.renamed.get(key, key): tensor
+        for key, tensor in _read(Path(path)).items()
+        if not published.unused.fullmatch(key) and not COUNTERS.fullmatch(key)
+    }
+    own = module.state_dict()
+    for problem, keys in (("lacks", own.keys() - given.keys()), ("has unexpected", given.keys() - own.keys())):
+        if keys:
+            raise UmlError(f"weights {path}: the file {problem} {_few(keys)}: it is of another architecture")
+    shapes = [
+        f"{key} {tuple(given[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if given[key].shape != own[key].shape
+    ]
+    if shapes:
+        raise UmlError(f"weights {path}: the file has {_few(shapes)}: it is of another architecture")
+    if not any(tensor.is_meta for tensor in own.values()):
+        module.load_state_dict(given)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix not in SUFFIXES:
+        raise UmlError(f"weights {path} are neither a .safetensors nor a .pth file")
+    if not path.is_file():
+        raise UmlError(f"weights {path}: there is no such file: download it first")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UmlError(f"weights {path} cannot be read: {error.strerror or error}") from None
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UmlError(f"weights {path} are no readable weight file ({reason}): download them again") from None
+    if not isinstance(tensors, dict) or not all(isinstance(each, Tensor) for each in tensors.values()):
+        raise UmlError(f"weights {path} hold something else than a dictionary of tensors: save a state_dict alone")
+    return tensors
+
+
+def _few(names: Iterable[str]) -> str:
+    first, *others = sorted(names)
+    more = f" and {len(others) + 1 - NAMED} more" if len(others) >= NAMED else ""
+    return ", ".join([first, *others[: NAMED - 1]]) + more
