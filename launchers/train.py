@@ -8,7 +8,7 @@ from pathlib import Path
 from uml_dist.config_file import dump, read_config
 from uml_dist.errors import UmlError
 from uml_dist.launch import ensure_world, leave_with, planned_ranks
-from uml_dist.train.setup import find_resume, prepare
+from uml_dist.train.setup import check_start, find_resume, prepare
 from uml_shards import ShardError
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "uml_phantom.toml"
@@ -44,14 +44,16 @@ def main() -> int:
             return 0
         ranks = planned_ranks(options.num_gpus, options.cpu)
         setup = prepare(config, ranks)
+        if options.resume == "auto" and options.run is None:
+            raise UmlError("--resume auto needs to know which run: add --run runs/NAME")
+        resume = find_resume(setup, options.run, options.resume) if options.run else None
+        if resume is None:
+            check_start(setup)
         if options.dry_run:
             from uml_dist.train.dry_run import dry_run
 
             print(dry_run(setup, ranks) + "\n" if speaks else "", end="")
             return 0
-        if options.resume == "auto" and options.run is None:
-            raise UmlError("--resume auto needs to know which run: add --run runs/NAME")
-        resume = find_resume(setup, options.run, options.resume) if options.run else None
         devices = ensure_world(options.num_gpus, options.cpu)
     except (UmlError, ShardError) as error:
         if options.debug:

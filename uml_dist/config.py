@@ -55,12 +55,14 @@ class ModelConfig(Section):
 class OptimizerConfig(Section):
     """`[optimizer]`, and `[networks.NAME.optimizer]` on top of it: torch's optimiser and the learning rate's course."""
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"
+    name: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="torch's optimiser of this name")
     lr: float = Field(default=1e-3, gt=0, description="base learning rate")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of adam and adamw")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
     weight_decay: float = Field(default=1e-5, ge=0, description="L2 for adam and sgd, decoupled for adamw")
-    schedule: Literal["constant", "poly", "cosine"] = "poly"
+    schedule: Literal["constant", "poly", "cosine"] = Field(
+        default="poly", description="course of the rate after the warmup; poly is UML's"
+    )
     warmup: int = Field(default=0, ge=0, description="steps over which the rate rises linearly from 0")
     hold: float = Field(
         default=0.3, ge=0, lt=1, description="poly: share of the steps at the base rate before it falls"
@@ -79,8 +81,8 @@ class NetworkConfig(Section):
 class PhaseConfig(Section):
     """`[[phases]]`: the length of one of the recipe's phases."""
 
-    name: str
-    steps: int = Field(gt=0)
+    name: str = Field(description="of the phase")
+    steps: int = Field(gt=0, description="optimiser steps of it")
 
 
 class TrainConfig(Section):
@@ -93,7 +95,7 @@ class TrainConfig(Section):
         gt=0,
         description="most samples per rank at once; the accumulation follows from it. Default: no accumulation",
     )
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of weights, order, augmentation and dropout")
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the networks; losses stay in float32")
     log_every: int = Field(default=10, gt=0, description="steps between two lines of the log")
     validate_every: int = Field(
@@ -112,7 +114,9 @@ class TrainConfig(Section):
 class ZeroConfig(Section):
     """`[zero]`: DeepSpeed's partition of optimiser states (1), gradients (2) and parameters (3)."""
 
-    stage: Literal[0, 1, 2, 3] = 1
+    stage: Literal[0, 1, 2, 3] = Field(
+        default=1, description="what is parted among the ranks; 0: nothing, every rank keeps all"
+    )
 
 
 class CheckpointConfig(Section):
@@ -125,7 +129,7 @@ class CheckpointConfig(Section):
 class MetricsConfig(Section):
     """`[metrics]`: the Prometheus exporter of each rank."""
 
-    enabled: bool = True
+    enabled: bool = Field(default=True, description="serve /metrics, from every rank")
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(
         default=9464, ge=0, le=65535, description="of local rank 0; rank r listens on port + r, or the next free"
@@ -135,7 +139,7 @@ class MetricsConfig(Section):
 class RunConfig(Section):
     """The whole tree. `model` and `objective` are the recipe's own sections."""
 
-    recipe: str
+    recipe: str = Field(description="the method; it brings its own keys of [model] and [objective]")
     streams: dict[str, StreamConfig] = Field(min_length=1)
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

@@ -36,6 +36,16 @@ def test_the_same_world_goes_on_bit_for_bit_at_every_stage(partly_known, tmp_pat
         assert np.array_equal(after.weights["uml"], before.weights["uml"])
 
 
+def test_the_paper_s_profile_with_its_switches_on_goes_on_bit_for_bit(partly_known, tmp_path):
+    switches = {"model__profile": "paper", "model__un_top_in_seg": True, "model__mask_source": "belief"}
+    trees = [uml_tree(partly_known, **words(**switches, train__steps=3, zero__stage=2))]
+    runs = [str(tmp_path / "run")]
+    (before,), _ = run_world(2, train_and_stop_each, trees, runs, 2)
+    (after,), _ = run_world(2, train_each, trees, runs)
+    assert after.losses == before.losses[2:]
+    assert np.array_equal(after.weights["uml"], before.weights["uml"])
+
+
 def test_a_run_moves_from_four_ranks_to_two_to_one_and_across_stages(partly_known, tmp_path):
     straight = run_world(1, train, uml_tree(partly_known, **words(zero__stage=0)))[0]
     losses = []

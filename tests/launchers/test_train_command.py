@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from broken_shards import WRONG_SETTINGS, WRONG_SHARDS
+from broken_shards import VGG_WEIGHTS, WRONG_SETTINGS, WRONG_SHARDS
 from runs import uml_tree
 from uml_dist.config_file import read_config
 from uml_dist.errors import UmlError
@@ -167,6 +167,17 @@ def test_a_run_that_cannot_go_on_is_one_line(command, write, folder, partly_know
     done = command("--config", write(tree), "--run", run, "--resume", resume)
     assert_refused(done, folder, message)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+@pytest.mark.parametrize("words", [VGG_WEIGHTS, ("model.init=absent",)], ids=["published", "init"])
+def test_weights_to_start_from_are_needed_by_a_fresh_run_alone(command, write, folder, partly_known, words):
+    path = write(uml_tree(partly_known))
+    for more in (), ("--dry-run",):
+        done = command("--config", path, "--run", "run", "--resume", "auto", *more, *words)
+        assert_refused(done, folder, WRONG_SETTINGS[words])
+    config = read_config(path, words).model_dump(mode="json", exclude_none=True)
+    with pytest.raises(AssertionError, match="ranks would start"):
+        command("--config", path, "--run", saved(folder, config=config), "--resume", "auto", *words)
 
 
 def test_debug_shows_the_traceback(command, folder):

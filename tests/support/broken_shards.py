@@ -107,6 +107,9 @@ WRONG_SHARDS: dict[Wrong, str] = {
 }
 """What makes wrong shards of sound ones in a folder -> what the error says."""
 
+VGG_WEIGHTS = ("model.width=1.0", "model.encoder.segmentation=vgg16", "model.encoder.segmentation_weights=absent.pth")
+"""Let an encoder start from a file that is not there."""
+
 WRONG_SETTINGS: dict[tuple[str, ...], str] = {
     ("model.classes=3",): r"model\.classes = 3, but the shards of train have 2 \(benign, malignant\): change one",
     ("model.mask_classes=4",): r"model\.mask_classes = 4, but the shards of train have 2 \(background, lesion\)",
@@ -118,6 +121,7 @@ WRONG_SETTINGS: dict[tuple[str, ...], str] = {
         "streams.other.count=4",
     ): r"streams\.other is not used: recipe uml has the streams train",
     ("model.init=absent",): r"model\.init = 'absent' is neither a checkpoint, a run folder nor a safetensors file",
+    VGG_WEIGHTS: r"weights absent\.pth: there is no such file: download it first",
     ("train.validate_split=vall",): r"shard folder .*vall does not exist",
     ("train.stepz=3",): r"unknown key train\.stepz: did you mean train\.steps\?",
     ("recipe=umi",): r"unknown recipe 'umi': use one of ",

@@ -17,9 +17,10 @@ from uml_dist.telemetry import Metrics
 from uml_dist.train import trainer as trainer_module
 from uml_dist.train.checkpoint import find_checkpoint, read_state
 from uml_dist.train.engine import full_weights
+from uml_dist.train.main import Start, load_start
 from uml_dist.train.report import Reporter
 from uml_dist.train.run_folder import RunFolder
-from uml_dist.train.setup import prepare
+from uml_dist.train.setup import check_start, prepare
 from uml_dist.train.trainer import Trainer
 from uml_shards.importers import Options
 from uml_shards.importers.phantom import PhantomImporter
@@ -109,8 +110,9 @@ def train(
     kind = Trainer if validate_too else NoValidation
     trainer = kind(setup, torch.device("cpu"), folder, _Listener(folder, metrics, trace))
     checkpoint = find_checkpoint(Path(run)) if run else None
-    if checkpoint:
-        trainer.resume(checkpoint, read_state(checkpoint))
+    if checkpoint is None:
+        check_start(setup)
+    load_start(trainer, Start(folder.path, (checkpoint, read_state(checkpoint)) if checkpoint else None))
     folder.write_config(config)
     folder.forget_after(trainer.state.step)
     with _watch(trace, trainer, stop_at):

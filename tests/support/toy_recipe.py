@@ -1,17 +1,27 @@
-"""A recipe that uses every seam: two trained networks, an average, a frozen copy, two streams, two phases."""
+"""A recipe that uses every seam: two trained networks, an average, a frozen copy, two streams, two phases.
+
+The student's convolution can start from a file, as encoders start from published weights.
+"""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from uml_dist.batch import Batch, Prediction
 from uml_dist.config import ModelConfig, Section
+from uml_dist.errors import UmlError
 from uml_dist.random import KeyedDropout, random_address
 from uml_dist.recipes import RECIPES, Averaged, Frozen, Phase, Progress, Recipe, Step, Trained
 from uml_dist.reduce import GlobalBatch
+from uml_dist.train.checkpoint import load_tensors
 
 RECIPES["toy"] = "toy_recipe:ToyRecipe"
+
+
+class Model(ModelConfig):
+    weights: str | None = None
 
 
 class Objective(Section):
@@ -36,14 +46,28 @@ class Critic(nn.Sequential):
 class ToyRecipe(Recipe):
     name = "toy"
     stream_names = ("labelled", "unlabelled")
-    Model = ModelConfig
+    Model = Model
     Objective = Objective
+
+    @property
+    def weights(self) -> str | None:
+        assert isinstance(self.config.model, Model)
+        return self.config.model.weights
+
+    def check_start(self) -> None:
+        if self.weights and not Path(self.weights).is_file():
+            raise UmlError(f"weights {self.weights}: there is no such file")
+
+    def _start(self, student: nn.Module) -> None:
+        assert isinstance(student, Student)
+        assert self.weights
+        student[0].load_state_dict(load_tensors(Path(self.weights)))
 
     @property
     def networks(self):
         classes = len(self.manifests["labelled"].classes)
         return {
-            "student": Trained(lambda: Student(classes)),
+            "student": Trained(lambda: Student(classes), self._start if self.weights else None),
             "critic": Trained(Critic),
             "teacher": Averaged("student", decay=0.9),
             "before": Frozen("student"),

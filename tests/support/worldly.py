@@ -1,5 +1,8 @@
 """Trainings that run inside a world of several ranks: functions that `run_world` can call."""
 
+import io
+from contextlib import redirect_stderr
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,11 @@ from torch import Tensor, nn
 import uml_dist.random
 import uml_dist.recipes.uml.recipe as uml_recipe
 from runs import Trace, train
+from uml_dist.config_file import validate
+from uml_dist.launch import Devices
 from uml_dist.reduce import GlobalBatch
+from uml_dist.train.main import Start, train_rank
+from uml_dist.train.setup import prepare
 
 
 def train_each(trees: list[dict[str, Any]], runs: list[str] | None = None) -> list[Trace]:
@@ -70,3 +77,18 @@ def generators_around(tree: dict[str, Any]) -> tuple[list[int], list[int]]:
 def train_validating(tree: dict[str, Any], run: str) -> Trace:
     """A training with its validations."""
     return train(tree, run, validate_too=True)
+
+
+def starts_of(trees: list[dict[str, Any]]) -> list[Trace]:
+    """What each training begins with: stopped before its first step."""
+    return [train(tree, stop_at=0) for tree in trees]
+
+
+def fail_to_start(tree: dict[str, Any], run: str) -> tuple[Any, str]:
+    """The exit code and the last words of a rank that cannot start, although all was well when it was checked."""
+    said = io.StringIO()
+    with redirect_stderr(said):
+        try:
+            return train_rank(prepare(validate(tree, "test"), 2), Start(Path(run)), Devices("cpu")), said.getvalue()
+        except SystemExit as left:
+            return left.code, said.getvalue()

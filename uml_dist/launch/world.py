@@ -18,6 +18,7 @@ from typing import Literal, NoReturn
 
 from ..errors import UmlError
 from .devices import ACCELERATOR, VISIBLE, Devices, find_devices
+from .memory import keep_freed_memory
 
 STARTED = "UML_WORLD_STARTED"  # ranks that we started ourselves are told how many they are, and never start others
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -242,6 +243,8 @@ def enter_world(environment: MutableMapping[str, str] | None = None) -> World:
     assert world is not None, "ensure_world comes first"
     environment.pop("LOCAL_SIZE", None)
     environment.pop(STARTED, None)
+    if environment.get(ACCELERATOR) == "cpu":
+        keep_freed_memory()
     if "torch" in sys.modules and environment.get("OMP_NUM_THREADS", "").isdecimal():
         import torch
 

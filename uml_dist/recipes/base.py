@@ -16,9 +16,16 @@ from ..reduce import GlobalBatch
 
 @dataclass(frozen=True)
 class Trained:
-    """A network that learns: it gets a DeepSpeed engine and an optimiser in the phases that name it."""
+    """A network that learns: it gets a DeepSpeed engine and an optimiser in the phases that name it.
+
+    Attributes:
+        build: makes it. Called whenever the network is needed anew: it must not depend on files.
+        start: fills in the weights that a fresh run starts from, such as published ones, in place and drawing no random
+            numbers. Not called where weights come from elsewhere: from a checkpoint, or by `model.init`.
+    """
 
     build: Callable[[], nn.Module]
+    start: Callable[[nn.Module], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ class Recipe(ABC):
     Objective: ClassVar[type[Section]] = Section
 
     def __init__(self, config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
-        """Check the configuration against the data: cheap, no network is built.
+        """Check the configuration against the data: cheap, no network is built, no other file is read.
 
         Args:
             config: of the run.
@@ -137,6 +144,13 @@ class Recipe(ABC):
         """The phases in order; by default one, in which all trained networks learn on all streams."""
         trained = tuple(name for name, network in self.networks.items() if isinstance(network, Trained))
         return (Phase("train", trained, self.stream_names),)
+
+    def check_start(self) -> None:  # noqa: B027 - most recipes start from nothing
+        """Check what `Trained.start` will read, without building a network; called for a fresh run, on every rank.
+
+        Raises:
+            UmlError: it is missing, damaged, or does not fit.
+        """
 
     @property
     def why_no_accumulation(self) -> str | None:

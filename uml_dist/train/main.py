@@ -62,7 +62,7 @@ def train_rank(setup: Setup, start: Start, devices: Devices) -> int:
     reporter = Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None)
     trainer = Trainer(setup, device, folder, reporter, world.local_size)
     try:
-        _load(trainer, start)
+        load_start(trainer, start)
     except UmlError as error:  # found by all ranks alike
         leave_with(error)
     folder.begin(setup.config, trainer.state.step)
@@ -112,13 +112,19 @@ def _serve(setup: Setup, world: World, metrics: Metrics) -> MetricsServer | None
     return serve_metrics(metrics.registry, settings.port, world.local_rank, host=settings.host, stride=stride)
 
 
-def _load(trainer: Trainer, start: Start) -> None:
-    """The state of the checkpoint to go on from, or the weights to begin with."""
+def load_start(trainer: Trainer, start: Start) -> None:
+    """Take over the state of the checkpoint to go on from, or else the weights to begin with.
+
+    Raises:
+        UmlError: see `Trainer.start_from` and `Networks.start`.
+    """
     init = trainer.config.model.init
     if start.resume:
         trainer.resume(*start.resume)
     elif init:
         trainer.start_from(Path(init))
+    else:
+        trainer.networks.start()
 
 
 def _device(world: World, devices: Devices) -> torch.device:

@@ -21,8 +21,13 @@ from .data import Share, image_size, open_splits, share_of, split_folder
 MAY_CHANGE = re.compile(
     r"(checkpoint|deepspeed|metrics|zero)\.|data\.(workers|on_bad_sample)|streams\.[^.]+\.shards"
     r"|model\.(checkpointing|init)|train\.(best|log_every|micro_batch|validate_every)"
+    r"|model\.(\w+\.)*(\w+_)?weights: (?!None -> |.* -> None$)"
 )
-"""Settings that a resumed run may change: where things are and how they are computed, but not what, save rounding."""
+"""Settings that a resumed run may change: where things are and how they are computed, but not what, save rounding.
+
+The `weights` of models are files that only a fresh run reads: another path is no change, but with or without them the
+architecture may differ.
+"""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ class Setup:
 def prepare(config: RunConfig, ranks: int) -> Setup:
     """Check a configuration against its data, its recipe and the number of ranks.
 
+    What only a fresh run needs is left to `check_start`.
+
     Raises:
         UmlError, ShardError: in one line, what does not fit.
     """
@@ -92,8 +99,6 @@ def prepare(config: RunConfig, ranks: int) -> Setup:
     validation = open_split(split_folder(config.streams[first], config.train.validate_split))
     for name, manifest in {**manifests, "validation": validation.manifest}.items():
         check_classes(config, manifest, manifests[first], name)
-    if config.model.init:
-        _check_init(config, Path(config.model.init))
     recipe = kind(config, manifests)
     phases = _phases(config, recipe, manifests[first].samples)
     for phase, _ in phases:
@@ -144,6 +149,19 @@ def find_resume(setup: Setup, run: Path, resume: str) -> tuple[Path, RunState] |
     if changed:
         raise UmlError(f"run {run} was started with another configuration ({'; '.join(changed)}): choose another --run")
     return checkpoint, state
+
+
+def check_start(setup: Setup) -> None:
+    """Check the weights that a fresh run begins with; one that goes on needs them no more.
+
+    Raises:
+        UmlError: they are missing, damaged or do not fit.
+    """
+    init = setup.config.model.init
+    if init:
+        _check_init(setup.config, Path(init))
+    else:
+        setup.recipe.check_start()
 
 
 def _check_init(config: RunConfig, path: Path) -> None:

@@ -4,12 +4,15 @@ import math
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch.nn import functional
 
 from uml_dist.random import random_address
 from uml_dist.recipes.uml.mixer import LevelMixer
-from uml_dist.recipes.uml.network import UmlModel, UmlNetwork
+from uml_dist.recipes.uml.model import UmlModel
+from uml_dist.recipes.uml.network import UmlNetwork
+from uml_kernels import opinion
+
+PROFILES = ["compact", "paper"]
 
 
 def build(seed: int = 0, **settings) -> UmlNetwork:
@@ -35,8 +38,9 @@ def gradients(network, image):
     return {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
 
 
-def test_outputs_have_their_shapes_and_ranges():
-    output = run(build(), torch.randn(2, 3, 32, 48))
+@pytest.mark.parametrize("profile", PROFILES)
+def test_outputs_have_their_shapes_and_ranges(profile):
+    output = run(build(profile=profile), torch.randn(2, 3, 32, 48))
     assert output.class_evidence.shape == (2, 2)
     assert output.mutual_evidence.shape == (2, 3, 32, 48)
     assert [tuple(level.shape[1:]) for level in output.segmentation] == [
@@ -50,9 +54,10 @@ def test_outputs_have_their_shapes_and_ranges():
         assert ((gate >= math.exp(-1) - 1e-6) & (gate < 1)).all()
 
 
+@pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (31, 45), (50, 9)])
-def test_a_size_that_is_no_multiple_of_8_is_padded_and_cropped(size):
-    network = build().eval()
+def test_a_size_that_is_no_multiple_of_8_is_padded_and_cropped(size, profile):
+    network = build(profile=profile).eval()
     image = torch.randn(1, 3, *size)
     output = network(image)
     assert output.mutual_evidence.shape[2:] == size
@@ -64,16 +69,28 @@ def test_a_size_that_is_no_multiple_of_8_is_padded_and_cropped(size):
         torch.testing.assert_close(output.level(index), whole.level(index)[..., : size[0], : size[1]])
 
 
-def test_every_parameter_has_a_gradient():
-    grads = gradients(build(), torch.randn(2, 3, 32, 32))
+SWITCHES = [
+    {},
+    {"un_top_in_seg": True},
+    {"mask_source": "alpha"},
+    {"mask_source": "belief", "un_top_in_seg": True},
+    {"encoder": {"segmentation": "res2net50", "classification": "vgg16"}},
+]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_every_parameter_has_a_gradient(switches, profile):
+    grads = gradients(build(profile=profile, **switches), torch.randn(2, 3, 32, 32))
     assert [name for name, gradient in grads.items() if not gradient.abs().max() > 1e-9] == []
 
 
-def test_checkpointing_changes_no_bit_of_the_gradients_with_dropout_on():
+@pytest.mark.parametrize("profile", PROFILES)
+def test_checkpointing_changes_no_bit_of_the_gradients_with_dropout_on(profile):
     image = torch.randn(2, 3, 24, 40)
-    plain = gradients(build(dropout=0.5), image)
-    recomputed = gradients(build(dropout=0.5, checkpointing=True), image)
-    undropped = gradients(build(dropout=0.0), image)
+    plain = gradients(build(dropout=0.5, profile=profile), image)
+    recomputed = gradients(build(dropout=0.5, profile=profile, checkpointing=True), image)
+    undropped = gradients(build(dropout=0.0, profile=profile), image)
     assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
     assert any(not torch.equal(plain[name], undropped[name]) for name in plain)
 
@@ -87,8 +104,9 @@ def test_a_sample_does_not_depend_on_the_batch_it_is_in():
     torch.testing.assert_close(alone.mutual_evidence, whole.mutual_evidence[2:3], rtol=1e-5, atol=1e-6)
 
 
-def test_evidence_is_float32_and_finite_under_bf16():
-    network, image = build(), torch.randn(2, 3, 32, 32)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_evidence_is_float32_and_finite_under_bf16(profile):
+    network, image = build(profile=profile), torch.randn(2, 3, 32, 32)
     with torch.autocast("cpu", torch.bfloat16):
         output = run(network, image)
     assert output.class_evidence.dtype == output.mutual_evidence.dtype == torch.float32
@@ -138,11 +156,78 @@ def test_the_mixer_is_the_attention_of_the_paper_without_its_widest_tensor(outpu
     torch.testing.assert_close(mixer(classified, segmented), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_a_profile_that_is_not_there_is_an_error_that_names_those_that_are():
-    with pytest.raises(ValidationError, match="compact"):
-        UmlModel(profile="paper")  # type: ignore[arg-type]
-    with pytest.raises(ValidationError, match="extra"):
-        UmlModel(depth=3)  # type: ignore[call-arg]
+@pytest.mark.parametrize("outputs", [5, None])
+def test_a_channel_shuffle_before_the_mixer_s_attention_would_only_rename_weights(outputs):
+    """The paper shuffles the joined channels: the same function with weights in another order, so it is left out."""
+    torch.manual_seed(2)
+    plain = LevelMixer(3, 4, 6, outputs).double()
+    shuffle = torch.randperm(12)
+    classified, segmented = torch.randn(2, 3, 5, 7).double(), torch.randn(2, 4, 5, 7).double()
+
+    class Shuffled(LevelMixer):
+        """Shuffles what the projections make: its projection matrix has other rows."""
+
+        def forward(self, classified, segmented):
+            block_diag = torch.block_diag
+            try:
+                torch.block_diag = lambda *parts: block_diag(*parts)[shuffle]
+                return super().forward(classified, segmented)
+            finally:
+                torch.block_diag = block_diag
+
+    renamed = Shuffled(3, 4, 6, outputs).double()
+    with torch.no_grad():
+        state = {key: tensor.clone() for key, tensor in plain.state_dict().items()}
+        for key in ("channel_query", "channel_value.weight", "place_query.weight", "place_value", "out"):
+            if key in state:
+                state[key] = state[key][:, shuffle]
+        for key in ("channel_out.weight", "channel_out.bias", "channel_norm.weight", "channel_norm.bias"):
+            state[key] = state[key][shuffle]
+    renamed.load_state_dict(state)
+    expected = plain(classified, segmented)
+    expected = expected if outputs else expected[:, shuffle]
+    torch.testing.assert_close(renamed(classified, segmented), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("source", ["evidence", "alpha", "belief"])
+def test_reliable_masks_are_gated_sums_of_scores_and_the_mutual_opinion(source):
+    output = build(mask_source=source).eval()(torch.randn(2, 3, 32, 32))
+    pixels = opinion(output.mutual_evidence)
+    # Corners aligned, every 8th of 32 pixels: at 31 / 3 of a pixel apart.
+    places = [torch.arange(4) * 31 / 3] * 2
+    for level, mask, gate in zip((0, 3), output.reliable_masks, output.gates, strict=True):
+        added, vacuity = getattr(pixels, source), pixels.vacuity.unsqueeze(1)
+        if level == 3:
+            added, vacuity = (sampled(each, *places) for each in (added, vacuity))
+        torch.testing.assert_close(gate, torch.exp(-vacuity))
+        torch.testing.assert_close(mask, (output.segmentation[level] + added) * gate, rtol=1e-4, atol=1e-5)
+
+
+def sampled(feature, rows, columns):
+    """Linear interpolation at places along both axes."""
+    for dim, places in ((2, rows), (3, columns)):
+        low = places.floor().long().clamp(max=feature.shape[dim] - 2)
+        shape = [1] * 4
+        shape[dim] = -1
+        share = (places - low).reshape(shape)
+        feature = feature.index_select(dim, low) * (1 - share) + feature.index_select(dim, low + 1) * share
+    return feature
+
+
+def test_the_top_block_informs_the_segmentation_only_where_it_is_asked_to():
+    image = torch.randn(2, 3, 16, 16)
+    for asked in (False, True):
+        network = build(un_top_in_seg=asked, dropout=0)
+        output = network(image)
+        sum(level.square().mean() for level in output.segmentation).backward()
+        reached = {name for name, each in network.navigator.top.named_parameters() if each.grad is not None}
+        assert reached == ({name for name, _ in network.navigator.top.named_parameters()} if asked else set())
+        before = [output.segmentation[0], output.class_evidence]
+        with torch.no_grad():
+            network.navigator.top.out.weight.mul_(2)
+        after = network(image)
+        assert torch.equal(after.segmentation[0], before[0]) is not asked
+        assert not torch.equal(after.class_evidence, before[1])
 
 
 def test_width_scales_the_channels_with_a_floor():

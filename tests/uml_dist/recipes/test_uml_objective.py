@@ -1,4 +1,6 @@
-"""The UML objective: the specification's formulas in float64, missing labels and masks, sums over parts of a batch."""
+"""The UML objective: its formulas in float64 under each switch, missing labels or masks, sums over parts of a batch."""
+
+from math import log, log1p
 
 import numpy as np
 import pytest
@@ -7,12 +9,23 @@ from pydantic import ValidationError
 from torch.distributions import Dirichlet, kl_divergence
 from torch.nn import functional
 
+from evidential_reference import kl_to_uniform as exact_kl
 from uml_dist.batch import Batch
 from uml_dist.recipes.uml.network import UmlOutput
 from uml_dist.recipes.uml.objective import UmlObjective, UmlWeights, counts, total, uml_terms
 from uml_dist.reduce import GlobalBatch
 
 IMAGE_CLASSES, PIXEL_CLASSES, SIZE = 2, 3, (13, 18)
+TERMS = ("classification", "segmentation", "mutual")
+SWITCHES = (
+    {},
+    {"dice": "linear"},
+    {"dice_probability": "expected"},
+    {"segmentation_loss": "cross_entropy_dice"},
+    {"level_reduction": "sum"},
+    {"level_reduction": "first"},
+    {"dice_probability": "expected", "segmentation_loss": "cross_entropy_dice", "level_reduction": "first"},
+)
 
 
 def batch_of(mask, label, weight=None) -> Batch:
@@ -73,53 +86,171 @@ def naive_dice(probability, target, kind):
     return (-overlap.log() if kind == "negative_log" else 1 - overlap).mean()
 
 
-def naive_terms(batch, leaves, kl_weight, kind, scope):
-    """The formulas of the specification on what is counted, in float64."""
-    leaves = [leaf.detach().double() for leaf in leaves]
+def naive_terms(batch, leaves, kl_weight, objective):
+    """The formulas of the specification on what is counted, of float64 leaves."""
     known = (batch.label >= 0) & (batch.weight > 0)
     error, kl = naive_dirichlet(leaves[0][known], batch.label[known])
     classification = (error + kl_weight * kl).mean()
 
     counted = (batch.mask != 255) & (batch.weight > 0)[:, None, None]
-    maps = [leaves[1], leaves[2]]
+    levels = [leaves[2]]
     for level, leaf in enumerate(leaves[3:], 1):
         size = (leaf.shape[2] << level, leaf.shape[3] << level)
         full = functional.interpolate(leaf, size, mode="bilinear", align_corners=True)
-        maps.append(full[..., : SIZE[0], : SIZE[1]])
+        levels.append(full[..., : SIZE[0], : SIZE[1]])
 
     def pixels(x, chosen):
         return x.movedim(1, -1)[chosen]
 
     target = batch.mask[counted].long()
-    error, kl = naive_dirichlet(pixels(maps[0], counted), target)
+    error, kl = naive_dirichlet(pixels(leaves[1], counted), target)
     groups = [counted]
-    if scope == "sample":
+    if objective.dice_scope == "sample":
         groups = [counted & (torch.arange(len(counted)) == i)[:, None, None] for i in range(len(counted))]
         groups = [group for group in groups if group.any()]
-    dice = [
-        torch.stack([naive_dice(pixels(x.softmax(1), g), batch.mask[g].long(), kind) for g in groups]).mean()
-        for x in maps
-    ]
+
+    def dice(probability):
+        each = [naive_dice(pixels(probability, g), batch.mask[g].long(), objective.dice) for g in groups]
+        return torch.stack(each).mean()
+
+    if objective.dice_probability == "expected":
+        mutual = (leaves[1] + 1) / (leaves[1] + 1).sum(1, keepdim=True)
+    else:
+        mutual = leaves[1].softmax(1)
+    losses = [dice(x.softmax(1)) for x in levels]
+    if objective.segmentation_loss == "cross_entropy_dice":
+        rows = [pixels(x, counted) for x in levels]
+        errors = [(row.logsumexp(1) - row[torch.arange(len(target)), target]).mean() for row in rows]
+        losses = [loss + error for loss, error in zip(losses, errors, strict=True)]
+    segmentation = {"mean": sum(losses) / 4, "sum": sum(losses), "first": losses[0]}[objective.level_reduction]
     return {
         "classification": classification,
-        "mutual": dice[0] + (error + kl_weight * kl).mean(),
-        "segmentation": torch.stack(dice[1:]).mean(),
+        "mutual": dice(mutual) + (error + kl_weight * kl).mean(),
+        "segmentation": segmentation,
     }
 
 
-@pytest.mark.parametrize("kind", ["negative_log", "linear"])
+@pytest.mark.parametrize("switches", SWITCHES)
 @pytest.mark.parametrize("scope", ["global", "sample"])
 @pytest.mark.parametrize("weight", [[1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0]])
-def test_terms_are_those_of_the_specification(kind, scope, weight):
+def test_terms_and_gradients_are_those_of_the_specification(switches, scope, weight):
     batch, leaves = random_batch(), leaves_of(4)
     batch = batch_of(batch.mask, batch.label, weight)
-    objective = UmlObjective(dice=kind, dice_scope=scope)
-    terms = terms_of(batch, leaves, objective)
-    expected = naive_terms(batch, leaves, 0.4, kind, scope)
+    weights = UmlWeights(classification=0.3, segmentation=1.5, mutual=0.7)
+    objective = UmlObjective(weights=weights, dice_scope=scope, **switches)
+    doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    terms, expected = terms_of(batch, leaves, objective), naive_terms(batch, doubles, 0.4, objective)
     for name, value in expected.items():
         assert terms[name].item() == pytest.approx(value.item(), rel=2e-6)
-    whole = 0.5 * expected["classification"] + 0.4 * expected["segmentation"] + 0.1 * expected["mutual"]
-    assert total(terms, objective.weights).item() == pytest.approx(whole.item(), rel=2e-6)
+    whole = 0.3 * expected["classification"] + 1.5 * expected["segmentation"] + 0.7 * expected["mutual"]
+    found = total(terms, weights)
+    assert found.item() == pytest.approx(whole.item(), rel=2e-6)
+    gradients = zip(
+        torch.autograd.grad(found, leaves),
+        torch.autograd.grad(whole, doubles, allow_unused=True, materialize_grads=True),
+        strict=True,
+    )
+    for gradient, reference in gradients:
+        torch.testing.assert_close(gradient.double(), reference, rtol=1e-4, atol=1e-6 * reference.abs().max().item())
+
+
+def test_the_default_is_the_paper():
+    weights = UmlObjective().weights
+    assert (weights.classification, weights.segmentation, weights.mutual) == (0.5, 0.4, 0.1)
+    batch, leaves = random_batch(), leaves_of(4)
+    explicit = UmlObjective(
+        anneal=0.5, dice="negative_log", dice_probability="softmax", segmentation_loss="dice", level_reduction="mean"
+    )
+    terms, expected = terms_of(batch, leaves), terms_of(batch, leaves, explicit)
+    assert all(torch.equal(terms[name], expected[name]) for name in TERMS)
+
+
+GOLDEN = [
+    ((3, 1), 0, 1 / 3, 0.0),
+    ((3, 1), 1, 11 / 6, log(3) - 2 / 3),
+    ((2, 1, 4), 0, 1.45, log(10) - 1.35),
+    ((1, 1), 0, 1.0, 0.0),
+    ((1, 1, 1), 2, 1.5, 0.0),
+]
+"""alpha, target, expected cross-entropy and KL of the specification's section 7.3."""
+
+
+def uniform_case(evidence, target):
+    """An image, and a map, whose every opinion has this evidence and this target."""
+    row = torch.tensor([evidence], dtype=torch.float32)
+    batch = batch_of(torch.full((1, *SIZE), target), [target])
+    scores = [torch.zeros(1, row.shape[1], 16 >> level, 24 >> level) for level in range(4)]
+    scores[0] = scores[0][..., : SIZE[0], : SIZE[1]]
+    return batch, [leaf.requires_grad_() for leaf in (row, row[:, :, None, None].repeat(1, 1, *SIZE), *scores)]
+
+
+@pytest.mark.parametrize(("alpha", "target", "cross_entropy", "kl"), GOLDEN)
+def test_values_of_the_specification_at_both_levels(alpha, target, cross_entropy, kl):
+    batch, leaves = uniform_case([one - 1 for one in alpha], target)
+    for fraction, kl_weight in ((0, 0), (0.1, 0.2), (0.5, 1), (0.9, 1)):
+        terms = terms_of(batch, leaves, fraction=fraction)
+        whole = cross_entropy + kl_weight * kl
+        assert terms["classification"].item() == pytest.approx(whole, rel=2e-6)
+        assert terms["classification_kl"].item() == pytest.approx(kl, rel=2e-6, abs=1e-12)
+        assert terms["mutual_cross_entropy"].item() == pytest.approx(cross_entropy, rel=2e-6)
+        assert terms["mutual_kl"].item() == pytest.approx(kl, rel=2e-6, abs=1e-12)
+        assert (terms["mutual"] - terms["mutual_dice"]).item() == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize("evidence", [1e-6, 1e-2, 1.0, 1e4, 1e6, 1e8])
+def test_kl_terms_are_stable_to_evidence_of_1e8(evidence):
+    evidence = float(np.float32(evidence))
+    for row in ([0.0, evidence], [0.0, evidence, 0.0]):
+        batch, leaves = uniform_case(row, 0)
+        terms = terms_of(batch, leaves, fraction=1)
+        exact = float(exact_kl(row, 0)[0])
+        if len(row) == 2:
+            assert exact == pytest.approx(log1p(evidence) - evidence / (1 + evidence), rel=1e-9)
+        for name in ("classification_kl", "mutual_kl"):
+            assert terms[name].item() == pytest.approx(exact, rel=1e-5, abs=2e-6)
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+@pytest.mark.parametrize("level", [0.0, 1e-30, 1e8, 1e12])
+def test_gradients_of_each_term_are_finite_for_extreme_outputs(level, switches):
+    """Evidence of all, of the right and of wrong classes, and logits as far apart."""
+    batch = random_batch()
+    objective = UmlObjective(**switches)
+    for present in ([1, 1, 1], [1, 0, 0], [0, 0, 1]):
+        leaves = [
+            torch.tensor(present[: leaf.shape[1]])
+            .reshape(1, -1, *(1,) * (leaf.dim() - 2))
+            .mul(level)
+            .expand_as(leaf)
+            .clone()
+            .requires_grad_()
+            for leaf in leaves_of(4)
+        ]
+        terms = terms_of(batch, leaves, objective, fraction=1)
+        for name in TERMS:
+            assert terms[name].isfinite()
+            gradients = torch.autograd.grad(terms[name], leaves, retain_graph=True, allow_unused=True)
+            reached = [gradient for gradient in gradients if gradient is not None]
+            assert reached
+            assert all(gradient.isfinite().all() for gradient in reached)
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_the_scopes_agree_on_one_sample_and_on_copies_of_it(switches):
+    batch, leaves = random_batch(), leaves_of(4)
+    for chosen in (torch.tensor([0]), torch.tensor([0, 0, 0])):
+        part, part_leaves = part_of(batch, leaves, chosen)
+        one, other = (
+            terms_of(part, part_leaves, UmlObjective(dice_scope=scope, **switches)) for scope in ("global", "sample")
+        )
+        for name in one:
+            assert one[name].item() == pytest.approx(other[name].item(), rel=2e-6)
+
+
+def test_the_scopes_differ_on_different_samples():
+    batch, leaves = random_batch(), leaves_of(4)
+    one, other = (terms_of(batch, leaves, UmlObjective(dice_scope=scope)) for scope in ("global", "sample"))
+    assert abs(one["segmentation"].item() - other["segmentation"].item()) > 1e-3
 
 
 def test_parts_sum_to_their_terms():
@@ -129,9 +260,10 @@ def test_parts_sum_to_their_terms():
     assert not any(terms[name].requires_grad for name in terms if "_" in name)
 
 
+@pytest.mark.parametrize("switches", SWITCHES)
 @pytest.mark.parametrize("scope", ["global", "sample"])
 @pytest.mark.parametrize("lacking", ["labels", "masks", "both", "weight"])
-def test_what_is_missing_gives_a_zero_that_still_reaches_every_output(scope, lacking):
+def test_what_is_missing_gives_a_zero_that_still_reaches_every_output(scope, lacking, switches):
     batch = random_batch()
     if lacking in ("labels", "both"):
         batch = batch_of(batch.mask, [-1] * 4)
@@ -140,7 +272,7 @@ def test_what_is_missing_gives_a_zero_that_still_reaches_every_output(scope, lac
     if lacking == "weight":
         batch = batch_of(batch.mask, batch.label, [0.0] * 4)
     leaves = leaves_of(4)
-    objective = UmlObjective(dice_scope=scope)
+    objective = UmlObjective(dice_scope=scope, **switches)
     terms = terms_of(batch, leaves, objective)
     gradients = torch.autograd.grad(total(terms, objective.weights), leaves)  # raises for one that is not reached
     assert all(gradient.isfinite().all() for gradient in gradients)
@@ -173,9 +305,10 @@ class Half:
         return local_sum / self.counts[name].clamp(min=1)
 
 
-def test_the_sample_scope_is_additive_over_micro_batches():
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_the_sample_scope_is_additive_over_micro_batches(switches):
     batch, leaves = random_batch(), leaves_of(4)
-    objective = UmlObjective(dice_scope="sample")
+    objective = UmlObjective(dice_scope="sample", **switches)
     whole = terms_of(batch, leaves, objective)
     expected = torch.autograd.grad(total(whole, objective.weights), leaves)
     halves, gradients = [], []
@@ -245,15 +378,22 @@ def test_the_kl_weight_rises_over_a_share_of_the_run(anneal, fraction, weight):
     assert UmlObjective(anneal=anneal).kl_weight(fraction) == weight
 
 
-def test_terms_are_float32_of_bf16_logits():
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_terms_are_float32_of_bf16_logits(switches):
     batch, leaves = random_batch(), leaves_of(4)
     rounded = [leaf if index < 2 else leaf.bfloat16() for index, leaf in enumerate(leaves)]
+    objective = UmlObjective(**switches)
     with torch.autocast("cpu", torch.bfloat16):
-        terms = terms_of(batch, rounded)
-    expected = terms_of(batch, [leaf.float() for leaf in rounded])
+        terms = terms_of(batch, rounded, objective)
+    expected = terms_of(batch, [leaf.float() for leaf in rounded], objective)
     assert all(term.dtype == torch.float32 for term in terms.values())
-    for name in ("classification", "segmentation", "mutual"):
+    for name in TERMS:
         assert terms[name].item() == pytest.approx(expected[name].item(), rel=2e-2)
+
+
+def test_every_switch_is_described():
+    for section in (UmlObjective, UmlWeights):
+        assert all(field.description for name, field in section.model_fields.items() if name != "weights")
 
 
 def test_an_unknown_key_is_an_error():

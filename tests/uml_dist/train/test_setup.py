@@ -7,14 +7,14 @@ from typing import get_args
 import pytest
 
 import toy_recipe
-from broken_shards import WRONG_SETTINGS, WRONG_SHARDS, ThreePixelClasses, restate, write_shards
+from broken_shards import VGG_WEIGHTS, WRONG_SETTINGS, WRONG_SHARDS, ThreePixelClasses, restate, write_shards
 from runs import make_partly_known, uml_tree
 from uml_dist.config import DataConfig
 from uml_dist.config_file import apply_overrides, validate
 from uml_dist.errors import UmlError
 from uml_dist.train.checkpoint import RunState, find_checkpoint, save_checkpoint
 from uml_dist.train.data import loader_workers, make_streams, share_of
-from uml_dist.train.setup import find_resume, prepare
+from uml_dist.train.setup import check_start, find_resume, prepare
 from uml_shards import ShardError
 from uml_shards.augment import AUGMENTATIONS
 
@@ -24,7 +24,7 @@ assert toy_recipe
 def refused(tree, *words, ranks=2) -> str:
     """The one line with which a configuration is refused."""
     with pytest.raises((UmlError, ShardError)) as raised:
-        prepare(validate(apply_overrides(tree, words), "run.toml"), ranks)
+        check_start(setup_of(tree, *words, ranks=ranks))
     line = str(raised.value)
     assert line
     assert "\n" not in line
@@ -218,6 +218,12 @@ def test_weights_to_start_from_may_not_be_of_another_recipe(partly_known, tmp_pa
     assert line.endswith("is of recipe toy, the configuration of recipe uml")
 
 
+def test_weights_that_model_init_overrides_need_not_be_there(toy_tree, tmp_path):
+    started(setup_of(toy_tree), tmp_path)
+    assert refused(toy_tree, "model.weights=absent").startswith("weights absent: ")
+    check_start(setup_of(toy_tree, "model.weights=absent", f"model.init={tmp_path}"))
+
+
 def cannot_resume(setup, run, resume="auto") -> str:
     with pytest.raises(UmlError) as raised:
         find_resume(setup, run, resume)
@@ -296,6 +302,27 @@ def test_a_resumed_run_may_change_how_it_computes(partly_known, tmp_path, word):
     tree = uml_tree(partly_known)
     started(setup_of(tree), tmp_path)
     assert find_resume(setup_of(tree, word), tmp_path, "auto") is not None
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "difference"),
+    [
+        (VGG_WEIGHTS[:2], VGG_WEIGHTS, "model.encoder.segmentation_weights: None -> absent.pth"),
+        (VGG_WEIGHTS, VGG_WEIGHTS[:2], "model.encoder.segmentation_weights: absent.pth -> None"),
+    ],
+    ids=["given", "removed"],
+)
+def test_a_resumed_run_keeps_the_architecture_that_goes_with_weights(partly_known, tmp_path, before, now, difference):
+    tree = uml_tree(partly_known)
+    started(setup_of(tree, *before), tmp_path)
+    assert f"was started with another configuration ({difference})" in cannot_resume(setup_of(tree, *now), tmp_path)
+
+
+def test_a_resumed_run_needs_no_weights_and_they_may_have_moved(partly_known, tmp_path):
+    tree = uml_tree(partly_known)
+    started(setup_of(tree, *VGG_WEIGHTS, "model.init=absent"), tmp_path)
+    moved = setup_of(tree, *VGG_WEIGHTS[:2], "model.encoder.segmentation_weights=moved.pth")
+    assert find_resume(moved, tmp_path, "auto") is not None
 
 
 def test_a_run_goes_on_only_with_the_shards_it_was_started_with(partly_known, tmp_path):

@@ -46,22 +46,29 @@ class LevelMixer(nn.Module):
         self.out = None if outputs is None else _parameter(outputs, joined)
 
     def forward(self, classified: Tensor, segmented: Tensor) -> Tensor:
-        """The mixed feature (B, outputs, H, W) of two features (B, channels, H, W)."""
+        """The mixed feature (B, outputs, H, W), channels last in memory, of two features (B, channels, H, W)."""
         project = torch.block_diag(self.project_classified, self.project_segmented)  # (2 hidden, channels)
-        feature = torch.cat((classified, segmented), 1).flatten(2)  # (B, channels, H W)
-        samples, _, places = feature.shape
+        # Places are the rows, as in memory where channels are last (see `UmlNetwork`). The two are not joined in memory
+        # either: backward would keep the copy.
+        features = [feature.flatten(2).transpose(1, 2) for feature in (classified, segmented)]  # (B, H W, channels)
+        widths = [feature.shape[2] for feature in features]
 
-        query = ((self.channel_query @ project).expand(samples, 1, -1) @ feature).softmax(2)
-        pool = torch.cat((query, torch.full_like(query, 1 / places)), 1).to(feature.dtype)
-        attended, mean = (pool @ feature.transpose(1, 2) @ project.T).unbind(1)  # X q^T and the mean of X
+        def apply(rows: Tensor) -> Tensor:
+            """A map's rows (B or 1, outputs, channels) applied to the joined feature: (B, H W, outputs)."""
+            first, second = (f @ part.mT for f, part in zip(features, rows.split(widths, 2), strict=True))
+            return first + second
+
+        query = apply((self.channel_query @ project).unsqueeze(0)).softmax(1)  # (B, H W, 1)
+        pool = torch.cat((query, torch.full_like(query, 1 / query.shape[1])), 2).mT.to(classified.dtype)
+        pooled = torch.cat([pool @ feature for feature in features], 2)
+        attended, mean = (pooled @ project.T).unbind(1)  # X q^T and the mean of X
         channel = torch.sigmoid(self.channel_norm(self.channel_out(self.channel_value(attended))))
 
         key = self.place_query(mean * channel) @ self.place_value  # (B, 2 hidden)
         rows = torch.diag_embed(channel) if self.out is None else self.out * channel.unsqueeze(1)
-        rows = torch.cat((rows, (key * channel).unsqueeze(1)), 1) @ project
-        mixed = rows @ feature
-        mixed = mixed[:, :-1] * (1 + torch.sigmoid(mixed[:, -1:]))
-        return mixed.unflatten(2, classified.shape[2:])
+        place = torch.sigmoid(apply(((key * channel) @ project).unsqueeze(1)))
+        mixed = apply(rows @ project) * (1 + place)
+        return mixed.mT.unflatten(2, classified.shape[2:])
 
 
 class FeatureMixer(nn.Module):

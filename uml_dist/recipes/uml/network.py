@@ -6,40 +6,28 @@ MICCAI 2023; all widths are scaled by one number.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from uml_kernels import opinion
 
-from ...backbones.compact import CompactEncoder
 from ...batch import Prediction
-from ...config import ModelConfig
+from ...fork import fork
 from ...random import current_address, name_layers, random_address
-from .decoders import MutualDecoder, UncertaintyInstructor, UncertaintyNavigator, resize
-from .fork import fork
+from .decoders import MutualDecoder, UncertaintyInstructor, UncertaintyNavigator
+from .layers import resize
 from .mixer import FeatureMixer
+from .model import UmlModel, scaled
 
-CLASSIFIED = (64, 256, 512, 1024)
-SEGMENTED = (64, 128, 256, 512)
 MIXED = (64, 128, 256)
 MIXER_HIDDEN = 256
 EVIDENCE_HIDDEN = 32
 INSTRUCTOR = (1024, 512, 512, 1024)
 STRIDE = 8
-WIDTHS = {"compact": 1 / 8}
-
-
-class UmlModel(ModelConfig):
-    """`[model]` of the recipe `uml`."""
-
-    profile: Literal["compact"] = Field(default="compact", description="encoders and default width")
-    width: float | None = Field(default=None, gt=0, description="all channels are scaled by it; default: the profile's")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="probability of dropping a channel in the decoders")
 
 
 class UmlOutput(NamedTuple):
@@ -76,18 +64,15 @@ class UmlOutput(NamedTuple):
             pixel_probability=self.segmentation[0].float().softmax(1),
             image_vacuity=image.vacuity,
             pixel_vacuity=opinion(self.mutual_evidence).vacuity,
+            reliable_mask=self.reliable_masks[0],
         )
-
-
-def scaled(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
-    """Numbers of channels times the width, rounded to multiples of 8, at least 8."""
-    return tuple(max(8, round(number * width / 8) * 8) for number in channels)
 
 
 class UmlNetwork(nn.Module):
     """Two encoders, a mixer, and three heads that inform one another.
 
-    Keyed dropout makes training need `uml_dist.random.random_address` around the call.
+    Keyed dropout makes training need `uml_dist.random.random_address` around the call. Encoders start with random
+    weights; `load_encoders` fills in published ones.
 
     Args:
         model: the configuration.
@@ -106,30 +91,35 @@ class UmlNetwork(nn.Module):
         detach_uncertainty: bool = False,
     ) -> None:
         super().__init__()
-        width = model.width or WIDTHS[model.profile]
-        self.checkpointing = model.checkpointing
-        self.classification_encoder = CompactEncoder(channels, scaled(CLASSIFIED, width))
-        self.segmentation_encoder = CompactEncoder(channels, scaled(SEGMENTED, width))
+        width = model.scale
+        self.model = model
+        self.classification_encoder = model.encoder_of("classification").build(channels)
+        self.segmentation_encoder = model.encoder_of("segmentation").build(channels)
         classified, segmented = self.classification_encoder.widths, self.segmentation_encoder.widths
         (hidden,) = scaled((MIXER_HIDDEN,), width)
         first, second, third = scaled(MIXED, width)
         self.mixer = FeatureMixer(classified, segmented, hidden, (first, second, third))
         mixed = self.mixer.widths
         self.mutual = MutualDecoder(mixed, scaled((EVIDENCE_HIDDEN,), width)[0], pixel_classes, model.dropout)
-        self.navigator = UncertaintyNavigator(segmented, mixed[3], pixel_classes, model.dropout, detach_uncertainty)
+        self.navigator = UncertaintyNavigator(segmented, mixed[3], pixel_classes, model, detach_uncertainty)
         self.instructor = UncertaintyInstructor(
             classified[3] + mixed[3], scaled(INSTRUCTOR, width), self.navigator.widths[0], image_classes, model.dropout
         )
         self._initialise(pixel_classes)
         name_layers(self)
 
+    def load_encoders(self) -> None:
+        """Fill the encoders with the published weights that the configuration names; else leave them as they are."""
+        self.model.encoder_of("classification").load(self.classification_encoder)
+        self.model.encoder_of("segmentation").load(self.segmentation_encoder)
+
     def _initialise(self, pixel_classes: int) -> None:
-        """Kaiming-normal convolutions outside of the encoders.
+        """Kaiming-normal convolutions outside of the encoders and the instructor's head.
 
         The maps to C scores keep the variance of their inputs: by fan-out it would grow by the ratio of the channels,
         and softmax start saturated.
         """
-        for part in (self.mixer, self.mutual, self.navigator, self.instructor):
+        for part in (self.mixer, self.mutual, self.navigator, self.instructor.instruct):
             for module in part.modules():
                 if isinstance(module, nn.Conv2d):
                     to_scores = module.out_channels <= pixel_classes and module.groups == 1
@@ -141,6 +131,9 @@ class UmlNetwork(nn.Module):
         height, width = image.shape[2:]
         padding = (0, -width % STRIDE, 0, -height % STRIDE)
         image = functional.pad(image, padding, mode="replicate") if any(padding) else image
+        if image.device.type == "cpu":
+            # All layers keep the layout; there torch interpolates 6 to 10 times faster in this one.
+            image = image.contiguous(memory_format=torch.channels_last)
 
         classified = self._stage(self.classification_encoder, image)
         segmented = self._stage(self.segmentation_encoder, image)
@@ -163,7 +156,7 @@ class UmlNetwork(nn.Module):
 
     def _stage(self, module: nn.Module, *inputs: Any) -> Any:
         """Run a part of the network; with checkpointing, its activations are recomputed in backward."""
-        if not (self.checkpointing and torch.is_grad_enabled()):
+        if not (self.model.checkpointing and torch.is_grad_enabled()):
             return module(*inputs)
         return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=_same_address())
 

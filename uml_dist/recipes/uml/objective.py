@@ -1,13 +1,15 @@
 """The objective of UML: classification, segmentation and mutual loss (spec 2.4 to 2.8), as sums before ratios."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
-from uml_kernels import DiceSums, dice_sums, expected_cross_entropy, kl_to_uniform
+from uml_kernels import DiceSums, DiceTarget, expected_cross_entropy, kl_to_uniform, opinion
+from uml_kernels.opinion import at_least_float32
 from uml_shards.sample import IGNORE
 
 from ...batch import Batch
@@ -22,9 +24,9 @@ ABSENT = -1
 class UmlWeights(Section):
     """`[objective.weights]`: of the three terms in the total."""
 
-    classification: float = Field(default=0.5, ge=0)
-    segmentation: float = Field(default=0.4, ge=0)
-    mutual: float = Field(default=0.1, ge=0)
+    classification: float = Field(default=0.5, ge=0, description="of the opinion on the image")
+    segmentation: float = Field(default=0.4, ge=0, description="of the segmentation's levels")
+    mutual: float = Field(default=0.1, ge=0, description="of the opinion on each pixel")
 
 
 class UmlObjective(Section):
@@ -32,8 +34,9 @@ class UmlObjective(Section):
 
     weights: UmlWeights = UmlWeights()
     anneal: float = Field(
-        default=0.5, ge=0, le=1, description="share of the run over which the KL terms' weight rises to 1"
+        default=0.5, ge=0, le=1, description="share of the run over which the KL terms' weight rises; 0: all of it at once"
     )
+    kl: float = Field(default=1.0, ge=0, description="weight of the KL terms once it has risen; less is less cautious")
     dice: Literal["negative_log", "linear"] = Field(
         default="negative_log", description="-ln D or 1 - D of the overlap D"
     )
@@ -41,11 +44,28 @@ class UmlObjective(Section):
         default="global",
         description="overlap of the whole global batch, or mean of the samples' (which can be accumulated)",
     )
+    dice_probability: Literal["softmax", "expected"] = Field(
+        default="softmax",
+        description="what overlaps with the mask in the mutual loss: softmax of the evidence, or alpha / S",
+    )
+    segmentation_loss: Literal["dice", "cross_entropy_dice"] = Field(
+        default="dice", description="of each level's softmax: Dice, or cross-entropy + Dice"
+    )
+    level_reduction: Literal["mean", "sum", "first"] = Field(
+        default="mean",
+        description="over the segmentation's four levels; first: of the segmentation alone, no deep supervision",
+    )
     detach_uncertainty: bool = Field(default=False, description="let no gradient pass through the navigator's gates")
 
     def kl_weight(self, fraction: float) -> float:
         """Lambda: the weight of the KL terms when this share of the run is done."""
-        return 1.0 if self.anneal == 0 else min(1.0, fraction / self.anneal)
+        return self.kl * (1.0 if self.anneal == 0 else min(1.0, fraction / self.anneal))
+
+    def over_levels(self, losses: Tensor) -> Tensor:
+        """The segmentation loss of its levels' (levels,), each of which stays in the graph."""
+        if self.level_reduction == "first":
+            return losses[0]
+        return losses.sum() if self.level_reduction == "sum" else losses.mean()
 
 
 def counts(batch: Batch) -> dict[str, Tensor]:
@@ -81,15 +101,20 @@ def uml_terms(
     class_error = whole.mean((weight * expected_cross_entropy(evidence, label, ABSENT)).sum(), "labelled")
     class_kl = whole.mean((weight * kl_to_uniform(evidence, label, ABSENT)).sum(), "labelled")
 
-    pixel_weight = weight[:, None, None]
-    evidence = output.mutual_evidence
+    evidence, pixel_weight = output.mutual_evidence, weight[:, None, None]
     pixel_error = whole.mean((pixel_weight * expected_cross_entropy(evidence, batch.mask)).sum(), "pixels")
     pixel_kl = whole.mean((pixel_weight * kl_to_uniform(evidence, batch.mask)).sum(), "pixels")
 
-    mutual_dice, *level_dice = _dice_losses(output, batch, whole, objective)
+    expected = objective.dice_probability == "expected"
+    probability = opinion(evidence).probability if expected else evidence.softmax(1)
+    levels = [at_least_float32(output.level(index)) for index in range(len(output.segmentation))]
+    dice = _dice_losses([probability, *(logits.softmax(1) for logits in levels)], batch, whole, objective)
+    mutual_dice, level_losses = dice[0], dice[1:]
+    if objective.segmentation_loss == "cross_entropy_dice":
+        level_losses = level_losses + _cross_entropies(levels, batch, whole)
     return {
         "classification": class_error + kl_weight * class_kl,
-        "segmentation": torch.stack(level_dice).mean(),
+        "segmentation": objective.over_levels(level_losses),
         "mutual": mutual_dice + pixel_error + kl_weight * pixel_kl,
         "classification_kl": class_kl.detach(),
         "mutual_cross_entropy": pixel_error.detach(),
@@ -107,17 +132,24 @@ def total(terms: Mapping[str, Tensor], weights: UmlWeights) -> Tensor:
     )
 
 
-def _dice_losses(output: UmlOutput, batch: Batch, whole: GlobalBatch, objective: UmlObjective) -> tuple[Tensor, ...]:
-    """Dice losses of softmax(evidence) and of the four levels' softmax(logits)."""
-    scores = (output.mutual_evidence, *(output.level(index).float() for index in range(len(output.segmentation))))
-    # (maps, B, C) each: one tensor, so that one collective adds all of them over the ranks
-    sums = torch.stack([torch.stack(dice_sums(score.softmax(1), batch.mask, IGNORE)) for score in scores], 1)
+def _dice_losses(probabilities: Sequence[Tensor], batch: Batch, whole: GlobalBatch, objective: UmlObjective) -> Tensor:
+    """Dice losses (maps,) of maps of probabilities (B, C, H, W)."""
+    # (3, maps, B, C): one tensor, so that one collective adds all of them over the ranks
+    target = DiceTarget(batch.mask, probabilities[0].shape[1], IGNORE, probabilities[0].dtype)
+    sums = torch.stack([torch.stack(target.sums(each)) for each in probabilities], 1)
     if objective.dice_scope == "global":
         sums = whole.total((sums * batch.weight[:, None]).sum(2))
-        return _loss(DiceSums(*sums), objective.dice).unbind()
+        return _loss(DiceSums(*sums), objective.dice)
     masked = (batch.mask != IGNORE).flatten(1).any(1)
     losses = _loss(DiceSums(*sums), objective.dice) * (batch.weight * masked)
-    return tuple(whole.mean(loss, "masked") for loss in losses.sum(1))
+    return whole.mean(losses.sum(1), "masked")
+
+
+def _cross_entropies(levels: Sequence[Tensor], batch: Batch, whole: GlobalBatch) -> Tensor:
+    """Cross-entropies (levels,) of logits (B, C, H, W), each a mean over the pixels."""
+    target, weight = batch.mask.long(), batch.weight[:, None, None]
+    losses = [functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none") for logits in levels]
+    return whole.mean(torch.stack([(weight * loss).sum() for loss in losses]), "pixels")
 
 
 def _loss(sums: DiceSums, kind: str) -> Tensor:

@@ -13,7 +13,8 @@ from ...errors import UmlError
 from ...random import random_address
 from ...reduce import GlobalBatch
 from ..base import Progress, Recipe, Step, Trained
-from .network import UmlModel, UmlNetwork
+from .model import UmlModel
+from .network import UmlNetwork
 from .objective import UmlObjective, counts, total, uml_terms
 
 
@@ -39,7 +40,11 @@ class UmlRecipe(Recipe):
     @property
     def networks(self) -> Mapping[str, Trained]:
         """The one network."""
-        return {"uml": Trained(self._build)}
+        return {"uml": Trained(self._build, self._start)}
+
+    def check_start(self) -> None:
+        """Compare the encoders' weight files with the encoders."""
+        self.model.check_weights(self.manifest.channels)
 
     @property
     def why_no_accumulation(self) -> str | None:
@@ -78,3 +83,7 @@ class UmlRecipe(Recipe):
             image_classes=len(manifest.classes),
             detach_uncertainty=self.objective.detach_uncertainty,
         )
+
+    def _start(self, network: nn.Module) -> None:
+        assert isinstance(network, UmlNetwork)
+        network.load_encoders()

@@ -1,0 +1,95 @@
+"""Fusion of a feature with an embedding of a reliable mask: where UML's uncertainty guides (spec 3.4)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from uml_kernels.opinion import at_least_float32
+
+from ...backbones.normalisation import EPSILON, group_norm
+from ...random import KeyedDropout
+from .layers import JoinedPointwise, resize
+
+
+class MaskEmbedding(nn.Module):
+    """1x1 convolution of a mask, group normalisation, dropout of channels, ReLU; at some of its points or at all.
+
+    Both maps are linear in the mask's few classes, so that the statistics of all its points follow from the mean and
+    the covariance of the classes, and the channels need be formed only where they are read. The weights belong to this
+    module, as ZeRO-3 gathers what a called module owns.
+    """
+
+    def __init__(self, classes: int, channels: int, dropout: float) -> None:
+        super().__init__()
+        weight = nn.init.kaiming_normal_(torch.empty(channels, classes), mode="fan_out", nonlinearity="relu")
+        self.weight = nn.Parameter(weight)
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.groups = group_norm(channels).num_groups
+        self.dropout = KeyedDropout(dropout)
+
+    def forward(self, mask: Tensor, points: Tensor) -> Tensor:
+        """The embedding (B, channels, h, w), float32, at points (B, C, h, w) of a mask (B, C, H, W)."""
+        with torch.autocast(mask.device.type, enabled=False):
+            weight, scale, shift = map(at_least_float32, (self.weight, self.scale, self.shift))
+            centre, deviation = self._statistics(mask, weight)
+            scale = scale / deviation  # (B, channels)
+            shift = shift - centre * scale
+            values = points.flatten(2).transpose(1, 2) @ (scale.unsqueeze(2) * weight).transpose(1, 2)
+            values = (values + shift.unsqueeze(1)).transpose(1, 2).unflatten(2, points.shape[2:])
+            return self.dropout(values).relu_()
+
+    def _statistics(self, mask: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (B, channels) of each channel's group over all points."""
+        flat = mask.flatten(2)
+        mean = flat.mean(2)
+        centred = flat - mean.unsqueeze(2)
+        covariance = centred @ centred.transpose(1, 2) / flat.shape[2]  # (B, C, C)
+        means = (mean @ weight.T).unflatten(1, (self.groups, -1))  # (B, groups, channels of one)
+        variances = (weight @ covariance * weight).sum(2).unflatten(1, (self.groups, -1))
+        centre = means.mean(2, keepdim=True)
+        variance = (variances + (means - centre).square()).mean(2, keepdim=True)
+        return centre.expand_as(means).flatten(1), (variance + EPSILON).sqrt().expand_as(means).flatten(1)
+
+
+class MaskFusion(nn.Module):
+    """Joins a feature with an embedding of a reliable mask.
+
+    Args:
+        channels: of the feature and of the embedding.
+        outputs: channels.
+        classes: C, of the mask.
+        dropout: probability.
+    """
+
+    def __init__(self, channels: int, outputs: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.embed = MaskEmbedding(classes, channels, dropout)
+        self.out = JoinedPointwise(2 * channels, outputs)
+
+    def forward(self, features: Sequence[Tensor], mask: Tensor, size: Sequence[int]) -> Tensor:
+        """The joined feature (B, outputs, *size) of features (B, some channels, H, W) and a mask (B, C, H, W).
+
+        It is resized before the last 1x1 convolution, with which bilinear interpolation commutes: the same result for
+        less where the size is smaller.
+        """
+        if mask.shape[2:] == tuple(size):
+            embedded = self.embed(mask, mask)
+        else:
+            rows, down = _neighbours(mask.shape[2], size[0], mask)
+            columns, right = _neighbours(mask.shape[3], size[1], mask)
+            # The four points around each that is asked for: few where the size is much smaller.
+            points = self.embed(mask, mask[:, :, rows][:, :, :, columns])
+            points = torch.lerp(points[..., 0::2], points[..., 1::2], right)
+            embedded = torch.lerp(points[:, :, 0::2], points[:, :, 1::2], down.unsqueeze(1))
+            features = [resize(feature, size) for feature in features]
+        return self.out((*features, embedded.to(features[0].dtype)))
+
+
+def _neighbours(size: int, outputs: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What `resize` reads along a dimension: two indices for each output, (2 outputs,), and the share of the second."""
+    place = torch.arange(outputs, device=like.device, dtype=torch.float64) * ((size - 1) / max(outputs - 1, 1))
+    low = place.long().clamp(max=max(size - 2, 0))
+    pairs = torch.stack((low, (low + 1).clamp(max=size - 1)), 1).flatten()
+    return pairs, (place - low).to(like.dtype)

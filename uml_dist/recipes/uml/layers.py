@@ -1,0 +1,75 @@
+"""Layers of UML's heads that keep little at full resolution for backward."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from ...backbones.normalisation import group_norm
+from ...random import KeyedDropout
+
+
+def resize(feature: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear interpolation of (B, channels, H, W) to another height and width, corners aligned."""
+    return functional.interpolate(feature, tuple(size), mode="bilinear", align_corners=True)
+
+
+def pointwise(inputs: int, outputs: int) -> nn.Conv2d:
+    """A 1x1 convolution without bias."""
+    return nn.Conv2d(inputs, outputs, 1, bias=False)
+
+
+class JoinedPointwise(nn.Conv2d):
+    """A 1x1 convolution, without bias, of several features' channels, which are never joined in memory."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1, bias=False)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """(B, outputs, H, W) of features (B, channels, H, W) whose channels are `inputs` together."""
+        weights = self.weight.split([feature.shape[1] for feature in features], 1)
+        first, *others = map(functional.conv2d, features, weights)
+        return sum(others, first)
+
+
+class DoublingConvolution(nn.Conv2d):
+    """A 3x3 convolution of several features' channels at twice their size.
+
+    Backward joins and enlarges the features anew, which costs little and would hold most of a decoder's memory.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """(B, outputs, 2 H, 2 W) of features (B, channels, H, W) whose channels are `inputs` together."""
+        if not torch.is_grad_enabled():
+            return self._convolve(*features)
+        # The convolution itself does not run again: its input is all that was not kept.
+        return checkpoint(self._convolve, *features, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
+
+    def _convolve(self, *features: Tensor) -> Tensor:
+        joined = torch.cat(features, 1)
+        return super().forward(resize(joined, [2 * side for side in joined.shape[2:]]))
+
+
+class DoubleConvolution(nn.Sequential):
+    """Twice: 3x3 convolution, normalisation, dropout of channels, ReLU.
+
+    Dropout scales by no negative number, so that it may as well come before ReLU, which then works in place.
+
+    Args:
+        inputs: channels.
+        outputs: channels.
+        dropout: probability.
+        doubled: the input is features, of `inputs` channels together, that are brought to twice their size first.
+    """
+
+    def __init__(self, inputs: int, outputs: int, dropout: float, doubled: bool = False) -> None:
+        first = DoublingConvolution(inputs, outputs) if doubled else nn.Conv2d(inputs, outputs, 3, padding=1)
+        layers: list[nn.Module] = []
+        for convolution in (first, nn.Conv2d(outputs, outputs, 3, padding=1)):
+            layers += [convolution, group_norm(outputs), KeyedDropout(dropout), nn.ReLU(inplace=True)]
+        super().__init__(*layers)
