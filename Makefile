@@ -15,7 +15,7 @@ endif
 
 export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo shards test test-quick test-distributed test-real lint format clean
+.PHONY: help install demo shards bench-step test test-quick test-distributed test-real lint format clean
 
 DATASET ?= phantom
 OUT ?= data/shards/$(DATASET)
@@ -39,6 +39,9 @@ shards: $(STAMP) ## make shards: DATASET=isic2017 RAW=folder [OUT=folder] [SIZE=
 	    set -x; $(BIN)/python launchers/shards.py make --dataset $(DATASET) --out "$(OUT)" \
 	        $(if $(RAW),--raw "$(RAW)") $(if $(SIZE),--size $(SIZE)) $(ARGS); \
 	fi
+
+bench-step: $(STAMP) ## time and memory of a training step, beside UML written naively: table, CSV and PNG in runs/bench
+	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/step.py $(ARGS)
 
 test: lint ## lint and all tests but those on real images: quick ones first, then those of several processes
 	$(BIN)/python -m pytest -m "not real" $(ARGS)

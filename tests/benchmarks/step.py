@@ -1,0 +1,77 @@
+"""Times the training step of the naive UML and of ours side by side: `make bench-step`.
+
+All variants of one table live in one process and take turns, so that what else the machine does meets all alike; each
+one's peak memory is measured in a process of its own (step_memory.py). A second table says where the cost goes.
+
+    PYTHONPATH=tests/support python tests/benchmarks/step.py --steps 10 --width 1 --size 128 --batch 4
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from step_costs import costs
+from step_memory import peak_memory
+from step_report import print_costs, print_steps, write_costs, write_plot, write_steps
+from step_variants import VARIANTS, Setting, Step, Variant, make_naive, make_optimizer, make_ours, make_step
+
+
+def make_steps(setting: Setting) -> dict[Variant, Step]:
+    """A step of each variant; variants of one implementation train the same parameters, so that memory suffices."""
+    ours, checkpointed = make_ours(setting), make_ours(setting, checkpointing=True)
+    checkpointed.load_state_dict(dict(ours.named_parameters()), strict=False, assign=True)
+    naive = make_naive(setting, ours)
+    optimizers = {True: make_optimizer(naive), False: make_optimizer(ours)}
+    batch, steps = setting.data(), {}
+    for variant in VARIANTS:
+        network = naive if variant.naive else checkpointed if variant.checkpointing else ours
+        steps[variant] = make_step(network, optimizers[variant.naive], batch, variant.bf16)
+    return steps
+
+
+def in_turns(steps: dict[Variant, Step], rounds: int, warm_up: int) -> dict[Variant, float]:
+    """Median seconds of a step of each variant."""
+    seconds: dict[Variant, list[float]] = {variant: [] for variant in steps}
+    for turn in range(warm_up + rounds):
+        for variant, step in steps.items():
+            start = perf_counter()
+            step()
+            if turn >= warm_up:
+                seconds[variant].append(perf_counter() - start)
+        print(f"round {turn + 1}/{warm_up + rounds}", end="\r", flush=True)
+    return {variant: median(values) for variant, values in seconds.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="paper", choices=("paper", "compact"), help="of the model")
+    parser.add_argument("--width", type=float, default=1.0, help="factor of all channels")
+    parser.add_argument("--size", type=int, default=128, help="height and width, a multiple of 8")
+    parser.add_argument("--batch", type=int, default=4, help="samples in a step")
+    parser.add_argument("--steps", type=int, default=10, help="steps of each variant whose median is taken")
+    parser.add_argument("--warm-up", type=int, default=2, help="steps of each variant before those")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of step.csv, step.png, costs.csv")
+    chosen = parser.parse_args(arguments)
+    setting = Setting(chosen.profile, chosen.width, chosen.size, chosen.batch)
+    torch.set_num_threads(chosen.threads)
+
+    memory = {variant: peak_memory(variant, setting, chosen.threads) for variant in VARIANTS}
+    parts = costs(setting)
+    seconds = in_turns(make_steps(setting), chosen.steps, chosen.warm_up)
+
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    print_steps(setting, seconds, memory)
+    print_costs(parts)
+    write_steps(chosen.out / "step.csv", setting, chosen.steps, seconds, memory)
+    write_costs(chosen.out / "costs.csv", setting, parts)
+    write_plot(chosen.out / "step.png", setting, seconds, memory)
+    print(f"written to {chosen.out}/step.csv, step.png and costs.csv")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Tables, CSV files and the plot of the step benchmark."""
+
+import csv
+import datetime
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import torch
+
+from step_costs import Costs
+from step_variants import VARIANTS, Setting, Variant
+
+mpl.use("Agg")
+from matplotlib import pyplot
+
+Seconds = Mapping[Variant, float]
+Memory = Mapping[Variant, Mapping[str, float]]
+BASELINE = VARIANTS[0]
+UNITS = {"parameters": 1e6, "multiply_adds": 1e9, "saved": 2**20}
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on."""
+    return {
+        "processor": _processor(),
+        "cores": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def _step_rows(seconds: Seconds, memory: Memory) -> list[dict[str, Any]]:
+    rows = []
+    for variant in seconds:
+        row: dict[str, Any] = {"variant": variant.name, "seconds": seconds[variant]}
+        row["speed_up"] = seconds[BASELINE] / seconds[variant]
+        for kind in ("peak", "step"):
+            row[f"{kind}_gib"] = memory[variant][kind]
+            row[f"{kind}_ratio"] = memory[variant][kind] / memory[BASELINE][kind]
+        rows.append(row)
+    return rows
+
+
+def _cost_rows(parts: Mapping[str, Costs]) -> list[dict[str, Any]]:
+    rows = []
+    names = (*parts["ours"], "total")
+    for part in names:
+        row: dict[str, Any] = {"part": part}
+        for cost, unit in UNITS.items():
+            for side in ("naive", "ours"):
+                chosen = parts[side].values() if part == "total" else (parts[side][part],)
+                row[f"{side}_{cost}"] = sum(one[cost] for one in chosen) / unit
+        rows.append(row)
+    return rows
+
+
+def print_steps(setting: Setting, seconds: Seconds, memory: Memory) -> None:
+    """One line a variant."""
+    where = machine()
+    machine_now = f"{where['processor']}, {where['cores']} threads, load {where['load']}, torch {where['torch']}"
+    print(f"\n{_title(setting)}; {machine_now}")
+    print("peak: above the libraries; step: above parameters and moments at rest too; ratios are to the first line\n")
+    print(f"{'variant':34} {'s':>7} {'speed-up':>9} {'peak GiB':>9} {'ratio':>6} {'step GiB':>9} {'ratio':>6}")
+    for row in _step_rows(seconds, memory):
+        print(
+            f"{row['variant']:34} {row['seconds']:7.2f} {row['speed_up']:8.2f}x {row['peak_gib']:9.2f} "
+            f"{row['peak_ratio']:6.2f} {row['step_gib']:9.2f} {row['step_ratio']:6.2f}"
+        )
+
+
+def print_costs(parts: Mapping[str, Costs]) -> None:
+    """One line a part."""
+    print(f"\n{'':16}{'parameters, M':>18}{'multiply-adds, G':>20}{'saved, MiB':>18}")
+    print(f"{'part':16}" + f"{'naive':>9}{'ours':>9}" + f"{'naive':>11}{'ours':>9}" + f"{'naive':>9}{'ours':>9}")
+    for row in _cost_rows(parts):
+        print(
+            f"{row['part']:16}{row['naive_parameters']:9.2f}{row['ours_parameters']:9.2f}"
+            f"{row['naive_multiply_adds']:11.2f}{row['ours_multiply_adds']:9.2f}"
+            f"{row['naive_saved']:9.0f}{row['ours_saved']:9.0f}"
+        )
+    print("multiply-adds of one forward pass; saved: what float32 keeps for backward, without checkpointing\n")
+
+
+def write_steps(path: Path, setting: Setting, steps: int, seconds: Seconds, memory: Memory) -> None:
+    """One row a variant, each with setting, machine, versions and date."""
+    common = {**vars(setting), "steps": steps, **machine()}
+    _write(path, [{**row, **common} for row in _step_rows(seconds, memory)])
+
+
+def write_costs(path: Path, setting: Setting, parts: Mapping[str, Costs]) -> None:
+    """One row a part: millions of parameters, 1e9 multiply-adds, MiB saved."""
+    _write(path, [{**row, **vars(setting)} for row in _cost_rows(parts)])
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()})
+
+
+def write_plot(path: Path, setting: Setting, seconds: Seconds, memory: Memory) -> None:
+    """Bars of seconds and of peak memory."""
+    rows, where = _step_rows(seconds, memory), machine()
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 3.4), sharey=True)
+    names = [row["variant"] for row in rows]
+    colours = ["tab:gray" if variant.naive else "tab:blue" for variant in seconds]
+    for axis, key, label in zip(axes, ("seconds", "peak_gib"), ("seconds a step", "peak memory, GiB"), strict=True):
+        bars = axis.barh(names, [row[key] for row in rows], color=colours)
+        axis.bar_label(bars, fmt="%.2f", padding=3)
+        axis.set_xlabel(label)
+        axis.margins(x=0.15)
+    axes[0].invert_yaxis()
+    figure.suptitle(f"{_title(setting)}; {where['processor']}, {where['cores']} threads, {where['date']}", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _title(setting: Setting) -> str:
+    return f"UML {setting.profile}, width {setting.width:g}, batch {setting.batch} at {setting.size} x {setting.size}"
