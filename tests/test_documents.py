@@ -1,35 +1,43 @@
-"""What the documents tell people to type is right: every command is one that exists, every example runs."""
+"""What the documents say is right: every command exists, every example runs, every link leads somewhere."""
 
+import importlib.util
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from runs import train, uml_tree
 from uml_dist.config_file import read_config
-from uml_shards.importers import find_importer
+from uml_shards.importers import Options, find_importer
+from uml_shards.verify import verify
+from uml_shards.writer import write_split
+from worlds import run_world
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = (
-    ROOT / "README.md",
-    ROOT / "shards" / "README.md",
-    ROOT / "kernels" / "README.md",
-    ROOT / "CONTRIBUTING.md",
-)
-PROGRAMS = {"make", "deepspeed", "python"}
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / name / "README.md" for name in ("kernels", "shards", "uml_dist"))])
+DOCUMENTS += sorted((ROOT / "launchers").rglob("*.md"))
+PROGRAMS = {"make", "deepspeed", "python", "torchrun"}
+IMPORTER = "class Mine(Importer)"
+# Not ours: what torch, DeepSpeed, the system or argparse say.
+FOREIGN = {
+    *("CUDA out of memory", "CUDA_HOME", "signal", "Bus error", "unable to open", "EADDRINUSE", "address already"),
+    *("nan", "unrecognized arguments", "ambiguous option"),
+}
 
 
 def commands() -> list[str]:
     """The indented lines of the documents that start with one of our programs, without their comments."""
     found = []
     for document in DOCUMENTS:
-        for line in re.findall(r"^    (\S.*)$", document.read_text(), re.MULTILINE):
-            words = shlex.split(line, comments=True)
-            if words and words[0] in PROGRAMS:
-                found.append(shlex.join(words))
+        for line in re.findall(r"^    (\S.*)$", without_fences(document.read_text()), re.MULTILINE):
+            program = line.split()[0]
+            if program in PROGRAMS:
+                found.append(shlex.join(shlex.split(line, comments=True)))
     return sorted(set(found))
 
 
@@ -39,6 +47,16 @@ def examples() -> list[tuple[str, str]]:
         for document in DOCUMENTS
         for code in re.findall(r"^```python\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
     ]
+
+
+def without_fences(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", without_fences(document.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_readme_starts_with_two_commands():
@@ -54,27 +72,137 @@ def test_a_command_of_the_documents_is_understood(command, monkeypatch):
         done = subprocess.run(["make", "--dry-run", *words[1:]], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         return
+    if "-m" in words:
+        assert importlib.util.find_spec(words[words.index("-m") + 1])
+        return
     script = next(word for word in words if word.startswith("launchers/"))
     given = words[words.index(script) + 1 :]
     launcher = runpy.run_path(script, run_name="launcher")
+    options = launcher["parse"](given) if "parse" in launcher else launcher["_parser"]().parse_args(given)
     if script.endswith("train.py"):
-        options = launcher["parse"](given)
         read_config(options.config, options.settings)
-    else:
-        options = launcher["_parser"]().parse_args(given)
-        if getattr(options, "dataset", None):
-            find_importer(options.dataset)
+    if getattr(options, "dataset", None):
+        find_importer(options.dataset)
 
 
-@pytest.mark.parametrize(("document", "code"), examples(), ids=lambda value: value[:40].replace("\n", " "))
-def test_an_example_of_the_documents_runs(document, code, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory) -> Path:
+    """Few and small phantom shards, of all splits."""
+    folder = tmp_path_factory.mktemp("documents") / "phantom"
+    words = ["make", "--quiet", "--size", "32", "--count", "train=24", "val=8", "test=8", "--out", folder]
+    subprocess.run([sys.executable, ROOT / "launchers" / "shards.py", *words], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def first_run(phantom) -> Path:
+    """The run that the examples read back."""
+    run = phantom.parent / "first"
+    run_world(1, train, uml_tree(phantom, train__steps=2), str(run), True)
+    return run
+
+
+def prepare(folder: Path, code: str, request: pytest.FixtureRequest) -> None:
+    """What an example finds where it runs."""
     if "data/shards/phantom" in code:
-        shards = ["make", "--quiet", "--size", "32", "--count", "train=24", "val=8", "test=8"]
-        subprocess.run([sys.executable, ROOT / "launchers" / "shards.py", *shards], check=True, capture_output=True)
-    if "class Mine(Importer)" in code:
-        pytest.skip("the shape of an importer, not a program; tests/shards/test_datasets.py makes one")
-    program = tmp_path / "example.py"
+        shutil.copytree(request.getfixturevalue("phantom"), folder / "data" / "shards" / "phantom")
+    if "runs/first" in code:
+        shutil.copytree(request.getfixturevalue("first_run"), folder / "runs" / "first")
+
+
+def run_example(document: str, code: str, folder: Path) -> None:
+    program = folder / "example.py"
     program.write_text(code)
-    done = subprocess.run([sys.executable, program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, f"{document}: {done.stderr}"
+
+
+@pytest.mark.parametrize(
+    ("document", "code"), [one for one in examples() if "runs/" not in one[1]], ids=lambda text: text[:30].strip()
+)
+def test_an_example_of_the_documents_runs(document, code, tmp_path, request):
+    prepare(tmp_path, code, request)
+    run_example(document, code, tmp_path)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("document", "code"), [one for one in examples() if "runs/" in one[1]], ids=lambda text: text[:30].strip()
+)
+def test_an_example_that_reads_a_run_back_runs(document, code, tmp_path, request):
+    prepare(tmp_path, code, request)
+    run_example(document, code, tmp_path)
+
+
+def test_the_importer_of_the_guide_makes_shards_that_verify_and_parts_no_patient(tmp_path):
+    raw = raw_data_of_the_guide(tmp_path / "raw", patients=16)
+    (code,) = [code for _, code in examples() if IMPORTER in code]
+    names: dict = {"__name__": "mine"}
+    exec(compile(code, "mine.py", "exec"), names)
+    importer = names["IMPORTER"](raw, Options(size=32))
+    patients = {}
+    for split, source in importer.splits().items():
+        manifest = write_split(importer, split, source, tmp_path / "shards" / split, quiet=True)
+        patients[split] = {key.split("-")[0] for key, _ in source.items}
+        assert (manifest.samples, manifest.size) == (len(source.items), (32, 32))
+    assert verify(tmp_path / "shards", quiet=True) == []
+    assert set(patients) == {"train", "val", "test"}
+    assert sum(map(len, patients.values())) == 16
+    importer.raw.joinpath("table.csv").write_text("image,patient,label\na,b,unclear\n")
+    with pytest.raises(ValueError, match="a has the label 'unclear'"):
+        importer.splits()
+
+
+def raw_data_of_the_guide(raw: Path, patients: int) -> Path:
+    """Three images of each patient in the layout of the guide; one without a label, one without a mask."""
+    import numpy as np
+    from PIL import Image
+
+    for folder in ("images", "masks"):
+        (raw / folder).mkdir(parents=True)
+    rows = ["image,patient,label"]
+    for patient in range(patients):
+        for number in range(3):
+            name = f"p{patient:02d}-{number}"
+            rows.append(f"{name},p{patient:02d},{('', 'benign', 'malignant')[number]}")
+            image = np.full((40, 50, 3), 8 * patient + number, dtype=np.uint8)
+            Image.fromarray(image).save(raw / "images" / f"{name}.png")
+            if number:
+                mask = np.zeros((40, 50), dtype=np.uint8)
+                mask[10:20, 10:30] = 255
+                Image.fromarray(mask).save(raw / "masks" / f"{name}.png")
+    (raw / "table.csv").write_text("\n".join(rows) + "\n")
+    return raw
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_headings_that_are_there(document):
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_fences(document.read_text())):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def symptoms() -> list[str]:
+    """The first column of the troubleshooting table, as far as it quotes something."""
+    table = (ROOT / "launchers" / "README.md").read_text().partition("## Troubleshooting")[2]
+    cells = re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE)
+    return [quoted for cell in cells for quoted in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_the_troubleshooting_table_quotes_what_people_see():
+    assert len(symptoms()) > 30
+
+
+@pytest.mark.parametrize("symptom", [one for one in symptoms() if not any(word in one for word in FOREIGN)])
+def test_a_line_of_the_troubleshooting_table_is_one_that_the_code_prints(symptom):
+    sources = [*(ROOT / "uml_dist").rglob("*.py"), *(ROOT / "shards" / "uml_shards").rglob("*.py")]
+    # Texts that are continued on the next line of the source are one text.
+    texts = [re.sub(r"\"\s*\n\s*f?\"", "", path.read_text()) for path in sources]
+    fixed = max(re.split(r"\.\.\.|\d+|[(=:?]|runs/\S+|data/\S+|srun", symptom), key=len).strip()
+    assert any(fixed in text for text in texts), fixed

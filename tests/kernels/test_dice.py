@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from uml_kernels import dice_sums
+from uml_kernels import DiceTarget, dice_sums
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 7, 5), (1, 2, 4, 3, 2), (3, 4)])
@@ -32,6 +32,17 @@ def test_ignored_pixels_give_no_gradient():
     (sums.intersection + sums.predicted).sum().backward()
     assert (probability.grad[..., [1, 3]] == 0).all()
     assert (probability.grad[..., [0, 2]] > 0).all()
+
+
+def test_one_target_serves_several_maps():
+    target = torch.tensor([[0, 2, 255, 1]])
+    masks = DiceTarget(target, 3, dtype=torch.float64)
+    for probability in torch.rand(2, 1, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64):
+        sums = masks.sums(probability)
+        q = probability[0]
+        assert sums.intersection.tolist() == [[q[0, 0], q[1, 3], q[2, 1]]]
+        torch.testing.assert_close(sums.predicted, q[:, [0, 1, 3]].sum(1)[None])
+        assert sums.target.tolist() == [[1, 1, 1]]
 
 
 def test_a_target_of_another_shape_is_refused():

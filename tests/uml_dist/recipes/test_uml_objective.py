@@ -376,6 +376,7 @@ def test_counts_respect_weights_labels_and_ignored_pixels():
 )
 def test_the_kl_weight_rises_over_a_share_of_the_run(anneal, fraction, weight):
     assert UmlObjective(anneal=anneal).kl_weight(fraction) == weight
+    assert UmlObjective(anneal=anneal, kl=0.25).kl_weight(fraction) == 0.25 * weight
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
