@@ -34,7 +34,7 @@ class UmlObjective(Section):
 
     weights: UmlWeights = UmlWeights()
     anneal: float = Field(
-        default=0.5, ge=0, le=1, description="share of the run over which the KL terms' weight rises; 0: all of it at once"
+        default=0.5, ge=0, le=1, description="share of the run over which the KL terms' weight rises; 0: full at once"
     )
     kl: float = Field(default=1.0, ge=0, description="weight of the KL terms once it has risen; less is less cautious")
     dice: Literal["negative_log", "linear"] = Field(
