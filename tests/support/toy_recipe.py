@@ -58,10 +58,11 @@ class ToyRecipe(Recipe):
         if self.weights and not Path(self.weights).is_file():
             raise UmlError(f"weights {self.weights}: there is no such file")
 
-    def _start(self, student: nn.Module) -> None:
+    def _start(self, student: nn.Module) -> list[str]:
         assert isinstance(student, Student)
         assert self.weights
         student[0].load_state_dict(load_tensors(Path(self.weights)))
+        return [f"student: {self.weights}"]
 
     @property
     def networks(self):

@@ -31,7 +31,7 @@ class Published:
     renamed: Mapping[str, str] = field(default_factory=dict)
 
 
-def load_weights(module: nn.Module, path: str | Path, published: Published) -> None:
+def load_weights(module: nn.Module, path: str | Path, published: Published) -> str:
     """Fill an encoder with a published file's weights: all of its parameters and buffers, converted to its dtype.
 
     A module on the meta device is only compared with the file.
@@ -41,14 +41,15 @@ def load_weights(module: nn.Module, path: str | Path, published: Published) -> N
         path: a .safetensors file, or a .pth file of a plain dictionary (read without running its pickled code).
         published: which keys of the file are dropped or renamed.
 
+    Returns:
+        In a line, what of the file was not used.
+
     Raises:
         UmlError: the file cannot be read; a key is missing or not expected; a shape is another.
     """
-    given = {
-        published.renamed.get(key, key): tensor
-        for key, tensor in _read(Path(path)).items()
-        if not published.unused.fullmatch(key) and not COUNTERS.fullmatch(key)
-    }
+    tensors = {key: tensor for key, tensor in _read(Path(path)).items() if not COUNTERS.fullmatch(key)}
+    unused = [key for key in tensors if published.unused.fullmatch(key)]
+    given = {published.renamed.get(key, key): tensor for key, tensor in tensors.items() if key not in unused}
     own = module.state_dict()
     for problem, keys in (("lacks", own.keys() - given.keys()), ("has unexpected", given.keys() - own.keys())):
         if keys:
@@ -62,6 +63,7 @@ def load_weights(module: nn.Module, path: str | Path, published: Published) -> N
         raise UmlError(f"weights {path}: the file has {_few(shapes)}: it is of another architecture")
     if not any(tensor.is_meta for tensor in own.values()):
         module.load_state_dict(given)
+    return f"weights {path}: not used: {_few(unused) if unused else 'none'}"
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """What a recipe declares. The Trainer knows no more of a method than this."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -21,11 +21,12 @@ class Trained:
     Attributes:
         build: makes it. Called whenever the network is needed anew: it must not depend on files.
         start: fills in the weights that a fresh run starts from, such as published ones, in place and drawing no random
-            numbers. Not called where weights come from elsewhere: from a checkpoint, or by `model.init`.
+            numbers; returns lines for the user. Not called where weights come from elsewhere: from a checkpoint, or by
+            `model.init`.
     """
 
     build: Callable[[], nn.Module]
-    start: Callable[[nn.Module], None] | None = None
+    start: Callable[[nn.Module], Sequence[str]] | None = None
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,8 @@ def load_start(trainer: Trainer, start: Start) -> None:
     elif init:
         trainer.start_from(Path(init))
     else:
-        trainer.networks.start()
+        for line in trainer.networks.start():
+            trainer.reporter.say(line)
 
 
 def _device(world: World, devices: Devices) -> torch.device:

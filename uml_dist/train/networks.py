@@ -127,19 +127,24 @@ class Networks(Mapping[str, nn.Module]):
             if isinstance(self.roles[name], Trained):
                 self._resting[name] = state
 
-    def start(self) -> None:
+    def start(self) -> list[str]:
         """Fill in the weights that the networks of a fresh run start from, before any network learns.
+
+        Returns:
+            Lines for the user.
 
         Raises:
             UmlError: a recipe's `Trained.start` cannot.
         """
         assert not self._engines
+        lines: list[str] = []
         for name, role in self.roles.items():
             if isinstance(role, Trained) and role.start:
-                role.start(self._modules[name])
+                lines += role.start(self._modules[name])
         for name, role in self.roles.items():
             if not isinstance(role, Trained):
                 self._load_weights(name, read_weights(self._modules[role.of]))
+        return lines
 
     def start_from(self, weights: Mapping[str, Mapping[str, Tensor]], where: str) -> list[str]:
         """Take over weights for fine-tuning; parameters of another shape (heads of other classes) start afresh.

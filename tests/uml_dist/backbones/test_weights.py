@@ -107,13 +107,16 @@ def save(tensors, path):
 def test_files_with_the_published_keys_load_whole(kind, suffix, tmp_path):
     tensors = checkpoint(kind)
     encoder, published = encoder_of(kind)
-    load_weights(encoder, save(tensors, tmp_path / f"weights.{suffix}"), published)
+    line = load_weights(encoder, save(tensors, tmp_path / f"weights.{suffix}"), published)
     state = encoder.state_dict().values()
     loaded = {float(tensor.flatten()[0]): tensor.shape for tensor in state}
     assert all(tensor.dtype == torch.float32 and (tensor == tensor.flatten()[0]).all() for tensor in state)
     dead = re.compile(r"layer4|fc|features\.(3[4-9]|4\d)|conv5|classifier|pre_logits|head|.*num_batches")
     expected = {float(tensor.flatten()[0]): tensor.shape for key, tensor in tensors.items() if not dead.match(key)}
     assert loaded == expected
+    unused = [key for key in tensors if dead.match(key) and "num_batches" not in key]
+    first = ", ".join(sorted(unused)[:3])
+    assert f"not used: {first} and {len(unused) - 3} more" in line
 
 
 def test_the_parts_arrive_where_they_belong(tmp_path):

@@ -144,7 +144,7 @@ def test_a_network_is_built_without_the_files_and_starts_with_their_weights(tmp_
     role = recipe(*VGG_ALONE, f"model.encoder.segmentation_weights={path}").networks["uml"]
     network = role.build()
     weights_file(path, "vgg16")
-    role.start(network)
+    assert role.start(network) == [f"weights {path}: not used: none"]
     state = network.segmentation_encoder.state_dict()
     given = torch.load(path)
     assert state.keys() == given.keys()

@@ -9,7 +9,7 @@ from uml_kernels import evidence, opinion
 
 from ...fork import fork
 from .fusion import MaskFusion
-from .layers import DoubleConvolution, JoinedPointwise, pointwise, resize
+from .layers import DoubleConvolution, JoinedPointwise, pointwise, resize, with_input_anew
 from .model import UmlModel
 
 
@@ -114,9 +114,22 @@ class UncertaintyNavigator(nn.Module):
         return tuple(logits), (mask, small_mask), (gate, small_gate), (guide,)
 
 
+class DilatedDepthwise(nn.Conv2d):
+    """A 3x3 convolution of dilation 2 of each channel by itself; the feature's edges are repeated around it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            channels, channels, 3, padding=2, dilation=2, groups=channels, bias=False, padding_mode="replicate"
+        )
+
+    def forward(self, feature: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """(B, channels, H, W) of (B, channels, H, W)."""
+        return with_input_anew(super().forward, feature)
+
+
 def separable(inputs: int, outputs: int) -> tuple[nn.Conv2d, nn.Conv2d]:
-    """A depthwise 3x3 convolution of dilation 2 and a 1x1 one, which together with a ReLU keep the variance."""
-    depthwise = nn.Conv2d(inputs, inputs, 3, padding=2, dilation=2, groups=inputs, bias=False, padding_mode="replicate")
+    """A depthwise convolution and a 1x1 one, which together with a ReLU keep the variance."""
+    depthwise = DilatedDepthwise(inputs)
     across = nn.Conv2d(inputs, outputs, 1)
     nn.init.kaiming_normal_(depthwise.weight, nonlinearity="linear")
     nn.init.kaiming_normal_(across.weight, nonlinearity="relu")

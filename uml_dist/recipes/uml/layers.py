@@ -1,6 +1,8 @@
 """Layers of UML's heads that keep little at full resolution for backward."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +36,20 @@ class JoinedPointwise(nn.Conv2d):
         return sum(others, first)
 
 
+def with_input_anew(convolution: Callable[[Tensor], Tensor], feature: Tensor) -> Tensor:
+    """A convolution that enlarges or pads its feature first: backward does that anew, and keeps the feature alone.
+
+    The convolution itself does not run again.
+    """
+    if not torch.is_grad_enabled():
+        return convolution(feature)
+    return checkpoint(convolution, feature, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
+
+
 class DoublingConvolution(nn.Conv2d):
     """A 3x3 convolution of several features' channels at twice their size.
 
-    Backward joins and enlarges the features anew, which costs little and would hold most of a decoder's memory.
+    The features are neither joined in memory nor kept enlarged: they would be most of a decoder's memory.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -45,14 +57,18 @@ class DoublingConvolution(nn.Conv2d):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """(B, outputs, 2 H, 2 W) of features (B, channels, H, W) whose channels are `inputs` together."""
-        if not torch.is_grad_enabled():
-            return self._convolve(*features)
-        # The convolution itself does not run again: its input is all that was not kept.
-        return checkpoint(self._convolve, *features, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
+        starts = accumulate((feature.shape[1] for feature in features), initial=0)
+        first, *others = (
+            with_input_anew(partial(self._convolve, start), feature)
+            for start, feature in zip(starts, features, strict=False)
+        )
+        return sum(others, first)
 
-    def _convolve(self, *features: Tensor) -> Tensor:
-        joined = torch.cat(features, 1)
-        return super().forward(resize(joined, [2 * side for side in joined.shape[2:]]))
+    def _convolve(self, start: int, feature: Tensor) -> Tensor:
+        """The part of a feature that begins at the input channel `start`; the bias is in the first part."""
+        weight = self.weight[:, start : start + feature.shape[1]]
+        enlarged = resize(feature, [2 * side for side in feature.shape[2:]])
+        return functional.conv2d(enlarged, weight, None if start else self.bias, padding=1)
 
 
 class DoubleConvolution(nn.Sequential):

@@ -70,11 +70,12 @@ class EncoderChoice(NamedTuple):
         """The encoder of images with so many channels, its weights random."""
         return ENCODERS[self.name].make(channels, self.widths, self.norm)
 
-    def load(self, encoder: Encoder) -> None:
+    def load(self, encoder: Encoder) -> list[str]:
         """Fill an encoder with the file's weights, if there is one; see `uml_dist.backbones.load_weights`."""
         published = ENCODERS[self.name].published
-        if self.weights is not None and published is not None:
-            load_weights(encoder, self.weights, published)
+        if self.weights is None or published is None:
+            return []
+        return [load_weights(encoder, self.weights, published)]
 
 
 class UmlModel(ModelConfig):

@@ -108,10 +108,16 @@ class UmlNetwork(nn.Module):
         self._initialise(pixel_classes)
         name_layers(self)
 
-    def load_encoders(self) -> None:
-        """Fill the encoders with the published weights that the configuration names; else leave them as they are."""
-        self.model.encoder_of("classification").load(self.classification_encoder)
-        self.model.encoder_of("segmentation").load(self.segmentation_encoder)
+    def load_encoders(self) -> list[str]:
+        """Fill the encoders with the published weights that the configuration names; else leave them as they are.
+
+        Returns:
+            For each file, a line on what of it was not used.
+        """
+        return [
+            *self.model.encoder_of("classification").load(self.classification_encoder),
+            *self.model.encoder_of("segmentation").load(self.segmentation_encoder),
+        ]
 
     def _initialise(self, pixel_classes: int) -> None:
         """Kaiming-normal convolutions outside of the encoders and the instructor's head.

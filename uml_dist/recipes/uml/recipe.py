@@ -84,6 +84,6 @@ class UmlRecipe(Recipe):
             detach_uncertainty=self.objective.detach_uncertainty,
         )
 
-    def _start(self, network: nn.Module) -> None:
+    def _start(self, network: nn.Module) -> list[str]:
         assert isinstance(network, UmlNetwork)
-        network.load_encoders()
+        return network.load_encoders()
