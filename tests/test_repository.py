@@ -10,7 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # What people type; a name leaves this list with a major version only.
-TARGETS = ("help", "install", "demo", "shards", "test", "test-quick", "test-real", "lint", "format", "clean")
+TARGETS = (
+    "help", "install", "demo", "shards", "bench-step", "test", "test-quick", "test-distributed", "test-real", "lint",
+    "format", "clean",
+)  # fmt: skip
 COMPONENTS = ("kernels", "shards", "launchers", "tests")
 TEXT = {".py", ".md", ".toml", ".txt", ".cff", ".json", ".yml", ".yaml", ".sh", ""}
 LINES = 450

@@ -1,7 +1,6 @@
 """launchers/evaluate.py and load_run on a run that ZeRO-3 trained on two ranks: files, table, errors in one line."""
 
 import csv
-import importlib.util
 import json
 import re
 import shutil
@@ -13,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from commands import command_of, load_script
 from runs import train, uml_tree
 from uml_dist import load_run
 from uml_dist.batch import collate
@@ -44,23 +44,7 @@ def command(monkeypatch, capsys):
     """Runs the command in this process: exit code, stdout, stderr."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    specification = importlib.util.spec_from_file_location("evaluate_command", SCRIPT)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--cpu", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            code = module.main()
-        except SystemExit as left:
-            code = left.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return command_of(load_script(SCRIPT), monkeypatch, capsys)
 
 
 def assert_refused(done, message):

@@ -1,6 +1,5 @@
 """launchers/train.py up to where ranks would start: what it prints, how it ends, and that it leaves nothing behind."""
 
-import importlib.util
 import re
 import runpy
 import sys
@@ -10,6 +9,7 @@ import pytest
 import tomli_w
 
 from broken_shards import VGG_WEIGHTS, WRONG_SETTINGS, WRONG_SHARDS
+from commands import command_of, load_script
 from runs import uml_tree
 from uml_dist.config_file import read_config
 from uml_dist.errors import UmlError
@@ -31,28 +31,13 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def command(folder, monkeypatch, capsys):
     """Runs the command with some arguments in this process: exit code, stdout, stderr."""
-    specification = importlib.util.spec_from_file_location("train_command", SCRIPT)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    module = load_script(SCRIPT)
 
     def no_world(*arguments):
         raise AssertionError("ranks would start")
 
     monkeypatch.setattr(module, "ensure_world", no_world)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--cpu", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            code = module.main()
-        except SystemExit as left:
-            code = left.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return command_of(module, monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -1,0 +1,41 @@
+"""The programs of launchers/, called in the tests' own process."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+Done = tuple[Any, str, str]
+"""Exit code, stdout and stderr of a call."""
+
+
+def load_script(path: Path) -> ModuleType:
+    """A program as a module, `main` not yet called."""
+    specification = importlib.util.spec_from_file_location(f"{path.stem}_command", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def command_of(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """Calls a loaded program on the CPU, with the arguments of its command line."""
+
+    def run(*arguments: Any) -> Done:
+        monkeypatch.setattr(sys, "argv", [str(module.__file__), "--cpu", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            code = module.main()
+        except SystemExit as left:
+            code = left.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
