@@ -1,18 +1,26 @@
 """Fused operations of evidential deep learning: losses and opinions of Dirichlet evidence."""
 
-from uml_kernels.dice import DiceSums, DiceTarget, dice_sums
-from uml_kernels.evidential import evidential_loss, expected_cross_entropy, kl_to_uniform
-from uml_kernels.opinion import EvidenceKind, Opinion, evidence, opinion
+from uml_kernels.cpu.compiled import use_compiled
+from uml_kernels.dice import DiceSums
+from uml_kernels.evidential import EvidentialSums, evidential_loss, evidential_sums
+from uml_kernels.gating import gated
+from uml_kernels.levels import LevelSums, level_sums
+from uml_kernels.opinion import EvidenceKind, Opinion, PredictiveMaps, opinion, predictive_maps
+from uml_kernels.resizing import resized
 
 __all__ = [
     "DiceSums",
-    "DiceTarget",
     "EvidenceKind",
+    "EvidentialSums",
+    "LevelSums",
     "Opinion",
-    "dice_sums",
-    "evidence",
+    "PredictiveMaps",
     "evidential_loss",
-    "expected_cross_entropy",
-    "kl_to_uniform",
+    "evidential_sums",
+    "gated",
+    "level_sums",
     "opinion",
+    "predictive_maps",
+    "resized",
+    "use_compiled",
 ]

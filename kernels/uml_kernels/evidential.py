@@ -1,174 +1,291 @@
-"""The evidential loss: expected cross-entropy and KL to the uniform Dirichlet, accurate for evidence from 0 to 1e8.
+"""The evidential objective: expected cross-entropy, KL to the uniform Dirichlet, and what Dice overlaps need.
 
-Forms that do not cancel are derived in kernels/README.md. Gradients are closed forms, so no intermediate is kept.
+Forms that do not cancel are derived in kernels/README.md. Everything is formed in registers from the logits: one read
+of them forward, one read and one write of the gradient backward.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from uml_kernels.dice import check_target, class_mask
-from uml_kernels.opinion import at_least_float32
-from uml_kernels.remainders import (
-    concentration,
-    concentration_slopes,
-    digamma_remainder,
-    shift,
-    trigamma_remainder,
-)
+from uml_kernels.check import check_logits, check_numbers, check_target, check_weights
+from uml_kernels.cpu import evidential as twins
+from uml_kernels.dice import DiceSums
+from uml_kernels.layout import as_pixels, map_shape
+from uml_kernels.operation import Operation
+from uml_kernels.opinion import EvidenceKind
 
 Reduction = Literal["none", "mean", "sum"]
+DiceProbability = Literal["softmax", "expected", "none"]
 
 
-def _mark(loss: Tensor, target: Tensor, classes: int, ignore_index: int) -> Tensor:
-    """The loss with 0 where the target is ignored and NaN where it is no class."""
-    ignored = target == ignore_index
-    unknown = (target < 0) | (target >= classes)
-    return loss.masked_fill(unknown, torch.nan).masked_fill(ignored, 0)
+class EvidentialSums(NamedTuple):
+    """Weighted sums over the pixels that count, each (B,), float32; sums of samples, devices and ranks add up.
 
-
-def _spread(upstream: Tensor, target: Tensor, ignore_index: int, dim: int, gradient: Tensor) -> Tensor:
-    """The gradient times the upstream one, exactly 0 where the target is ignored."""
-    return (gradient * upstream.unsqueeze(dim)).masked_fill((target == ignore_index).unsqueeze(dim), 0)
-
-
-def _split(evidence: Tensor, target: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The target's one-hot mask, alpha of the target's class, and what the strength is larger than that."""
-    own = class_mask(target, evidence.shape[dim], dim)
-    alpha = (evidence * own).sum(dim) + 1
-    rest = evidence.masked_fill(own, 0).sum(dim) + (evidence.shape[dim] - 1)
-    return own, alpha, rest
-
-
-class _ExpectedCrossEntropy(torch.autograd.Function):
-    """psi(S) - psi(a) = log1p((S - a) / t) + remainder(a) - remainder(S); a is the label's alpha, t = a + SHIFT."""
-
-    @staticmethod
-    def forward(ctx: Any, evidence: Tensor, target: Tensor, ignore_index: int, dim: int) -> Tensor:
-        ctx.save_for_backward(evidence, target)
-        ctx.ignore_index, ctx.dim = ignore_index, dim
-        _, alpha, rest = _split(evidence, target, dim)
-        loss = torch.log1p(rest / (alpha + shift(alpha)))
-        loss = loss + (digamma_remainder(alpha) - digamma_remainder(alpha + rest))
-        return _mark(loss, target, evidence.shape[dim], ignore_index)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (upstream,), (evidence, target) = grad_outputs, ctx.saved_tensors
-        own, alpha, rest = _split(evidence, target, ctx.dim)
-        top, strength = alpha + shift(alpha), alpha + rest
-        rising = trigamma_remainder(strength)
-        others = 1 / (strength + shift(alpha)) + rising
-        # psi'(S) - psi'(a) = -rest / (t (t + rest)) - ..., never as a difference of the two
-        label = rising - trigamma_remainder(alpha) - rest / top / (top + rest)
-        gradient = torch.where(own, label.unsqueeze(ctx.dim), others.unsqueeze(ctx.dim))
-        return _spread(upstream, target, ctx.ignore_index, ctx.dim, gradient), None, None, None
-
-
-class _KlToUniform(torch.autograd.Function):
-    """KL = sum over i < C of kappa(W / i) + V(W) - sum of V(w_j), kappa(x) = log1p(x) - x / (1 + x).
-
-    w_j is the evidence of the wrong classes, W their sum, V `concentration`. For C = 2, V cancels exactly.
+    Attributes:
+        count: of the weights.
+        cross_entropy: expected cross-entropies.
+        kl: KL divergences to the uniform Dirichlet.
+        vacuity: vacuities, without gradient; over the count they give the mean.
+        dice: of the probability that was asked for; None without.
     """
 
-    @staticmethod
-    def forward(ctx: Any, evidence: Tensor, target: Tensor, ignore_index: int, dim: int) -> Tensor:
-        ctx.save_for_backward(evidence, target)
-        ctx.ignore_index, ctx.dim = ignore_index, dim
-        classes = evidence.shape[dim]
-        wrong = evidence.masked_fill(class_mask(target, classes, dim), 0)
-        total = wrong.sum(dim)
-        loss = torch.log1p(total) - total / (1 + total)
-        for i in range(2, classes):
-            loss = loss + (torch.log1p(total / i) - total / (i + total))
-        if classes > 2:
-            loss = loss + (concentration(total) - concentration(wrong).sum(dim))
-        return _mark(loss, target, classes, ignore_index)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (upstream,), (evidence, target) = grad_outputs, ctx.saved_tensors
-        dim, classes = ctx.dim, evidence.shape[ctx.dim]
-        own = class_mask(target, classes, dim)
-        wrong = evidence.masked_fill(own, 0)
-        total = wrong.sum(dim, keepdim=True)
-        gradient = total / (1 + total) / (1 + total)
-        for i in range(2, classes):
-            gradient = gradient + total / (i + total) / (i + total)
-        if classes > 2:
-            slope, lack = concentration_slopes(total)
-            slope_each, lack_each = concentration_slopes(wrong)
-            # V' is near 1 for little evidence and near 0 for much: the difference of whichever is smaller
-            gradient = gradient + torch.where(total < 1, lack_each - lack, slope - slope_each)
-        gradient = gradient.masked_fill(own, 0)
-        return _spread(upstream, target, ctx.ignore_index, dim, gradient), None, None, None
+    count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
+    cross_entropy: Tensor
+    kl: Tensor
+    vacuity: Tensor
+    dice: DiceSums | None
 
 
-def _apply(function: Any, evidence: Tensor, target: Tensor, ignore_index: int, dim: int) -> Tensor:
-    check_target(evidence, target, dim)
-    if evidence.shape[dim] < 2:
-        raise ValueError(f"evidence of shape {tuple(evidence.shape)} has fewer than 2 classes along dimension {dim}")
-    with torch.autocast(evidence.device.type, enabled=False):
-        return function.apply(at_least_float32(evidence), target, ignore_index, dim % evidence.dim())
+def evidential_sums(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    kind: EvidenceKind = "softplus",
+    dice: DiceProbability = "softmax",
+    ignore_index: int = 255,
+    dim: int = 1,
+    weight: Tensor | None = None,
+    class_weight: Tensor | None = None,
+) -> EvidentialSums:
+    """What the evidential objective needs of each sample, with gradient: ratios are for the caller to form.
 
-
-def expected_cross_entropy(evidence: Tensor, target: Tensor, ignore_index: int = 255, dim: int = 1) -> Tensor:
-    """Cross-entropy expected under the Dirichlet of the evidence: psi(S) - psi(alpha of the target's class).
+    So the sums can first be added over samples and ranks.
 
     Args:
-        evidence: (B, C, *S), non-negative, C >= 2. All is in float32 (float64 of float64), whatever the autocast state.
-        target: (B, *S) integer class numbers. A number that is no class and not `ignore_index` gives NaN.
-        ignore_index: the target whose loss and gradient are exactly 0.
+        logits: (*lead, C, *S), 2 to 16 classes along `dim`, float32, bfloat16 or float16 (float64 on a CPU alone); the
+            leading dimensions together are B.
+        target: (*lead, *S) class numbers, uint8 or int64; or (*lead, C, *S) shares of the classes, floating. A number
+            that is no class and not `ignore_index` makes its sample's sums NaN; UML_KERNELS_DEBUG=1 stops instead.
+        kind: how evidence is formed of logits; "given" where they are evidence.
+        dice: what overlaps with the target: softmax of the evidence (UML), alpha / S, or nothing.
+        ignore_index: the class number of pixels that do not count, whatever their logits.
         dim: the class dimension.
-
-    Returns:
-        (B, *S). Relative error below 1e-6 in float32 for evidence 0 to 1e8; its gradient's below 1e-5.
+        weight: (*lead, *S) of the pixels; those of weight 0 do not count. Without gradient.
+        class_weight: (C,) of the classes in count, cross-entropy, KL and vacuity. Without gradient.
 
     Raises:
-        ValueError: shapes that do not fit, or a target that is not of integers.
+        ValueError: shapes, dtypes or a number of classes that do not fit, or an unknown kind.
     """
-    return _apply(_ExpectedCrossEntropy, evidence, target, ignore_index, dim)
-
-
-def kl_to_uniform(evidence: Tensor, target: Tensor, ignore_index: int = 255, dim: int = 1) -> Tensor:
-    """KL divergence of the Dirichlet without the target's evidence from the uniform one.
-
-    Zero exactly where no class but the target's has evidence. Arguments, result and errors as
-    `expected_cross_entropy`; the error is below 1e-6 relative or 2e-6 absolute.
-    """
-    return _apply(_KlToUniform, evidence, target, ignore_index, dim)
+    pixels, target, weight = _prepare(logits, target, kind, dim, weight, class_weight, ignore_index)
+    if dice not in ("softmax", "expected", "none"):
+        raise ValueError(f"dice is {dice!r}; choose softmax, expected or none")
+    count, cross_entropy, kl, vacuity, *overlaps = _sums(
+        pixels, target, weight, class_weight, kind, dice, ignore_index
+    ).split([1, 1, 1, 1, *([] if dice == "none" else [pixels.shape[1]] * 3)], 1)
+    return EvidentialSums(
+        count.squeeze(1).detach(),
+        cross_entropy.squeeze(1),
+        kl.squeeze(1),
+        vacuity.squeeze(1).detach(),
+        DiceSums(*overlaps) if overlaps else None,
+    )
 
 
 def evidential_loss(
-    evidence: Tensor,
+    logits: Tensor,
     target: Tensor,
     kl_weight: float | Tensor,
+    *,
+    kind: EvidenceKind = "softplus",
     ignore_index: int = 255,
     dim: int = 1,
-    reduction: Reduction = "none",
-) -> Tensor:
+    weight: Tensor | None = None,
+    class_weight: Tensor | None = None,
+    reduction: Reduction = "mean",
+    return_vacuity: bool = False,
+) -> Any:
     """Expected cross-entropy + kl_weight * KL to the uniform Dirichlet (Sensoy et al. 2018, digamma form).
 
+    With "mean" or "sum" the gradient is formed with the loss: one read and one write for both.
+
     Args:
-        evidence: (B, C, *S), non-negative, C >= 2.
-        target: (B, *S) integer class numbers.
-        kl_weight: a number or a scalar tensor; in UML it rises from 0 to 1 during training.
-        ignore_index: the target whose loss and gradient are exactly 0.
+        logits: as `evidential_sums`.
+        target: likewise.
+        kl_weight: a number or a scalar tensor on the logits' device, without gradient.
+        kind: likewise.
+        ignore_index: the class number of pixels whose loss and gradient are exactly 0.
         dim: the class dimension.
-        reduction: "none" gives (B, *S), "sum" and "mean" scalars; the mean is over the targets that are not ignored,
-            0 where there is none.
+        weight: likewise.
+        class_weight: likewise.
+        reduction: "none" gives (*lead, *S), "sum" and "mean" scalars; the mean divides by the sum of the weights of the
+            pixels that count, and is 0 where there is none.
+        return_vacuity: return the vacuities (*lead, *S), without gradient, beside the loss.
 
     Raises:
-        ValueError: an unknown reduction, shapes that do not fit, or a target that is not of integers.
+        ValueError: as `evidential_sums`, or an unknown reduction.
     """
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; choose none, mean or sum")
-    loss = expected_cross_entropy(evidence, target, ignore_index, dim)
-    loss = loss + kl_weight * kl_to_uniform(evidence, target, ignore_index, dim)
+    pixels, target, weight = _prepare(logits, target, kind, dim, weight, class_weight, ignore_index)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    if not isinstance(kl_weight, Tensor):
+        kl_weight = torch.full((), kl_weight, dtype=dtype, device=logits.device)
+    kl_weight = kl_weight.detach().to(logits.device, dtype)
+    arguments = (weight, class_weight, kind, ignore_index, return_vacuity)
     if reduction == "none":
-        return loss
-    return loss.sum() if reduction == "sum" else loss.sum() / (target != ignore_index).sum().clamp(min=1)
+        loss, vacuity = _per_pixel(pixels, target, kl_weight, *arguments)
+        loss = loss.reshape(map_shape(logits, dim))
+    else:
+        scale = torch.ones((), dtype=dtype, device=logits.device)
+        if reduction == "mean":
+            count = _count(target, weight, class_weight, ignore_index, pixels)
+            scale = torch.where(count > 0, 1 / count, 0)
+        if torch.is_grad_enabled() and logits.requires_grad:
+            loss, _, vacuity = _total(pixels, target, kl_weight, scale, *arguments)
+        else:
+            loss, vacuity = _per_pixel(pixels, target, kl_weight, *arguments)
+            loss = scale * loss.sum()
+    return (loss, vacuity.reshape(map_shape(logits, dim))) if return_vacuity else loss
+
+
+def _prepare(
+    logits: Tensor,
+    target: Tensor,
+    kind: str,
+    dim: int,
+    weight: Tensor | None,
+    class_weight: Tensor | None,
+    ignore_index: int,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Logits (B, C, P); target (B, P), or (B, C, P) of shares; weight (B, P)."""
+    check_logits(logits, dim, kind)
+    check_target(logits, target, dim)
+    check_numbers(target, logits.shape[dim], ignore_index)
+    check_weights(logits, target, dim, weight, class_weight)
+    pixels = as_pixels(logits, dim)
+    shape = pixels.shape if target.is_floating_point() else (pixels.shape[0], pixels.shape[2])
+    if weight is not None:
+        weight = weight.detach().reshape(shape[0], shape[-1]).contiguous()
+    return pixels, target.detach().reshape(shape).contiguous(), weight
+
+
+def _count(
+    target: Tensor, weight: Tensor | None, class_weight: Tensor | None, ignore_index: int, pixels: Tensor
+) -> Tensor:
+    """The sum of the weights of the pixels that count, a scalar."""
+    dtype = torch.promote_types(pixels.dtype, torch.float32)
+    if target.is_floating_point():
+        weights = pixels.new_ones(pixels.shape[0], pixels.shape[2], dtype=dtype)
+    else:
+        counted = target != ignore_index
+        weights = counted.to(dtype)
+        if class_weight is not None:
+            known = target.long().clamp(0, pixels.shape[1] - 1)
+            weights = weights * class_weight.to(dtype)[known]
+    return (weights if weight is None else weights * weight).sum()
+
+
+def _sums_shape(logits: Tensor, dice: str) -> tuple[int, int]:
+    return logits.shape[0], 4 if dice == "none" else 4 + 3 * logits.shape[1]
+
+
+def _dtype(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
+_sums_backward = Operation(
+    "evidential_sums_backward(Tensor upstream, Tensor logits, Tensor target, Tensor? weight, Tensor? class_weight, "
+    "str kind, str dice, int ignore_index) -> Tensor",
+    cpu=twins.evidential_sums_backward,
+    gpu="evidential.evidential_sums_backward",
+    shapes=lambda upstream, logits, *_: torch.empty_like(logits),
+)
+_map_backward = Operation(
+    "evidential_map_backward(Tensor upstream, Tensor logits, Tensor target, Tensor kl_weight, Tensor? weight, "
+    "Tensor? class_weight, str kind, int ignore_index) -> Tensor",
+    cpu=twins.evidential_map_backward,
+    gpu="evidential.evidential_map_backward",
+    shapes=lambda upstream, logits, *_: torch.empty_like(logits),
+)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Tensors go the way of tensors, so that their versions are checked; the rest are attributes."""
+    ctx.save_for_backward(*(each for each in inputs if isinstance(each, Tensor)))
+    ctx.inputs = [None if isinstance(each, Tensor) else each for each in inputs]
+    ctx.tensors = [isinstance(each, Tensor) for each in inputs]
+
+
+def _saved(ctx: Any) -> list[Any]:
+    """The inputs again."""
+    tensors = iter(ctx.saved_tensors)
+    return [next(tensors) if tensor else other for tensor, other in zip(ctx.tensors, ctx.inputs, strict=True)]
+
+
+def _of_logits(gradient: Tensor, ctx: Any) -> tuple[Tensor | None, ...]:
+    return gradient, *[None] * (len(ctx.inputs) - 1)
+
+
+_sums = Operation(
+    "evidential_sums(Tensor logits, Tensor target, Tensor? weight, Tensor? class_weight, str kind, str dice, "
+    "int ignore_index) -> Tensor",
+    cpu=twins.evidential_sums,
+    gpu="evidential.evidential_sums",
+    shapes=lambda logits, target, weight, class_weight, kind, dice, ignore_index: logits.new_empty(
+        _sums_shape(logits, dice), dtype=_dtype(logits)
+    ),
+).differentiable(_save, lambda ctx, upstream: _of_logits(_sums_backward(upstream, *_saved(ctx)), ctx))
+
+
+def _save_map(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    _save(ctx, inputs, output)
+
+
+def _map_shapes(logits: Tensor, target: Tensor, kl_weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return _empty_map(logits, True), _empty_map(logits, others[-1])
+
+
+def _empty_map(logits: Tensor, wanted: bool) -> Tensor:
+    return logits.new_empty((logits.shape[0], logits.shape[2]) if wanted else (0,), dtype=_dtype(logits))
+
+
+_per_pixel = Operation(
+    "evidential_map(Tensor logits, Tensor target, Tensor kl_weight, Tensor? weight, Tensor? class_weight, str kind, "
+    "int ignore_index, bool with_vacuity) -> (Tensor, Tensor)",
+    cpu=twins.evidential_map,
+    gpu="evidential.evidential_map",
+    shapes=_map_shapes,
+).differentiable(_save_map, lambda ctx, upstream, _: _of_logits(_map_backward(upstream, *_saved(ctx)[:-1]), ctx))
+
+
+def _total_shapes(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return logits.new_empty((), dtype=_dtype(logits)), torch.empty_like(logits), _empty_map(logits, others[-1])
+
+
+def _save_total(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(*output[1:])
+    _save(ctx, (*inputs, output[1]), output)
+    ctx.spent = False
+
+
+def _total_backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    """The gradient formed ahead, times the upstream one."""
+    *inputs, gradient = _saved(ctx)
+    return (gradient * upstream).to(gradient.dtype), *[None] * (len(inputs) - 1)
+
+
+def _total_backward_in_place(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    """Likewise, in place, which costs nothing where the upstream one is 1; anew if an earlier backward took it."""
+    *inputs, gradient = _saved(ctx)
+    if ctx.spent:
+        logits, target, kl_weight, scale, weight, class_weight, kind, ignore_index, _ = inputs
+        each = (upstream * scale).expand(logits.shape[0], logits.shape[2])
+        gradient = _map_backward(each, logits, target, kl_weight, weight, class_weight, kind, ignore_index)
+    else:
+        from uml_kernels.gpu.evidential import rescale
+
+        ctx.spent = True
+        rescale(gradient, upstream)
+    return gradient, *[None] * (len(inputs) - 1)
+
+
+_total = Operation(
+    "evidential_total(Tensor logits, Tensor target, Tensor kl_weight, Tensor scale, Tensor? weight, "
+    "Tensor? class_weight, str kind, int ignore_index, bool with_vacuity) -> (Tensor, Tensor, Tensor)",
+    cpu=twins.evidential_total,
+    gpu="evidential.evidential_total",
+    shapes=_total_shapes,
+).differentiable(_save_total, _total_backward, eager=_total_backward_in_place)

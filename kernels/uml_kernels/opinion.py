@@ -1,93 +1,182 @@
-"""Evidence and the opinion it forms: belief, vacuity, probability (subjective logic)."""
+"""Evidence of logits and the opinion it forms: belief, vacuity, gate, probability (subjective logic).
+
+Sources: of the terms Jøsang, Subjective Logic, 2016; of the evidence Sensoy et al. 2018; of the gate UML, MICCAI 2023.
+"""
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-EvidenceKind = Literal["softplus", "relu", "exp"]
-LARGEST_EXPONENT = 16.0  # exp(16) = 8.9e6; beyond it the vacuity of an opinion is below float32's resolution of 1
+from uml_kernels.check import check_logits
+from uml_kernels.cpu import opinion as twins
+from uml_kernels.cpu.opinion import at_least_float32 as at_least_float32
+from uml_kernels.layout import as_pixels, map_shape
+from uml_kernels.operation import Operation
 
+EvidenceKind = Literal["softplus", "relu", "exp", "given"]
+"""softplus as in UML, relu as in Sensoy et al. 2018, exp of logits of at most 16, or logits that are evidence already.
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """A float64 tensor as it is, every other as float32."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def evidence(logits: Tensor, kind: EvidenceKind = "softplus") -> Tensor:
-    """Non-negative evidence of logits, in float32 (float64 of float64), whatever the autocast state.
-
-    Args:
-        logits: any shape, any floating dtype.
-        kind: "softplus" (UML), "relu" (Sensoy et al. 2018), or "exp" of logits that are clamped to at most 16.
-
-    Raises:
-        ValueError: an unknown kind.
-    """
-    with torch.autocast(logits.device.type, enabled=False):
-        logits = at_least_float32(logits)
-        if kind == "softplus":
-            return functional.softplus(logits)
-        if kind == "relu":
-            return functional.relu(logits)
-        if kind == "exp":
-            return logits.clamp(max=LARGEST_EXPONENT).exp()
-    raise ValueError(f"evidence kind is {kind!r}; choose softplus, relu or exp")
+Evidence above 1e9 counts as 1e9.
+"""
 
 
 @dataclass(frozen=True)
 class Opinion:
-    """The opinion of a Dirichlet distribution with alpha = evidence + 1; each part is computed when first asked for.
+    """The opinion of a Dirichlet distribution with alpha = evidence + 1; what else it has is computed when asked for.
 
-    Sum of belief + vacuity = 1; probability = belief + vacuity / C.
+    Sum of belief + vacuity = 1; probability = belief + vacuity / C. All are differentiable, in float32 (float64 of
+    float64).
 
     Attributes:
-        evidence: (B, C, *S) with the classes along `dim`, float32 or float64.
-        dim: the class dimension.
+        evidence: (*lead, C, *S), from 0 to 1e9.
+        vacuity: (*lead, *S) in (0, 1]: C / strength, the belief that no class has.
+        gate: (*lead, *S) in [1/e, 1]: exp(-vacuity).
+        dim: the class dimension, counted from the front.
     """
 
     evidence: Tensor
+    vacuity: Tensor
+    gate: Tensor
     dim: int = 1
 
-    @cached_property
+    @property
     def alpha(self) -> Tensor:
-        """(B, C, *S), at least 1."""
+        """(*lead, C, *S), at least 1."""
         return self.evidence + 1
 
-    @cached_property
+    @property
     def strength(self) -> Tensor:
-        """(B, *S), the sum of alpha, at least C."""
-        return self.evidence.sum(self.dim) + self.evidence.shape[self.dim]
+        """(*lead, *S), the sum of alpha, at least C."""
+        return self.evidence.shape[self.dim] / self.vacuity
 
-    @cached_property
-    def vacuity(self) -> Tensor:
-        """(B, *S) in (0, 1]: C / strength, the belief that no class has."""
-        return self.evidence.shape[self.dim] / self.strength
-
-    @cached_property
+    @property
     def belief(self) -> Tensor:
-        """(B, C, *S) in [0, 1): evidence / strength."""
-        return self.evidence / self.strength.unsqueeze(self.dim)
+        """(*lead, C, *S) in [0, 1): evidence / strength."""
+        return self.evidence * self._inverse_strength
 
-    @cached_property
+    @property
     def probability(self) -> Tensor:
-        """(B, C, *S), the expected probability alpha / strength; sums to 1."""
-        return self.alpha / self.strength.unsqueeze(self.dim)
+        """(*lead, C, *S), the expected probability alpha / strength; sums to 1."""
+        return self.alpha * self._inverse_strength
 
-    @cached_property
-    def gate(self) -> Tensor:
-        """(B, *S) in [1/e, 1): exp(-vacuity)."""
-        return torch.exp(-self.vacuity)
+    @property
+    def _inverse_strength(self) -> Tensor:
+        return (self.vacuity / self.evidence.shape[self.dim]).unsqueeze(self.dim)
 
 
-def opinion(evidence: Tensor, dim: int = 1) -> Opinion:
-    """The opinion that evidence (B, C, *S) forms, in float32 (float64 of float64).
+class PredictiveMaps(NamedTuple):
+    """What inference reports of each pixel; float32 (float64 of float64), without gradient.
+
+    Attributes:
+        probability: (*lead, C, *S), expected: alpha / strength; None where labels were asked for.
+        label: (*lead, *S) uint8, the class with the most evidence, the lowest of equals, 255 where a logit is NaN; None
+            unless asked for.
+        vacuity: (*lead, *S) in (0, 1].
+        entropy: (*lead, *S) of the expected probability, in nats, from 0 to ln C.
+    """
+
+    probability: Tensor | None
+    label: Tensor | None
+    vacuity: Tensor
+    entropy: Tensor
+
+
+def opinion(logits: Tensor, kind: EvidenceKind = "softplus", dim: int = 1) -> Opinion:
+    """The opinion that logits form: evidence, vacuity and gate of one read, with gradient by one pass.
 
     Args:
-        evidence: non-negative; see `evidence`.
+        logits: (*lead, C, *S), 2 to 16 classes along `dim`, any floating dtype, any strides. All is computed in float32
+            (on a CPU float64 in float64), whatever the autocast state.
+        kind: how evidence is formed of logits; see `EvidenceKind`.
         dim: the class dimension.
+
+    Raises:
+        ValueError: logits that are not floating, a dimension they do not have, too few or too many classes along it, or
+            an unknown kind.
     """
-    return Opinion(at_least_float32(evidence), dim)
+    check_logits(logits, dim, kind)
+    dim %= logits.dim()
+    pixels, alone = _as_pixels(logits, dim)
+    evidence, vacuity, gate = _opinion(pixels, kind)
+    shape = map_shape(logits, dim)
+    return Opinion(_as_classes(evidence, logits, alone), vacuity.reshape(shape), gate.reshape(shape), dim)
+
+
+def predictive_maps(
+    logits: Tensor, kind: EvidenceKind = "softplus", dim: int = 1, classes: bool = False
+) -> PredictiveMaps:
+    """What inference reports, of one read of the logits, without gradient.
+
+    Args:
+        logits: as `opinion`.
+        kind: likewise.
+        dim: likewise.
+        classes: give the label of each pixel instead of the probability of each class: a byte for C floats.
+
+    Raises:
+        ValueError: as `opinion`.
+    """
+    check_logits(logits, dim, kind)
+    logits, shape = logits.detach(), map_shape(logits, dim)
+    pixels, alone = _as_pixels(logits, dim)
+    first, vacuity, entropy = _predictive_maps(pixels, kind, classes)
+    probability = None if classes else _as_classes(first, logits, alone)
+    label = first.reshape(shape) if classes else None
+    return PredictiveMaps(probability, label, vacuity.reshape(shape), entropy.reshape(shape))
+
+
+def _as_pixels(logits: Tensor, dim: int) -> tuple[Tensor, bool]:
+    """(B, C, P), and whether samples of one pixel each became the pixels of one, so that a program takes many."""
+    pixels = as_pixels(logits, dim)
+    alone = pixels.shape[2] == 1
+    return (pixels.permute(2, 1, 0) if alone else pixels), alone
+
+
+def _as_classes(pixels: Tensor, like: Tensor, alone: bool) -> Tensor:
+    """The shape again that `_as_pixels` made (B, C, P) of."""
+    return (pixels.permute(2, 1, 0) if alone else pixels).reshape(like.shape)
+
+
+def _shapes(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    vacuity = logits.new_empty((logits.shape[0], logits.shape[2]), dtype=dtype)
+    return torch.empty_like(logits, dtype=dtype), vacuity, torch.empty_like(vacuity)
+
+
+def _maps_shapes(logits: Tensor, kind: str, classes: bool) -> tuple[Tensor, Tensor, Tensor]:
+    probability, vacuity, entropy = _shapes(logits)
+    return torch.empty_like(vacuity, dtype=torch.uint8) if classes else probability, vacuity, entropy
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(inputs[0])
+    ctx.kind = inputs[1]
+
+
+def _gradient(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, None]:
+    if all(each is None for each in upstream):
+        return None, None
+    return _opinion_backward(*ctx.saved_tensors, *upstream, ctx.kind), None
+
+
+_opinion_backward = Operation(
+    "opinion_backward(Tensor logits, Tensor? for_evidence, Tensor? for_vacuity, Tensor? for_gate, str kind) -> Tensor",
+    cpu=twins.opinion_backward,
+    gpu="opinion.opinion_backward",
+    shapes=lambda logits, *_: torch.empty_like(logits),
+)
+_opinion = Operation(
+    "opinion(Tensor logits, str kind) -> (Tensor, Tensor, Tensor)",
+    cpu=twins.opinion,
+    gpu="opinion.opinion",
+    shapes=_shapes,
+).differentiable(_save, _gradient)
+_predictive_maps = Operation(
+    "predictive_maps(Tensor logits, str kind, bool classes) -> (Tensor, Tensor, Tensor)",
+    cpu=twins.predictive_maps,
+    gpu="opinion.predictive_maps",
+    shapes=_maps_shapes,
+)

@@ -39,6 +39,10 @@ def resize(feature: Tensor, factor: float) -> Tensor:
     return functional.interpolate(feature, scale_factor=factor, mode="bilinear", align_corners=True)
 
 
+def evidence_of(logits: Tensor) -> Tensor:
+    return functional.softplus(logits, threshold=40)  # torch's own threshold of 20 is 2e-9 off
+
+
 def pointwise(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 1, bias=False)
 
@@ -102,7 +106,7 @@ class MutualDecoder(nn.Module):
         feature = torch.cat((mixed[2], self.third(resize(feature, 2))), 1)
         feature = torch.cat((mixed[1], self.second(resize(feature, 2))), 1)
         feature = torch.cat((mixed[0], self.first(resize(feature, 2))), 1)
-        return functional.softplus(self.head(feature))
+        return self.head(feature)
 
 
 class MaskFusion(nn.Module):
@@ -130,8 +134,8 @@ class UncertaintyNavigator(nn.Module):
         self.scores = nn.ModuleList(pointwise(width, classes) for width in (2 * first, 2 * second, 2 * third, fourth))
         self.top = MaskFusion(2 * first, classes, dropout)
 
-    def forward(self, segmented: Sequence[Tensor], mixed: Tensor, evidence: Tensor) -> tuple[tuple[Tensor, ...], ...]:
-        classes = evidence.shape[1]
+    def forward(self, segmented: Sequence[Tensor], mixed: Tensor, mutual: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+        evidence, classes = evidence_of(mutual), mutual.shape[1]
         vacuity = classes / (evidence + 1).sum(1, keepdim=True)
         gate, small_gate = torch.exp(-vacuity), torch.exp(-resize(vacuity, 1 / 8))
         feature = self.reduce(small_gate * torch.cat((segmented[3], mixed), 1))
@@ -146,7 +150,12 @@ class UncertaintyNavigator(nn.Module):
         first = self.scores[0](feature)
         mask = (first + evidence) * gate
         guide = resize(self.top(feature, mask), 1 / 8)
-        return (first, second, third, fourth), (mask, small_mask), (gate, small_gate), (guide,)
+        return (
+            (first, second, third, fourth),
+            (mask, small_mask),
+            (gate.squeeze(1), small_gate.squeeze(1)),
+            (vacuity.squeeze(1), guide),
+        )
 
 
 class UncertaintyInstructor(nn.Module):
@@ -168,7 +177,7 @@ class UncertaintyInstructor(nn.Module):
     def forward(self, classified: Tensor, mixed: Tensor, guide: Tensor) -> Tensor:
         feature = self.head(torch.cat((classified, mixed), 1))
         feature = feature + feature * self.instruct(guide)
-        return functional.softplus(self.out(feature.mean((2, 3))))
+        return self.out(feature.mean((2, 3)))
 
 
 class NaiveUml(nn.Module):
@@ -195,9 +204,9 @@ class NaiveUml(nn.Module):
     def forward(self, image: Tensor) -> UmlOutput:
         classified, segmented = self.classification_encoder(image), self.segmentation_encoder(image)
         mixed = [mixer(c, s) for mixer, c, s in zip(self.mixer, classified, segmented, strict=True)]
-        evidence = self.mutual(mixed)
-        logits, masks, gates, (guide,) = self.navigator(segmented, mixed[3], evidence)
-        return UmlOutput(self.instructor(classified[3], mixed[3], guide), evidence, logits, masks, gates)
+        mutual = self.mutual(mixed)
+        logits, masks, gates, (vacuity, guide) = self.navigator(segmented, mixed[3], mutual)
+        return UmlOutput(self.instructor(classified[3], mixed[3], guide), mutual, vacuity, logits, masks, gates)
 
 
 def naive_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -235,10 +244,11 @@ def _shuffled(value: Tensor, dim: int, joined: int) -> Tensor:
 
 def naive_loss(output: UmlOutput, mask: Tensor, label: Tensor, kl_weight: float) -> Tensor:
     """The total loss of section 2, of masks (B, H, W) and labels (B,) that are all there."""
-    classification = _evidential(output.class_evidence, label, kl_weight)
+    classification = _evidential(evidence_of(_precise(output.class_logits)), label, kl_weight)
     levels = [resize(logits, 2**i) if i else logits for i, logits in enumerate(output.segmentation)]
     segmentation = torch.stack([_dice(logits, mask) for logits in levels]).mean()
-    mutual = _dice(output.mutual_evidence, mask) + _evidential(output.mutual_evidence, mask, kl_weight)
+    evidence = evidence_of(_precise(output.mutual_logits))
+    mutual = _dice(evidence, mask) + _evidential(evidence, mask, kl_weight)
     terms = {"classification": classification, "segmentation": segmentation, "mutual": mutual}
     return sum((WEIGHTS[name] * term for name, term in terms.items()), torch.zeros(()))
 

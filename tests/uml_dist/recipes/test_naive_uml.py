@@ -46,7 +46,7 @@ def relative(ours: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def named(output: UmlOutput) -> dict[str, torch.Tensor]:
-    pairs = {"class evidence": output.class_evidence, "mutual evidence": output.mutual_evidence}
+    pairs = {name: getattr(output, name) for name in ("class_logits", "mutual_logits", "mutual_vacuity")}
     for name in ("segmentation", "reliable_masks", "gates"):
         pairs |= {f"{name} {index}": each for index, each in enumerate(getattr(output, name))}
     return pairs

@@ -28,8 +28,12 @@ def run(network, image):
 
 def scalar(output):
     """A number that every output of the losses enters."""
-    levels = sum(output.level(index).softmax(1)[:, 0].square().mean() for index in range(4))
-    return output.class_evidence.square().mean() + output.mutual_evidence.square().mean() + levels
+    levels = sum(logits.softmax(1)[:, 0].square().mean() for logits in output.segmentation)
+    return opinion(output.class_logits).evidence.square().mean() + evidence_of(output).square().mean() + levels
+
+
+def evidence_of(output):
+    return opinion(output.mutual_logits).evidence
 
 
 def gradients(network, image):
@@ -41,15 +45,15 @@ def gradients(network, image):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_outputs_have_their_shapes_and_ranges(profile):
     output = run(build(profile=profile), torch.randn(2, 3, 32, 48))
-    assert output.class_evidence.shape == (2, 2)
-    assert output.mutual_evidence.shape == (2, 3, 32, 48)
+    assert output.class_logits.shape == (2, 2)
+    assert output.mutual_logits.shape == (2, 3, 32, 48)
     assert [tuple(level.shape[1:]) for level in output.segmentation] == [
         (3, 32, 48), (3, 16, 24), (3, 8, 12), (3, 4, 6),
     ]  # fmt: skip
     assert [tuple(mask.shape[1:]) for mask in output.reliable_masks] == [(3, 32, 48), (3, 4, 6)]
-    assert [tuple(gate.shape[1:]) for gate in output.gates] == [(1, 32, 48), (1, 4, 6)]
-    assert (output.class_evidence >= 0).all()
-    assert (output.mutual_evidence >= 0).all()
+    assert [tuple(gate.shape[1:]) for gate in output.gates] == [(32, 48), (4, 6)]
+    assert output.padded_size == (32, 48)
+    torch.testing.assert_close(output.mutual_vacuity, 3 / (3 + evidence_of(output).sum(1)))
     for gate in output.gates:
         assert ((gate >= math.exp(-1) - 1e-6) & (gate < 1)).all()
 
@@ -60,13 +64,13 @@ def test_a_size_that_is_no_multiple_of_8_is_padded_and_cropped(size, profile):
     network = build(profile=profile).eval()
     image = torch.randn(1, 3, *size)
     output = network(image)
-    assert output.mutual_evidence.shape[2:] == size
-    assert all(output.level(index).shape == (1, 3, *size) for index in range(4))
+    assert output.mutual_logits.shape[2:] == output.segmentation[0].shape[2:] == output.mutual_vacuity.shape[1:] == size
     padded = functional.pad(image, (0, -size[1] % 8, 0, -size[0] % 8), mode="replicate")
     whole = network(padded)
-    torch.testing.assert_close(output.class_evidence, whole.class_evidence)
-    for index in range(4):
-        torch.testing.assert_close(output.level(index), whole.level(index)[..., : size[0], : size[1]])
+    torch.testing.assert_close(output.class_logits, whole.class_logits)
+    assert output.padded_size == tuple(padded.shape[2:])
+    for part, full in zip(output.segmentation, whole.segmentation, strict=True):
+        torch.testing.assert_close(part, full[..., : part.shape[2], : part.shape[3]])
 
 
 SWITCHES = [
@@ -100,16 +104,18 @@ def test_a_sample_does_not_depend_on_the_batch_it_is_in():
     whole = run(network, image)
     with random_address(torch.tensor([19])):
         alone = network(image[2:3])
-    torch.testing.assert_close(alone.class_evidence, whole.class_evidence[2:3], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(alone.mutual_evidence, whole.mutual_evidence[2:3], rtol=1e-5, atol=1e-6)
+    image_evidence = [opinion(each.class_logits).evidence for each in (alone, whole)]
+    torch.testing.assert_close(image_evidence[0], image_evidence[1][2:3], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(evidence_of(alone), evidence_of(whole)[2:3], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_evidence_is_float32_and_finite_under_bf16(profile):
+def test_opinions_are_float32_and_finite_under_bf16(profile):
     network, image = build(profile=profile), torch.randn(2, 3, 32, 32)
     with torch.autocast("cpu", torch.bfloat16):
         output = run(network, image)
-    assert output.class_evidence.dtype == output.mutual_evidence.dtype == torch.float32
+    assert output.mutual_logits.dtype == torch.bfloat16
+    assert output.mutual_vacuity.dtype == output.reliable_masks[0].dtype == torch.float32
     scalar(output).backward()
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
@@ -120,8 +126,8 @@ def test_a_detached_uncertainty_changes_the_gradient_and_not_the_output():
         torch.manual_seed(0)
         network = UmlNetwork(UmlModel(dropout=0, width=1 / 32), 3, 3, 2, detach_uncertainty=detach)
         output = network(image)
-        output.class_evidence.sum().backward()
-        outputs.append((output.class_evidence, next(network.mutual.head.parameters()).grad))
+        output.class_logits.sum().backward()
+        outputs.append((output.class_logits, next(network.mutual.head.parameters()).grad))
     assert torch.equal(outputs[0][0], outputs[1][0])
     assert not torch.equal(outputs[0][1], outputs[1][1])
 
@@ -129,8 +135,8 @@ def test_a_detached_uncertainty_changes_the_gradient_and_not_the_output():
 def test_the_prediction_is_the_opinion_and_the_segmentation():
     output = build().eval()(torch.randn(2, 3, 16, 16))
     prediction = output.prediction()
-    torch.testing.assert_close(prediction.image_vacuity, 2 / (2 + output.class_evidence.sum(1)))
-    torch.testing.assert_close(prediction.pixel_vacuity, 3 / (3 + output.mutual_evidence.sum(1)))
+    torch.testing.assert_close(prediction.image_vacuity, 2 / (2 + opinion(output.class_logits).evidence.sum(1)))
+    torch.testing.assert_close(prediction.pixel_vacuity, 3 / (3 + evidence_of(output).sum(1)))
     torch.testing.assert_close(prediction.pixel_probability, output.segmentation[0].softmax(1))
     torch.testing.assert_close(prediction.image_probability.sum(1), torch.ones(2))
 
@@ -192,15 +198,17 @@ def test_a_channel_shuffle_before_the_mixer_s_attention_would_only_rename_weight
 @pytest.mark.parametrize("source", ["evidence", "alpha", "belief"])
 def test_reliable_masks_are_gated_sums_of_scores_and_the_mutual_opinion(source):
     output = build(mask_source=source).eval()(torch.randn(2, 3, 32, 32))
-    pixels = opinion(output.mutual_evidence)
+    pixels = opinion(output.mutual_logits)
     # Corners aligned, every 8th of 32 pixels: at 31 / 3 of a pixel apart.
     places = [torch.arange(4) * 31 / 3] * 2
     for level, mask, gate in zip((0, 3), output.reliable_masks, output.gates, strict=True):
         added, vacuity = getattr(pixels, source), pixels.vacuity.unsqueeze(1)
         if level == 3:
             added, vacuity = (sampled(each, *places) for each in (added, vacuity))
-        torch.testing.assert_close(gate, torch.exp(-vacuity))
-        torch.testing.assert_close(mask, (output.segmentation[level] + added) * gate, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(gate.unsqueeze(1), torch.exp(-vacuity))
+        torch.testing.assert_close(
+            mask, (output.segmentation[level] + added) * torch.exp(-vacuity), rtol=1e-4, atol=1e-5
+        )
 
 
 def sampled(feature, rows, columns):
@@ -222,12 +230,12 @@ def test_the_top_block_informs_the_segmentation_only_where_it_is_asked_to():
         sum(level.square().mean() for level in output.segmentation).backward()
         reached = {name for name, each in network.navigator.top.named_parameters() if each.grad is not None}
         assert reached == ({name for name, _ in network.navigator.top.named_parameters()} if asked else set())
-        before = [output.segmentation[0], output.class_evidence]
+        before = [output.segmentation[0], output.class_logits]
         with torch.no_grad():
             network.navigator.top.out.weight.mul_(2)
         after = network(image)
         assert torch.equal(after.segmentation[0], before[0]) is not asked
-        assert not torch.equal(after.class_evidence, before[1])
+        assert not torch.equal(after.class_logits, before[1])
 
 
 def test_width_scales_the_channels_with_a_floor():

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from torch.distributions import Dirichlet, kl_divergence
 from torch.nn import functional
 
+from eager_losses import logits_of
 from evidential_reference import kl_to_uniform as exact_kl
 from uml_dist.batch import Batch
 from uml_dist.recipes.uml.network import UmlOutput
@@ -45,12 +46,11 @@ def leaves_of(samples: int, seed: int = 0) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shapes = [(IMAGE_CLASSES,), (PIXEL_CLASSES, *SIZE), (PIXEL_CLASSES, *SIZE)]
     shapes += [(PIXEL_CLASSES, 16 >> level, 24 >> level) for level in (1, 2, 3)]
-    drawn = [torch.randn(samples, *shape, generator=generator) * 2 for shape in shapes]
-    return [(leaf.exp() if index < 2 else leaf).requires_grad_() for index, leaf in enumerate(drawn)]
+    return [(torch.randn(samples, *shape, generator=generator) * 2).requires_grad_() for shape in shapes]
 
 
 def output_of(leaves) -> UmlOutput:
-    return UmlOutput(leaves[0], leaves[1], tuple(leaves[2:]), (), ())
+    return UmlOutput(leaves[0], leaves[1], leaves[1][:, 0], tuple(leaves[2:]), (), ())
 
 
 def part_of(batch: Batch, leaves, chosen):
@@ -89,7 +89,7 @@ def naive_dice(probability, target, kind):
 def naive_terms(batch, leaves, kl_weight, objective):
     """The formulas of the specification on what is counted, of float64 leaves."""
     known = (batch.label >= 0) & (batch.weight > 0)
-    error, kl = naive_dirichlet(leaves[0][known], batch.label[known])
+    error, kl = naive_dirichlet(functional.softplus(leaves[0])[known], batch.label[known])
     classification = (error + kl_weight * kl).mean()
 
     counted = (batch.mask != 255) & (batch.weight > 0)[:, None, None]
@@ -103,7 +103,8 @@ def naive_terms(batch, leaves, kl_weight, objective):
         return x.movedim(1, -1)[chosen]
 
     target = batch.mask[counted].long()
-    error, kl = naive_dirichlet(pixels(leaves[1], counted), target)
+    evidence = functional.softplus(leaves[1])
+    error, kl = naive_dirichlet(pixels(evidence, counted), target)
     groups = [counted]
     if objective.dice_scope == "sample":
         groups = [counted & (torch.arange(len(counted)) == i)[:, None, None] for i in range(len(counted))]
@@ -114,9 +115,9 @@ def naive_terms(batch, leaves, kl_weight, objective):
         return torch.stack(each).mean()
 
     if objective.dice_probability == "expected":
-        mutual = (leaves[1] + 1) / (leaves[1] + 1).sum(1, keepdim=True)
+        mutual = (evidence + 1) / (evidence + 1).sum(1, keepdim=True)
     else:
-        mutual = leaves[1].softmax(1)
+        mutual = evidence.softmax(1)
     losses = [dice(x.softmax(1)) for x in levels]
     if objective.segmentation_loss == "cross_entropy_dice":
         rows = [pixels(x, counted) for x in levels]
@@ -177,7 +178,7 @@ GOLDEN = [
 
 def uniform_case(evidence, target):
     """An image, and a map, whose every opinion has this evidence and this target."""
-    row = torch.tensor([evidence], dtype=torch.float32)
+    row = logits_of(torch.tensor([evidence], dtype=torch.float32))
     batch = batch_of(torch.full((1, *SIZE), target), [target])
     scores = [torch.zeros(1, row.shape[1], 16 >> level, 24 >> level) for level in range(4)]
     scores[0] = scores[0][..., : SIZE[0], : SIZE[1]]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from uml_kernels import evidence, opinion
+from uml_kernels import gated, opinion, resized
 
 from ...fork import fork
 from .fusion import MaskFusion
@@ -14,7 +14,7 @@ from .model import UmlModel
 
 
 class MutualDecoder(nn.Module):
-    """Decodes the mixed features into evidence for each pixel.
+    """Decodes the mixed features into logits whose softplus is the evidence of each pixel.
 
     Args:
         mixed: channels of the four mixed features.
@@ -32,11 +32,11 @@ class MutualDecoder(nn.Module):
         self.head = nn.Sequential(JoinedPointwise(2 * first, hidden), pointwise(hidden, classes))
 
     def forward(self, mixed: Sequence[Tensor]) -> Tensor:
-        """Evidence (B, C, H, W), float32."""
+        """Logits (B, C, H, W)."""
         features = (mixed[3],)
         for level, convolution in ((2, self.third), (1, self.second), (0, self.first)):
             features = (mixed[level], convolution(features))
-        return evidence(self.head(features))
+        return self.head(features)
 
 
 class UncertaintyNavigator(nn.Module):
@@ -73,31 +73,29 @@ class UncertaintyNavigator(nn.Module):
         self.top = MaskFusion(2 * first, 2 * first, classes, dropout)
         self.fused_scores = pointwise(2 * first, classes) if model.un_top_in_seg else None
 
-    def gate(self, vacuity: Tensor) -> Tensor:
-        """exp(-vacuity), of (B, 1, H, W)."""
-        return torch.exp(-(vacuity.detach() if self.detach_uncertainty else vacuity))
-
     def forward(self, segmented: Sequence[Tensor], mixed: Tensor, mutual: Tensor) -> tuple[tuple[Tensor, ...], ...]:
         """Decode.
 
         Args:
             segmented: the segmentation encoder's four features.
             mixed: the fourth mixed feature.
-            mutual: the evidence (B, C, H, W) of the mutual decoder.
+            mutual: the logits (B, C, H, W) of the mutual decoder.
 
         Returns:
             Logits of the four levels (B, C, H / 2^i, W / 2^i); reliable masks R_1 (B, C, H, W) and R_4
-            (B, C, H / 8, W / 8); gates (B, 1, H, W) and (B, 1, H / 8, W / 8); and the feature for the classifier
-            (B, channels, H / 8, W / 8), alone in a tuple.
+            (B, C, H / 8, W / 8); gates (B, H, W) and (B, H / 8, W / 8); and the mutual opinion's vacuity (B, H, W)
+            with the feature for the classifier (B, channels, H / 8, W / 8).
         """
         pixels = opinion(mutual)
-        small, vacuity, source = mixed.shape[2:], pixels.vacuity.unsqueeze(1), getattr(pixels, self.mask_source)
-        gate, small_gate = self.gate(vacuity), self.gate(resize(vacuity, small))
+        small, source = mixed.shape[2:], getattr(pixels, self.mask_source)
+        gate, vacuity = pixels.gate, pixels.vacuity
+        if self.detach_uncertainty:
+            gate, vacuity = gate.detach(), vacuity.detach()
+        small_gate = torch.exp(-resized(vacuity.unsqueeze(1), small).squeeze(1))
 
-        fused = torch.cat((segmented[3], mixed), 1)
-        feature = self.reduce(fused * small_gate.to(fused.dtype))
+        feature = self.reduce(gated(torch.cat((segmented[3], mixed), 1), small_gate))
         fourth = self.scores[3]((feature,))
-        small_mask = (fourth + resize(source, small)) * small_gate
+        small_mask = gated(resized(source, small), small_gate, fourth)
         features = (self.bottom((feature,), small_mask, small),)
 
         logits = [fourth]
@@ -105,13 +103,13 @@ class UncertaintyNavigator(nn.Module):
             joined = (segmented[level], convolution(features))
             for_scores, features = zip(*(fork(feature, 2) for feature in joined), strict=True)
             logits.insert(0, self.scores[level](for_scores))
-        mask = (logits[0] + source) * gate
+        mask = gated(source, gate, logits[0])
         if self.fused_scores is None:
             guide = self.top(features, mask, small)
         else:
             fused = self.top(features, mask, mask.shape[2:])
             logits[0], guide = self.fused_scores(fused), resize(fused, small)
-        return tuple(logits), (mask, small_mask), (gate, small_gate), (guide,)
+        return tuple(logits), (mask, small_mask), (gate, small_gate), (pixels.vacuity, guide)
 
 
 class DilatedDepthwise(nn.Conv2d):
@@ -170,7 +168,7 @@ class UncertaintyInstructor(nn.Module):
         nn.init.constant_(self.out.bias, UNINFORMED)
 
     def forward(self, classified: Tensor, mixed: Tensor, guide: Tensor) -> Tensor:
-        """Evidence (B, K), float32."""
+        """Logits (B, K) whose softplus is the evidence."""
         feature = self.head(torch.cat((classified, mixed), 1))
         feature = feature + feature * self.instruct(guide)
-        return evidence(self.out(feature.mean((2, 3))))
+        return self.out(feature.mean((2, 3)))

@@ -19,7 +19,6 @@ from ...batch import Prediction
 from ...fork import fork
 from ...random import current_address, name_layers, random_address
 from .decoders import MutualDecoder, UncertaintyInstructor, UncertaintyNavigator
-from .layers import resize
 from .mixer import FeatureMixer
 from .model import UmlModel, scaled
 
@@ -34,36 +33,36 @@ class UmlOutput(NamedTuple):
     """What the network says of a batch (a tuple, since DeepSpeed's hooks look for tensors in no other class).
 
     Attributes:
-        class_evidence: (B, K) float32.
-        mutual_evidence: (B, C, H, W) float32.
+        class_logits: (B, K); evidence is their softplus.
+        mutual_logits: (B, C, H, W), likewise; evidence itself is never stored in less than float32.
+        mutual_vacuity: (B, H, W) float32.
         segmentation: logits of the four levels; the first, (B, C, H, W), is the segmentation, the others are
             (B, C, h / 2^i, w / 2^i) for i = 1, 2, 3, where h and w are H and W rounded up to multiples of 8.
         reliable_masks: R_1 (B, C, H, W) and R_4 (B, C, h / 8, w / 8).
-        gates: exp(-vacuity) (B, 1, H, W) and (B, 1, h / 8, w / 8), in [1/e, 1).
+        gates: exp(-vacuity) (B, H, W) and (B, h / 8, w / 8), in [1/e, 1).
     """
 
-    class_evidence: Tensor
-    mutual_evidence: Tensor
+    class_logits: Tensor
+    mutual_logits: Tensor
+    mutual_vacuity: Tensor
     segmentation: tuple[Tensor, ...]
     reliable_masks: tuple[Tensor, ...]
     gates: tuple[Tensor, ...]
 
-    def level(self, index: int) -> Tensor:
-        """Logits of a level (0 to 3) brought to (B, C, H, W)."""
-        logits, size = self.segmentation[index], self.mutual_evidence.shape[2:]
-        if index == 0:
-            return logits
-        full = resize(logits, [side << index for side in logits.shape[2:]])
-        return full[..., : size[0], : size[1]]
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """(h, w), of which all levels but the first are parts."""
+        height, width = self.segmentation[1].shape[2:]
+        return 2 * height, 2 * width
 
     def prediction(self) -> Prediction:
         """Probabilities of the opinion on the image and of the segmentation, vacuities of both opinions."""
-        image = opinion(self.class_evidence)
+        image = opinion(self.class_logits)
         return Prediction(
             image_probability=image.probability,
             pixel_probability=self.segmentation[0].float().softmax(1),
             image_vacuity=image.vacuity,
-            pixel_vacuity=opinion(self.mutual_evidence).vacuity,
+            pixel_vacuity=self.mutual_vacuity,
             reliable_mask=self.reliable_masks[0],
         )
 
@@ -145,16 +144,17 @@ class UmlNetwork(nn.Module):
         segmented = self._stage(self.segmentation_encoder, image)
         *others, last = self._stage(self.mixer, classified, segmented)
         last, for_navigator, for_instructor = fork(last, 3)
-        evidence, guiding = fork(self._stage(self.mutual, (*others, last)), 2)
-        logits, masks, gates, (guide,) = self._stage(self.navigator, segmented, for_navigator, guiding)
-        class_evidence = self._stage(self.instructor, classified[3], for_instructor, guide)
+        mutual, guiding = fork(self._stage(self.mutual, (*others, last)), 2)
+        logits, masks, gates, (vacuity, guide) = self._stage(self.navigator, segmented, for_navigator, guiding)
+        class_logits = self._stage(self.instructor, classified[3], for_instructor, guide)
 
         def crop(full: Tensor) -> Tensor:
             return full[..., :height, :width]
 
         return UmlOutput(
-            class_evidence=class_evidence,
-            mutual_evidence=crop(evidence),
+            class_logits=class_logits,
+            mutual_logits=crop(mutual),
+            mutual_vacuity=crop(vacuity),
             segmentation=(crop(logits[0]), *logits[1:]),
             reliable_masks=(crop(masks[0]), masks[1]),
             gates=(crop(gates[0]), gates[1]),

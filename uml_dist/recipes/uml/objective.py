@@ -1,15 +1,13 @@
 """The objective of UML: classification, segmentation and mutual loss (spec 2.4 to 2.8), as sums before ratios."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
-from uml_kernels import DiceSums, DiceTarget, expected_cross_entropy, kl_to_uniform, opinion
-from uml_kernels.opinion import at_least_float32
+from uml_kernels import DiceSums, evidential_sums, level_sums
 from uml_shards.sample import IGNORE
 
 from ...batch import Batch
@@ -96,22 +94,23 @@ def uml_terms(
         "classification", "segmentation" and "mutual" (see `total`); their parts "classification_kl",
         "mutual_cross_entropy", "mutual_kl" and "mutual_dice".
     """
-    kl_weight = objective.kl_weight(fraction)
-    evidence, label, weight = output.class_evidence, batch.label, batch.weight
-    class_error = whole.mean((weight * expected_cross_entropy(evidence, label, ABSENT)).sum(), "labelled")
-    class_kl = whole.mean((weight * kl_to_uniform(evidence, label, ABSENT)).sum(), "labelled")
+    kl_weight, weight = objective.kl_weight(fraction), batch.weight
+    image = evidential_sums(output.class_logits, batch.label, dice="none", ignore_index=ABSENT)
+    class_error = whole.mean((weight * image.cross_entropy).sum(), "labelled")
+    class_kl = whole.mean((weight * image.kl).sum(), "labelled")
 
-    evidence, pixel_weight = output.mutual_evidence, weight[:, None, None]
-    pixel_error = whole.mean((pixel_weight * expected_cross_entropy(evidence, batch.mask)).sum(), "pixels")
-    pixel_kl = whole.mean((pixel_weight * kl_to_uniform(evidence, batch.mask)).sum(), "pixels")
+    pixel = evidential_sums(output.mutual_logits, batch.mask, dice=objective.dice_probability, ignore_index=IGNORE)
+    assert pixel.dice is not None
+    pixel_error = whole.mean((weight * pixel.cross_entropy).sum(), "pixels")
+    pixel_kl = whole.mean((weight * pixel.kl).sum(), "pixels")
 
-    expected = objective.dice_probability == "expected"
-    probability = opinion(evidence).probability if expected else evidence.softmax(1)
-    levels = [at_least_float32(output.level(index)) for index in range(len(output.segmentation))]
-    dice = _dice_losses([probability, *(logits.softmax(1) for logits in levels)], batch, whole, objective)
+    levels = level_sums(output.segmentation, batch.mask, size=output.padded_size, ignore_index=IGNORE)
+    # (3, maps, B, C): one tensor, so that one collective adds all of them over the ranks
+    overlaps = torch.stack([torch.cat((one[None], other)) for one, other in zip(pixel.dice, levels.dice, strict=True)])
+    dice = _dice_losses(overlaps, batch, whole, objective)
     mutual_dice, level_losses = dice[0], dice[1:]
     if objective.segmentation_loss == "cross_entropy_dice":
-        level_losses = level_losses + _cross_entropies(levels, batch, whole)
+        level_losses = level_losses + whole.mean((levels.cross_entropy * weight).sum(1), "pixels")
     return {
         "classification": class_error + kl_weight * class_kl,
         "segmentation": objective.over_levels(level_losses),
@@ -132,24 +131,14 @@ def total(terms: Mapping[str, Tensor], weights: UmlWeights) -> Tensor:
     )
 
 
-def _dice_losses(probabilities: Sequence[Tensor], batch: Batch, whole: GlobalBatch, objective: UmlObjective) -> Tensor:
-    """Dice losses (maps,) of maps of probabilities (B, C, H, W)."""
-    # (3, maps, B, C): one tensor, so that one collective adds all of them over the ranks
-    target = DiceTarget(batch.mask, probabilities[0].shape[1], IGNORE, probabilities[0].dtype)
-    sums = torch.stack([torch.stack(target.sums(each)) for each in probabilities], 1)
+def _dice_losses(sums: Tensor, batch: Batch, whole: GlobalBatch, objective: UmlObjective) -> Tensor:
+    """Dice losses (maps,) of the sums (3, maps, B, C) of maps of probabilities."""
     if objective.dice_scope == "global":
         sums = whole.total((sums * batch.weight[:, None]).sum(2))
         return _loss(DiceSums(*sums), objective.dice)
     masked = (batch.mask != IGNORE).flatten(1).any(1)
     losses = _loss(DiceSums(*sums), objective.dice) * (batch.weight * masked)
     return whole.mean(losses.sum(1), "masked")
-
-
-def _cross_entropies(levels: Sequence[Tensor], batch: Batch, whole: GlobalBatch) -> Tensor:
-    """Cross-entropies (levels,) of logits (B, C, H, W), each a mean over the pixels."""
-    target, weight = batch.mask.long(), batch.weight[:, None, None]
-    losses = [functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none") for logits in levels]
-    return whole.mean(torch.stack([(weight * loss).sum() for loss in losses]), "pixels")
 
 
 def _loss(sums: DiceSums, kind: str) -> Tensor:

@@ -66,8 +66,8 @@ class UmlRecipe(Recipe):
             output = networks["uml"](batch.image)
         terms = uml_terms(output, batch, whole, self.objective, progress.fraction)
         loss = total(terms, self.objective.weights)
-        vacuity = {"image": output.class_evidence, "pixel": output.mutual_evidence}
-        means = {level: opinion(evidence.detach()).vacuity.mean() for level, evidence in vacuity.items()}
+        image = opinion(output.class_logits.detach())
+        means = {"image": image.vacuity.mean(), "pixel": output.mutual_vacuity.detach().mean()}
         return Step({"uml": loss}, {"loss": loss, **terms}, means)
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:

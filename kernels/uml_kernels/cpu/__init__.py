@@ -1,0 +1,1 @@
+"""The CPU twins of the kernels: tensor operations with gradients in closed form."""

@@ -1,0 +1,101 @@
+"""Evidence and opinions on a CPU, with gradients in closed form; float64 is kept, every other dtype becomes float32."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .remainders import LOG1P, polynomial
+
+LARGEST = 1e9
+"""Evidence that counts, as in the kernels (`uml_kernels.special`)."""
+LARGEST_EXPONENT = 16.0
+"""exp(16) = 8.9e6; beyond it the vacuity of an opinion is below float32's resolution of 1."""
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """A float64 tensor as it is, every other as float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _in_one_loop(logits: Tensor) -> bool:
+    """Whether arithmetic is cheaper than the library's logarithm, as it is where the compiler fuses it."""
+    return torch.compiler.is_compiling() and logits.dtype == torch.float32
+
+
+def evidence_of(logits: Tensor, kind: str) -> Tensor:
+    """Evidence of logits, at most 1e9, elementwise; NaN stays NaN."""
+    logits = at_least_float32(logits)
+    if kind == "softplus":
+        if _in_one_loop(logits):
+            falling = logits.abs().neg().exp()
+            return logits.clamp(0, LARGEST) + falling * polynomial(LOG1P, falling)
+        evidence = functional.softplus(logits, threshold=40)  # beyond it softplus(x) is x even in float64
+    elif kind == "exp":
+        evidence = logits.clamp(max=LARGEST_EXPONENT).exp_()
+    else:
+        evidence = logits.relu() if kind == "relu" else logits
+    return evidence.clamp(max=LARGEST)
+
+
+def slope_of(logits: Tensor, kind: str) -> Tensor:
+    """The derivative of the evidence, elementwise."""
+    logits = at_least_float32(logits)
+    if kind == "softplus":
+        if _in_one_loop(logits):  # of the same exponential
+            falling = logits.abs().neg().exp()
+            return torch.where(logits < 0, falling, 1.0) / (1 + falling)
+        return logits.sigmoid()
+    if kind == "exp":
+        return logits.exp().masked_fill_(logits > LARGEST_EXPONENT, 0)
+    return (logits > 0).to(logits.dtype) if kind == "relu" else torch.ones_like(logits)
+
+
+def strided_as(logits: Tensor, result: Tensor) -> Tensor:
+    """The result with the strides that the kernels give theirs."""
+    strided = torch.empty_like(logits, dtype=result.dtype)
+    return result if result.stride() == strided.stride() else strided.copy_(result)
+
+
+def opinion(logits: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Evidence (B, C, P), vacuity and gate (B, P) of logits (B, C, P)."""
+    evidence = evidence_of(logits, kind)
+    classes = logits.shape[1]
+    vacuity = classes / (evidence.sum(1) + classes)
+    return strided_as(logits, evidence), vacuity, vacuity.neg().exp()
+
+
+def opinion_backward(
+    logits: Tensor, for_evidence: Tensor | None, for_vacuity: Tensor | None, for_gate: Tensor | None, kind: str
+) -> Tensor:
+    """The gradient of the logits, in their dtype and strides, for upstream ones of which any may be None."""
+    classes = logits.shape[1]
+    vacuity = classes / (evidence_of(logits, kind).sum(1) + classes)
+    upstream = torch.zeros_like(vacuity)
+    if for_vacuity is not None:
+        upstream = upstream + for_vacuity
+    if for_gate is not None:
+        upstream = upstream - for_gate * vacuity.neg().exp()
+    each = (upstream * vacuity * vacuity / -classes).unsqueeze(1)
+    if for_evidence is not None:
+        each = each + for_evidence
+    return torch.mul(each, slope_of(logits, kind), out=torch.empty_like(logits))
+
+
+def predictive_maps(logits: Tensor, kind: str, classes: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Expected probability (B, C, P) or label (B, P), vacuity (B, P), and entropy (B, P) in nats."""
+    evidence = evidence_of(logits, kind)
+    count = logits.shape[1]
+    strength = evidence.sum(1) + count
+    probability = (evidence + 1) / strength.unsqueeze(1)
+    largest, label = evidence.max(1)
+    # -ln of a probability near 1 is the logarithm of 1 + the others' share: as a logarithm it would cancel
+    others = evidence.scatter(1, label.unsqueeze(1), 0).sum(1) + (count - 1)
+    ratio = (others / (largest + 1)).unsqueeze(1)
+    own = torch.arange(count, device=logits.device).view(1, -1, 1) == label.unsqueeze(1)
+    surprise = torch.where(own & (ratio < 1), ratio.log1p(), probability.log().neg())
+    entropy = (probability * surprise).sum(1)
+    if classes:
+        first = label.to(torch.uint8).masked_fill(strength.isnan(), 255)
+    else:
+        first = strided_as(logits, probability)
+    return first, count / strength, entropy

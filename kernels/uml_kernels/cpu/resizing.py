@@ -1,0 +1,31 @@
+"""Bilinear interpolation on a CPU by torch's own operators."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .opinion import at_least_float32
+
+
+def memory_format(maps: Tensor) -> Any:
+    """channels_last of maps (B, C, H, W) whose channels lie together, else contiguous_format."""
+    last = maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def resized(maps: Tensor, height: int, width: int) -> Tensor:
+    """(B, C, height, width) of maps (B, C, H, W)."""
+    form = memory_format(maps)
+    result = torch.ops.aten.upsample_bilinear2d.default(at_least_float32(maps), [height, width], True)
+    return result.contiguous(memory_format=form)
+
+
+def resized_backward(upstream: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
+    """The gradient (B, C, height, width), in the dtype, of maps of that size."""
+    form = memory_format(upstream)
+    size = [upstream.shape[0], upstream.shape[1], height, width]
+    # The operator reads its argument as if it were contiguous or channels last
+    upstream = at_least_float32(upstream).contiguous(memory_format=form)
+    gradient = torch.ops.aten.upsample_bilinear2d_backward.default(upstream, list(upstream.shape[2:]), size, True)
+    return gradient.to(dtype).contiguous(memory_format=form)

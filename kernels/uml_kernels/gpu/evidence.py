@@ -1,0 +1,44 @@
+"""What every kernel of evidence begins with: evidence and its slope, in registers, of one pixel's logits."""
+
+import triton
+import triton.language as tl
+
+from uml_kernels.special import LARGEST, LOG2_E, exponential, log1p_unit, reciprocal
+
+
+@triton.jit
+def evidence_of(logit, KIND: tl.constexpr):
+    """Evidence of a float32 logit, at most 1e9, and its derivative; NaN stays NaN (see `uml_kernels.evidence`)."""
+    if KIND == "softplus":
+        falling = exponential(-tl.abs(logit))  # NaN stays there, so that minimum and maximum may lose it
+        evidence = tl.minimum(tl.maximum(logit, 0.0), LARGEST) + log1p_unit(falling)
+        return evidence, tl.where(logit < 0, falling, 1.0) * reciprocal(1.0 + falling)
+    if KIND == "exp":
+        evidence = tl.exp2(tl.where(logit > 16.0, 16.0, logit) * LOG2_E)
+        return evidence, tl.where(logit > 16.0, 0.0, evidence)
+    slope = tl.zeros_like(logit) + 1.0
+    evidence = tl.where(logit > LARGEST, LARGEST, logit)
+    if KIND == "relu":
+        return tl.where(logit < 0, 0.0, evidence), tl.where(logit > 0, slope, 0.0)
+    return evidence, slope
+
+
+@triton.jit
+def load_evidence(logits, offset, stride_class, mask, C: tl.constexpr, KIND: tl.constexpr):
+    """Evidence of C classes and its slopes, two tuples, 0 where masked; `logits` points to the first class."""
+    evidence, slopes = (), ()
+    for c in tl.static_range(C):
+        logit = tl.load(logits + tl.cast(c, tl.int64) * stride_class + offset, mask=mask, other=0.0).to(tl.float32)
+        value, slope = evidence_of(logit, KIND)
+        evidence += (value,)
+        slopes += (slope,)
+    return evidence, slopes
+
+
+@triton.jit
+def total(values, C: tl.constexpr):
+    """The sum of a tuple of C."""
+    result = values[0]
+    for c in tl.static_range(1, C):
+        result += values[c]
+    return result

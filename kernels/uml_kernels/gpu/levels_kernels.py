@@ -1,0 +1,429 @@
+"""Sums of upsampled logits of several levels: one kernel forward, one backward, and no upsampled map.
+
+Coordinates are exact: pixel y lies at y (h - 1) / (H' - 1) points, and both the point and what is left are found in
+integers, so that the gradient is that of the value. Forward, a program takes some rows of BLOCK columns of one sample
+and level, and writes one row of partial sums. Backward, it gathers what the pixels around its points ask of them: a
+lane takes some rows of pixels, of each those between its point and the next, and hands the next one's share to its
+neighbour; only above and below a point is a pixel computed twice. No atomics, so that two runs are bitwise equal.
+"""
+
+import triton
+import triton.language as tl
+
+from uml_kernels.special import exponential, logarithm, reciprocal
+
+
+@triton.jit
+def _softmax(logits, C: tl.constexpr):
+    """Softmax of a tuple of C; the powers' sum, and the largest of the tuple, which they were taken less of."""
+    largest = logits[0]
+    for c in tl.static_range(1, C):
+        largest = tl.maximum(largest, logits[c])
+    total, powers = tl.zeros_like(largest), ()
+    for c in tl.static_range(C):
+        power = exponential(logits[c] - largest)
+        total += power
+        powers += (power,)
+    inverse, q = reciprocal(total), ()
+    for c in tl.static_range(C):
+        q += (powers[c] * inverse,)
+    return q, total, largest
+
+
+@triton.jit
+def _load_target(pointer, mask, ignore_index, C: tl.constexpr):
+    """Class numbers, which pixels count, and 1, or NaN where the number is no class."""
+    number = tl.load(pointer, mask=mask, other=0)
+    if number.dtype != tl.int64:
+        number = number.to(tl.int32)
+    counted = mask & (number != ignore_index)
+    unknown = counted & ((number < 0) | (number >= C))
+    tl.device_assert(unknown == 0, "a target is no class")  # with UML_KERNELS_DEBUG only
+    return number.to(tl.int32), counted, tl.where(unknown, float("nan"), 1.0)
+
+
+@triton.jit
+def _below(index, less, whole):
+    """The point below (or at) a pixel, and how far the pixel is on the way to the next, 0 to 1."""
+    place = index * less
+    point = place // whole
+    return point, (place - point * whole).to(tl.float32) * (1.0 / whole)
+
+
+@triton.jit
+def _sum_level(
+    logits,
+    target,
+    row,  # pointer to 2 + 3 C sums
+    sample,
+    first,  # row of pixels
+    column,
+    H,
+    W,
+    whole_height,
+    whole_width,
+    height,
+    width,
+    stride_sample,
+    stride_class,
+    stride_pixel,
+    ignore_index,
+    C: tl.constexpr,
+    SPREAD: tl.constexpr,
+    ITERATIONS: tl.constexpr,
+):
+    """Sums over the pixels of some columns and ITERATIONS rows."""
+    logits += sample * stride_sample
+    left, right, rightness = column, column, 0.0
+    if SPREAD:
+        left, rightness = _below(column, width - 1, whole_width)
+        right = tl.minimum(left + 1, width - 1) * stride_pixel
+        left *= stride_pixel
+    zero = tl.zeros_like(column).to(tl.float32)
+    K: tl.constexpr = 2 + 3 * C
+    sums = ()
+    for _ in tl.static_range(K):
+        sums += (zero,)
+    for i in range(ITERATIONS):
+        y = first + i
+        mask = column < tl.where(y < H, W, 0)
+        number, counted, factor = _load_target(target + (sample * H + y) * W + column, mask, ignore_index, C)
+        values = ()
+        if SPREAD:
+            point, lowness = _below(y, height - 1, whole_height)
+            upper = point.to(tl.int64) * width * stride_pixel
+            lower = tl.minimum(point + 1, height - 1).to(tl.int64) * width * stride_pixel
+            for c in tl.static_range(C):
+                plane = logits + tl.cast(c, tl.int64) * stride_class
+                a = tl.load(plane + upper + left, mask=mask, other=0.0).to(tl.float32)
+                b = tl.load(plane + upper + right, mask=mask, other=0.0).to(tl.float32)
+                d = tl.load(plane + lower + left, mask=mask, other=0.0).to(tl.float32)
+                e = tl.load(plane + lower + right, mask=mask, other=0.0).to(tl.float32)
+                above, below = (1.0 - rightness) * a + rightness * b, (1.0 - rightness) * d + rightness * e
+                values += ((1.0 - lowness) * above + lowness * below,)
+        else:
+            start = tl.cast(y, tl.int64) * width * stride_pixel
+            for c in tl.static_range(C):
+                plane = logits + tl.cast(c, tl.int64) * stride_class
+                value = tl.load(plane + start + column * stride_pixel, mask=mask, other=0.0).to(tl.float32)
+                values += (value,)
+        q, total, largest = _softmax(values, C)
+        own = zero
+        for c in tl.static_range(C):
+            own += tl.where(number == c, values[c] - largest, 0.0)
+        terms = (factor, factor * (logarithm(total) - own))
+        for c in tl.static_range(C):
+            terms += (factor * tl.where(number == c, q[c], 0.0),)
+        for c in tl.static_range(C):
+            terms += (factor * q[c],)
+        for c in tl.static_range(C):
+            terms += (factor * tl.where(number == c, 1.0, 0.0),)
+        added = ()
+        for k in tl.static_range(K):
+            added += (sums[k] + tl.where(counted, terms[k], 0.0),)
+        sums = added
+    for k in tl.static_range(K):
+        tl.store(row + k, tl.sum(sums[k], 0))
+
+
+@triton.jit
+def forward_kernel(
+    first,
+    second,  # or None
+    third,  # or None
+    fourth,  # or None
+    target,
+    partial,  # (levels, B, programs of a sample, 2 + 3 C)
+    B,
+    H,
+    W,
+    whole_height,
+    whole_width,
+    first_height,
+    first_width,
+    first_stride_sample,
+    first_stride_class,
+    first_stride_pixel,
+    second_height,
+    second_width,
+    second_stride_sample,
+    second_stride_class,
+    second_stride_pixel,
+    third_height,
+    third_width,
+    third_stride_sample,
+    third_stride_class,
+    third_stride_pixel,
+    fourth_height,
+    fourth_width,
+    fourth_stride_sample,
+    fourth_stride_class,
+    fourth_stride_pixel,
+    ignore_index,
+    C: tl.constexpr,
+    FIRST: tl.constexpr,  # whether the level is brought to the size, or is of the target's
+    SECOND: tl.constexpr,
+    THIRD: tl.constexpr,
+    FOURTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ITERATIONS: tl.constexpr,
+):
+    """Sums of every level."""
+    program = tl.program_id(0)
+    row = partial + program.to(tl.int64) * (2 + 3 * C)
+    across = tl.cdiv(W, BLOCK)
+    programs = tl.cdiv(H, ITERATIONS) * across
+    level = program // (B * programs)
+    sample = (program // programs % B).to(tl.int64)
+    y = program % programs // across * ITERATIONS
+    x = program % across * BLOCK + tl.arange(0, BLOCK)
+    if level == 0:
+        _sum_level(
+            first, target, row, sample, y, x, H, W, whole_height, whole_width, first_height, first_width,
+            first_stride_sample, first_stride_class, first_stride_pixel, ignore_index, C, FIRST, ITERATIONS,
+        )  # fmt: skip
+    if second is not None:
+        if level == 1:
+            _sum_level(
+                second, target, row, sample, y, x, H, W, whole_height, whole_width, second_height, second_width,
+                second_stride_sample, second_stride_class, second_stride_pixel, ignore_index, C, SECOND, ITERATIONS,
+            )  # fmt: skip
+    if third is not None:
+        if level == 2:
+            _sum_level(
+                third, target, row, sample, y, x, H, W, whole_height, whole_width, third_height, third_width,
+                third_stride_sample, third_stride_class, third_stride_pixel, ignore_index, C, THIRD, ITERATIONS,
+            )  # fmt: skip
+    if fourth is not None:
+        if level == 3:
+            _sum_level(
+                fourth, target, row, sample, y, x, H, W, whole_height, whole_width, fourth_height, fourth_width,
+                fourth_stride_sample, fourth_stride_class, fourth_stride_pixel, ignore_index, C, FOURTH, ITERATIONS,
+            )  # fmt: skip
+
+
+@triton.jit
+def _pixel_gradient(values, number, factor, upstream, C: tl.constexpr):
+    """The gradient of a pixel's C logits."""
+    q, _, _ = _softmax(values, C)
+    of_cross_entropy = tl.load(upstream + 1)
+    asked, mean = (), tl.zeros_like(values[0])
+    for c in tl.static_range(C):
+        ask = tl.load(upstream + 2 + C + c) + tl.where(number == c, tl.load(upstream + 2 + c), 0.0)
+        asked += (ask,)
+        mean += q[c] * ask
+    result = ()
+    for c in tl.static_range(C):
+        value = q[c] * (asked[c] - mean + of_cross_entropy) - tl.where(number == c, of_cross_entropy, 0.0)
+        result += (factor * value,)
+    return result
+
+
+@triton.jit
+def _asked_of_points(
+    logits,
+    gradient,
+    target,
+    upstream,
+    sample,
+    start,
+    H,
+    W,
+    whole_height,
+    whole_width,
+    height,
+    width,
+    stride_class,
+    stride_pixel,
+    ignore_index,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The gradient of BLOCK // ROWS - 1 points from `start` on; the lane before them computes for the first."""
+    POINTS: tl.constexpr = BLOCK // ROWS
+    line = start - 1 + tl.arange(0, POINTS)
+    inside_line = (line >= 0) & (line < height * width)
+    point, inside = tl.maximum(line, 0)[:, None], inside_line[:, None]
+    i, j = point // width, point % width
+    less_height, less_width = tl.maximum(height - 1, 1), tl.maximum(width - 1, 1)
+    inverse_height, inverse_width = 1.0 / whole_height, 1.0 / whole_width
+    # Rows nearer to the point than to be without influence, columns from the point up to the next one.
+    first_row = tl.where(i > 0, (i - 1) * whole_height // less_height + 1, 0)
+    last_row = tl.where(height > 1, tl.minimum(((i + 1) * whole_height - 1) // less_height, H - 1), H - 1)
+    rows = tl.max(tl.where(inside, last_row - first_row + 1, 0))
+    first_column = (j * whole_width + less_width - 1) // less_width
+    first_place = first_column * (width - 1) - j * whole_width
+    columns = tl.where(width > 1, tl.minimum((whole_width + less_width - 1) // less_width, W), W)
+    left = logits + point.to(tl.int64) * stride_pixel
+    step = tl.where(j < width - 1, stride_pixel, 0)
+    zero = tl.zeros([POINTS, ROWS], tl.float32)
+    sums = ()
+    for _ in tl.static_range(2 * C):
+        sums += (zero,)
+    for r in range(0, rows, ROWS):
+        y = first_row + r + tl.arange(0, ROWS)[None, :]
+        distance = y * (height - 1) - i * whole_height
+        valid = inside & (y < H) & (tl.abs(distance) < whole_height)
+        farness = tl.abs(distance).to(tl.float32) * inverse_height
+        other = tl.minimum(tl.maximum(tl.where(distance < 0, i - 1, i + 1), 0), height - 1)
+        away = (other - i) * width * stride_pixel
+        lefts, rights = (), ()
+        for c in tl.static_range(C):
+            near = left + tl.cast(c, tl.int64) * stride_class
+            a = tl.load(near, mask=inside, other=0.0).to(tl.float32)
+            b = tl.load(near + step, mask=inside, other=0.0).to(tl.float32)
+            d = tl.load(near + away, mask=valid, other=0.0).to(tl.float32)
+            e = tl.load(near + away + step, mask=valid, other=0.0).to(tl.float32)
+            lefts += ((1.0 - farness) * a + farness * d,)
+            rights += ((1.0 - farness) * b + farness * e,)
+        pixels = target + (sample * H + y) * W + first_column
+        for k in range(columns):
+            place = first_place + k * (width - 1)
+            within = valid & (k < W - first_column) & (place < whole_width)
+            rightness = place.to(tl.float32) * inverse_width + zero
+            number, counted, factor = _load_target(pixels + k, within, ignore_index, C)
+            values, added = (), ()
+            for c in tl.static_range(C):
+                values += ((1.0 - rightness) * lefts[c] + rightness * rights[c],)
+            slopes = _pixel_gradient(values, number, factor * (1.0 - farness), upstream, C)
+            for c in tl.static_range(C):
+                added += (sums[c] + tl.where(counted, (1.0 - rightness) * slopes[c], 0.0),)
+            for c in tl.static_range(C):
+                added += (sums[C + c] + tl.where(counted, rightness * slopes[c], 0.0),)
+            sums = added
+    lane = tl.arange(0, POINTS)
+    first_in_row = line % width == 0
+    stored = inside_line & (lane > 0)
+    pointer = gradient + tl.maximum(line, 0).to(tl.int64) * stride_pixel
+    for c in tl.static_range(C):
+        before = tl.gather(tl.sum(sums[C + c], 1), tl.maximum(lane - 1, 0), 0)
+        value = tl.sum(sums[c], 1) + tl.where(first_in_row, 0.0, before)
+        tl.store(pointer + tl.cast(c, tl.int64) * stride_class, value.to(gradient.dtype.element_ty), mask=stored)
+
+
+@triton.jit
+def _differentiate_level(
+    logits,
+    gradient,
+    target,
+    upstream,  # (B, 2 + 3 C) of the level
+    program,
+    H,
+    W,
+    whole_height,
+    whole_width,
+    height,
+    width,
+    stride_sample,
+    stride_class,
+    stride_pixel,
+    ignore_index,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The gradient of some points of one sample; `program` counts from the level's first."""
+    TAKEN: tl.constexpr = BLOCK if ROWS == 0 else BLOCK // ROWS - 1
+    programs = tl.cdiv(height * width, TAKEN)
+    sample = (program // programs).to(tl.int64)
+    start = program % programs * TAKEN
+    logits += sample * stride_sample
+    gradient += sample * stride_sample
+    upstream += sample * (2 + 3 * C)
+    if ROWS == 0:
+        point = start + tl.arange(0, BLOCK)
+        mask = point < height * width
+        number, counted, factor = _load_target(target + sample * H * W + point, mask, ignore_index, C)
+        at, values = point.to(tl.int64) * stride_pixel, ()
+        for c in tl.static_range(C):
+            pointer = logits + tl.cast(c, tl.int64) * stride_class + at
+            values += (tl.load(pointer, mask=mask, other=0.0).to(tl.float32),)
+        slopes = _pixel_gradient(values, number, factor, upstream, C)
+        for c in tl.static_range(C):
+            pointer = gradient + tl.cast(c, tl.int64) * stride_class + at
+            tl.store(pointer, tl.where(counted, slopes[c], 0.0).to(gradient.dtype.element_ty), mask=mask)
+    else:
+        _asked_of_points(
+            logits, gradient, target, upstream, sample, start, H, W, whole_height, whole_width, height, width,
+            stride_class, stride_pixel, ignore_index, C, ROWS, BLOCK,
+        )  # fmt: skip
+
+
+@triton.jit
+def backward_kernel(
+    first,
+    second,  # or None
+    third,  # or None
+    fourth,  # or None
+    first_gradient,  # strided as the level
+    second_gradient,  # or None
+    third_gradient,  # or None
+    fourth_gradient,  # or None
+    target,
+    upstream,  # (levels, B, 2 + 3 C)
+    B,
+    H,
+    W,
+    whole_height,
+    whole_width,
+    first_height,
+    first_width,
+    first_stride_sample,
+    first_stride_class,
+    first_stride_pixel,
+    second_height,
+    second_width,
+    second_stride_sample,
+    second_stride_class,
+    second_stride_pixel,
+    third_height,
+    third_width,
+    third_stride_sample,
+    third_stride_class,
+    third_stride_pixel,
+    fourth_height,
+    fourth_width,
+    fourth_stride_sample,
+    fourth_stride_class,
+    fourth_stride_pixel,
+    ends_first,  # the first program that is not of the first level, and so on
+    ends_second,
+    ends_third,
+    ignore_index,
+    C: tl.constexpr,
+    FIRST: tl.constexpr,  # rows of pixels that a block takes at a time, 0 of a level of the target's size
+    SECOND: tl.constexpr,
+    THIRD: tl.constexpr,
+    FOURTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The gradient of every level."""
+    program = tl.program_id(0)
+    of_level = B * (2 + 3 * C)
+    if program < ends_first:
+        _differentiate_level(
+            first, first_gradient, target, upstream, program, H, W, whole_height, whole_width, first_height,
+            first_width, first_stride_sample, first_stride_class, first_stride_pixel, ignore_index, C, FIRST, BLOCK,
+        )  # fmt: skip
+    if second is not None:
+        if (program >= ends_first) & (program < ends_second):
+            _differentiate_level(
+                second, second_gradient, target, upstream + of_level, program - ends_first, H, W, whole_height,
+                whole_width, second_height, second_width, second_stride_sample, second_stride_class,
+                second_stride_pixel, ignore_index, C, SECOND, BLOCK,
+            )  # fmt: skip
+    if third is not None:
+        if (program >= ends_second) & (program < ends_third):
+            _differentiate_level(
+                third, third_gradient, target, upstream + 2 * of_level, program - ends_second, H, W, whole_height,
+                whole_width, third_height, third_width, third_stride_sample, third_stride_class, third_stride_pixel,
+                ignore_index, C, THIRD, BLOCK,
+            )  # fmt: skip
+    if fourth is not None:
+        if program >= ends_third:
+            _differentiate_level(
+                fourth, fourth_gradient, target, upstream + 3 * of_level, program - ends_third, H, W, whole_height,
+                whole_width, fourth_height, fourth_width, fourth_stride_sample, fourth_stride_class,
+                fourth_stride_pixel, ignore_index, C, FOURTH, BLOCK,
+            )  # fmt: skip

@@ -1,0 +1,75 @@
+"""Bilinear interpolation of maps with corners aligned, in float32, with a gradient that is the same bits each time."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from uml_kernels.cpu import resizing as twins
+from uml_kernels.cpu.opinion import at_least_float32
+from uml_kernels.cpu.resizing import memory_format
+from uml_kernels.operation import Operation
+
+LARGEST = 16384
+"""Pixels along a dimension: sums of three products of two indices must fit into 32 bits."""
+
+
+def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps enlarged or reduced to a size as torch.nn.functional.interpolate(mode="bilinear", align_corners=True).
+
+    Differentiable; backward adds in a fixed order, where torch's own on a GPU adds atomically.
+
+    Args:
+        maps: (B, C, H, W), any floating dtype, any strides.
+        size: (h, w), in any ratio to (H, W).
+
+    Returns:
+        (B, C, h, w) in float32 (float64 of float64), whatever the autocast state; channels last where the maps are. The
+        maps themselves, in that dtype, where they have the size.
+
+    Raises:
+        ValueError: maps that are not four-dimensional or not floating, or sizes outside 1 to 16384.
+    """
+    shape = tuple(maps.shape)
+    if maps.dim() != 4 or not maps.is_floating_point():
+        raise ValueError(f"maps have shape {shape} and dtype {maps.dtype}; they must be floating (B, C, H, W)")
+    if len(size) != 2 or not all(1 <= side <= LARGEST for side in (*size, *shape[2:])):
+        raise ValueError(f"maps of {shape} cannot have the size {tuple(size)}; sides must be 1 to {LARGEST}")
+    height, width = size
+    if (height, width) == shape[2:]:
+        return at_least_float32(maps)
+    return _resized(maps, height, width)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.size, ctx.dtype = inputs[0].shape[2:], inputs[0].dtype
+
+
+def _gradient(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+    return _resized_backward(upstream, *ctx.size, ctx.dtype), None, None
+
+
+def _shapes(maps: Tensor, height: int, width: int) -> Tensor:
+    dtype = torch.promote_types(maps.dtype, torch.float32)
+    size = (maps.shape[0], maps.shape[1], height, width)
+    return torch.empty(size, dtype=dtype, device=maps.device, memory_format=memory_format(maps))
+
+
+def _backward_shapes(upstream: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
+    size = (upstream.shape[0], upstream.shape[1], height, width)
+    return torch.empty(size, dtype=dtype, device=upstream.device, memory_format=memory_format(upstream))
+
+
+_resized_backward = Operation(
+    "resized_backward(Tensor upstream, SymInt height, SymInt width, ScalarType dtype) -> Tensor",
+    cpu=twins.resized_backward,
+    gpu="resizing.resized_backward",
+    shapes=_backward_shapes,
+)
+_resized = Operation(
+    "resized(Tensor maps, SymInt height, SymInt width) -> Tensor",
+    cpu=twins.resized,
+    gpu="resizing.resized",
+    shapes=_shapes,
+).differentiable(_save, _gradient)

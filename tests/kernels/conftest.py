@@ -1,0 +1,21 @@
+"""The device of the kernels' tests: the CPU, where the twins run, or with TRITON_INTERPRET=1 the kernels themselves."""
+
+import os
+
+import pytest
+import torch
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "") == "1"
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """UML_KERNELS_DEVICE, or the CPU."""
+    return torch.device(os.environ.get("UML_KERNELS_DEVICE", "cpu"))
+
+
+@pytest.fixture
+def doubles(device) -> None:
+    """Skips where the kernels run, which know float32 and less."""
+    if INTERPRETED or device.type != "cpu":
+        pytest.skip("float64 is the CPU twins' alone")

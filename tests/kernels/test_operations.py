@@ -1,0 +1,160 @@
+"""Operations as torch sees them: registered, traced whole by torch.compile, alone on the loss and opinion path."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from uml_kernels import evidential_loss, evidential_sums
+
+KERNELS = Path(__file__).parents[2] / "kernels"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def drawn(device, requires_grad=True):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 12, generator=generator).to(device).requires_grad_(requires_grad)
+    return logits, torch.randint(0, 3, (2, 12), generator=generator, dtype=torch.uint8).to(device)
+
+
+def test_the_registrations_are_right(device):
+    logits, target = drawn(device)
+    weight, scalar = torch.rand(2, 12, device=device), torch.tensor(0.3, device=device)
+    operations = torch.ops.uml_kernels
+    checks = [
+        (operations.evidential_sums, (logits, target, None, None, "softplus", "softmax", 255)),
+        (operations.evidential_sums, (logits, target, weight, torch.ones(3, device=device), "exp", "none", 255)),
+        (operations.evidential_map, (logits, target, scalar, weight, None, "softplus", 255, True)),
+        (operations.evidential_total, (logits, target, scalar, scalar, None, None, "softplus", 255, False)),
+    ]
+    for operation, arguments in checks:
+        # A loss formed with its gradient keeps that for backward, which the check of numbers calls more than once.
+        torch.library.opcheck(operation, arguments, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_losses_are_traced_whole(device, reduction):
+    def loss_of(logits, target):
+        sums = evidential_sums(logits, target)
+        return evidential_loss(logits, target, 0.3, reduction=reduction).sum() + sums.kl.sum() + sums.dice[0].sum()
+
+    logits, target = drawn(device)
+    expected = torch.autograd.grad(loss_of(logits, target), logits)[0]
+    traced = torch.compile(loss_of, fullgraph=True, backend="aot_eager")
+    found = torch.autograd.grad(traced(logits, target), logits)[0]
+    torch.testing.assert_close(found, expected)
+
+
+class Names(TorchDispatchMode):
+    """The operations that touch a map of at least so many pixels and at most so many channels."""
+
+    def __init__(self, pixels: int, channels: int) -> None:
+        super().__init__()
+        self.pixels, self.channels = pixels, channels
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        for each in torch.utils._pytree.tree_leaves((args, kwargs)):
+            if isinstance(each, torch.Tensor) and each.numel() >= self.pixels and self._few_channels(each):
+                self.seen.add(function.name())
+        return function(*args, **(kwargs or {}))
+
+    def _few_channels(self, each) -> bool:
+        return each.dim() < 3 or each.shape[1] <= self.channels
+
+
+def test_a_step_of_uml_forms_no_loss_or_opinion_of_a_map_by_torch_s_own_operations():
+    pytest.importorskip("pydantic")
+    from uml_dist.batch import Batch
+    from uml_dist.random import random_address
+    from uml_dist.recipes.uml.model import UmlModel
+    from uml_dist.recipes.uml.network import UmlNetwork
+    from uml_dist.recipes.uml.objective import UmlObjective, counts, total, uml_terms
+    from uml_dist.reduce import GlobalBatch
+
+    network = UmlNetwork(UmlModel(width=1 / 32), channels=3, pixel_classes=3, image_classes=2)
+    masks = torch.randint(0, 3, (2, 32, 32), dtype=torch.uint8)
+    ones, numbers = torch.ones(2), torch.arange(2)
+    batch = Batch(torch.randn(2, 3, 32, 32), masks, numbers, ones, numbers, numbers, ("a", "b"))
+    objective = UmlObjective(segmentation_loss="cross_entropy_dice")
+    with Names(2 * 4 * 4, 3) as names:
+        with random_address(batch.address):
+            output = network(batch.image)
+        terms = uml_terms(output, batch, GlobalBatch([counts(batch)]), objective, 0.5)
+        total(terms, objective.weights).backward()
+    heavy = ("softplus", "gamma", "softmax", "upsample", "log1p", "nll", "interpolate")
+    assert {name for name in names.seen if any(word in name for word in heavy)} == set()
+    # The test can fail: these do pass through the mode.
+    ours = {name.partition("::")[2].partition(".")[0] for name in names.seen if name.startswith("uml_kernels")}
+    assert {"evidential_sums", "level_sums", "opinion", "gated", "resized"} <= ours
+    assert {f"{name}_backward" for name in ("evidential_sums", "level_sums", "opinion", "gated", "resized")} <= ours
+
+
+WITHOUT = textwrap.dedent(
+    """
+    import importlib.abc, sys
+
+    class Refuse(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] in {others!r}:
+                raise ModuleNotFoundError(name)
+
+    sys.meta_path.insert(0, Refuse())
+    import pytest
+    sys.exit(pytest.main({arguments!r}))
+    """
+)
+OTHERS = ("triton", "deepspeed", "numpy_", "uml_dist", "uml_shards", "pydantic", "scipy", "sklearn", "matplotlib")
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter is Triton")
+def test_the_package_works_with_torch_alone():
+    tests = Path(__file__).parent
+    files = [str(tests / name) for name in ("test_evidential.py", "test_opinion.py", "test_levels.py")]
+    chosen = "any_layout or weights or golden or identit or reduction or refused or images_and_pixels or gradients_of"
+    arguments = ["-q", "-x", "-p", "no:cacheprovider", "-k", chosen, *files]
+    program = WITHOUT.format(others=OTHERS, arguments=arguments)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=KERNELS.parent
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert " passed" in done.stdout
+
+
+def test_a_debugged_program_stops_at_a_target_that_is_no_class():
+    program = textwrap.dedent(
+        """
+        import torch
+        from uml_kernels import evidential_loss
+        evidential_loss(torch.zeros(1, 2, 4), torch.tensor([[0, 1, 2, 255]]), 0.3)
+        """
+    )
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, env={"UML_KERNELS_DEBUG": "1", "PYTHONPATH": str(KERNELS)}
+    )
+    assert done.returncode != 0
+    assert "target 2 is no class" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="runs the kernels")
+def test_a_gradient_formed_ahead_is_taken_once_and_then_formed_anew():
+    """The eager path of a GPU, which leaves the dispatcher out, by hand on the interpreter."""
+    from uml_kernels.evidential import _total
+
+    logits, target = drawn("cpu")
+    scalar, scale = torch.tensor(0.3), torch.tensor(0.5)
+    arguments = (logits, target, scalar, scale, None, None, "softplus", 255, False)
+    loss = _total._function.apply(*arguments)[0]
+    for upstream in (1.0, 3.0, 3.0):
+        (gradient,) = torch.autograd.grad(loss, logits, torch.tensor(upstream), retain_graph=True)
+        (expected,) = torch.autograd.grad(_total(*arguments)[0], logits, torch.tensor(upstream))
+        torch.testing.assert_close(gradient, expected)
+    loss = _total._function.apply(*arguments)[0]
+    (gradient,) = torch.autograd.grad(loss, logits, torch.tensor(3.0))
+    torch.testing.assert_close(gradient, expected)

@@ -1,0 +1,80 @@
+"""Special functions of the kernels against mpmath, plain and with the GPU's approximate units disturbed."""
+
+import os
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from mpmath import exp, log, log1p, loggamma, mp, mpf, psi
+
+from uml_kernels.cpu import remainders
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DISTURBANCE = 2**-22
+mp.dps = 30
+
+FUNCTIONS = {
+    "reciprocal": lambda x: 1 / x,
+    "logarithm": log,
+    "log1p_unit": log1p,
+    "exponential": exp,
+    "digamma": lambda x: psi(0, x),
+    "trigamma": lambda x: psi(1, x),
+    "concentration": lambda w: w - w * psi(0, 1 + w) + loggamma(1 + w),
+}
+RANGES = {
+    "reciprocal": (0, 9.6), "logarithm": (0, 9.6), "log1p_unit": (-8, 0), "digamma": (0, 8), "trigamma": (0, 8),
+    "concentration": (-6, 8),
+}  # fmt: skip
+# (function, whether the error is relative or the smaller of relative and absolute, bound plain, bound disturbed): the
+# table in uml_kernels.special
+BOUNDS = [
+    ("reciprocal", True, 1.0e-7, 1.1e-7),
+    ("logarithm", False, 1.2e-7, 1.2e-7),
+    ("log1p_unit", True, 1.9e-7, 1.9e-7),
+    ("exponential", True, 3.8e-6, 4.0e-6),
+    ("digamma", False, 1.7e-7, 1.7e-7),
+    ("trigamma", True, 4.4e-7, 4.6e-7),
+    ("concentration", False, 1.4e-7, 1.4e-7),
+]
+
+
+def arguments(function):
+    if function == "exponential":
+        return np.linspace(-87, 0, 2048, dtype=np.float32)
+    low, high = RANGES[function]
+    drawn = 10 ** np.random.default_rng(0).uniform(low, high, 2048)
+    return np.clip(drawn, 10.0**low, 10.0**high).astype(np.float32)
+
+
+def largest_error(function, values, relative):
+    from special_kernel import evaluate
+
+    device = os.environ.get("UML_KERNELS_DEVICE", "cpu")
+    found = evaluate(function, torch.from_numpy(values).to(device)).double().cpu().numpy()
+    exact = [FUNCTIONS[function](mpf(float(x))) for x in values]
+    return max(
+        float(abs(f - e) / (abs(e) if relative else max(1, abs(e)))) for f, e in zip(found.tolist(), exact, strict=True)
+    )
+
+
+@pytest.mark.parametrize("off", [False, True])
+@pytest.mark.parametrize(("function", "relative", "plain", "disturbed_bound"), BOUNDS)
+def test_errors_stay_within_the_table(device, function, relative, plain, disturbed_bound, off):
+    if not INTERPRETED and device.type == "cpu":
+        pytest.skip("the kernels' functions run interpreted, or on a GPU")
+    if off and not INTERPRETED:
+        pytest.skip("a GPU has its own disturbance")
+    from special_kernel import disturbed
+
+    with disturbed(DISTURBANCE) if off else nullcontext():
+        error = largest_error(function, arguments(function), relative)
+    print(f"{function}: {error:.2e}, {'disturbed' if off else 'plain'}")
+    assert error <= (disturbed_bound if off or device.type != "cpu" else plain)
+
+
+def test_the_twins_have_the_kernels_polynomials():
+    special = pytest.importorskip("uml_kernels.special", exc_type=ImportError)
+    for name in ("LOG1P", "DIGAMMA", "TRIGAMMA", "CONCENTRATION"):
+        assert getattr(special, f"_{name}").value == getattr(remainders, name)
