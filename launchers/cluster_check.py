@@ -1,0 +1,164 @@
+"""Check this machine: all-reduce, equal losses on any ZeRO stage and number of ranks, resume on fewer, images/s."""
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from uml_dist.cluster import report
+from uml_dist.cluster.all_reduce import Collectives, read_collectives, run_rank
+from uml_dist.cluster.compare import Check
+from uml_dist.cluster.plan import judge, plan, speeds
+from uml_dist.cluster.process import run_process
+from uml_dist.cluster.training import Outcome, Training, Work, make_shards, train
+from uml_dist.errors import UmlError
+from uml_dist.launch import Devices, ensure_world, find_devices, read_world
+
+HERE = Path(__file__).parent
+MARK = "cluster-check.txt"
+PARTS = ("shards", "trainings", "logs", "checks.csv", "all_reduce.csv", "all_reduce.json", "speed.csv", "speed.png")
+CPU_RANKS = 4
+WORK = {"cpu": (32, 2, 1 / 16), "cuda": (128, 16, 1 / 8)}
+"""Size of the images, how many of them in a step for each rank, and the width of the model."""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: python launchers/cluster_check.py --ranks 8 --out runs/cluster-check"
+    )
+    parser.add_argument("--ranks", type=int, help=f"workers (default: all GPUs; {CPU_RANKS} processes on the CPU)")
+    parser.add_argument("--cpu", action="store_true", help="processes on the CPU although there are GPUs")
+    parser.add_argument("--steps", type=int, default=8, help="of each training, at least 4 (default: 8)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/cluster-check"), help="folder of the results (default: %(default)s)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--all-reduce", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    """Run the check; returns the exit code: 0 all is well, 1 a check failed, 2 the user must change something."""
+    options = parse(sys.argv[1:])
+    try:
+        if options.all_reduce:  # one rank of the world that the check started
+            run_rank(options.all_reduce, ensure_world(options.ranks, options.cpu).kind)
+            return 0
+        return check(options)
+    except UmlError as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def check(options: argparse.Namespace) -> int:
+    """All measurements, one after another, and what they say."""
+    if read_world(os.environ):
+        raise UmlError("a launcher started this, and it starts its ranks itself: python launchers/cluster_check.py")
+    if options.steps < 4:
+        raise UmlError(f"--steps {options.steps}: at least 4 are needed, 2 before and 2 after the resume")
+    devices = find_devices(options.cpu)
+    ranks = find_ranks(options.ranks, devices)
+    trainings = plan(ranks)
+    folder = clear(options.out)
+    cpu = devices.kind == "cpu"
+    size, images, width = WORK[devices.kind]
+    work = Work(HERE / "train.py", folder, cpu, size, images * ranks, width, options.steps)
+    workers = f"{ranks} {'CPU processes' if cpu else 'GPUs'}"
+    print(f"{workers}, {len(trainings)} trainings of {work.steps} steps of {work.batch} images")
+    start = time.perf_counter()
+    found, checks = all_reduce(ranks, work)
+    outcomes: dict[str, Outcome] = {}
+    # Ranks that cannot talk would hang in every training.
+    if all(one.passed for one in checks):
+        make_shards(HERE / "shards.py", work)
+        outcomes = run_all(trainings, work)
+        checks += judge(trainings, outcomes, devices.kind, work.half)
+    tell(work, found, checks, report.speed_rows(speeds(trainings, outcomes)))
+    failed = sum(not one.passed for one in checks)
+    verdict = f"{failed} of {len(checks)} checks FAILED" if failed else f"all {len(checks)} checks passed"
+    print(f"\n{verdict} in {time.perf_counter() - start:.0f} s; tables, plot and logs are in {folder}")
+    return 1 if failed else 0
+
+
+def find_ranks(asked: int | None, devices: Devices) -> int:
+    """The ranks to check: what is asked for, all GPUs, or some processes on the CPU."""
+    if devices.kind == "cpu":
+        return CPU_RANKS if asked is None else asked
+    if asked is not None and asked > devices.count:
+        raise UmlError(
+            f"{asked} GPUs are asked for and {devices.count} can be used here: pass --ranks {devices.count}, "
+            "or --cpu for CPU processes"
+        )
+    return devices.count if asked is None else asked
+
+
+def clear(folder: Path) -> Path:
+    """Make the folder ready; what an earlier check left there goes, and nothing else.
+
+    Raises:
+        UmlError: it holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UmlError(f"{folder} is a file: choose another --out")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
+        raise UmlError(f"folder {folder} holds something else than a cluster check: choose another --out")
+    for name in PARTS:
+        part = folder / name
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).write_text("Made by `make cluster-check`, which makes it anew.\n")
+    return folder
+
+
+def all_reduce(ranks: int, work: Work) -> tuple[Collectives | None, list[Check]]:
+    """Let all ranks all-reduce, in a world of their own."""
+    path = work.folder / "all_reduce.json"
+    words = ["--ranks", str(ranks), "--all-reduce", str(path), *(["--cpu"] if work.cpu else [])]
+    name = f"all-reduce over {ranks} ranks"
+    print(f"  {name} ...", end="", flush=True)
+    start = time.perf_counter()
+    ended = run_process([sys.executable, str(HERE / "cluster_check.py"), *words], work.folder / "logs/all_reduce.log")
+    print(f" {time.perf_counter() - start:.0f} s", flush=True)
+    if ended.problem:
+        return None, [Check(name, False, ended.problem, "FAILED")]
+    found = read_collectives(path)
+    right = all(row.right for row in found.rows)
+    detail = f"{found.backend}, {len(found.rows)} sizes, " + ("all sums right" if right else "wrong sums")
+    return found, [Check(name, right, detail, "right" if right else "WRONG")]
+
+
+def run_all(trainings: Sequence[Training], work: Work) -> dict[str, Outcome]:
+    """Train one after another, each with a line; one that hangs is the last."""
+    outcomes: dict[str, Outcome] = {}
+    for number, training in enumerate(trainings, 1):
+        print(f"  training {number} of {len(trainings)}: {training} ...", end="", flush=True)
+        start = time.perf_counter()
+        outcome = outcomes[training.name] = train(training, work)
+        print(f" {time.perf_counter() - start:.0f} s" + (f", {outcome.problem}" if outcome.problem else ""), flush=True)
+        if outcome.hung:
+            break
+    return outcomes
+
+
+def tell(work: Work, found: Collectives | None, checks: Sequence[Check], rows: list[dict[str, float]]) -> None:
+    """Print the tables, and write them and the plot."""
+    print(f"\n{report.checks_table(checks)}")
+    report.write_checks(work.folder / "checks.csv", checks)
+    if found:
+        print(f"\n{report.collectives_table(found.rows)}")
+        report.write_collectives(work.folder / "all_reduce.csv", found)
+    if found and rows:
+        print(f"\n{report.speed_table(rows)}")
+        report.write_speeds(work.folder / "speed.csv", rows, work, found.device)
+        report.write_plot(work.folder / "speed.png", rows, work, found.device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Tables, CSV files and the plot of a check."""
+
+import csv
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .all_reduce import Collectives, Reduced
+from .compare import Check
+from .training import Outcome, Work
+
+
+def checks_table(checks: Sequence[Check]) -> str:
+    """One line a check."""
+    lines = [f"{'check':<34}{'result':<11}detail", "-" * 100]
+    lines += [f"{check.name:<34}{check.result:<11}{check.detail}" for check in checks]
+    return "\n".join(lines)
+
+
+def collectives_table(rows: Sequence[Reduced]) -> str:
+    """One line a size."""
+    lines = [f"{'all-reduce of':>14}{'ms':>10}{'GB/s':>9}{'GB/s of a link':>16}", "-" * 49]
+    for row in rows:
+        bandwidths = f"{row.algorithm_bandwidth / 1e9:>9.2f}{row.bus_bandwidth / 1e9:>16.2f}"
+        lines.append(f"{row.bytes / 2**20:>10.4g} MiB{1e3 * row.seconds:>10.3f}{bandwidths}")
+    return "\n".join(lines)
+
+
+def speed_rows(speeds: Mapping[int, Outcome]) -> list[dict[str, Any]]:
+    """Images/s by number of ranks, beside the fewest ranks measured."""
+    rows = []
+    for ranks, outcome in speeds.items():
+        fewest = min(speeds)
+        speed_up = outcome.speed / speeds[fewest].speed
+        row = {"ranks": ranks, "images_per_second": outcome.speed, "speed_up": speed_up}
+        rows.append({**row, "efficiency": speed_up * fewest / ranks, "data_wait": outcome.wait})
+    return rows
+
+
+def speed_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line a number of ranks."""
+    lines = [f"{'ranks':>5}{'images/s':>10}{'speed-up':>10}{'efficiency':>12}{'waits for data':>16}", "-" * 53]
+    for row in rows:
+        speed = f"{row['ranks']:>5}{row['images_per_second']:>10.1f}{row['speed_up']:>9.2f}x"
+        lines.append(f"{speed}{100 * row['efficiency']:>10.0f} %{100 * row['data_wait']:>14.1f} %")
+    return "\n".join(lines)
+
+
+def write_checks(path: Path, checks: Sequence[Check]) -> None:
+    """One row a check."""
+    _write(path, [{"check": one.name, "result": one.result, "detail": one.detail} for one in checks])
+
+
+def write_collectives(path: Path, found: Collectives) -> None:
+    """One row a size."""
+    common = {"device": found.device, "backend": found.backend, **_when()}
+    _write(
+        path,
+        [
+            {"bytes": row.bytes, "ranks": row.ranks, "seconds": row.seconds, "right": row.right}
+            | {"gb_per_second": row.algorithm_bandwidth / 1e9, "link_gb_per_second": row.bus_bandwidth / 1e9}
+            | common
+            for row in found.rows
+        ],
+    )
+
+
+def write_speeds(path: Path, rows: Sequence[Mapping[str, Any]], work: Work, device: str) -> None:
+    """One row a number of ranks, each with the work, device, versions and date."""
+    common = {"batch": work.batch, "size": work.size, "steps": work.steps, "device": device, **_when()}
+    _write(path, [{**row, **common} for row in rows])
+
+
+def write_plot(path: Path, rows: Sequence[Mapping[str, Any]], work: Work, device: str) -> None:
+    """Images/s over ranks, beside the speed of the fewest multiplied."""
+    # Not before: it takes a second, which the ranks that all-reduce need not wait for.
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    ranks = [row["ranks"] for row in rows]
+    single = rows[0]["images_per_second"] / ranks[0]
+    figure, axis = pyplot.subplots(figsize=(6, 4))
+    axis.plot(ranks, [single * count for count in ranks], "--", color="tab:gray", label="proportional to ranks")
+    axis.plot(ranks, [row["images_per_second"] for row in rows], "o-", color="tab:blue", label="measured")
+    axis.set_xticks(ranks)
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("ranks")
+    axis.set_ylabel("images/s, all ranks together")
+    axis.set_title(f"compact UML, {work.batch} images of {work.size} x {work.size} a step\n{device}", fontsize=10)
+    axis.legend()
+    axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _when() -> dict[str, str]:
+    return {"torch": str(torch.__version__), "date": datetime.date.today().isoformat()}
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()})
