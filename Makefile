@@ -15,13 +15,16 @@ endif
 
 export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo shards bench-step test test-quick test-distributed test-real lint format clean
+.PHONY: help install demo shards bench bench-static bench-errors bench-micro bench-step tune gpu-check cluster-check test test-quick \
+    test-kernels test-triton test-distributed test-real lint format clean
 
 DATASET ?= phantom
 OUT ?= data/shards/$(DATASET)
 RAW ?=
 SIZE ?=
 ARGS ?=
+TRITONS ?= 3.6.0 3.7.1 3.9.0
+BENCH := PYTHONPATH=kernels:kernels/bench:tests/support
 
 help: ## list the targets
 	@echo "make TARGET [VENV=.venv] [PYTHON=python3]: VENV= takes an environment you have, PYTHON= an interpreter"
@@ -40,11 +43,43 @@ shards: $(STAMP) ## make shards: DATASET=isic2017 RAW=folder [OUT=folder] [SIZE=
 	        $(if $(RAW),--raw "$(RAW)") $(if $(SIZE),--size $(SIZE)) $(ARGS); \
 	fi
 
+bench: $(STAMP) ## UML's loss on the CPU beside torch's own operations: time, memory, compilation
+	$(BENCH) $(BIN)/python kernels/bench/cpu.py $(ARGS)
+
+bench-static: $(STAMP) ## registers, spills and instructions of every kernel, by the compiler: no GPU needed
+	$(BENCH) $(BIN)/python kernels/bench/static.py $(ARGS)
+
+bench-errors: $(STAMP) ## draw the errors of the loss in float32 by the evidence
+	$(BENCH) $(BIN)/python kernels/bench/errors.py $(ARGS)
+
+bench-micro: $(STAMP) ## every kernel beside torch's own operations
+	$(BENCH) $(BIN)/python kernels/bench/micro.py $(ARGS)
+
 bench-step: $(STAMP) ## time and memory of a training step, beside UML written naively: table, CSV and PNG in runs/bench
 	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/step.py $(ARGS)
 
-test: lint ## lint and all tests but those on real images: quick ones first, then those of several processes
+tune: $(STAMP) ## rows for uml_kernels/table.py, measured on a GPU
+	$(BENCH) $(BIN)/python kernels/bench/tune.py $(ARGS)
+
+gpu-check: ## all that needs a GPU, in 9 minutes, in the environment of PYTHON= (torch and triton)
+	$(BENCH)$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) kernels/bench/gpu_check.py $(ARGS)
+
+cluster-check: $(STAMP) ## ZeRO stages, all-reduce, resume and images/s on your GPUs, or with ARGS=--cpu on 4 CPU processes
+	$(BIN)/python launchers/cluster_check.py $(ARGS)
+
+test: lint test-kernels ## lint and all tests but those on real images: quick ones first, then those of several processes
 	$(BIN)/python -m pytest -m "not real" $(ARGS)
+
+test-kernels: $(STAMP) ## the kernels themselves, in Triton's interpreter on the CPU
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels $(ARGS)
+
+test-triton: $(STAMP) ## the kernels, interpreted and compiled, with each version of Triton in TRITONS=
+	@for version in $(TRITONS); do \
+	    echo "Triton $$version"; site=build/triton-$$version; \
+	    [ -d $$site ] || $(BIN)/python -m pip install --quiet --no-deps --target $$site triton==$$version || exit 1; \
+	    PYTHONPATH=$$site TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels || exit 1; \
+	    PYTHONPATH=$$site $(BIN)/python -m pytest -q tests/kernels/test_compile.py || exit 1; \
+	done
 
 test-quick: $(STAMP) ## the tests of one process
 	$(BIN)/python -m pytest -m "not distributed and not launch and not real" $(ARGS)

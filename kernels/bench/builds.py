@@ -1,0 +1,186 @@
+"""What is compiled to judge the kernels: each of the library's calls, by classes, dtype and layout."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import uml_kernels
+from compile import Compiled, compile_kernel
+from launches import Launch, recorded
+
+BATCH, SIDE, CHANNELS = 8, 512, 64
+PIXELS = BATCH * SIDE * SIDE
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Build(NamedTuple):
+    """One call of the library on maps of 8 x classes x 512 x 512.
+
+    Attributes:
+        operation: name of the call.
+        classes: C.
+        dtype: of the logits, such as "float32".
+        channels_last: memory format of the logits.
+        everywhere: compiled for every architecture, not for sm_90 alone.
+    """
+
+    operation: str
+    classes: int
+    dtype: str = "float32"
+    channels_last: bool = False
+    everywhere: bool = False
+
+    @property
+    def layout(self) -> str:
+        """Of the logits."""
+        return "last" if self.channels_last else "first"
+
+    def launches(self, architecture: str = "any") -> list[Launch]:
+        """What the call launches, forward and backward."""
+        return recorded(partial(CALLS[self.operation], self), architecture)
+
+    def maps(self, channels: int | None = None, side: int = SIDE) -> Tensor:
+        """Logits, or features, without data, that ask for a gradient."""
+        shape = (BATCH, self.classes if channels is None else channels, side, side)
+        memory = torch.channels_last if self.channels_last else torch.contiguous_format
+        x = torch.empty(shape, dtype=DTYPES[self.dtype], device="meta", memory_format=memory)
+        return x.requires_grad_()
+
+    def target(self) -> Tensor:
+        """Class numbers."""
+        return torch.empty(BATCH, SIDE, SIDE, dtype=torch.uint8, device="meta")
+
+
+class Built(NamedTuple):
+    """One kernel of a build, compiled; counts are per pixel of the target map."""
+
+    build: Build
+    launch: Launch
+    compiled: Compiled
+
+    @property
+    def instructions_per_pixel(self) -> float:
+        """That threads run."""
+        return self.compiled.executed * self._threads_per_pixel
+
+    @property
+    def special_per_pixel(self) -> float:
+        """Of these, those of the special-function unit."""
+        return self.compiled.special * self._threads_per_pixel
+
+    @property
+    def bytes_per_pixel(self) -> float:
+        """That a launch reads and writes, each tensor once."""
+        return self.launch.bytes / PIXELS
+
+    @property
+    def _threads_per_pixel(self) -> float:
+        return self.launch.programs * self.launch.warps * 32 / PIXELS
+
+
+def _sums(build: Build, **options: Any) -> Any:
+    sums = uml_kernels.evidential_sums(build.maps(), build.target(), **options)
+    return sums.cross_entropy, sums.kl, *(sums.dice or ())
+
+
+def _soft(build: Build) -> Any:
+    sums = uml_kernels.evidential_sums(build.maps(), build.maps().detach())
+    return sums.cross_entropy, sums.kl, *(sums.dice or ())
+
+
+def _loss(build: Build) -> None:
+    # Without its backward, which rescales what forward has formed.
+    uml_kernels.evidential_loss(build.maps(), build.target(), 0.3, return_vacuity=True)
+
+
+def _map(build: Build) -> Tensor:
+    return uml_kernels.evidential_loss(build.maps(), build.target(), 0.3, reduction="none")
+
+
+def _weighted(build: Build) -> Any:
+    return _sums(build, class_weight=torch.empty(build.classes, device="meta"))
+
+
+def _opinion(build: Build) -> Any:
+    opinion = uml_kernels.opinion(build.maps())
+    return opinion.evidence, opinion.vacuity, opinion.gate
+
+
+def _predictive(build: Build) -> Any:
+    return uml_kernels.predictive_maps(build.maps())
+
+
+def _gated(build: Build) -> Tensor:
+    gate = torch.empty(BATCH, SIDE, SIDE, device="meta", requires_grad=True)
+    return uml_kernels.gated(build.maps(CHANNELS), gate)
+
+
+def _resized(build: Build) -> Tensor:
+    return uml_kernels.resized(build.maps(side=SIDE // 2), (SIDE, SIDE))
+
+
+def _levels(build: Build) -> Any:
+    levels = [build.maps(side=SIDE >> level) for level in range(4)]
+    return uml_kernels.level_sums(levels, build.target())
+
+
+CALLS: dict[str, Callable[[Build], Any]] = {
+    "evidential_sums": _sums,
+    "evidential_sums soft": _soft,
+    "evidential_sums weighted": _weighted,
+    "evidential_loss": _loss,
+    "evidential_loss none": _map,
+    "opinion": _opinion,
+    "predictive_maps": _predictive,
+    "gated": _gated,
+    "resized": _resized,
+    "level_sums": _levels,
+}
+
+
+OF_FEATURES = ("gated",)
+"""Calls to which the number of classes is nothing."""
+
+
+def builds() -> Iterator[Build]:
+    """Every call at 2 and 3 classes for all architectures; its other forms for sm_90."""
+    for operation in CALLS:
+        plain = " " not in operation
+        for classes in (3,) if operation in OF_FEATURES else (2, 3):
+            yield Build(operation, classes, everywhere=plain)
+        if not plain:
+            continue
+        yield Build(operation, 3, "bfloat16")
+        yield Build(operation, 3, channels_last=True)
+        for classes in () if operation in OF_FEATURES else (8, 16):
+            yield Build(operation, classes)
+
+
+def few() -> Iterator[Build]:
+    """What the tests compile: every kernel for all architectures, and the forms that need the most registers."""
+    for operation in ("evidential_sums", "opinion", "predictive_maps", "gated", "resized"):
+        yield Build(operation, 3, everywhere=True)
+    yield Build("level_sums", 2, everywhere=True)
+    for operation in ("evidential_loss", "evidential_loss none", "evidential_sums soft", "evidential_sums weighted"):
+        yield Build(operation, 3)
+    yield Build("evidential_sums", 3, "bfloat16")
+    yield Build("evidential_sums", 3, channels_last=True)
+    yield Build("evidential_sums", 2)
+    yield Build("evidential_sums", 8)
+    yield Build("evidential_loss", 3, channels_last=True)
+    yield Build("opinion", 8)
+
+
+def built(build: Build, architecture: str) -> list[Built]:
+    """The build's kernels, compiled for an architecture; each that is launched several times alike once."""
+    kernels: dict[Any, Built] = {}
+    for launch in build.launches(architecture):
+        pointers, integers, constants = launch.pointers, launch.integers, launch.constants
+        key = (launch.name, tuple(pointers.items()), tuple(constants.items()), launch.programs)
+        if key not in kernels:
+            compiled = compile_kernel(launch.kernel, pointers, integers, constants, architecture, launch.warps)
+            kernels[key] = Built(build, launch, compiled)
+    return list(kernels.values())

@@ -1,0 +1,120 @@
+"""Compiles a kernel for an architecture that need not be here, and reads what became of it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from sass import executed, instructions, loops, usage
+
+NVIDIA = ("sm_80", "sm_90", "sm_100")
+AMD = "gfx942"
+ALIGNMENT = 16
+"""Of pointers and integers, as Triton's own launch specialises them."""
+
+
+class Compiled(NamedTuple):
+    """What a kernel became.
+
+    Attributes:
+        architecture: such as "sm_90".
+        registers: of a thread.
+        local_bytes: stack and local memory of a thread; 0 where nothing is spilled.
+        spills: loads and stores of local memory in the code.
+        wide_loads: loads of 128 bits in the code.
+        executed: instructions that a thread runs, bodies of loops by their trips; NaN where these are not known.
+        special: of these, those of the special-function unit (MUFU).
+        loops: in the code.
+        text: PTX, or AMD's assembly.
+    """
+
+    architecture: str
+    registers: int
+    local_bytes: int
+    spills: int
+    wide_loads: int
+    executed: float
+    special: float
+    loops: int
+    text: str
+
+
+def _target(architecture: str) -> GPUTarget:
+    if architecture.startswith("sm_"):
+        return GPUTarget("cuda", int(architecture[3:]), 32)
+    return GPUTarget("hip", architecture, 64)
+
+
+def compile_kernel(
+    kernel: Any,
+    pointers: Mapping[str, str | None],
+    integers: Mapping[str, int],
+    constants: Mapping[str, Any],
+    architecture: str,
+    warps: int,
+) -> Compiled:
+    """Compile as a launch on a GPU of that architecture would, without one.
+
+    Args:
+        kernel: a function under `triton.jit`.
+        pointers: Triton's name of what each points to, such as "fp32"; None where no tensor is given.
+        integers: their values: 1 and multiples of 16 are specialised, as by a launch.
+        constants: values of the constexpr arguments. ITERATIONS counts the trips of a kernel's one loop.
+        architecture: such as "sm_90" or "gfx942".
+        warps: of a program.
+
+    Raises:
+        ValueError: an argument of the kernel that is in none of the three.
+    """
+    signature: dict[str, str] = {}
+    values, attributes = dict(constants), {}
+    for place, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in pointers and pointers[name] is not None:
+            signature[name] = f"*{pointers[name]}"
+            attributes[(place,)] = [["tt.divisibility", ALIGNMENT]]
+        elif name in pointers or integers.get(name) == 1:
+            signature[name], values[name] = "constexpr", integers.get(name)
+        elif name in integers:
+            signature[name] = "i32" if abs(integers[name]) < 2**31 else "i64"
+            if integers[name] % ALIGNMENT == 0:
+                attributes[(place,)] = [["tt.divisibility", ALIGNMENT]]
+        else:
+            raise ValueError(f"{kernel.__name__} has an argument {name} without a type: name it in one of the three")
+    source = ASTSource(kernel, signature=signature, constexprs=values, attrs=attributes)
+    done = triton.compile(source, target=_target(architecture), options={"num_warps": warps})
+    return _read(done.asm, architecture, constants.get("ITERATIONS"))
+
+
+def _read(built: Mapping[str, Any], architecture: str, trips: int | None) -> Compiled:
+    if "cubin" not in built:
+        return _read_amd(built["amdgcn"])
+    code, taken = instructions(built["cubin"]), usage(built["cubin"])
+    bodies = loops(code)
+    known = not bodies or (len(bodies) == 1 and trips is not None)
+    counts = executed(code, trips or 1)
+    return Compiled(
+        architecture=architecture,
+        registers=taken.registers,
+        local_bytes=taken.stack + taken.local,
+        spills=sum(line.name.startswith(("LDL", "STL")) for line in code),
+        wide_loads=sum(line.name.startswith("LDG") and ".128" in line.name for line in code),
+        executed=counts.total() if known else math.nan,
+        special=counts["MUFU"] if known else math.nan,
+        loops=len(bodies),
+        text=built["ptx"],
+    )
+
+
+def _read_amd(text: str) -> Compiled:
+    def number(key: str) -> int:
+        line = next((line for line in text.splitlines() if line.strip().startswith(f"{key}:")), f"{key}: 0")
+        return int(line.partition(":")[2])
+
+    wide = sum("_load_dwordx4" in line for line in text.splitlines())
+    local = number(".private_segment_fixed_size")
+    return Compiled(AMD, number(".vgpr_count"), local, number(".vgpr_spill_count"), wide, math.nan, math.nan, 0, text)

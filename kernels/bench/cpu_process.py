@@ -1,0 +1,116 @@
+"""Peak memory and first call of one variant on the CPU, in a process of its own.
+
+glibc gives freed tensors back at once in it, so that resident memory follows the tensors; the peak is the system's own
+(VmHWM), reset before the step that is measured.
+"""
+
+import argparse
+import gc
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import TypedDict
+
+import torch
+
+from workloads import WORKLOADS, Inputs, Setting, make_inputs
+
+VARIANTS = ("eager", "eager compiled", "twin", "twin compiled")
+CHILD_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+RESET = Path("/proc/self/clear_refs")
+"""Of Linux; without it memory is not measured."""
+
+
+class Measured(TypedDict):
+    """MiB at the peak of a step above the process at rest; seconds of the first step above those of a later one."""
+
+    mebibytes: float
+    first: float
+
+
+def can_compile(variant: str) -> bool:
+    """Whether the variant exists: the twins compile where the library has a switch for it."""
+    return variant != "twin compiled" or importlib.util.find_spec("uml_kernels.cpu.compiled") is not None
+
+
+def choose(variant: str) -> None:
+    """Have the library's twins compiled, or not, from now on; to be called before each step that another preceded."""
+    if can_compile("twin compiled"):
+        from uml_kernels.cpu.compiled import use_compiled
+
+        use_compiled(variant == "twin compiled")
+
+
+def step_of(variant: str, setting: Setting, inputs: Inputs) -> Callable[[], None]:
+    """A forward and backward pass."""
+    workload = WORKLOADS[setting.workload]
+    function = workload.eager if variant.startswith("eager") else workload.ours
+    if variant == "eager compiled":
+        function = torch.compile(function, dynamic=False)
+
+    def step() -> None:
+        for each in inputs.maps:
+            each.grad = None
+        result = function(inputs)
+        assert isinstance(result, torch.Tensor)
+        result.backward()
+
+    return step
+
+
+def measure(variant: str, setting: Setting, threads: int, cache: Path) -> Measured:
+    """Run this file for one variant.
+
+    Args:
+        variant: one of `VARIANTS`.
+        setting: of the maps.
+        threads: of torch.
+        cache: folder of compiled code.
+    """
+    task = json.dumps({"variant": variant, "setting": setting, "threads": threads})
+    paths = os.pathsep.join([os.environ.get("PYTHONPATH", ""), *sys.path])
+    environment = os.environ | CHILD_ENVIRONMENT | {"TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTHONPATH": paths}
+    command = [sys.executable, __file__, task]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _status(key: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) / 1024
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    start = perf_counter()
+    step()
+    return perf_counter() - start
+
+
+def _measure(variant: str, setting: Setting, threads: int) -> Measured:
+    torch.set_num_threads(threads)
+    inputs = make_inputs(setting, torch.device("cpu"))
+    choose(variant)
+    step = step_of(variant, setting, inputs)
+    first = max(0.0, _seconds(step) - _seconds(step))
+    for each in inputs.maps:
+        each.grad = None
+    gc.collect()
+    if not RESET.exists():
+        return {"mebibytes": math.nan, "first": first}
+    rest = _status("VmRSS")
+    RESET.write_text("5")
+    step()
+    return {"mebibytes": _status("VmHWM") - rest, "first": first}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="One variant's memory and first call; started by cpu.py.")
+    parser.add_argument("task", type=json.loads)
+    task = parser.parse_args().task
+    print(json.dumps(_measure(task["variant"], Setting(*task["setting"]), task["threads"])))

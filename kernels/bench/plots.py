@@ -1,0 +1,92 @@
+"""The pictures of the microbenchmarks: speed by size, speed-up, memory and shares of the hardware's speed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+from matplotlib import pyplot
+
+COLOURS = {"ours": "tab:blue", "eager": "tab:gray", "compiled": "tab:orange", "copy": "tab:green"}
+Rows = Sequence[dict[str, Any]]
+
+
+def _of(rows: Rows, **wanted: Any) -> list[dict[str, Any]]:
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def _centre(rows: Rows) -> dict[str, Any]:
+    return {key: rows[0][key] for key in ("classes", "dtype", "layout")}
+
+
+def _names(rows: Rows) -> list[str]:
+    return list(dict.fromkeys(row["kernel"] for row in rows))
+
+
+def _save(figure: Any, path: Path, rows: Rows, title: str) -> str:
+    figure.suptitle(f"{title}; {rows[0]['device']}, {rows[0]['date']}", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    return path.name
+
+
+def _by_size(rows: Rows, out: Path) -> str:
+    chosen = _of(rows, metric="time", mode="full", **_centre(rows))
+    names = _names(chosen)
+    figure, axes = pyplot.subplots(1, len(names), figsize=(2.6 * len(names) + 1, 3.2), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        for provider, colour in COLOURS.items():
+            line = sorted(_of(chosen, kernel=name, provider=provider), key=lambda row: row["height"])
+            axis.plot([row["height"] for row in line], [row["p50"] for row in line], "o-", color=colour, label=provider)
+        axis.set(xscale="log", yscale="log", title=name, xlabel="side, pixels")
+    axes[0][0].set_ylabel("ms, forward and backward")
+    axes[0][0].legend(fontsize=7)
+    return _save(figure, out / "micro_time.png", rows, "time by size")
+
+
+def _bars(rows: Rows, bars: dict[str, float], path: Path, title: str, unit: str) -> str:
+    figure, axis = pyplot.subplots(figsize=(8, 0.22 * len(bars) + 1.2))
+    axis.bar_label(axis.barh(list(bars), list(bars.values()), color="tab:blue"), fmt="%.2f", padding=3, fontsize=7)
+    axis.set_xlabel(unit)
+    axis.tick_params(labelsize=7)
+    axis.margins(x=0.12)
+    axis.invert_yaxis()
+    return _save(figure, path, rows, title)
+
+
+def _label(row: dict[str, Any]) -> str:
+    return f"{row['kernel']} {row['classes']} {row['dtype']} {row['layout']} {row['height']}²"
+
+
+def _ratios(rows: Rows, metric: str) -> dict[str, float]:
+    """Eager over ours, both passes together."""
+    values = {(row["provider"], _label(row)): row["p50"] for row in _of(rows, metric=metric, mode="full")}
+    return {name: values["eager", name] / value for (provider, name), value in values.items() if provider == "ours"}
+
+
+def draw(rows: Rows, out: Path) -> list[str]:
+    """Write up to four PNG files into a folder, and give their names."""
+    if not rows:
+        return []
+    names = [
+        _by_size(rows, out),
+        _bars(
+            rows, _ratios(rows, "time"), out / "micro_speed_up.png", "forward and backward", "times faster than eager"
+        ),
+    ]
+    if memory := _ratios(rows, "memory"):
+        names.append(
+            _bars(rows, memory, out / "micro_memory.png", "forward and backward", "eager's peak memory / ours")
+        )
+    shares = {
+        f"{_label(row)} {row['mode']} {row['metric'].rpartition(' ')[2]}": row["p50"]
+        for metric in dict.fromkeys(row["metric"] for row in rows if row["metric"].startswith("share"))
+        for row in _of(rows, metric=metric, **_centre(rows))
+        if row["height"] == rows[0]["height"]
+    }
+    if shares:
+        names.append(_bars(rows, shares, out / "micro_roofline.png", "share of the hardware's speed", "share"))
+    return names

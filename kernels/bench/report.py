@@ -1,0 +1,99 @@
+"""Where figures are written, and what they depend on."""
+
+import csv
+import datetime
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+COLUMNS: tuple[str, ...] = (
+    "kernel", "provider", "mode", "classes", "dtype", "layout", "batch", "height", "width", "metric", "unit",
+    "p20", "p50", "p80", "device", "driver", "torch", "triton", "date", "commit",
+)  # fmt: skip
+"""Of every measured figure; `measured` fills them."""
+
+
+@cache
+def stamp() -> dict[str, str]:
+    """Date and commit; "+" where the files differ from it."""
+    return {"date": datetime.date.today().isoformat(), "commit": _commit()}
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "--short", "HEAD")
+        return commit + ("+" if commit and git("status", "--porcelain", "--", "..") else "")
+    except OSError:
+        return ""
+
+
+@cache
+def device_name(device: torch.device) -> str:
+    """Of the GPU, or of the processor and its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    name = next(named, platform.processor() or platform.machine())
+    return f"{name}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
+
+
+@cache
+def _driver() -> str:
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return ""
+
+
+@cache
+def _triton() -> str:
+    try:
+        import triton
+    except ImportError:
+        return ""
+    return triton.__version__
+
+
+def measured(device: torch.device, values: Sequence[float], **words: Any) -> dict[str, Any]:
+    """A row of `COLUMNS`: percentiles of the values, and where and when they were measured."""
+    ordered = sorted(values)
+
+    def at(share: float) -> float:
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+    row = {
+        **words,
+        "p20": at(0.2),
+        "p50": at(0.5),
+        "p80": at(0.8),
+        "device": device_name(device),
+        "driver": _driver() if device.type == "cuda" else "",
+        "torch": torch.__version__,
+        "triton": _triton(),
+        **stamp(),
+    }
+    return {key: row.get(key, "") for key in COLUMNS}
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """A CSV file with the first row's columns; floats with 5 digits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: f"{value:.5g}" if isinstance(value, float) else value for key, value in row.items()})

@@ -1,0 +1,94 @@
+"""Trains UML for some steps through the real launcher, with every ZeRO stage; started by gpu_check.py."""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from report import measured, write_rows
+
+ROOT = Path(__file__).parents[2]
+STAGES = (0, 1, 2, 3)
+
+
+def make_shards(folder: Path, size: int, samples: int) -> None:
+    """Phantom images, unless they are there."""
+    if (folder / "train" / "manifest.json").exists():
+        return
+    words = ["make", "--dataset", "phantom", "--out", folder, "--size", size, "--quiet"]
+    words += ["--count", f"train={samples}", "val=8", "test=0"]
+    subprocess.run([sys.executable, ROOT / "launchers" / "shards.py", *map(str, words)], check=True, text=True)
+
+
+def train(stage: int, chosen: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """Rows of images a second, the share of the time that waited for data, and GB at the peak."""
+    run = chosen.out.parent / f"run-zero-{stage}"
+    settings = {
+        "train.steps": chosen.steps, "train.log_every": max(1, chosen.steps // 10), "train.precision": "bf16",
+        "train.validate_every": 10**6, "checkpoint.every": 10**6, "zero.stage": stage, "metrics.enabled": "false",
+        "streams.train.shards": chosen.out.parent / "phantom", "streams.train.count": chosen.batch,
+        "model.profile": chosen.profile, "model.width": chosen.width,
+    }  # fmt: skip
+    words = [f"{key}={value}" for key, value in settings.items()]
+    command = [sys.executable, ROOT / "launchers" / "train.py", "--num_gpus", "1", "--run", run, *words]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"ZeRO {stage}: exit code {done.returncode}: {done.stderr.strip()[-2000:]}")
+        return []
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if "images_per_second" in line]
+    warm = logged[len(logged) // 3 :]
+    memory = re.search(r"([\d.]+) GB of GPU memory", done.stdout + done.stderr)
+    figures = {
+        ("images per second", "1/s"): [line["images_per_second"] for line in warm],
+        ("data wait", "1"): [line["data_wait"] for line in warm],
+        ("memory", "GB"): [float(memory[1])] if memory else [],
+    }
+    known = {key: values for key, values in figures.items() if values}
+    print(f"ZeRO {stage}: " + ", ".join(f"{name} {median(values):.4g}" for (name, _), values in known.items()))
+    return [
+        measured(
+            device, values, kernel="uml training", provider=f"ZeRO {stage}", mode="full", classes=3, dtype="bfloat16",
+            layout="last", batch=chosen.batch, height=chosen.size, width=chosen.size, metric=name, unit=unit,
+        )
+        for (name, unit), values in known.items()
+    ]  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, print and write; what was measured before the time ran out is kept. 1 where a training failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="paper", choices=("paper", "compact"))
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=150, help="begin no training after these")
+    parser.add_argument("--stages", type=int, nargs="+", default=STAGES)
+    parser.add_argument("--out", type=Path, required=True, help="CSV file; shards and runs are put beside it")
+    chosen = parser.parse_args(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen.out = chosen.out.absolute()
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    start, rows, failed = perf_counter(), [], False
+    make_shards(chosen.out.parent / "phantom", chosen.size, 8 * chosen.batch)
+    for stage in chosen.stages:
+        if perf_counter() - start > chosen.seconds:
+            print(f"left out for lack of time: ZeRO {stage}")
+            continue
+        new = train(stage, chosen, device)
+        failed, rows = failed or not new, rows + new
+        write_rows(chosen.out, rows)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

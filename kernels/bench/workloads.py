@@ -1,0 +1,177 @@
+"""What is measured: the library's calls, and beside each the same of torch's own operations."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import uml_kernels
+from eager_losses import eager_dice, eager_evidence, eager_mutual_loss
+
+KL_WEIGHT, SMOOTH, LEVELS, CHANNELS = 0.3, 1e-5, 4, 64
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Setting(NamedTuple):
+    """One point of the measurements.
+
+    Attributes:
+        workload: a key of `WORKLOADS`.
+        classes: C.
+        dtype: of the logits, such as "float32".
+        layout: "first" or "last", where the channels are.
+        batch: samples.
+        side: height and width of the target.
+    """
+
+    workload: str
+    classes: int = 3
+    dtype: str = "float32"
+    layout: str = "first"
+    batch: int = 8
+    side: int = 512
+
+
+class Inputs(NamedTuple):
+    """Maps that ask for a gradient, and class numbers (B, H, W)."""
+
+    maps: tuple[Tensor, ...]
+    target: Tensor
+
+
+Function = Callable[[Inputs], Tensor | tuple[Tensor, ...]]
+
+
+class Workload(NamedTuple):
+    """One function in two forms.
+
+    Attributes:
+        needs: names that the library must have.
+        channels: of each map, and by what its sides are divided; no number: C.
+        ours: of the library.
+        eager: of torch's operations, as anyone would compose them.
+    """
+
+    needs: tuple[str, ...]
+    channels: tuple[tuple[int | None, int], ...]
+    ours: Function
+    eager: Function
+
+
+def _objective(dice: Sequence[Tensor]) -> Tensor:
+    """-ln Dice, mean over maps and classes, of sums (B, C) or (maps, B, C)."""
+    intersection, predicted, own = (each.sum(-2) for each in dice)
+    return -((2 * intersection + SMOOTH) / (predicted + own + SMOOTH)).log().mean()
+
+
+def _mutual(logits: Tensor, target: Tensor) -> Tensor:
+    """UML's mutual loss of one map."""
+    sums = uml_kernels.evidential_sums(logits, target)
+    assert sums.dice is not None
+    terms = sums.cross_entropy.sum() + KL_WEIGHT * sums.kl.sum()
+    return _objective(sums.dice) + terms / sums.count.sum()
+
+
+def _eager_mutual(logits: Tensor, target: Tensor) -> Tensor:
+    return eager_mutual_loss(logits.float(), target, KL_WEIGHT)
+
+
+def _levels(levels: Sequence[Tensor], target: Tensor) -> Tensor:
+    """UML's segmentation loss: the mean over the levels of -ln Dice."""
+    return _objective(uml_kernels.level_sums(levels, target).dice)
+
+
+def _eager_levels(levels: Sequence[Tensor], target: Tensor) -> Tensor:
+    hot = functional.one_hot(target.long(), levels[0].shape[1]).movedim(-1, 1).float()
+    counted, losses = torch.ones_like(hot[:, 0]), []
+    for level in levels:
+        whole = functional.interpolate(level.float(), target.shape[1:], mode="bilinear", align_corners=True)
+        losses.append(_objective(eager_dice(whole.softmax(1), hot, counted)))
+    return torch.stack(losses).mean()
+
+
+def _opinion(inputs: Inputs) -> tuple[Tensor, ...]:
+    opinion = uml_kernels.opinion(inputs.maps[0])
+    return opinion.evidence, opinion.vacuity, opinion.gate
+
+
+def _eager_opinion(inputs: Inputs) -> tuple[Tensor, ...]:
+    evidence = eager_evidence(inputs.maps[0].float())
+    vacuity = evidence.shape[1] / (evidence + 1).sum(1)
+    return evidence, vacuity, (-vacuity).exp()
+
+
+def _gated(inputs: Inputs) -> Tensor:
+    feature, gate = inputs.maps
+    return uml_kernels.gated(feature, gate.squeeze(1))
+
+
+def _eager_gated(inputs: Inputs) -> Tensor:
+    feature, gate = inputs.maps
+    return feature * gate
+
+
+def _resized(inputs: Inputs) -> Tensor:
+    size = inputs.target.shape[1], inputs.target.shape[2]
+    return uml_kernels.resized(inputs.maps[0], size)
+
+
+def _eager_resized(inputs: Inputs) -> Tensor:
+    size = inputs.target.shape[1], inputs.target.shape[2]
+    return functional.interpolate(inputs.maps[0].float(), size, mode="bilinear", align_corners=True)
+
+
+ONE, ALL_LEVELS = ((None, 1),), tuple((None, 2**level) for level in range(LEVELS))
+
+WORKLOADS: dict[str, Workload] = {
+    "uml-paper": Workload(
+        ("evidential_sums", "level_sums"),
+        ONE + ALL_LEVELS,
+        lambda x: _mutual(x.maps[0], x.target) + _levels(x.maps[1:], x.target),
+        lambda x: _eager_mutual(x.maps[0], x.target) + _eager_levels(x.maps[1:], x.target),
+    ),
+    "uml-v2": Workload(
+        ("evidential_sums",),
+        ONE * LEVELS,
+        lambda x: torch.stack([_mutual(each, x.target) for each in x.maps]).sum(),
+        lambda x: torch.stack([_eager_mutual(each, x.target) for each in x.maps]).sum(),
+    ),
+    "mutual": Workload(
+        ("evidential_sums",),
+        ONE,
+        lambda x: _mutual(x.maps[0], x.target),
+        lambda x: _eager_mutual(x.maps[0], x.target),
+    ),
+    "levels": Workload(
+        ("level_sums",),
+        ALL_LEVELS,
+        lambda x: _levels(x.maps, x.target),
+        lambda x: _eager_levels(x.maps, x.target),
+    ),
+    "opinion": Workload(("opinion",), ONE, _opinion, _eager_opinion),
+    "gated": Workload(("gated",), ((CHANNELS, 1), (1, 1)), _gated, _eager_gated),
+    "resized": Workload(("resized",), ((None, 2),), _resized, _eager_resized),
+}
+"""`uml-paper`: one evidential map and four levels of Dice; `uml-v2`: four evidential maps."""
+
+
+def available() -> list[str]:
+    """Workloads of which the library has all parts."""
+    return [name for name, one in WORKLOADS.items() if all(hasattr(uml_kernels, need) for need in one.needs)]
+
+
+def make_inputs(setting: Setting, device: torch.device, seed: int = 0) -> Inputs:
+    """Random maps of standard deviation 2, and a random target."""
+    torch.manual_seed(seed)
+    maps = []
+    for channels, divisor in WORKLOADS[setting.workload].channels:
+        count, side = channels or setting.classes, setting.side // divisor
+        x = 2 * torch.randn(setting.batch, count, side, side, device=device)
+        x = x.to(DTYPES[setting.dtype])
+        if setting.layout == "last":
+            x = x.contiguous(memory_format=torch.channels_last)
+        maps.append(x.requires_grad_())
+    shape = (setting.batch, setting.side, setting.side)
+    return Inputs(tuple(maps), torch.randint(0, setting.classes, shape, device=device).to(torch.uint8))
