@@ -11,13 +11,13 @@ import uml_kernels
 from compile import Compiled, compile_kernel
 from launches import Launch, recorded
 
-BATCH, SIDE, CHANNELS = 8, 512, 64
+BATCH, SIDE, CHANNELS = 8, 1024, 64
 PIXELS = BATCH * SIDE * SIDE
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Build(NamedTuple):
-    """One call of the library on maps of 8 x classes x 512 x 512.
+    """One call of the library on maps of 8 x classes x 1024 x 1024.
 
     Attributes:
         operation: name of the call.

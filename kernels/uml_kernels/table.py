@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 MANY = 1 << 30
-BUSY = 2048
+BUSY = 1024
 """Programs that keep a large GPU busy; a program of a smaller map takes fewer blocks."""
 # The first row that fits is taken.
 TABLE: dict[str, dict[str, tuple[Row, ...]]] = {

@@ -132,8 +132,6 @@ def forward_kernel(
         if loss is not None:
             value = loss_factor * (cross_entropy + tl.load(kl_weight) * kl)
             tl.store(loss + at + offset, tl.where(counted, value, 0.0), mask=mask)
-        if vacuity is not None:
-            tl.store(vacuity + at + offset, C * inverse_strength, mask=mask)
         if gradient is not None:
             upstream = tl.load(scale) * loss_factor
             upstream_kl = upstream * tl.load(kl_weight)
@@ -141,6 +139,8 @@ def forward_kernel(
                 value = (upstream * dce[c] + upstream_kl * dkl[c]) * slopes[c]
                 pointer = gradient + base + tl.cast(c, tl.int64) * stride_class + offset * stride_pixel
                 tl.store(pointer, tl.where(counted, value, 0.0).to(gradient.dtype.element_ty), mask=mask)
+        if vacuity is not None:
+            tl.store(vacuity + at + offset, C * inverse_strength, mask=mask)
         if partial is not None:
             terms = (loss_factor, loss_factor * cross_entropy, loss_factor * kl, loss_factor * (C * inverse_strength))
             if DICE != "none":
