@@ -4,7 +4,7 @@ Forms that do not cancel are derived in kernels/README.md. Everything is formed 
 of them forward, one read and one write of the gradient backward.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -18,6 +18,17 @@ from uml_kernels.opinion import EvidenceKind
 
 Reduction = Literal["none", "mean", "sum"]
 DiceProbability = Literal["softmax", "expected", "none"]
+
+
+class LossOptions(TypedDict, total=False):
+    """What `evidential_loss` takes by name, for type checkers."""
+
+    kind: EvidenceKind
+    ignore_index: int
+    dim: int
+    weight: Tensor | None
+    class_weight: Tensor | None
+    reduction: Reduction
 
 
 class EvidentialSums(NamedTuple):
@@ -83,6 +94,24 @@ def evidential_sums(
     )
 
 
+@overload
+def evidential_loss(
+    logits: Tensor,
+    target: Tensor,
+    kl_weight: float | Tensor,
+    *,
+    return_vacuity: Literal[False] = False,
+    **options: Unpack[LossOptions],
+) -> Tensor: ...
+@overload
+def evidential_loss(
+    logits: Tensor,
+    target: Tensor,
+    kl_weight: float | Tensor,
+    *,
+    return_vacuity: Literal[True],
+    **options: Unpack[LossOptions],
+) -> tuple[Tensor, Tensor]: ...
 def evidential_loss(
     logits: Tensor,
     target: Tensor,
@@ -95,7 +124,7 @@ def evidential_loss(
     class_weight: Tensor | None = None,
     reduction: Reduction = "mean",
     return_vacuity: bool = False,
-) -> Any:
+) -> Tensor | tuple[Tensor, Tensor]:
     """Expected cross-entropy + kl_weight * KL to the uniform Dirichlet (Sensoy et al. 2018, digamma form).
 
     With "mean" or "sum" the gradient is formed with the loss: one read and one write for both.
@@ -151,6 +180,8 @@ def _prepare(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Logits (B, C, P); target (B, P), or (B, C, P) of shares; weight (B, P)."""
     check_logits(logits, dim, kind)
+    if logits.is_cuda and logits.dtype == torch.float64:
+        raise ValueError("float64 logits are for a CPU: the kernels compute in float32, pass logits.float()")
     check_target(logits, target, dim)
     check_numbers(target, logits.shape[dim], ignore_index)
     check_weights(logits, target, dim, weight, class_weight)

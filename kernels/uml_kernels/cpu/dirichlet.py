@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .remainders import concentration, concentration_slopes, digamma_remainder, shift, trigamma_remainder
+from .remainders import concentration, concentration_slopes, digamma_remainder, shifted, trigamma_remainder
 
 Planes = Sequence[Tensor]
 
@@ -87,7 +87,7 @@ def hard_terms(evidence: Planes, masks: Planes) -> Terms:
     rest = total + (classes - 1)
     strength = alpha + rest
     # psi(S) - psi(a) = log1p((S - a) / (a + SHIFT)) + remainders
-    cross_entropy = torch.log1p(rest / (alpha + shift(alpha)))
+    cross_entropy = torch.log1p(rest / shifted(alpha))
     cross_entropy = cross_entropy + (digamma_remainder(alpha) - digamma_remainder(strength))
     return Terms(cross_entropy, _kl(wrong, total, classes), 1 / strength)
 
@@ -99,9 +99,9 @@ def hard_slopes(evidence: Planes, masks: Planes) -> Slopes:
     total = _total(wrong)
     rest = total + (classes - 1)
     strength = alpha + rest
-    rising, inverse = trigamma_remainder(strength), 1 / (strength + shift(strength))
+    rising, inverse = trigamma_remainder(strength), 1 / shifted(strength)
     others = inverse + rising
-    own = rising - trigamma_remainder(alpha) - rest / (alpha + shift(alpha)) * inverse
+    own = rising - trigamma_remainder(alpha) - rest / shifted(alpha) * inverse
     others_masks = masks[::-1] if classes == 2 else [1 - mask for mask in masks]
     slopes = [torch.addcmul(others * other, own, mask) for mask, other in zip(masks, others_masks, strict=True)]
     kl = _kl_slopes(wrong, total, classes) * (2 if classes == 2 else 1)
@@ -115,7 +115,7 @@ def soft_terms(evidence: Planes, target: Planes) -> Terms:
     strength = _total(alphas)
     remainder = digamma_remainder(strength)
     parts = [
-        share * (torch.log1p(rest / (alpha + shift(alpha))) + (digamma_remainder(alpha) - remainder))
+        share * (torch.log1p(rest / shifted(alpha)) + (digamma_remainder(alpha) - remainder))
         for share, alpha, rest in zip(target, alphas, _others(alphas), strict=True)
     ]
     return Terms(_total(parts), _kl(wrong, _total(wrong), len(evidence)), 1 / strength)
@@ -126,10 +126,10 @@ def soft_slopes(evidence: Planes, target: Planes) -> Slopes:
     alphas = [each + 1 for each in evidence]
     wrong = [each * (1 - share) for each, share in zip(evidence, target, strict=True)]
     strength, shares = _total(alphas), _total(target)
-    rising, inverse = trigamma_remainder(strength), 1 / (strength + shift(strength))
+    rising, inverse = trigamma_remainder(strength), 1 / shifted(strength)
     slopes = [
         (shares - share) * (rising + inverse)
-        + share * (rising - trigamma_remainder(alpha) - rest / (alpha + shift(alpha)) * inverse)
+        + share * (rising - trigamma_remainder(alpha) - rest / shifted(alpha) * inverse)
         for share, alpha, rest in zip(target, alphas, _others(alphas), strict=True)
     ]
     kl = _kl_slopes(wrong, _total(wrong), len(evidence))

@@ -41,9 +41,9 @@ CONCENTRATION = (
 )  # fmt: skip
 
 
-def shift(x: Tensor) -> int:
-    """The SHIFT of x's dtype: t = x + SHIFT."""
-    return DOUBLE_SHIFT if x.dtype == torch.float64 else 0
+def shifted(x: Tensor) -> Tensor:
+    """The argument plus the SHIFT of its dtype: t of x."""
+    return x + DOUBLE_SHIFT if x.dtype == torch.float64 else x
 
 
 def polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
 
 def digamma_remainder(x: Tensor) -> Tensor:
     """The positive ln(x + SHIFT) - psi(x), elementwise, float32 or float64, x >= 1."""
-    inverse = 1 / (x + shift(x))
+    inverse = 1 / shifted(x)
     if x.dtype != torch.float64:
         return polynomial(DIGAMMA, inverse).mul_(inverse)
     square = inverse * inverse
@@ -68,7 +68,7 @@ def digamma_remainder(x: Tensor) -> Tensor:
 
 def trigamma_remainder(x: Tensor) -> Tensor:
     """The positive psi'(x) - 1 / (x + SHIFT), elementwise, float32 or float64, x >= 1."""
-    inverse = 1 / (x + shift(x))
+    inverse = 1 / shifted(x)
     if x.dtype != torch.float64:
         return polynomial(TRIGAMMA, inverse).mul_(inverse).mul_(inverse)
     square = inverse * inverse
@@ -100,6 +100,7 @@ def concentration(evidence: Tensor) -> Tensor:
 
 def concentration_slopes(evidence: Tensor) -> tuple[Tensor, Tensor]:
     """V'(e) = 1 - e psi'(1 + e), and 1 - V'(e), each without the cancellation of the other, elementwise."""
-    top = evidence + (shift(evidence) + 1)
-    rest = evidence * trigamma_remainder(evidence + 1)
-    return (shift(evidence) + 1) / top - rest, evidence / top + rest
+    alpha = evidence + 1
+    inverse, rest = 1 / shifted(alpha), evidence * trigamma_remainder(alpha)
+    lost = DOUBLE_SHIFT + 1 if evidence.dtype == torch.float64 else 1
+    return lost * inverse - rest, evidence * inverse + rest

@@ -1,0 +1,69 @@
+"""What only a GPU can show: nothing waits for it, a graph captures everything, and layouts keep their strides."""
+
+import pytest
+import torch
+
+from uml_kernels import evidential_loss, evidential_sums, gated, level_sums, opinion, predictive_maps, resized
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def _on_gpu(device):
+    if device.type != "cuda":
+        pytest.skip("set UML_KERNELS_DEVICE=cuda where there is a GPU")
+
+
+def drawn(device):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 64, 64, generator=generator).to(device).requires_grad_()
+    return logits, torch.randint(0, 3, (2, 64, 64), generator=generator, dtype=torch.uint8).to(device)
+
+
+def everything(logits, target):
+    """One number of all functions with a gradient."""
+    said, half = opinion(logits), resized(logits, (32, 32))
+    sums, levels = evidential_sums(logits, target), level_sums([logits, half], target)
+    parts = [evidential_loss(logits, target, 0.3, reduction=each).sum() for each in ("none", "mean", "sum")]
+    parts += [sums.kl.sum(), sums.dice.intersection.sum(), levels.cross_entropy.sum(), levels.dice.predicted.sum()]
+    return sum(parts) + gated(said.evidence, said.gate, logits).sum()
+
+
+def test_nothing_waits_for_the_gpu(device):
+    logits, target = drawn(device)
+    everything(logits, target).backward()  # kernels are compiled by now
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        everything(logits, target).backward()
+        predictive_maps(logits, classes=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_graph_captures_forward_and_backward(device):
+    logits, target = drawn(device)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            logits.grad = None
+            everything(logits, target).backward()
+    torch.cuda.current_stream().wait_stream(stream)
+    expected, logits.grad = logits.grad.clone(), None
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        everything(logits, target).backward()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(logits.grad, expected)
+
+
+def test_more_than_two_billion_elements_are_addressed(device):
+    if torch.cuda.mem_get_info()[0] < 24 << 30:
+        pytest.skip("needs 24 GiB of free memory")
+    side = 1 << 15
+    logits = torch.zeros(1, 3, side, side, dtype=torch.bfloat16, device=device)
+    target = torch.zeros(1, side, side, dtype=torch.uint8, device=device)
+    logits[0, :, -1, -1], target[0, -1, -1] = 3.0, 1
+    last = evidential_loss(logits, target, 0.3, reduction="none")[0, -1, -1]
+    alone = evidential_loss(logits[..., -1:, -1:], target[:, -1:, -1:], 0.3, reduction="none")[0, 0, 0]
+    assert torch.equal(last, alone)
