@@ -34,7 +34,7 @@ BUSY = 1024
 # The first row that fits is taken.
 TABLE: dict[str, dict[str, tuple[Row, ...]]] = {
     "evidential_forward": {
-        "any": (Row(4, Tiles(512, 8, 4)), Row(8, Tiles(512, 8, 8)), Row(16, Tiles(128, 8, 4))),
+        "any": (Row(4, Tiles(512, 8, 4)), Row(8, Tiles(256, 8, 8)), Row(16, Tiles(128, 8, 4))),
     },
     "evidential_backward": {
         "any": (Row(4, Tiles(512, 1, 4)), Row(8, Tiles(256, 1, 4)), Row(16, Tiles(128, 1, 4))),
