@@ -33,18 +33,17 @@ def _all(logits: Tensor, target: Tensor, weight: Tensor | None, class_weight: Te
     return Pixels(list(logits.unbind(1)), shares, weight, class_weight)
 
 
-def _slices(pixels: Pixels) -> list[tuple[int, slice, Pixels]]:
-    """Sample, range and planes (P,) of each slice of planes (B, P)."""
+def _slices(pixels: Pixels) -> list[tuple[tuple[slice, slice], Pixels]]:
+    """Samples and range, and planes (samples, P), of each slice of planes (B, P): small samples go together."""
     batch, count = pixels.logits[0].shape
-    found = []
-    for sample in range(batch):
+    together, found = max(1, SLICE // max(count, 1)), []
+    for sample in range(0, batch, together):
         for start in range(0, count, SLICE):
-            at = slice(start, min(start + SLICE, count))
+            at = slice(sample, min(sample + together, batch)), slice(start, min(start + SLICE, count))
             target = pixels.target
-            target = target[sample, at] if isinstance(target, Tensor) else [share[sample, at] for share in target]
-            weight = None if pixels.weight is None else pixels.weight[sample, at]
-            logits = [plane[sample, at] for plane in pixels.logits]
-            found.append((sample, at, Pixels(logits, target, weight, pixels.class_weight)))
+            target = target[at] if isinstance(target, Tensor) else [share[at] for share in target]
+            weight = None if pixels.weight is None else pixels.weight[at]
+            found.append((at, Pixels([plane[at] for plane in pixels.logits], target, weight, pixels.class_weight)))
     return found
 
 
@@ -65,8 +64,8 @@ def evidential_sums(
     classes = logits.shape[1]
     width, dtype = 4 if dice == "none" else 4 + 3 * classes, torch.promote_types(logits.dtype, torch.float32)
     total = logits.new_zeros((len(logits), width), dtype=dtype)
-    for sample, _, part in _slices(pixels):
-        total[sample] += core.sums(part, setting)
+    for (samples, _), part in _slices(pixels):
+        total[samples] += core.sums(part, setting)
     return total
 
 
@@ -86,8 +85,8 @@ def evidential_sums_backward(
     if is_compiled():
         return strided_as(logits, compiled(core.sums_gradient_whole)(upstream, pixels, setting))
     gradient = torch.empty_like(logits)
-    for sample, at, part in _slices(pixels):
-        _fill(gradient[sample, :, at], core.sums_gradient(upstream[sample], part, setting))
+    for at, part in _slices(pixels):
+        _fill(gradient, at, core.sums_gradient(upstream[at[0]], part, setting))
     return gradient
 
 
@@ -106,10 +105,10 @@ def evidential_map(
     pixels = _all(logits, target, weight, class_weight)
     loss = torch.empty_like(at_least_float32(logits[:, 0]), memory_format=torch.contiguous_format)
     vacuity = torch.empty_like(loss) if with_vacuity else loss.new_empty(0)
-    for sample, at, part in _slices(pixels):
-        loss[sample, at], each = core.loss(kl_weight, part, setting)
+    for at, part in _slices(pixels):
+        loss[at], each = core.loss(kl_weight, part, setting)
         if with_vacuity:
-            vacuity[sample, at] = each
+            vacuity[at] = each
     return loss, vacuity
 
 
@@ -126,8 +125,8 @@ def evidential_map_backward(
     """The gradient of `evidential_map`."""
     setting = _setting(logits, target, weight, class_weight, kind, "none", ignore_index)
     gradient = torch.empty_like(logits)
-    for sample, at, part in _slices(_all(logits, target, weight, class_weight)):
-        _fill(gradient[sample, :, at], core.loss_gradient(upstream[sample, at], kl_weight, part, setting))
+    for at, part in _slices(_all(logits, target, weight, class_weight)):
+        _fill(gradient, at, core.loss_gradient(upstream[at], kl_weight, part, setting))
     return gradient
 
 
@@ -149,6 +148,6 @@ def evidential_total(
     return scale * loss.sum(), gradient, vacuity
 
 
-def _fill(gradient: Tensor, planes: list[Tensor]) -> None:
+def _fill(gradient: Tensor, at: tuple[slice, slice], planes: list[Tensor]) -> None:
     for c, plane in enumerate(planes):
-        gradient[c] = plane
+        gradient[:, c][at] = plane
