@@ -5,7 +5,7 @@ which would cost more than the kernel. With TRITON_INTERPRET=1 the kernels thems
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -29,7 +29,7 @@ class Operation:
 
     def __init__(self, schema: str, *, cpu: Callable[..., Any], gpu: str, shapes: Callable[..., Any]) -> None:
         self.name = schema.partition("(")[0]
-        self._cpu, self._gpu = cpu, gpu
+        self._gpu = gpu
         self._function: Any = None
         LIBRARY.define(schema)
         LIBRARY.impl(self.name, self._run_on_gpu if INTERPRETED else cpu, "CPU")
@@ -58,7 +58,7 @@ class Operation:
 
     def __call__(self, *arguments: Any) -> Any:
         """The result, on the device of the first argument."""
-        first: Tensor = arguments[0][0] if isinstance(arguments[0], Sequence) else arguments[0]
+        first: Tensor = arguments[0]
         if first.is_cuda and not torch.compiler.is_compiling():
             return self._run_on_gpu(*arguments) if self._function is None else self._function.apply(*arguments)
         return self._registered(*arguments)
