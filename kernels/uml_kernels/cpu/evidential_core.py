@@ -63,8 +63,9 @@ def _weighing(pixels: Pixels, setting: Setting, dtype: torch.dtype) -> _Weighing
     excluded = overlap = None
     classes = len(pixels.logits)
     if isinstance(pixels.target, Tensor):
-        excluded = pixels.target == setting.ignore_index
-        unknown = (pixels.target < 0) | (pixels.target >= classes)
+        target = _comparable(pixels.target)
+        excluded = target == setting.ignore_index
+        unknown = (target < 0) | (target >= classes)
         overlap = torch.where(unknown, torch.nan, 1.0).to(dtype)
     if pixels.weight is not None:
         weight, nothing = pixels.weight.to(dtype), pixels.weight == 0
@@ -76,6 +77,11 @@ def _weighing(pixels: Pixels, setting: Setting, dtype: torch.dtype) -> _Weighing
         assert overlap is not None
         loss = overlap * pixels.class_weight.to(dtype)[pixels.target.long().clamp(0, classes - 1)]
     return _Weighing(excluded, overlap, loss)
+
+
+def _comparable(target: Tensor) -> Tensor:
+    # Torch's C++ back end turns a mask of bytes into numbers one by one, and that took half of the time.
+    return target.int() if torch.compiler.is_compiling() and target.dtype == torch.uint8 else target
 
 
 def _evidence(pixels: Pixels, kind: str) -> list[Tensor]:
@@ -98,6 +104,7 @@ def _slopes(evidence: Planes, shares: Planes, hard: bool) -> Slopes:
 def _shares(target: Tensor | list[Tensor], like: Planes) -> list[Tensor]:
     """The target as C planes of the evidence's dtype; what is no class, and so excluded or NaN, is the first."""
     if isinstance(target, Tensor):
+        target = _comparable(target)
         others = [(target == c).to(plane.dtype) for c, plane in enumerate(like) if c > 0]
         return [1 - sum(others[1:], others[0]), *others]
     return [share.to(plane.dtype) for share, plane in zip(target, like, strict=True)]
