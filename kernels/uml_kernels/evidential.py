@@ -12,7 +12,7 @@ from torch import Tensor
 from uml_kernels.check import check_logits, check_numbers, check_target, check_weights
 from uml_kernels.cpu import evidential as twins
 from uml_kernels.dice import DiceSums
-from uml_kernels.layout import as_pixels, map_shape
+from uml_kernels.layout import as_pixels, map_shape, result_dtype
 from uml_kernels.operation import Operation
 from uml_kernels.opinion import EvidenceKind
 
@@ -148,7 +148,7 @@ def evidential_loss(
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; choose none, mean or sum")
     pixels, target, weight = _prepare(logits, target, kind, dim, weight, class_weight, ignore_index)
-    dtype = torch.promote_types(logits.dtype, torch.float32)
+    dtype = result_dtype(logits)
     if not isinstance(kl_weight, Tensor):
         kl_weight = torch.full((), kl_weight, dtype=dtype, device=logits.device)
     kl_weight = kl_weight.detach().to(logits.device, dtype)
@@ -196,7 +196,7 @@ def _count(
     target: Tensor, weight: Tensor | None, class_weight: Tensor | None, ignore_index: int, pixels: Tensor
 ) -> Tensor:
     """The sum of the weights of the pixels that count, a scalar."""
-    dtype = torch.promote_types(pixels.dtype, torch.float32)
+    dtype = result_dtype(pixels)
     if target.is_floating_point():
         weights = pixels.new_ones(pixels.shape[0], pixels.shape[2], dtype=dtype)
     else:
@@ -210,10 +210,6 @@ def _count(
 
 def _sums_shape(logits: Tensor, dice: str) -> tuple[int, int]:
     return logits.shape[0], 4 if dice == "none" else 4 + 3 * logits.shape[1]
-
-
-def _dtype(logits: Tensor) -> torch.dtype:
-    return torch.promote_types(logits.dtype, torch.float32)
 
 
 _sums_backward = Operation(
@@ -255,7 +251,7 @@ _sums = Operation(
     cpu=twins.evidential_sums,
     gpu="evidential.evidential_sums",
     shapes=lambda logits, target, weight, class_weight, kind, dice, ignore_index: logits.new_empty(
-        _sums_shape(logits, dice), dtype=_dtype(logits)
+        _sums_shape(logits, dice), dtype=result_dtype(logits)
     ),
 ).differentiable(_save, lambda ctx, upstream: _of_logits(_sums_backward(upstream, *_saved(ctx)), ctx))
 
@@ -270,7 +266,7 @@ def _map_shapes(logits: Tensor, target: Tensor, kl_weight: Tensor, *others: Any)
 
 
 def _empty_map(logits: Tensor, wanted: bool) -> Tensor:
-    return logits.new_empty((logits.shape[0], logits.shape[2]) if wanted else (0,), dtype=_dtype(logits))
+    return logits.new_empty((logits.shape[0], logits.shape[2]) if wanted else (0,), dtype=result_dtype(logits))
 
 
 _per_pixel = Operation(
@@ -283,7 +279,7 @@ _per_pixel = Operation(
 
 
 def _total_shapes(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return logits.new_empty((), dtype=_dtype(logits)), torch.empty_like(logits), _empty_map(logits, others[-1])
+    return logits.new_empty((), dtype=result_dtype(logits)), torch.empty_like(logits), _empty_map(logits, others[-1])
 
 
 def _save_total(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

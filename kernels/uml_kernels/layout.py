@@ -1,4 +1,6 @@
-"""Maps of any rank and memory format as (B, C, P): samples, classes, pixels."""
+"""Shapes, strides and dtypes: maps of any rank as (B, C, P), and what results are made like."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,3 +25,35 @@ def map_shape(like: Tensor, dim: int = 1) -> tuple[int, ...]:
 def dense(x: Tensor) -> Tensor:
     """X itself where a new tensor like it has its strides, so that one set of strides addresses both; else a copy."""
     return x if torch.empty_like(x, device="meta").stride() == x.stride() else x.contiguous()
+
+
+def strided_as(like: Tensor, result: Tensor) -> Tensor:
+    """The result with the strides of a new tensor like another of its shape."""
+    strided = torch.empty_like(like, dtype=result.dtype)
+    return result if result.stride() == strided.stride() else strided.copy_(result)
+
+
+def memory_format(maps: Tensor) -> Any:
+    """channels_last of maps (B, C, H, W) whose channels lie together, else contiguous_format."""
+    last = maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def dense_maps(maps: Tensor) -> Tensor:
+    """Maps (B, C, H, W) themselves where channels are first or last and nothing lies between; else a copy."""
+    return maps if maps.is_contiguous(memory_format=torch.channels_last) else maps.contiguous()
+
+
+def empty_like_maps(maps: Tensor) -> Tensor:
+    """An empty tensor for the gradient of maps: channels last where they are, else first."""
+    return torch.empty_like(maps, memory_format=memory_format(maps))
+
+
+def result_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of what is computed of a tensor: at least float32."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """The tensor in its `result_dtype`: a float64 tensor as it is, every other as float32."""
+    return x if x.dtype == torch.float64 else x.float()

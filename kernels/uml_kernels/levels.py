@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from uml_kernels.check import check_numbers
-from uml_kernels.cpu import levels as cpu
+from uml_kernels.cpu import levels as twins
 from uml_kernels.dice import DiceSums
+from uml_kernels.layout import empty_like_maps, result_dtype
 from uml_kernels.operation import Operation
 
 LARGEST_SIZE = 16384
@@ -33,19 +34,9 @@ class LevelSums(NamedTuple):
     dice: DiceSums
 
 
-def result_dtype(level: Tensor) -> torch.dtype:
-    """The dtype of a level's sums: at least float32."""
-    return torch.promote_types(level.dtype, torch.float32)
-
-
 def same_size(level: Tensor, target: Tensor) -> bool:
     """Whether a level is taken as it is."""
     return level.shape[2:] == target.shape[1:]
-
-
-def dense(level: Tensor) -> Tensor:
-    """The level itself where channels are first or last and nothing lies between, else a copy, channels first."""
-    return level if level.is_contiguous(memory_format=torch.channels_last) else level.contiguous()
 
 
 def _shapes(
@@ -64,7 +55,7 @@ def _shapes(
 
 def _gradient_shapes(upstream: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     levels: tuple[Tensor | None, ...] = arguments[:4]
-    return tuple(upstream.new_empty(0, dtype=arguments[0].dtype) if x is None else cpu.like(x) for x in levels)
+    return tuple(upstream.new_empty(0, dtype=arguments[0].dtype) if x is None else empty_like_maps(x) for x in levels)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -81,13 +72,13 @@ def _gradient(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
 _ARGUMENTS = "Tensor first, Tensor? second, Tensor? third, Tensor? fourth, Tensor target, int height, int width"
 BACKWARD = Operation(
     f"level_sums_backward(Tensor upstream, {_ARGUMENTS}, int ignore_index) -> (Tensor, Tensor, Tensor, Tensor)",
-    cpu=cpu.level_sums_backward,
+    cpu=twins.level_sums_backward,
     gpu="levels.level_sums_backward",
     shapes=_gradient_shapes,
 )
 FORWARD = Operation(
     f"level_sums({_ARGUMENTS}, int ignore_index) -> Tensor",
-    cpu=cpu.level_sums,
+    cpu=twins.level_sums,
     gpu="levels.level_sums",
     shapes=_shapes,
 ).differentiable(_save, _gradient)

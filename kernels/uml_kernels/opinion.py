@@ -11,8 +11,7 @@ from torch import Tensor
 
 from uml_kernels.check import check_logits
 from uml_kernels.cpu import opinion as twins
-from uml_kernels.cpu.opinion import at_least_float32 as at_least_float32
-from uml_kernels.layout import as_pixels, map_shape
+from uml_kernels.layout import as_pixels, map_shape, result_dtype
 from uml_kernels.operation import Operation
 
 EvidenceKind = Literal["softplus", "relu", "exp", "given"]
@@ -140,7 +139,7 @@ def _as_classes(pixels: Tensor, like: Tensor, alone: bool) -> Tensor:
 
 
 def _shapes(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = torch.promote_types(logits.dtype, torch.float32)
+    dtype = result_dtype(logits)
     vacuity = logits.new_empty((logits.shape[0], logits.shape[2]), dtype=dtype)
     return torch.empty_like(logits, dtype=dtype), vacuity, torch.empty_like(vacuity)
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from uml_kernels.cpu import resizing as twins
-from uml_kernels.cpu.opinion import at_least_float32
-from uml_kernels.cpu.resizing import memory_format
+from uml_kernels.layout import at_least_float32, memory_format, result_dtype
 from uml_kernels.operation import Operation
 
 LARGEST = 16384
@@ -51,7 +50,7 @@ def _gradient(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
 
 
 def _shapes(maps: Tensor, height: int, width: int) -> Tensor:
-    dtype = torch.promote_types(maps.dtype, torch.float32)
+    dtype = result_dtype(maps)
     size = (maps.shape[0], maps.shape[1], height, width)
     return torch.empty(size, dtype=dtype, device=maps.device, memory_format=memory_format(maps))
 

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
+from uml_kernels.layout import at_least_float32, result_dtype, strided_as
+
 from . import evidential_core as core
 from .compiled import compiled, is_compiled
 from .evidential_core import Pixels, Setting
-from .opinion import at_least_float32, strided_as
 
 SLICE = 1 << 16
 """Pixels of a slice: enough work for some threads, few enough that a dozen planes stay in the second cache."""
@@ -62,8 +63,8 @@ def evidential_sums(
     if is_compiled():
         return compiled(core.sums)(pixels, setting)
     classes = logits.shape[1]
-    width, dtype = 4 if dice == "none" else 4 + 3 * classes, torch.promote_types(logits.dtype, torch.float32)
-    total = logits.new_zeros((len(logits), width), dtype=dtype)
+    width = 4 if dice == "none" else 4 + 3 * classes
+    total = logits.new_zeros((len(logits), width), dtype=result_dtype(logits))
     for (samples, _), part in _slices(pixels):
         total[samples] += core.sums(part, setting)
     return total

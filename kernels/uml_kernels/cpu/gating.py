@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .opinion import at_least_float32
+from uml_kernels.layout import at_least_float32
 
 
 def _sum(feature: Tensor, addend: Tensor | None) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from uml_kernels.layout import empty_like_maps, result_dtype
+
 
 class _Masks(NamedTuple):
     """Of one sample's P pixels; products with floating masks are several times faster than a selection.
@@ -88,7 +90,7 @@ def level_sums(
     """See `uml_kernels.levels`."""
     levels = [level for level in (first, second, third, fourth) if level is not None]
     batch, classes = first.shape[:2]
-    dtype = torch.promote_types(first.dtype, torch.float32)
+    dtype = result_dtype(first)
     result = first.new_empty((len(levels), batch, 2 + 3 * classes), dtype=dtype)
     for sample in range(batch):
         own_target = target[sample : sample + 1]
@@ -114,9 +116,9 @@ def level_sums_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `uml_kernels.levels`."""
     levels = (first, second, third, fourth)
-    gradients = [first.new_empty(0) if level is None else like(level) for level in levels]
+    gradients = [first.new_empty(0) if level is None else empty_like_maps(level) for level in levels]
     batch, classes = first.shape[:2]
-    dtype = torch.promote_types(first.dtype, torch.float32)
+    dtype = result_dtype(first)
     for sample in range(batch):
         own_target = target[sample : sample + 1]
         masks = _masks(own_target, classes, ignore_index, dtype)
@@ -166,9 +168,3 @@ def _to_points(slopes: Tensor, level: Tensor, size: list[int]) -> Tensor:
     if below or beside:
         slopes = functional.pad(slopes, (0, beside, 0, below))
     return torch.ops.aten.upsample_bilinear2d_backward(slopes, size, [*slopes.shape[:2], *level.shape[2:]], True)
-
-
-def like(level: Tensor) -> Tensor:
-    """An empty tensor for the gradient of a level: channels last where the level is, else first."""
-    last = level.is_contiguous(memory_format=torch.channels_last) and not level.is_contiguous()
-    return torch.empty_like(level, memory_format=torch.channels_last if last else torch.contiguous_format)

@@ -4,17 +4,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from uml_kernels.layout import at_least_float32, strided_as
+
 from .remainders import LOG1P, polynomial
 
 LARGEST = 1e9
 """Evidence that counts, as in the kernels (`uml_kernels.special`)."""
 LARGEST_EXPONENT = 16.0
 """exp(16) = 8.9e6; beyond it the vacuity of an opinion is below float32's resolution of 1."""
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """A float64 tensor as it is, every other as float32."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _in_one_loop(logits: Tensor) -> bool:
@@ -48,12 +45,6 @@ def slope_of(logits: Tensor, kind: str) -> Tensor:
     if kind == "exp":
         return logits.exp().masked_fill_(logits > LARGEST_EXPONENT, 0)
     return (logits > 0).to(logits.dtype) if kind == "relu" else torch.ones_like(logits)
-
-
-def strided_as(logits: Tensor, result: Tensor) -> Tensor:
-    """The result with the strides that the kernels give theirs."""
-    strided = torch.empty_like(logits, dtype=result.dtype)
-    return result if result.stride() == strided.stride() else strided.copy_(result)
 
 
 def opinion(logits: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,17 +1,9 @@
 """Bilinear interpolation on a CPU by torch's own operators."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from .opinion import at_least_float32
-
-
-def memory_format(maps: Tensor) -> Any:
-    """channels_last of maps (B, C, H, W) whose channels lie together, else contiguous_format."""
-    last = maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
+from uml_kernels.layout import at_least_float32, memory_format
 
 
 def resized(maps: Tensor, height: int, width: int) -> Tensor:

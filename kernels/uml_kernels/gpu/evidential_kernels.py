@@ -11,6 +11,7 @@ from uml_kernels.special import LOG2_E, reciprocal
 
 from .dirichlet import hard_pixel, soft_pixel
 from .evidence import load_evidence, total
+from .target import load_classes
 
 
 @triton.jit
@@ -23,13 +24,7 @@ def _load_target(target, sample, start, offset, mask, P, ignore_index, C: tl.con
             shares += (tl.load(base + offset, mask=mask, other=0.0).to(tl.float32),)
         return shares, mask, tl.zeros_like(shares[0]) + 1.0
     else:
-        number = tl.load(target + sample * P + start + offset, mask=mask, other=0)
-        counted = mask & (number != ignore_index)
-        unknown = counted & ((number < 0) | (number >= C))
-        tl.device_assert(unknown == 0, "a target is no class")  # with UML_KERNELS_DEBUG only
-        # A class all the same, so that the vacuity is right there too
-        known = tl.where(counted & (unknown == 0), number, 0).to(tl.int32)
-        return known, counted, tl.where(unknown, float("nan"), 1.0)
+        return load_classes(target + sample * P + start + offset, mask, ignore_index, C)
 
 
 @triton.jit

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from uml_kernels.cpu.levels import like
-from uml_kernels.levels import dense, result_dtype, same_size
+from uml_kernels.layout import dense_maps, empty_like_maps, result_dtype
+from uml_kernels.levels import same_size
 from uml_kernels.table import tiles
 
 from .launch import launch
@@ -50,8 +50,8 @@ def level_sums(
     ignore_index: int,
 ) -> Tensor:
     """See `uml_kernels.levels`."""
-    first = dense(first)
-    levels = [first, *(None if level is None else dense(level) for level in (second, third, fourth))]
+    first = dense_maps(first)
+    levels = [first, *(None if level is None else dense_maps(level) for level in (second, third, fourth))]
     present = sum(level is not None for level in levels)
     batch, classes = first.shape[:2]
     rows, columns = target.shape[1:]
@@ -80,9 +80,9 @@ def level_sums_backward(
     ignore_index: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `uml_kernels.levels`."""
-    first = dense(first)
-    levels = [first, *(None if level is None else dense(level) for level in (second, third, fourth))]
-    gradients = [None if level is None else like(level) for level in levels]
+    first = dense_maps(first)
+    levels = [first, *(None if level is None else dense_maps(level) for level in (second, third, fourth))]
+    gradients = [None if level is None else empty_like_maps(level) for level in levels]
     classes = first.shape[1]
     chosen = tiles("level_backward", first.flatten(2))
     taken = [0 if level is None else rows_taken(level, target, height) for level in levels]

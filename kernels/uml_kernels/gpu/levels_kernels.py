@@ -12,6 +12,8 @@ import triton.language as tl
 
 from uml_kernels.special import exponential, logarithm, reciprocal
 
+from .target import load_classes
+
 
 @triton.jit
 def _softmax(logits, C: tl.constexpr):
@@ -28,18 +30,6 @@ def _softmax(logits, C: tl.constexpr):
     for c in tl.static_range(C):
         q += (powers[c] * inverse,)
     return q, total, largest
-
-
-@triton.jit
-def _load_target(pointer, mask, ignore_index, C: tl.constexpr):
-    """Class numbers, which pixels count, and 1, or NaN where the number is no class."""
-    number = tl.load(pointer, mask=mask, other=0)
-    if number.dtype != tl.int64:
-        number = number.to(tl.int32)
-    counted = mask & (number != ignore_index)
-    unknown = counted & ((number < 0) | (number >= C))
-    tl.device_assert(unknown == 0, "a target is no class")  # with UML_KERNELS_DEBUG only
-    return number.to(tl.int32), counted, tl.where(unknown, float("nan"), 1.0)
 
 
 @triton.jit
@@ -87,7 +77,7 @@ def _sum_level(
     for i in range(ITERATIONS):
         y = first + i
         mask = column < tl.where(y < H, W, 0)
-        number, counted, factor = _load_target(target + (sample * H + y) * W + column, mask, ignore_index, C)
+        number, counted, factor = load_classes(target + (sample * H + y) * W + column, mask, ignore_index, C)
         values = ()
         if SPREAD:
             point, lowness = _below(y, height - 1, whole_height)
@@ -282,7 +272,7 @@ def _asked_of_points(
             place = first_place + k * (width - 1)
             within = valid & (k < W - first_column) & (place < whole_width)
             rightness = place.to(tl.float32) * inverse_width + zero
-            number, counted, factor = _load_target(pixels + k, within, ignore_index, C)
+            number, counted, factor = load_classes(pixels + k, within, ignore_index, C)
             values, added = (), ()
             for c in tl.static_range(C):
                 values += ((1.0 - rightness) * lefts[c] + rightness * rights[c],)
@@ -334,7 +324,7 @@ def _differentiate_level(
     if ROWS == 0:
         point = start + tl.arange(0, BLOCK)
         mask = point < height * width
-        number, counted, factor = _load_target(target + sample * H * W + point, mask, ignore_index, C)
+        number, counted, factor = load_classes(target + sample * H * W + point, mask, ignore_index, C)
         at, values = point.to(tl.int64) * stride_pixel, ()
         for c in tl.static_range(C):
             pointer = logits + tl.cast(c, tl.int64) * stride_class + at

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from uml_kernels.layout import result_dtype
 from uml_kernels.special import exponential, log1p_unit, logarithm, reciprocal
 from uml_kernels.table import tiles
 
@@ -150,12 +151,8 @@ def maps_kernel(
     tl.store(entropy + at, uncertainty, mask=mask)
 
 
-def _dtype(logits: Tensor) -> torch.dtype:
-    return torch.promote_types(logits.dtype, torch.float32)
-
-
 def _map(logits: Tensor) -> Tensor:
-    return logits.new_empty((logits.shape[0], logits.shape[2]), dtype=_dtype(logits))
+    return logits.new_empty((logits.shape[0], logits.shape[2]), dtype=result_dtype(logits))
 
 
 def opinion(logits: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,7 +160,7 @@ def opinion(logits: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
     batch, classes, pixels = logits.shape
     chosen = tiles("opinion_forward", logits)
     programs = -(-pixels // chosen.block)
-    evidence, vacuity, gate = torch.empty_like(logits, dtype=_dtype(logits)), _map(logits), _map(logits)
+    evidence, vacuity, gate = torch.empty_like(logits, dtype=result_dtype(logits)), _map(logits), _map(logits)
     launch(
         opinion_kernel, batch * programs, logits, evidence, vacuity, gate, pixels, programs, *logits.stride(),
         *evidence.stride(), C=classes, KIND=kind, BLOCK=chosen.block, warps=chosen.warps,
@@ -194,7 +191,7 @@ def predictive_maps(logits: Tensor, kind: str, classes: bool) -> tuple[Tensor, T
     chosen = tiles("predictive_maps", logits)
     programs = -(-pixels // chosen.block)
     vacuity, entropy = _map(logits), _map(logits)
-    probability = None if classes else torch.empty_like(logits, dtype=_dtype(logits))
+    probability = None if classes else torch.empty_like(logits, dtype=result_dtype(logits))
     label = torch.empty_like(vacuity, dtype=torch.uint8) if classes else None
     launch(
         maps_kernel, batch * programs, logits, probability, label, vacuity, entropy, pixels, programs,

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from uml_kernels.cpu.resizing import memory_format
+from uml_kernels.layout import memory_format, result_dtype
 from uml_kernels.table import tiles
 
 from .launch import launch
@@ -176,7 +176,7 @@ def _grid(kernel: str, result: Tensor) -> tuple[int, tuple[int, int, int], dict[
 def resized(maps: Tensor, height: int, width: int) -> Tensor:
     """See `uml_kernels.resizing`."""
     batch, channels, *size = maps.shape
-    dtype = torch.promote_types(maps.dtype, torch.float32)
+    dtype = result_dtype(maps)
     result = torch.empty(
         batch, channels, height, width, dtype=dtype, device=maps.device, memory_format=memory_format(maps)
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from uml_kernels.opinion import at_least_float32
+from uml_kernels.layout import at_least_float32
 
 from ...backbones.normalisation import EPSILON, group_norm
 from ...random import KeyedDropout
