@@ -14,7 +14,7 @@ import pytest
 
 from uml_dist.cluster.all_reduce import Collectives, Reduced
 from uml_dist.cluster.compare import Check, compare_losses
-from uml_dist.cluster.plan import plan
+from uml_dist.cluster.plan import judge, plan
 from uml_dist.cluster.process import run_process
 from uml_dist.cluster.training import Outcome, rewind
 from uml_dist.errors import UmlError
@@ -107,11 +107,22 @@ def test_a_machine_that_is_well_ends_with_0_and_writes_tables_and_plot(launcher,
 
 
 def test_a_broken_equality_ends_with_1_and_is_named(launcher, monkeypatch, tmp_path, capsys):
-    launcher.outcomes["stage-3"] = Outcome(LOSSES | {8: 0.126})
+    launcher.outcomes["stage-3"] = Outcome(LOSSES | {5: 0.201})
     assert run(launcher, monkeypatch, tmp_path / "out") == 1
     shown = capsys.readouterr().out
-    assert "ZeRO 3 as ZeRO 1, 4 ranks         DIFFERENT  from step 8 on: 0.125 and 0.126" in shown
+    assert "ZeRO 3 as ZeRO 1, 4 ranks         DIFFERENT  from step 5 on: 0.2 and 0.201" in shown
     assert "1 of 6 checks FAILED" in shown
+
+
+def test_only_what_must_have_the_same_bits_is_compared_beyond_five_steps():
+    trainings = plan(2)
+    apart = LOSSES | {8: 0.126}
+    outcomes = {training.name: Outcome(LOSSES) for training in trainings}
+    outcomes |= {"stage-3": Outcome(apart), "resumed-1": Outcome({step: apart[step] for step in range(5, 9)})}
+    assert [check.passed for check in judge(trainings, outcomes, "cpu", half=4)] == [True, True, False, False]
+    assert [check.passed for check in judge(trainings, outcomes, "cuda", half=4)] == [True, True, True, False]
+    outcomes["resumed-1"] = Outcome({step: LOSSES[step] for step in range(3, 8)} | {8: 9.0})
+    assert judge(trainings, outcomes, "cpu", half=2)[3].passed
 
 
 def test_a_training_that_fails_ends_with_1_and_leads_to_its_log(launcher, monkeypatch, tmp_path, capsys):
