@@ -21,8 +21,7 @@ from report import RESULTS, measured, write_rows
 from timing import in_turns, peak_mebibytes, with_launches
 from workloads import WORKLOADS, Function, Inputs, Setting, available, make_inputs
 
-MODES = ("forward", "backward", "full")
-COMPILED = ("mutual",)
+COMPILED = {"cpu": ("mutual",), "cuda": ("mutual", "uml-v2", "maps")}
 """Workloads at whose first setting torch.compile takes part; compiling the others takes it minutes."""
 
 
@@ -46,16 +45,19 @@ def tuple_of(result: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Ten
 
 
 def modes_of(function: Function, inputs: Inputs) -> dict[str, Callable[[], object]]:
-    """Forward with a graph, backward through a graph that is there, and both."""
+    """Forward with a graph, backward through a graph that is there, and both; forward alone where nothing is asked."""
 
     def forward() -> tuple[torch.Tensor, ...]:
         return tuple_of(function(inputs))
 
     there = forward()
-    upstream = [torch.ones_like(one) for one in there]
+    asked = [i for i, one in enumerate(there) if one.requires_grad]
+    if not asked:
+        return {"forward": forward}
+    upstream = [torch.ones_like(there[i]) for i in asked]
 
     def backward(outputs: tuple[torch.Tensor, ...] = there, keep: bool = True) -> object:
-        return torch.autograd.grad(outputs, inputs.maps, upstream, retain_graph=keep)
+        return torch.autograd.grad([outputs[i] for i in asked], inputs.maps, upstream, retain_graph=keep)
 
     return {"forward": forward, "backward": backward, "full": lambda: backward(forward(), keep=False)}
 
@@ -100,15 +102,17 @@ def measure(setting: Setting, device: torch.device, rounds: int, compiled: bool)
             measured(device, values, **words, provider=provider, mode=mode, metric=metric, unit=unit),
         )
 
-    for mode in MODES:
+    modes = list(found["ours"])
+    for mode in modes:
         times = in_turns({name: one[mode] for name, one in found.items()}, rounds, min(5, rounds), device)
         for name, values in times.items():
             note(name, mode, "time", "ms", values)
     if device.type == "cuda":
         for name, one in found.items():
-            note(name, "full", "time with launches", "ms", with_launches(one["full"], min(rounds, 20), device))
+            whole = one[modes[-1]]
+            note(name, modes[-1], "time with launches", "ms", with_launches(whole, min(rounds, 20), device))
             if name != "copy":
-                note(name, "full", "memory", "MiB", [peak_mebibytes(one["full"], device)])
+                note(name, modes[-1], "memory", "MiB", [peak_mebibytes(whole, device)])
     return rows
 
 
@@ -163,7 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for setting in every:
         if perf_counter() - start > chosen.seconds:
             break
-        compiled = setting == Setting(setting.workload) and setting.workload in COMPILED and not chosen.no_compile
+        centre = setting == Setting(setting.workload)
+        compiled = centre and setting.workload in COMPILED[device.type] and not chosen.no_compile
         new = measure(setting, device, rounds, compiled)
         show(new)
         rows, done = rows + new, [*done, setting]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import uml_kernels
-from eager_losses import eager_dice, eager_evidence, eager_mutual_loss
+from eager_losses import eager_dice, eager_evidence, eager_mutual_loss, eager_terms
 
 KL_WEIGHT, SMOOTH, LEVELS, CHANNELS = 0.3, 1e-5, 4, 64
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -76,6 +76,31 @@ def _mutual(logits: Tensor, target: Tensor) -> Tensor:
 
 def _eager_mutual(logits: Tensor, target: Tensor) -> Tensor:
     return eager_mutual_loss(logits.float(), target, KL_WEIGHT)
+
+
+def _loss(inputs: Inputs) -> tuple[Tensor, ...]:
+    return uml_kernels.evidential_loss(inputs.maps[0], inputs.target, KL_WEIGHT, return_vacuity=True)
+
+
+def _eager_loss(inputs: Inputs) -> tuple[Tensor, ...]:
+    logits = inputs.maps[0].float()
+    hot = functional.one_hot(inputs.target.long(), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    cross_entropy, kl, vacuity = eager_terms(logits, hot)
+    return (cross_entropy + KL_WEIGHT * kl).mean(), vacuity.detach()
+
+
+def _maps(inputs: Inputs) -> tuple[Tensor, ...]:
+    maps = uml_kernels.predictive_maps(inputs.maps[0])
+    assert maps.probability is not None
+    return maps.probability, maps.vacuity, maps.entropy
+
+
+@torch.no_grad()
+def _eager_maps(inputs: Inputs) -> tuple[Tensor, ...]:
+    alpha = eager_evidence(inputs.maps[0].float()) + 1
+    strength = alpha.sum(1, keepdim=True)
+    probability = alpha / strength
+    return probability, alpha.shape[1] / strength.squeeze(1), -(probability * probability.log()).sum(1)
 
 
 def _levels(levels: Sequence[Tensor], target: Tensor) -> Tensor:
@@ -150,11 +175,14 @@ WORKLOADS: dict[str, Workload] = {
         lambda x: _levels(x.maps, x.target),
         lambda x: _eager_levels(x.maps, x.target),
     ),
+    "loss": Workload(("evidential_loss",), ONE, _loss, _eager_loss),
+    "maps": Workload(("predictive_maps",), ONE, _maps, _eager_maps),
     "opinion": Workload(("opinion",), ONE, _opinion, _eager_opinion),
     "gated": Workload(("gated",), ((CHANNELS, 1), (1, 1)), _gated, _eager_gated),
     "resized": Workload(("resized",), ((None, 2),), _resized, _eager_resized),
 }
-"""`uml-paper`: one evidential map and four levels of Dice; `uml-v2`: four evidential maps."""
+"""`uml-paper`: one evidential map and four levels of Dice; `uml-v2`: four evidential maps; `maps`, of inference, have
+no backward."""
 
 
 def available() -> list[str]:

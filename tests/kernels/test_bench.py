@@ -25,7 +25,7 @@ from report import COLUMNS, measured
 from roofline import Demand, Machine, demands
 from timing import in_turns
 from uml_kernels.table import TABLE, Tiles
-from workloads import Setting, available
+from workloads import WORKLOADS, Setting, available, make_inputs
 
 NO_GPU = pytest.mark.skipif(gpu_check.torch.cuda.is_available(), reason="there is a GPU")
 
@@ -44,6 +44,21 @@ def test_microbenchmarks_write_a_row_for_each_provider_and_mode(tmp_path, capsys
     assert all(0 <= float(row["p20"]) <= float(row["p50"]) <= float(row["p80"]) for row in rows)
     assert {path.name for path in tmp_path.glob("*.png")} == {"micro_time.png", "micro_speed_up.png"}
     assert "mutual" in capsys.readouterr().out
+
+
+def test_what_has_no_gradient_is_timed_forward_alone(tmp_path):
+    words = ["--quick", "--cpu", "--no-compile", "--workload", "maps", "--workload", "loss", "--out", str(tmp_path)]
+    micro.main(words)
+    rows = [row for row in read(tmp_path / "micro.csv") if row["metric"] == "time"]
+    assert {row["mode"] for row in rows if row["kernel"] == "maps"} == {"forward"}
+    assert {row["mode"] for row in rows if row["kernel"] == "loss"} == {"forward", "backward", "full"}
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_both_forms_of_a_workload_compute_the_same(name):
+    inputs = make_inputs(Setting(name, batch=2, side=16), gpu_check.torch.device("cpu"))
+    ours, eager = (micro.tuple_of(form(inputs)) for form in (WORKLOADS[name].ours, WORKLOADS[name].eager))
+    gpu_check.torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-5)
 
 
 def test_the_named_workloads_of_uml_can_be_measured():

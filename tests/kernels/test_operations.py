@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from environment import link_distributions
 from uml_kernels import evidential_loss, evidential_sums
 
 KERNELS = Path(__file__).parents[2] / "kernels"
@@ -95,33 +96,23 @@ def test_a_step_of_uml_forms_no_loss_or_opinion_of_a_map_by_torch_s_own_operatio
     assert {f"{name}_backward" for name in ("evidential_sums", "level_sums", "opinion", "gated", "resized")} <= ours
 
 
-WITHOUT = textwrap.dedent(
-    """
-    import importlib.abc, sys
-
-    class Refuse(importlib.abc.MetaPathFinder):
-        def find_spec(self, name, path=None, target=None):
-            if name.partition(".")[0] in {others!r}:
-                raise ModuleNotFoundError(name)
-
-    sys.meta_path.insert(0, Refuse())
-    import pytest
-    sys.exit(pytest.main({arguments!r}))
-    """
-)
-OTHERS = ("triton", "deepspeed", "numpy_", "uml_dist", "uml_shards", "pydantic", "scipy", "sklearn", "matplotlib")
-
-
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter is Triton")
-def test_the_package_works_with_torch_alone():
-    tests = Path(__file__).parent
-    files = [str(tests / name) for name in ("test_evidential.py", "test_opinion.py", "test_levels.py")]
-    chosen = "any_layout or weights or golden or identit or reduction or refused or images_and_pixels or gradients_of"
-    arguments = ["-q", "-x", "-p", "no:cacheprovider", "-k", chosen, *files]
-    program = WITHOUT.format(others=OTHERS, arguments=arguments)
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=KERNELS.parent
+def test_the_package_works_with_torch_alone(tmp_path):
+    """In an environment of torch and what the tests need: no Triton, DeepSpeed or other package of this project."""
+    site = tmp_path / "site"
+    link_distributions(site, ("torch", "pytest", "mpmath", "numpy"), without=["triton"])
+    assert not {"triton", "deepspeed", "uml_dist", "pydantic"} & {path.name for path in site.iterdir()}
+    tests, support = Path(__file__).parent, Path(__file__).parents[1] / "support"
+    names = ("evidential", "opinion", "gating", "resizing", "levels")
+    files = [str(tests / f"test_{name}.py") for name in names]
+    program = (
+        f"import sys; sys.path += {[str(site), str(KERNELS), str(support)]!r}\n"
+        "import pytest, uml_kernels\n"
+        f"sys.exit(pytest.main(['-qx', '-c', '/dev/null', '--confcutdir', {str(tests)!r}, '--import-mode=importlib', "
+        f"'-p', 'no:cacheprovider', *{files!r}]))"
     )
+    words = [sys.executable, "-I", "-S", "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert " passed" in done.stdout
 
