@@ -9,6 +9,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from sass import executed, instructions, loops, usage
+from uml_kernels.gpu.launch import OPTIONS
 
 NVIDIA = ("sm_80", "sm_90", "sm_100")
 AMD = "gfx942"
@@ -86,7 +87,7 @@ def compile_kernel(
         else:
             raise ValueError(f"{kernel.__name__} has an argument {name} without a type: name it in one of the three")
     source = ASTSource(kernel, signature=signature, constexprs=values, attrs=attributes)
-    done = triton.compile(source, target=_target(architecture), options={"num_warps": warps})
+    done = triton.compile(source, target=_target(architecture), options={**OPTIONS, "num_warps": warps})
     return _read(done.asm, architecture, constants.get("ITERATIONS"))
 
 
