@@ -31,9 +31,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--run", type=Path, required=True, help="run folder")
     parser.add_argument("--split", help="split of the data set (default: that of the validations)")
     parser.add_argument("--checkpoint", default="best", help="best (default), latest, or a name such as step-000500")
-    parser.add_argument(
-        "--shards", type=Path, help="folder of the data set, if it is no longer where training found it"
-    )
+    parser.add_argument("--shards", help="folder or URL of the data set, if it is no longer where training found it")
     parser.add_argument("--num_gpus", type=int, help="workers on this node (default: one, on a GPU if there is one)")
     parser.add_argument("--cpu", action="store_true", help="evaluate on the CPU although there are GPUs")
     parser.add_argument("--batch-size", type=int, default=16, help="samples per worker at once (default: 16)")

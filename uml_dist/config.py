@@ -18,7 +18,7 @@ class Section(BaseModel):
 class StreamConfig(Section):
     """`[streams.NAME]`: a named source of samples in every global batch."""
 
-    shards: str = Field(description="folder of a data set's shards, with one folder per split")
+    shards: str = Field(description="folder or URL of a data set's shards, with one folder per split")
     split: str = Field(default="train", description="the split that is read")
     count: int = Field(gt=0, description="samples of it in a global batch (its slots)")
 
@@ -32,6 +32,12 @@ class DataConfig(Section):
     size: int | None = Field(default=None, gt=0, description="height and width of the samples; default: the manifest's")
     augment: Literal["none", "light"] = Field(
         default="light", description="flips, quarter turns and +-10 % scale, or none"
+    )
+    cache: str | None = Field(
+        default=None, description="folder that keeps shards read from URLs; default: uml_shards in ~/.cache"
+    )
+    cache_gigabytes: float | None = Field(
+        default=None, gt=0, description="what it may hold, the longest unused gives way; default: no limit"
     )
     window: int = Field(default=256, gt=0, description="samples among which a slot shuffles")
     on_bad_sample: Literal["error", "skip"] = Field(

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from uml_shards.address import Address, Location, parse_location
 from uml_shards.errors import ShardError
 from uml_shards.manifest import Manifest, Statistics
-from uml_shards.split import Split, find_splits, open_split
+from uml_shards.split import Split, find_splits
 from uml_shards.stream import Stream
 
 from .batch import Batch, Prediction
@@ -20,7 +21,7 @@ from .evaluate import Predictor
 from .random import name_layers
 from .recipes import Recipe, Trained, recipe_class
 from .train.checkpoint import RunState, find_checkpoint, read_networks, read_state, verify
-from .train.data import evaluation_stream, image_size, open_splits
+from .train.data import evaluation_stream, image_size, open_splits, open_stream_split
 from .train.setup import check_classes
 
 
@@ -59,9 +60,9 @@ class Run:
         return self.manifest.statistics
 
     @property
-    def shards(self) -> Path:
-        """The folder of the first stream's data set."""
-        return Path(self.config.streams[self.recipe.stream_names[0]].shards)
+    def shards(self) -> Location:
+        """The folder or the URL of the first stream's data set."""
+        return parse_location(self.config.streams[self.recipe.stream_names[0]].shards)
 
     @property
     def predictor(self) -> Predictor:
@@ -84,12 +85,12 @@ class Run:
 
         Raises:
             UmlError: there is none of this name, or its classes are not those of the training.
+            ShardError: its files disagree, or cannot be fetched.
         """
-        folder = self.shards / name
         known = [split.name for split in find_splits(self.shards)]
-        if name not in known:
+        if name not in known and not isinstance(self.shards, Address):  # what lies behind a URL is not known
             raise UmlError(f"there is no split {name!r} in {self.shards}: there is {', '.join(known) or 'none'}")
-        split = open_split(folder)
+        split = open_stream_split(self.config, self.recipe.stream_names[0], name)
         check_classes(self.config, split.manifest, self.manifest, name)
         return split
 
@@ -110,7 +111,7 @@ def load_run(
         path: its folder.
         checkpoint: "best", "latest" or the name of one, such as "step-000500".
         device: of the networks; by default the first GPU, or the CPU where there is none.
-        shards: folder of the first stream's data set, where it is not where the run found it.
+        shards: folder or URL of the first stream's data set, where it is not where the run found it.
 
     Raises:
         UmlError: there is no such run or checkpoint, it is damaged, or its shards are not there or are others.

@@ -6,10 +6,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .address import Location
 from .errors import ShardError
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
+
+PLAIN_NAME = r"^[^/\\\x00-\x1f]*[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$"
+"""A file of the split's own folder, and no other: a manifest may come from anywhere."""
 
 
 class Statistics(BaseModel):
@@ -25,7 +29,7 @@ class Shard(BaseModel):
     """One tar and its index.
 
     Attributes:
-        name: file name of the tar.
+        name: file name of the tar, without a folder.
         bytes: its size.
         sha256: its digest.
         samples: how many samples it holds.
@@ -35,11 +39,11 @@ class Shard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: str = Field(pattern=PLAIN_NAME)
     bytes: int = Field(gt=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     samples: int = Field(gt=0)
-    index: str
+    index: str = Field(pattern=PLAIN_NAME)
     index_sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
@@ -107,14 +111,26 @@ class Manifest(BaseModel):
         """
         path = Path(directory) / FILE_NAME
         try:
-            text = path.read_text(encoding="utf-8")
+            data = path.read_bytes()
         except FileNotFoundError:
+            if any(path.parent.glob("*.tar")):
+                hint = f"for plain webdataset tars run `python launchers/shards.py index {path.parent}`"
+                raise ShardError(f"shard folder {path.parent} holds tars, but no manifest.json: {hint}") from None
             what = "holds no manifest.json" if path.parent.is_dir() else "does not exist"
             raise ShardError(f"shard folder {path.parent} {what}: make shards first (`make shards`)") from None
         except OSError as error:
             raise ShardError(f"{path} cannot be read: {error.strerror}") from None
+        return cls.parse(data, path)
+
+    @classmethod
+    def parse(cls, data: bytes, path: Location) -> "Manifest":
+        """The manifest in the bytes of its file; the path is for errors.
+
+        Raises:
+            ShardError: it is not of this schema.
+        """
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"

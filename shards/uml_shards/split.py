@@ -3,40 +3,53 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .address import Address, Location, parse_location
+from .cache import Cache
 from .decode import Layout, decode_sample
 from .errors import ShardError
 from .index import BLOCK, parse_index
 from .manifest import FILE_NAME, Manifest, Shard
 from .sample import Sample
+from .storage import Storage, check_size, open_storage
 
 OPEN_FILES = 128
 """Tars kept open at once by one process; most systems allow 1024 files."""
 
+FETCHES = 8
+"""Indices read at once on opening: over a network each of them waits for its answer."""
+
 
 class Split:
-    """The samples of one split folder, by number.
+    """The samples of one split, by number.
 
     Numbers run over the shards in manifest order. May be pickled, and used in forked or spawned workers: a tar is
     opened where it is first read, and `pread` shares no file position.
 
     Args:
-        path: the split's folder.
+        path: the split's folder, or its URL.
+        cache: for the files behind a URL; the default one if none is given.
+
+    Attributes:
+        path: a Path, or an `Address`, which prints without password.
 
     Raises:
         ShardError: manifest, tar and index disagree in what can be told without reading the tars.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.manifest = Manifest.load(self.path)
+    def __init__(self, path: str | Location, cache: Cache | None = None) -> None:
+        self.path = parse_location(path)
+        self._storage = open_storage(self.path, cache)
+        self.manifest = self._storage.load_manifest()
         self.layout = Layout.of(self.manifest)
-        self._indices = [load_checked_index(self.path, shard, self.manifest) for shard in self.manifest.shards]
+        with ThreadPoolExecutor(FETCHES) as pool:
+            self._indices = list(pool.map(self._load_index, self.manifest.shards))
         self._ends = np.cumsum([shard.samples for shard in self.manifest.shards])
         self._files: dict[int, _File] = {}
 
@@ -95,61 +108,75 @@ class Split:
                 keys.append(_key(header, extension, file.path))
         return tuple(keys)
 
+    def _load_index(self, shard: Shard) -> NDArray[np.void]:
+        return load_checked_index(self._storage, self.path, shard, self.manifest)
+
     def _file(self, shard: int) -> "_File":
         file = self._files.get(shard)
         if file is None:
             stated = self.manifest.shards[shard]
-            file = _File(self.path / stated.name, stated.bytes)
+            with self._storage.tar(stated) as path:
+                file = _File(path, stated.bytes, self.path / stated.name)
             if len(self._files) >= OPEN_FILES:
                 self._files.pop(next(iter(self._files)))
             self._files[shard] = file
         return file
 
 
-def open_split(path: str | Path) -> Split:
-    """Open a split folder, such as data/shards/phantom/train.
+def open_split(path: str | Location, cache: Cache | None = None) -> Split:
+    """Open a split folder, such as data/shards/phantom/train, or the URL of one.
+
+    Args:
+        path: of the folder, or a URL: http and https, or any scheme that fsspec knows.
+        cache: for the files behind a URL; the default one if none is given.
 
     Raises:
-        ShardError: it is missing, it is a data set and not one of its splits, or its files disagree.
+        ShardError: it is missing, it is a data set and not one of its splits, its files disagree or cannot be fetched.
     """
-    path = Path(path)
-    if not (path / FILE_NAME).exists():
+    path = parse_location(path)
+    if isinstance(path, Path) and not (path / FILE_NAME).exists():
         names = ", ".join(split.name for split in find_splits(path))
         if names:
             raise ShardError(f"shard folder {path} is a data set: name one of its splits: {names}")
-    return Split(path)
+    return Split(path, cache)
 
 
-def find_splits(path: str | Path) -> list[Path]:
-    """The split folders at a path: itself, or those inside it, by name; empty when there is none."""
-    path = Path(path)
-    if (path / FILE_NAME).exists():
+def find_splits(path: str | Location) -> Sequence[Location]:
+    """The splits at a path: itself, or those inside it, by name; empty when there is none.
+
+    A URL is taken for that of a split: what lies in a folder behind one is not known.
+    """
+    path = parse_location(path)
+    if isinstance(path, Address) or (path / FILE_NAME).exists():
         return [path]
     return sorted(manifest.parent for manifest in path.glob(f"*/{FILE_NAME}"))
 
 
-def load_checked_index(folder: Path, shard: Shard, manifest: Manifest) -> NDArray[np.void]:
+def load_checked_index(storage: Storage, where: Location, shard: Shard, manifest: Manifest) -> NDArray[np.void]:
     """The index of a shard, after the cheap checks: tar present, sizes, digest and number of samples as stated.
+
+    Args:
+        storage: has the files.
+        where: the split is, for errors.
+        shard: of the manifest.
+        manifest: of the split.
 
     Raises:
         ShardError: something is not as the manifest says.
     """
-    tar, path = folder / shard.name, folder / shard.index
-    try:
-        size = tar.stat().st_size
-        data = path.read_bytes()
-    except OSError as error:
-        raise ShardError(f"{error.filename} cannot be read: {error.strerror}: make the shards again") from None
-    _check_size(tar, size, shard.bytes)
+    path = where / shard.index
+    data = storage.read_index(shard, len(manifest.components))
     if hashlib.sha256(data).hexdigest() != shard.index_sha256:
         raise ShardError(f"{path}: its sha256 is not the manifest's: the index belongs to other shards, or is damaged")
-    index = parse_index(data, len(manifest.components), path)
+    index = parse_index(data, len(manifest.components), str(path))
     if len(index) != shard.samples:
         raise ShardError(f"{path}: indexes {len(index)} samples, the manifest says {shard.samples}")
     return index
 
 
-def read_components(descriptor: int, record: np.void, names: Sequence[str], path: Path) -> tuple[str, dict[str, bytes]]:
+def read_components(
+    descriptor: int, record: np.void, names: Sequence[str], path: Location
+) -> tuple[str, dict[str, bytes]]:
     """Read one sample of an open tar by its index row, with one `pread`, and check the tar headers inside.
 
     Raises:
@@ -177,7 +204,7 @@ def _present(record: np.void, names: Sequence[str]) -> list[tuple[str, int, int]
     return [(name, start, size) for name, start, size in zip(names, starts, sizes, strict=True) if size]
 
 
-def _key(header: bytes, extension: str, path: Path) -> str:
+def _key(header: bytes, extension: str, path: Location) -> str:
     name = _name(header)
     key = name.removesuffix(f".{extension}")
     if key == name or not key:
@@ -199,22 +226,17 @@ def _size(header: bytes) -> int:
         return -1
 
 
-def _check_size(path: Path, found: int, stated: int) -> None:
-    if found != stated:
-        raise ShardError(f"{path}: has {found} bytes, the manifest says {stated}: the copy is not complete, or changed")
-
-
 class _File:
-    """An open tar, closed when the last user lets go of it."""
+    """An open tar, closed when the last user lets go of it; `path` is where it comes from, for errors."""
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, file: Path, size: int, path: Location) -> None:
         self.path = path
         self.descriptor = -1
         try:
-            self.descriptor = os.open(path, os.O_RDONLY)
+            self.descriptor = os.open(file, os.O_RDONLY)
         except OSError as error:
             raise ShardError(f"{path} cannot be read: {error.strerror}") from None
-        _check_size(path, os.fstat(self.descriptor).st_size, size)
+        check_size(path, os.fstat(self.descriptor).st_size, size)
 
     def __del__(self) -> None:
         if self.descriptor >= 0:

@@ -1,64 +1,69 @@
 """The full check of shards: every byte against its digest, every sample decoded, every statement of the manifest."""
 
 import hashlib
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from .address import Address, Location, parse_location
+from .cache import Cache
 from .decode import Layout, decode_sample
 from .errors import ShardError
 from .index import build_index
 from .manifest import Manifest, Shard
 from .split import find_splits, load_checked_index, open_split, read_components
+from .storage import Storage, open_storage
 from .tally import Tally
 
 STATISTICS_TOLERANCE = 1e-3
 """JPEG decoders differ by a grey level here and there, so statistics need not agree to the bit."""
 
 
-def verify(path: str | Path, *, quiet: bool = False) -> list[str]:
+def verify(path: str | Location, *, cache: Cache | None = None, quiet: bool = False) -> list[str]:
     """Check a split folder, or all splits of a data set; keys must differ between a split and its siblings.
 
     Args:
-        path: of the split or of the data set.
+        path: of the split or of the data set; or the URL of a split, whose cached files are all read again too.
+        cache: for the files behind a URL; the default one if none is given.
         quiet: no progress bar.
 
     Returns:
         One line for each problem; empty when all is well.
     """
-    path = Path(path)
+    path = parse_location(path)
     splits = find_splits(path)
     if not splits:
         return [f"shard folder {path} holds no manifest.json, nor do the folders in it: make shards first"]
-    problems = [problem for split in splits for problem in verify_split(split, quiet=quiet)]
+    problems = [problem for split in splits for problem in verify_split(split, cache=cache, quiet=quiet)]
+    if isinstance(path, Address):
+        return problems
     siblings = find_splits(path.resolve().parent) if splits == [path] else splits
     return problems + shared_keys(siblings)
 
 
-def verify_split(path: Path, *, quiet: bool = False) -> list[str]:
-    """Check everything that one split folder says of itself; one line for each problem."""
+def verify_split(path: Location, *, cache: Cache | None = None, quiet: bool = False) -> list[str]:
+    """Check everything that one split says of itself; one line for each problem."""
+    storage = open_storage(path, cache)
     try:
-        manifest = Manifest.load(path)
+        manifest = storage.load_manifest()
     except ShardError as error:
         return [str(error)]
+    check = _Check(storage, path, manifest)
     problems: list[str] = []
-    owners: dict[str, str] = {}
-    tally = Tally()
     with tqdm(total=manifest.samples, desc=f"{path.name}", unit="sample", disable=quiet or None) as bar:
         for shard in manifest.shards:
-            problems += _verify_shard(path, shard, manifest, owners, tally, bar)
+            problems += check.shard(shard, bar)
     # Counts of samples that could not be read would only repeat what is already said.
-    return problems or _verify_counts(path, manifest, tally)
+    return problems or check.counts()
 
 
-def shared_keys(splits: list[Path]) -> list[str]:
+def shared_keys(splits: Sequence[Location]) -> list[str]:
     """One line for each pair of splits that have samples in common."""
-    keys: dict[Path, set[str]] = {}
+    keys: dict[Location, set[str]] = {}
     for path in splits:
         try:
             keys[path] = set(open_split(path).keys())
@@ -71,68 +76,79 @@ def shared_keys(splits: list[Path]) -> list[str]:
     return problems
 
 
-def _verify_shard(
-    folder: Path, shard: Shard, manifest: Manifest, owners: dict[str, str], tally: Tally, bar: tqdm
-) -> list[str]:
-    tar = folder / shard.name
-    try:
-        index = load_checked_index(folder, shard, manifest)
-        with tar.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                return [f"{tar}: its sha256 is not the manifest's: some of its bytes changed: copy or make it again"]
-        if not np.array_equal(index, build_index(tar, manifest.components)):
-            return [f"{tar}: its index {shard.index} points elsewhere than the tar's headers: make the shards again"]
-    except ShardError as error:
-        return [str(error)]
-    except OSError as error:
-        return [f"{tar} cannot be read: {error.strerror}"]
-    problems = []
-    layout = Layout.of(manifest)
-    with _descriptor(tar) as descriptor:
+class _Check:
+    """What was found in a split so far."""
+
+    def __init__(self, storage: Storage, path: Location, manifest: Manifest) -> None:
+        self.storage, self.path, self.manifest = storage, path, manifest
+        self.layout = Layout.of(manifest)
+        self.owners: dict[str, str] = {}
+        self.tally = Tally()
+
+    def shard(self, shard: Shard, bar: tqdm) -> list[str]:
+        """One line for each problem of a tar, its index and its samples."""
+        tar = self.path / shard.name
+        try:
+            index = load_checked_index(self.storage, self.path, shard, self.manifest)
+            with self.storage.tar(shard, rehash=True) as path, path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                    return [
+                        f"{tar}: its sha256 is not the manifest's: some of its bytes changed: copy or make it again"
+                    ]
+                if not np.array_equal(index, _scan(path, tar, self.manifest)):
+                    return [
+                        f"{tar}: its index {shard.index} points elsewhere than the tar's headers: make the shards again"
+                    ]
+                return list(self._samples(shard, index, file.fileno(), bar))
+        except ShardError as error:
+            return [str(error)]
+        except OSError as error:
+            return [f"{tar} cannot be read: {error.strerror}"]
+
+    def _samples(self, shard: Shard, index: NDArray[np.void], descriptor: int, bar: tqdm) -> Iterator[str]:
+        tar = self.path / shard.name
         for record in index:
             bar.update()
             try:
-                key, components = read_components(descriptor, record, manifest.components, tar)
+                key, components = read_components(descriptor, record, self.manifest.components, tar)
             except ShardError as error:
-                problems.append(str(error))
+                yield str(error)
                 continue
-            if key in owners:
-                problems.append(f"{tar}: duplicate key {key}: {owners[key]} has it too")
-            owners[key] = shard.name
+            if key in self.owners:
+                yield f"{tar}: duplicate key {key}: {self.owners[key]} has it too"
+            self.owners[key] = shard.name
             try:
-                tally.add(decode_sample(key, components, layout))
+                self.tally.add(decode_sample(key, components, self.layout))
             except ShardError as error:
-                problems.append(f"{tar}: sample {key}: {error}")
-    return problems
+                yield f"{tar}: sample {key}: {error}"
+
+    def counts(self) -> list[str]:
+        """The manifest's statements about the whole split."""
+        manifest, tally = self.manifest, self.tally
+        counts = tuple(tally.class_counts[label] for label in range(len(manifest.classes)))
+        found = {
+            "labelled": (manifest.labelled, tally.labelled),
+            "masked": (manifest.masked, tally.masked),
+            "class_counts": (manifest.class_counts, counts),
+            "channels": (manifest.channels, tally.channels),
+            "size": (manifest.size, tally.size),
+        }
+        problems = [
+            f"{self.path}: the manifest says {name} {stated}, the samples {true}"
+            for name, (stated, true) in found.items()
+            if stated != true
+        ]
+        statistics = tally.statistics()
+        for name in ("mean", "std"):
+            stated, true = getattr(manifest.statistics, name), getattr(statistics, name)
+            if len(stated) != len(true) or not np.allclose(stated, true, rtol=0.0, atol=STATISTICS_TOLERANCE):
+                problems.append(f"{self.path}: the manifest says image {name} {stated}, the samples {true}")
+        return problems
 
 
-def _verify_counts(path: Path, manifest: Manifest, tally: Tally) -> list[str]:
-    """The manifest's statements about the whole split."""
-    counts = tuple(tally.class_counts[label] for label in range(len(manifest.classes)))
-    found = {
-        "labelled": (manifest.labelled, tally.labelled),
-        "masked": (manifest.masked, tally.masked),
-        "class_counts": (manifest.class_counts, counts),
-        "channels": (manifest.channels, tally.channels),
-        "size": (manifest.size, tally.size),
-    }
-    problems = [
-        f"{path}: the manifest says {name} {stated}, the samples {true}"
-        for name, (stated, true) in found.items()
-        if stated != true
-    ]
-    statistics = tally.statistics()
-    for name in ("mean", "std"):
-        stated, true = getattr(manifest.statistics, name), getattr(statistics, name)
-        if len(stated) != len(true) or not np.allclose(stated, true, rtol=0.0, atol=STATISTICS_TOLERANCE):
-            problems.append(f"{path}: the manifest says image {name} {stated}, the samples {true}")
-    return problems
-
-
-@contextmanager
-def _descriptor(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY)
+def _scan(file: Path, tar: Location, manifest: Manifest) -> NDArray[np.void]:
+    """The index that a tar should have; errors name where it comes from, not its copy in the cache."""
     try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        return build_index(file, manifest.components)
+    except ShardError as error:
+        raise ShardError(str(error).replace(str(file), str(tar))) from None

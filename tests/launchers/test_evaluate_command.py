@@ -14,6 +14,7 @@ from PIL import Image
 
 from commands import command_of, load_script
 from runs import train, uml_tree
+from shard_server import ShardServer, serving
 from uml_dist import load_run
 from uml_dist.batch import collate
 from worlds import run_world
@@ -131,6 +132,19 @@ def test_a_bad_sample_is_one_line_and_leaves_no_figures(command, run_folder, par
     assert code == 2
     assert re.fullmatch(r"error: [^\n]*shard-000000.tar[^\n]+\n", error)
     assert not (run_folder / "evaluation" / "val" / "metrics.json").exists()
+
+
+def test_shards_behind_a_url_give_the_figures_of_the_folder(command, run_folder, partly_known, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    command("--run", run_folder)
+    cases = (run_folder / "evaluation" / "val" / "cases.csv").read_text()
+    shutil.rmtree(run_folder / "evaluation")
+    with serving(ShardServer(partly_known)) as server:
+        code, _, error = command("--run", run_folder, "--shards", server.url)
+        assert (code, error) == (0, "")
+        assert_refused(command("--run", run_folder, "--shards", server.url, "--split", "absent"), "404 Not Found")
+    assert (run_folder / "evaluation" / "val" / "cases.csv").read_text() == cases
 
 
 def test_a_run_is_read_from_python_with_its_networks_at_rest(trained):

@@ -4,14 +4,15 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import gcd
-from pathlib import Path
 
+from uml_shards.address import parse_location
+from uml_shards.cache import Cache
 from uml_shards.manifest import Statistics
 from uml_shards.plan import InOrder, Plan, owned_slots
 from uml_shards.split import Split, open_split
 from uml_shards.stream import Stream
 
-from ..config import RunConfig, StreamConfig
+from ..config import RunConfig
 from ..errors import UmlError
 
 
@@ -75,12 +76,13 @@ def share_of(config: RunConfig, streams: tuple[str, ...], rank: int, ranks: int)
 
 def open_splits(config: RunConfig) -> dict[str, Split]:
     """The split of every stream."""
-    return {name: open_split(split_folder(stream, stream.split)) for name, stream in config.streams.items()}
+    return {name: open_stream_split(config, name, stream.split) for name, stream in config.streams.items()}
 
 
-def split_folder(stream: StreamConfig, split: str) -> Path:
-    """The folder of one split of a stream's shards."""
-    return Path(stream.shards) / split
+def open_stream_split(config: RunConfig, name: str, split: str) -> Split:
+    """A split of a stream's shards, which lie in a folder or behind a URL."""
+    shards = parse_location(config.streams[name].shards)
+    return open_split(shards / split, Cache(config.data.cache, config.data.cache_gigabytes))
 
 
 def image_size(config: RunConfig, splits: Mapping[str, Split]) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from math import ceil
 from pathlib import Path
 
 from uml_shards.manifest import Manifest, Statistics
-from uml_shards.split import Split, open_split
+from uml_shards.split import Split
 
 from ..config import RunConfig
 from ..config_file import differences
@@ -16,10 +16,10 @@ from ..errors import UmlError
 from ..evaluate.metrics import metric_names
 from ..recipes import Phase, Progress, Recipe, recipe_class
 from .checkpoint import RunState, find_checkpoint, read_state, verify
-from .data import Share, image_size, open_splits, share_of, split_folder
+from .data import Share, image_size, open_splits, open_stream_split, share_of
 
 MAY_CHANGE = re.compile(
-    r"(checkpoint|deepspeed|metrics|zero)\.|data\.(workers|on_bad_sample)|streams\.[^.]+\.shards"
+    r"(checkpoint|deepspeed|metrics|zero)\.|data\.(cache|cache_gigabytes|workers|on_bad_sample)|streams\.[^.]+\.shards"
     r"|model\.(checkpointing|init)|train\.(best|log_every|micro_batch|validate_every)"
     r"|model\.(\w+\.)*(\w+_)?weights: (?!None -> |.* -> None$)"
 )
@@ -96,7 +96,7 @@ def prepare(config: RunConfig, ranks: int) -> Setup:
     splits = open_splits(config)
     manifests = {name: split.manifest for name, split in splits.items()}
     first = kind.stream_names[0]
-    validation = open_split(split_folder(config.streams[first], config.train.validate_split))
+    validation = open_stream_split(config, first, config.train.validate_split)
     for name, manifest in {**manifests, "validation": validation.manifest}.items():
         check_classes(config, manifest, manifests[first], name)
     recipe = kind(config, manifests)
@@ -142,7 +142,7 @@ def find_resume(setup: Setup, run: Path, resume: str) -> tuple[Path, RunState] |
         )
     for name, digest in setup.digests.items():
         if state.data.get(name, digest) != digest:
-            shards = setup.config.streams[name].shards
+            shards = setup.splits[name].path.parent
             raise UmlError(f"run {run} was started with other shards than those in {shards}: choose another --run")
     now = setup.config.model_dump(mode="json", exclude_none=True)
     changed = [line for line in differences(state.config, now) if not MAY_CHANGE.match(line)]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from uml_kernels import opinion
+from uml_shards.address import parse_location
 from uml_shards.manifest import Manifest
 
 from ...batch import Batch, Prediction
@@ -34,7 +35,7 @@ class UmlRecipe(Recipe):
         self.manifest = manifests["train"]
         for task, classes in (("image classes", self.manifest.classes), ("mask classes", self.manifest.mask_classes)):
             if len(classes) < 2:
-                shards = config.streams["train"].shards
+                shards = parse_location(config.streams["train"].shards)
                 raise UmlError(f"recipe uml needs labels and masks: the shards of {shards} have {len(classes)} {task}")
 
     @property
