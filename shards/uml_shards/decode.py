@@ -36,6 +36,8 @@ MAX_PIXELS = 1 << 26
 """Largest image or mask that is decoded, 8192 x 8192: a few bytes can claim to be more."""
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
+_TIFF_BITS = 258
+"""The tag BitsPerSample."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Layout:
         size: (H, W) of every image, or None where sizes differ.
         masked: every sample must have a mask.
         labelled: every sample must have a label.
+        described: every sample must have a json that states its label, be it null.
     """
 
     classes: int = 0
@@ -59,6 +62,7 @@ class Layout:
     size: tuple[int, int] | None = None
     masked: bool = False
     labelled: bool = False
+    described: bool = False
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Layout":
@@ -95,7 +99,7 @@ def decode_sample(key: str, components: Mapping[str, bytes], layout: Layout) -> 
         raise ShardError(f"image has {channels} channels, the manifest says {layout.channels}")
     if layout.size not in (None, (height, width)):
         raise ShardError(f"image is {height}x{width}, the manifest says {layout.size[0]}x{layout.size[1]}")
-    label, meta = decode_json(components.get("json"), layout)
+    label, meta = decode_label(components, layout)
     return Sample(key=key, image=image, mask=_masks(components, layout, (height, width)), label=label, meta=meta)
 
 
@@ -109,7 +113,7 @@ def decode_image(data: bytes, extension: str) -> NDArray[np.uint8] | NDArray[np.
         ShardError: another format, mode or depth, too many pixels, several pages, damaged data.
     """
     opened = _open(data, extension)
-    if extension == "png" and data[24] == 16 and opened.mode not in (*_SIXTEEN_BIT, "I"):
+    if _bits(opened, data) == 16 and opened.mode not in (*_SIXTEEN_BIT, "I"):
         raise ShardError(f"{extension}: 16-bit colour, which the decoder would cut to 8 bits: store it with 8")
     # Pillow before 11 opens a 16-bit grey PNG as "I", 32 bits wide; a TIFF in that mode really has 32 bits.
     sixteen = opened.mode in _SIXTEEN_BIT or (opened.mode == "I" and extension == "png")
@@ -118,6 +122,14 @@ def decode_image(data: bytes, extension: str) -> NDArray[np.uint8] | NDArray[np.
     array = _load(opened, extension)
     array = array[..., None] if array.ndim == 2 else array
     return array.astype(np.uint16, copy=False) if sixteen else array.astype(np.uint8, copy=False)
+
+
+def _bits(opened: ImageFile, data: bytes) -> int:
+    """Bits of a channel as stored, which the decoder's mode no longer tells."""
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        found = opened.tag_v2.get(_TIFF_BITS, 1)
+        return max(found) if isinstance(found, tuple) else int(found)
+    return data[24] if isinstance(opened, PngImagePlugin.PngImageFile) else 8
 
 
 def decode_mask(data: bytes, classes: int, extension: str = "mask.png") -> NDArray[np.uint8]:
@@ -150,32 +162,51 @@ def decode_grey(data: bytes, extension: str) -> NDArray[np.uint8]:
     return _load(opened, extension)
 
 
-def decode_json(data: bytes | None, layout: Layout) -> tuple[int | None, dict[str, Any]]:
-    """The label and everything else that a sample's json holds.
+def decode_label(components: Mapping[str, bytes], layout: Layout) -> tuple[int | None, dict[str, Any]]:
+    """The label in a sample's json or cls, and everything else that its json holds.
 
     Raises:
-        ShardError: no json, no JSON object, or a label that is no class.
+        ShardError: json that is no object, a label that is no class, two labels, or none where there must be one.
     """
+    meta = _json(components.get("json"), layout)
+    labels = [meta.pop("label", None), _cls(components.get("cls"))]
+    stated = [label for label in labels if label is not None]
+    if not stated:
+        if layout.labelled:
+            raise ShardError("the label is missing, the manifest says every sample has one")
+        return None, meta
+    label = stated[0]
+    if stated[-1] != label:
+        raise ShardError(f"json states label {label!r}, cls states {stated[-1]!r}")
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < layout.classes:
+        raise ShardError(f"label {label!r} is out of range: {layout.classes} classes")
+    return label, meta
+
+
+def _json(data: bytes | None, layout: Layout) -> dict[str, Any]:
+    if data is None and not layout.described:
+        return {}
     if data is None:
         raise ShardError("component json is missing")
     try:
         meta = json.loads(data)
-    except ValueError as error:
-        raise ShardError(f"json: {error}") from None
-    if not isinstance(meta, dict) or "label" not in meta:
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f"json: {_line(error)}") from None
+    if not isinstance(meta, dict) or (layout.described and "label" not in meta):
         raise ShardError('json: must be an object with "label": a class number or null')
-    label = meta.pop("label")
-    if label is None:
-        if layout.labelled:
-            raise ShardError("json: the label is missing, the manifest says every sample has one")
-        return None, meta
-    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < layout.classes:
-        raise ShardError(f"json: label {label!r} is out of range: {layout.classes} classes")
-    return label, meta
+    return meta
+
+
+def _cls(data: bytes | None) -> int | None:
+    if data is None:
+        return None
+    if not data.strip().isdigit() or len(data) > 20:
+        raise ShardError(f"cls: must be a class number, is {data[:20]!r}")
+    return int(data)
 
 
 def _masks(components: Mapping[str, bytes], layout: Layout, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    names = [f"mask.{name}.png" for name in layout.mask_names] or ["mask.png"]
+    names = [f"mask.{name}.png" for name in layout.mask_names] or ["mask.png", "seg.png"]
     classes = 2 if layout.mask_names else layout.mask_classes
     found = {name: decode_mask(components[name], classes, name) for name in names if name in components}
     if not found:
@@ -186,7 +217,9 @@ def _masks(components: Mapping[str, bytes], layout: Layout, size: tuple[int, int
         if mask.shape != size:
             raise ShardError(f"{name}: is {mask.shape[0]}x{mask.shape[1]}, the image {size[0]}x{size[1]}")
     if not layout.mask_names:
-        return found["mask.png"]
+        if len(found) > 1:
+            raise ShardError("has both mask.png and seg.png: which is the mask?")
+        return next(iter(found.values()))
     # A named mask that is absent is not known, which is not the same as empty.
     return np.stack([found[name] if name in found else np.full(size, IGNORE, dtype=np.uint8) for name in names])
 

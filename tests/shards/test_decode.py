@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from raw_tiff import raw_tiff
 from uml_shards import ShardError
 from uml_shards.decode import Layout, decode_image, decode_mask, decode_sample
 
@@ -61,6 +62,7 @@ def test_jpeg_decodes_to_three_channels():
         (encode(RAMP.astype(np.float32), "TIFF"), "tif", "mode F"),
         (encode(RAMP.astype(np.int32), "TIFF"), "tif", "mode I"),
         (raw_png(1, 1, 16, 2, b"\0" + bytes(6)), "png", "16-bit colour"),
+        (raw_tiff(np.full((2, 3, 3), 40000), 2), "tif", "16-bit colour"),
         (encode(RAMP, "PNG"), "jpg", "cannot be opened"),
         (b"", "png", "cannot be opened"),
         (encode(np.zeros((64, 64, 3), np.uint8), "JPEG")[:-40], "jpg", "cannot be decoded"),
@@ -104,7 +106,7 @@ def test_other_masks_are_refused(data, reason):
 
 
 IMAGE = encode(RAMP, "PNG")
-LAYOUT = Layout(classes=2, mask_classes=2, masked=True)
+LAYOUT = Layout(classes=2, mask_classes=2, masked=True, described=True)
 
 
 def with_json(**content: object) -> dict[str, bytes]:
@@ -130,6 +132,7 @@ def test_label_that_is_no_class_is_refused(label):
         ({"json": None}, "json is missing"),
         ({"json": b"{"}, "json:"),
         ({"json": b"[]"}, "must be an object"),
+        ({"json": b"{}"}, "must be an object with"),
         ({"png": None}, "exactly one image"),
         ({"jpg": b"x"}, "exactly one image"),
         ({"mask.png": None}, "mask.png is missing"),

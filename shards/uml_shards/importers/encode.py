@@ -9,73 +9,106 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
-from ..decode import IMAGE_EXTENSIONS
+from ..decode import MAX_PIXELS
 from ..errors import ShardError
-
-MAX_SOURCE_PIXELS = 1 << 28
-"""Largest raw image or mask that is opened; dermoscopy masks of 30 million pixels are real."""
+from .raw import as_array, is_jpeg, is_sixteen_bit, load, load_plain, open_raw, turn, turns_sides
 
 RESIZE_MARGIN = 2.0
 """A JPEG is decoded at the smallest scale that is still this many times the target, then resized."""
 
-
-def open_raw(path: Path) -> Image.Image:
-    """Open a raw image file; pixels are not decoded yet.
-
-    Raises:
-        ShardError: it is missing, no image, or too large.
-    """
-    try:
-        data = path.read_bytes()
-        # Raw masks pass Pillow's limit, which warns on stderr; ours is checked below, before anything is decoded.
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            opened = Image.open(BytesIO(data))
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-    except OSError as error:
-        reason = error.strerror or "it is not an image"
-        raise ShardError(f"{path} cannot be opened: {reason}") from None
-    if opened.width * opened.height > MAX_SOURCE_PIXELS:
-        raise ShardError(f"{path}: {opened.height}x{opened.width} is more than {MAX_SOURCE_PIXELS} pixels")
-    return opened
+_EXTENSIONS = {"JPEG": ("jpg", "jpeg"), "MPO": ("jpg", "jpeg"), "PNG": ("png",), "TIFF": ("tif", "tiff")}
 
 
 def encode_file(path: Path, size: int, lossless: bool) -> tuple[str, bytes, tuple[int, int]]:
-    """An image file as a component, squashed to size x size.
+    """An image file as a component, squashed to size x size; its pixels as they lie, whatever its EXIF says.
 
-    The source bytes are kept when the image already has that size (or size is 0); else it becomes a JPEG of quality 95
-    without chroma subsampling, or a PNG.
+    See `encode_opened`.
+    """
+    return encode_opened(open_raw(path), path, size, lossless)
+
+
+def encode_opened(
+    opened: ImageFile, path: Path, size: int, lossless: bool, channels: int | None = None, upright: bool = False
+) -> tuple[str, bytes, tuple[int, int]]:
+    """An opened image file as a component, squashed to size x size.
+
+    The source bytes are kept when the image already is as it must be. Else it becomes a JPEG of quality 95 without
+    chroma subsampling; or a PNG: where that is asked for, of 16 bits, and where a lossless file keeps its size.
+
+    Args:
+        opened: by `open_raw`.
+        path: of the file.
+        size: height and width stored, in pixels; 0 keeps the image's own.
+        lossless: PNG instead of JPEG.
+        channels: 1 or 3, and the image is converted where that loses nothing; None leaves them.
+        upright: turn the image as its EXIF says. Official masks are often drawn on the pixels as they lie.
 
     Returns:
         Extension, bytes, (H, W).
 
     Raises:
-        ShardError: it cannot be read, or must be resized and is not 8-bit grey or RGB.
+        ShardError: it cannot be decoded, its mode is refused (see `load_plain`), or the channels do not fit.
     """
-    opened = open_raw(path)
-    width, height = opened.size
-    extension = path.suffix[1:].lower()
-    if size in (0, width) and size in (0, height) and extension in IMAGE_EXTENSIONS:
-        return extension, path.read_bytes(), (height, width)
-    if opened.mode not in ("L", "RGB"):
-        raise ShardError(f"{path}: image mode {opened.mode} cannot be resized: use 8-bit grey or RGB")
+    method = turn(opened, path) if upright else None
+    width, height = reversed(opened.size) if turns_sides(method) else opened.size
     target = (size or width, size or height)
-    mode = opened.mode
-    opened.draft(mode, (int(RESIZE_MARGIN * target[0]), int(RESIZE_MARGIN * target[1])))
-    try:
-        resized = opened.resize(target, Image.Resampling.BICUBIC)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ShardError(f"{path} cannot be decoded: {' '.join(str(error).split())}") from None
-    extension, data = encode_image(np.asarray(resized), lossless)
+    if target[0] * target[1] > MAX_PIXELS:
+        raise ShardError(f"{path}: {height}x{width} is more than {MAX_PIXELS} pixels: give a --size")
+    same = target == (width, height)
+    if same and method is None and _is_plain(opened, channels):
+        return _extension(opened, path), path.read_bytes(), (height, width)
+    wide, high = (int(RESIZE_MARGIN * side) for side in target)
+    opened.draft(opened.mode, (high, wide) if turns_sides(method) else (wide, high))
+    image = load_plain(opened, path)
+    if method is not None:
+        image = image.transpose(method)
+    image = _with_channels(image if same else _resize(image, target), channels, path)
+    extension, data = encode_image(as_array(image), lossless or (same and not is_jpeg(opened)))
     return extension, data, (target[1], target[0])
 
 
-def encode_image(image: NDArray[np.uint8], lossless: bool) -> tuple[str, bytes]:
-    """An image (H, W) or (H, W, 3) as a JPEG of quality 95 without chroma subsampling, or as a PNG."""
+def _is_plain(opened: ImageFile, channels: int | None) -> bool:
+    """Whether the file can be stored as it is."""
+    sixteen = is_sixteen_bit(opened)
+    has = 3 if opened.mode == "RGB" else 1
+    return opened.format in _EXTENSIONS and (opened.mode in ("L", "RGB") or sixteen) and channels in (None, has)
+
+
+def _extension(opened: ImageFile, path: Path) -> str:
+    """What the bytes are, which may differ from what the name says."""
+    extension = path.suffix[1:].lower()
+    known = _EXTENSIONS[opened.format or ""]
+    return extension if extension in known else known[0]
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Squash to (W, H); 16-bit grey by way of floats, which hold every value of it."""
+    if not is_sixteen_bit(image):
+        return image.resize(size, Image.Resampling.BICUBIC)
+    values = Image.fromarray(as_array(image).astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    return Image.fromarray(np.clip(np.rint(np.asarray(values)), 0, 65535).astype(np.uint16))
+
+
+def _with_channels(image: Image.Image, channels: int | None, path: Path) -> Image.Image:
+    """Grey as RGB; RGB as grey where its channels are equal."""
+    if channels == 3 and image.mode != "RGB":
+        if image.mode != "L":
+            raise ShardError(f"{path}: 16-bit grey has no RGB form: use channels=grey for all images, or store 8 bits")
+        return image.convert("RGB")
+    if channels == 1 and image.mode == "RGB":
+        red, green, blue = image.split()
+        if red.tobytes() != green.tobytes() or red.tobytes() != blue.tobytes():
+            raise ShardError(f"{path}: an image in colour, where all must be grey: use channels=rgb")
+        return red
+    return image
+
+
+def encode_image(image: NDArray[np.uint8] | NDArray[np.uint16], lossless: bool) -> tuple[str, bytes]:
+    """(H, W) or (H, W, 3) as a JPEG of quality 95 without chroma subsampling, or as a PNG; uint16 always as PNG."""
     buffer = BytesIO()
-    if lossless:
+    if lossless or image.dtype == np.uint16:
         Image.fromarray(image).save(buffer, "PNG", compress_level=1)
         return "png", buffer.getvalue()
     Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling=0)
@@ -103,10 +136,7 @@ def read_binary_mask(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     opened = open_raw(path)
     if opened.mode != "L":
         raise ShardError(f"{path}: mask mode {opened.mode} is not 8-bit grey")
-    try:
-        opened.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ShardError(f"{path} cannot be decoded: {' '.join(str(error).split())}") from None
+    load(opened, path)
     if any(opened.histogram()[1:255]):
         raise ShardError(f"{path}: mask values other than 0 and 255")
     return np.asarray(opened.resize((size[1], size[0]), Image.Resampling.NEAREST)) // np.uint8(255)

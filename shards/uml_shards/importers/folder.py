@@ -1,0 +1,229 @@
+"""Anyone's data without code: a folder of images, and masks and a table of labels as far as they are there."""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+from ..errors import ShardError
+from ..partition import Partition, refuse_shared, split_patients
+from ..sample import IGNORE
+from .base import Importer, Source
+from .encode import encode_grey, encode_json, encode_opened
+from .folder_labels import Labels, read_labels
+from .folder_tree import find_images, find_masks
+from .masks import MaskValues, read_mask, resize_mask
+from .raw import load, open_raw, upright_size
+
+_SPLIT = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_KEY_LENGTH = 64
+_DRAWN = frozenset({"val", "test", "folds", "fold"})
+
+
+def _names(text: Any) -> Any:
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if isinstance(text, str) else text
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+"""A list, typed with commas."""
+
+
+class Settings(BaseModel):
+    """Settings of the importer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: Names = Field(default=(), description="image classes in label order; empty: the labels found, sorted")
+    mask_classes: Names = Field(default=("background", "lesion"), description="pixel classes, background first")
+    mask_values: MaskValues = Field(
+        default="binary", description="binary: all that is not 0 is class 1; classes: masks hold numbers, 255 = ignore"
+    )
+    channels: Literal["rgb", "grey"] = Field(
+        default="rgb", description="rgb: grey images become RGB; grey: images in colour are refused, 16 bits are kept"
+    )
+    val: float = Field(default=0.15, description="share of the patients for validation")
+    test: float = Field(default=0.15, description="share of the patients for the test")
+    folds: int = Field(default=0, description="2 or more: cut all but the test into so many parts, instead of val")
+    fold: int = Field(default=0, description="the part that is val, from 0; the others are train")
+    keys: Literal["hashed", "names"] = Field(
+        default="hashed", description="hashed: of salt and path, tells no file name; names: from the path"
+    )
+    salt: SecretStr = Field(
+        default=SecretStr(""), exclude=True, description="a secret of yours for hashed keys; not stored"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Settings":
+        for names in (self.classes, self.mask_classes):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{','.join(names)} names a class twice")
+        if len(self.mask_classes) < 2 or (self.mask_values == "binary" and len(self.mask_classes) > 2):
+            raise ValueError(
+                f"mask_classes={','.join(self.mask_classes)}: binary masks have 2 classes, others 2 or more"
+            )
+        if self.folds and "val" in self.model_fields_set:
+            raise ValueError("val does nothing with folds: a fold is val")
+        return self
+
+
+@dataclass(frozen=True)
+class _Item:
+    key: str
+    image: Path
+    masks: tuple[Path, ...]
+    label: int | None
+
+
+class Folder(Importer):
+    """Images of any mode and size, sorted by patient into splits; images are squashed to a square, masks by NEAREST."""
+
+    name = "folder"
+    summary = "your own images, with masks and labels where you have them; no code to write"
+    licence = "not stated: the data are the user's own"
+    source = "not stated: the data are the user's own"
+    where = "put your files into RAW as below"
+    tree = """\
+RAW/images/**   PNG, JPEG, TIFF or BMP, in folders if you like
+RAW/masks/**    same path and name as the image, or with _ and anything behind: case 7.jpg, case 7_lesion.png;
+                binary masks of one image are joined; an image without any is not segmented
+RAW/labels.csv  columns image, and label, patient or split as far as you have them; an image without a label
+                is unlabelled; without a split, patients are drawn by --seed, or images where there is no patient"""
+    default_size = 256
+    settings_type = Settings
+    settings: Settings
+
+    def splits(self) -> dict[str, Source]:
+        """The splits of the table, or train, val and test drawn by patient, or by image where there is no patient.
+
+        Raises:
+            ShardError: files or rows do not fit together, a label is no class, or a patient is in two splits.
+        """
+        assert self.raw is not None
+        images = find_images(self.raw / "images")
+        masks = find_masks(self.raw / "masks", images)
+        labels = read_labels(self.raw / "labels.csv", images, self.raw / "images")
+        if self.settings.mask_values == "classes":
+            _refuse_several(masks)
+        classes = self.settings.classes or _sorted_labels(labels)
+        numbers = self._numbers(labels, classes)
+        keys = _keys(images, self.settings)
+        found: dict[str, list[_Item]] = {"train": [], "val": [], "test": []}
+        for name, split in self._split_of(images, labels).items():
+            item = _Item(keys[name], images[name], masks.get(name, ()), numbers.get(name))
+            found.setdefault(split, []).append(item)
+        return {
+            split: Source(
+                items=items,
+                classes=classes,
+                mask_classes=self.settings.mask_classes if masks else (),
+                tasks={name: (number,) for number, name in enumerate(classes) if number or len(classes) > 2},
+            )
+            for split, items in found.items()
+            if items
+        }
+
+    def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
+        """Image, mask and label of one file."""
+        opened = open_raw(item.image)
+        mask = self._mask(item, upright_size(opened, item.image)) if item.masks else None
+        channels = 3 if self.settings.channels == "rgb" else 1
+        extension, image, size = encode_opened(
+            opened, item.image, self.size, self.options.lossless, channels, upright=True
+        )
+        load(
+            opened, item.image
+        )  # bytes that are kept have not been decoded: damage is said here, where the file is known
+        components = {extension: image, "json": encode_json(item.label)}
+        if mask is not None:
+            components["mask.png"] = encode_grey(resize_mask(mask, size))
+        return item.key, components
+
+    def _mask(self, item: _Item, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """All masks of an image joined, (H, W) as the image's."""
+        classes = len(self.settings.mask_classes)
+        joined = np.zeros(size, dtype=np.uint8)
+        for path in item.masks:
+            mask = read_mask(path, self.settings.mask_values)
+            if mask.shape != size:
+                stated = f"{mask.shape[0]}x{mask.shape[1]}, the image {item.image} {size[0]}x{size[1]}"
+                raise ShardError(f"{path}: the mask is {stated} (after its EXIF orientation): they must be equal")
+            if (wrong := mask[(mask >= classes) & (mask != IGNORE)]).size:
+                raise ShardError(f"{path}: mask value {wrong[0]} is no class: there are {classes}, and 255 = ignore")
+            joined |= mask
+        return joined
+
+    def _numbers(self, labels: Labels, classes: tuple[str, ...]) -> dict[str, int]:
+        """Image name -> label number."""
+        for name, label in labels.label.items():
+            if label not in classes:
+                raise ShardError(f"folder: image {name!r} has the label {label!r}: must be one of {', '.join(classes)}")
+        return {name: classes.index(label) for name, label in labels.label.items()}
+
+    def _split_of(self, images: Mapping[str, Path], labels: Labels) -> dict[str, str]:
+        """Image name -> split."""
+        patients = labels.patient or {name: name for name in images}
+        settings = self.settings
+        try:
+            if not labels.split:
+                partition = Partition(self.options.seed, settings.val, settings.test, settings.folds, settings.fold)
+                drawn = split_patients(patients.values(), partition)
+                return {name: drawn[patients[name]] for name in images}
+            if idle := sorted(settings.model_fields_set & _DRAWN):
+                raise ShardError(f"setting {idle[0]} does nothing where labels.csv has a column split: take one away")
+            members: dict[str, list[str]] = {}
+            for name, split in labels.split.items():
+                if not _SPLIT.fullmatch(split):
+                    raise ShardError(f"image {name!r} has the split {split!r}: use train, val, test or such a name")
+                members.setdefault(split, []).append(patients[name])
+            refuse_shared(members)
+            return {name: labels.split[name] for name in images}
+        except ShardError as error:
+            raise ShardError(f"folder: {error}") from None
+
+
+IMPORTER = Folder
+
+
+def _refuse_several(masks: Mapping[str, tuple[Path, ...]]) -> None:
+    if several := [paths for paths in masks.values() if len(paths) > 1]:
+        raise ShardError(
+            f"folder: {len(several)} images have several masks, first {several[0][0].name} and {several[0][1].name}: "
+            "masks of class numbers cannot be joined"
+        )
+
+
+def _sorted_labels(labels: Labels) -> tuple[str, ...]:
+    """The labels found: as numbers where all are, else by the alphabet."""
+    found = set(labels.label.values())
+    numeric = all(label.isdecimal() for label in found)
+    return tuple(sorted(found, key=lambda label: (int(label) if numeric else 0, label)))
+
+
+def _keys(names: Mapping[str, Path], settings: Settings) -> dict[str, str]:
+    """Image name -> key, different for each."""
+    salt = settings.salt.get_secret_value()
+    make = _slug if settings.keys == "names" else lambda name: _hashed(salt, name)
+    keys = {name: make(name) for name in names}
+    owners: dict[str, str] = {}
+    for name, key in keys.items():
+        if not key or owners.setdefault(key, name) != name:
+            why = f"and {owners[key]!r} get the same key {key!r}" if key else "gets no key of letters and digits"
+            raise ShardError(f"folder: {name!r} {why}: use keys=hashed, or rename")
+    return keys
+
+
+def _hashed(salt: str, name: str) -> str:
+    return hashlib.blake2b(f"{salt}\0{name}".encode(), digest_size=8).hexdigest()
+
+
+def _slug(name: str) -> str:
+    """A name in the letters that keys may have."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9@+=-]+", "_", plain).strip("_@+=-")[:_KEY_LENGTH]

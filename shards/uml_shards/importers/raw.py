@@ -1,0 +1,162 @@
+"""Raw image files of any mode: brought to 8-bit grey, RGB or 16-bit grey, or refused by one line.
+
+What a decoder does silently is refused here: 16-bit colour cut to 8 bits, transparency dropped, later pages left out.
+"""
+
+import struct
+import warnings
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, TiffImagePlugin
+from PIL.ImageFile import ImageFile
+
+from ..errors import ShardError
+
+MAX_SOURCE_PIXELS = 1 << 28
+"""Largest raw image or mask that is opened; dermoscopy masks of 30 million pixels are real."""
+
+# Nothing else is tried: an EPS, for one, would start Ghostscript.
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
+
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
+
+# What Pillow raises on damaged files, besides its own OSError and SyntaxError.
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError),
+    *(struct.error, Image.DecompressionBombError),
+)
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def open_raw(path: Path) -> ImageFile:
+    """Open a raw image file; pixels are not decoded yet.
+
+    Raises:
+        ShardError: it is missing, no PNG, JPEG, TIFF or BMP, too large, of several pages, or cannot be decoded whole.
+    """
+    try:
+        data = path.read_bytes()
+        # Raw masks pass Pillow's limit, which warns on stderr; ours is checked below, before anything is decoded.
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            with warnings.catch_warnings(action="ignore"):  # what is damaged is an error below
+                opened = Image.open(BytesIO(data), formats=_FORMATS)
+                pages = 1 if is_jpeg(opened) else getattr(opened, "n_frames", 1)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    except _DAMAGE as error:
+        reason = getattr(error, "strerror", None) or "it is no PNG, JPEG, TIFF or BMP, or damaged"
+        raise ShardError(f"{path} cannot be opened: {reason}") from None
+    if opened.width * opened.height > MAX_SOURCE_PIXELS:
+        raise ShardError(f"{path}: {opened.height}x{opened.width} is more than {MAX_SOURCE_PIXELS} pixels")
+    if pages != 1:
+        raise ShardError(f"{path}: holds {pages} pages, must hold one")
+    if bits(opened, path) > 8 and not is_sixteen_bit(opened) and opened.mode not in ("I", "F"):
+        raise ShardError(f"{path}: 16-bit colour, which would be cut to 8 bits: store it with 8")
+    if isinstance(opened, TiffImagePlugin.TiffImageFile) and is_sixteen_bit(opened) and opened.tag_v2.get(262) == 0:
+        raise ShardError(
+            f"{path}: 16-bit TIFF in which 0 is white, which would be read inverted: store it with 0 as black"
+        )
+    return opened
+
+
+def load(opened: ImageFile, path: Path) -> None:
+    """Decode the pixels.
+
+    Raises:
+        ShardError: they are damaged.
+    """
+    try:
+        opened.load()
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ShardError(f"{path} cannot be decoded: {reason}") from None
+
+
+def load_plain(opened: ImageFile, path: Path) -> Image.Image:
+    """Decode an image of any mode to one that shards hold: L, RGB, or 16-bit grey.
+
+    A palette and CMYK become RGB, 1 bit becomes 0 and 255, an alpha channel that is 255 everywhere is dropped.
+
+    Raises:
+        ShardError: it is damaged, transparent somewhere, or of another mode (32 bits, Lab).
+    """
+    load(opened, path)
+    mode = opened.mode
+    if mode in ("L", "RGB") or is_sixteen_bit(opened):
+        return opened
+    if mode == "1":
+        return opened.convert("L")
+    if mode in ("CMYK", "YCbCr"):
+        return opened.convert("RGB")
+    if mode not in ("P", "PA", "LA", "RGBA"):
+        raise ShardError(f"{path}: image mode {mode} is not read: store it as 8-bit grey or RGB, or as 16-bit grey")
+    image = opened.convert("RGBA") if mode in ("P", "PA") else opened
+    if image.getchannel("A").getextrema() != (255, 255):
+        raise ShardError(f"{path}: some pixels are transparent: put the image on a background, without alpha")
+    return image.convert("L" if mode == "LA" else "RGB")
+
+
+def as_array(image: Image.Image) -> NDArray[Any]:
+    """Pixels of an image that `load_plain` returned: uint8, or uint16 with every value as stored."""
+    array = np.asarray(image)
+    return array if array.dtype == np.uint8 else array.astype(np.uint16)
+
+
+def is_jpeg(opened: Image.Image) -> bool:
+    """Whether the file is lossy; an MPO is a camera's JPEG with previews behind it."""
+    return opened.format in ("JPEG", "MPO")
+
+
+def is_sixteen_bit(opened: Image.Image) -> bool:
+    """Whether it is 16-bit grey; Pillow before 11 opens such a PNG as "I", which in a TIFF really has 32 bits."""
+    return opened.mode in _SIXTEEN_BIT or (opened.mode == "I" and opened.format == "PNG")
+
+
+def bits(opened: Image.Image, path: Path) -> int:
+    """Bits of a channel in the file, which the decoded pixels no longer tell."""
+    if opened.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(25)[24]
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        found = opened.tag_v2.get(258, 1)
+        return max(found) if isinstance(found, tuple) else int(found)
+    return 8
+
+
+def turn(opened: ImageFile, path: Path) -> Image.Transpose | None:
+    """What brings the pixels upright, by the orientation in the EXIF; None when they are.
+
+    Raises:
+        ShardError: the EXIF, or the PNG that holds it, is damaged.
+    """
+    if opened.format == "TIFF":  # Pillow turns these by itself
+        return None
+    try:
+        return _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ShardError(f"{path} cannot be decoded: {reason}") from None
+
+
+def upright_size(opened: ImageFile, path: Path) -> tuple[int, int]:
+    """(H, W) of the image when it is upright."""
+    return (opened.width, opened.height) if turns_sides(turn(opened, path)) else (opened.height, opened.width)
+
+
+def turns_sides(method: Image.Transpose | None) -> bool:
+    """Whether height and width change places."""
+    return method in (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])

@@ -1,0 +1,43 @@
+"""Tables beside raw data: .csv, and .xlsx through the extra `tables`."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from ..errors import ShardError
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table by the names in its first row; of a workbook, of its first sheet.
+
+    Values of a .csv are text; those of a .xlsx are as the sheet has them, and rows without any are left out.
+
+    Raises:
+        ShardError: the file cannot be read, or is a workbook and openpyxl is missing.
+    """
+    try:
+        if path.suffix.lower() == ".xlsx":
+            return _read_workbook(path)
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError, KeyError) as error:
+        raise ShardError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _read_workbook(path: Path) -> list[dict[str, Any]]:
+    from zipfile import BadZipFile
+
+    try:
+        import openpyxl
+        from openpyxl.utils.exceptions import InvalidFileException
+    except ModuleNotFoundError:
+        raise ShardError(
+            f"{path} needs openpyxl: pip install 'uml-shards[tables]', or save the sheet as .csv beside it"
+        ) from None
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except (BadZipFile, InvalidFileException) as error:
+        raise ShardError(f"{path} is no workbook: {error}") from None
+    names, *rows = book.worksheets[0].iter_rows(values_only=True)
+    book.close()
+    return [dict(zip(map(str, names), row, strict=True)) for row in rows if any(cell is not None for cell in row)]
