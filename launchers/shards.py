@@ -2,14 +2,19 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from uml_shards import Manifest, ShardError
+from uml_shards import Cache, ShardError
+from uml_shards.address import parse_location
 from uml_shards.importers import Importer, Options, find_importer, importers
+from uml_shards.plain import index_plain
+from uml_shards.skipped import FILE_NAME as SKIPPED_NAME
+from uml_shards.skipped import load_skipped, summarize
 from uml_shards.split import find_splits
+from uml_shards.storage import open_storage
 from uml_shards.verify import verify
-from uml_shards.writer import refuse_existing, write_split
+from uml_shards.writer import MAX_SKIPPED, unwritten, write_split
 
 EXAMPLE = "example: python launchers/shards.py make --dataset isic2017 --raw /data/isic2017 --size 256 --workers 8"
 
@@ -31,33 +36,57 @@ def make(given: argparse.Namespace) -> int:
     kind = find_importer(given.dataset)
     if kind.needs_raw and not (given.raw and given.raw.is_dir()):
         print(_describe(kind), file=sys.stderr)
-    options = Options(given.size, given.seed, given.lossless, dict(given.count))
+    options = Options(given.size, given.seed, given.lossless, dict(given.count), dict(given.set))
     importer = kind(given.raw, options)
     out = given.out or Path("data/shards") / importer.name
     sources = importer.splits()
-    for split in sources:
-        refuse_existing(out / split, given.overwrite)
-    for split, source in sources.items():
+    left = sources if given.overwrite else unwritten(importer, sources, out)
+    for split, source in left.items():
         write_split(
-            importer, split, source, out / split, workers=given.workers, overwrite=given.overwrite, quiet=given.quiet
+            importer,
+            split,
+            source,
+            out / split,
+            workers=given.workers,
+            overwrite=given.overwrite,
+            quiet=given.quiet,
+            on_bad_sample=given.on_bad_sample,
+            max_skipped=given.max_skipped,
         )
+    _print_skipped(out / split for split in sources)
     return info(argparse.Namespace(path=out))
+
+
+def index(given: argparse.Namespace) -> int:
+    """Give plain webdataset tars a manifest and indices."""
+    index_plain(
+        given.path,
+        dataset=given.dataset,
+        split=given.split,
+        classes=given.classes,
+        mask_classes=given.mask_classes,
+        overwrite=given.overwrite,
+        quiet=given.quiet,
+    )
+    return info(given)
 
 
 def check(given: argparse.Namespace) -> int:
     """Verify every byte and every sample."""
-    problems = verify(given.path, quiet=given.quiet)
+    path = parse_location(given.path)
+    problems = verify(path, cache=Cache(given.cache), quiet=given.quiet)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if not problems:
-        print(f"{given.path}: all is well")
+        print(f"{path}: all is well")
     return 2 if problems else 0
 
 
 def info(given: argparse.Namespace) -> int:
     """Print what the manifests say."""
-    splits = find_splits(given.path)
-    manifests = [Manifest.load(split) for split in splits or [given.path]]
+    path = parse_location(given.path)
+    splits = find_splits(path) or [path]
+    manifests = [open_storage(split).load_manifest() for split in splits]
     row = "{:<8} {:>8} {:>7} {:>10} {:>9} {:>9}  {}"
     print(row.format("split", "samples", "shards", "megabytes", "labelled", "masked", "classes"))
     for split in manifests:
@@ -83,6 +112,14 @@ def datasets(given: argparse.Namespace) -> int:
     return 0
 
 
+def _print_skipped(folders: Iterable[Path]) -> None:
+    """What was left out of each split, by reason."""
+    for folder in folders:
+        if skipped := load_skipped(folder):
+            print(f"{folder.name}: {len(skipped)} samples are left out, see {folder / SKIPPED_NAME}")
+            print(summarize(skipped))
+
+
 def _describe(kind: type[Importer]) -> str:
     """What a user must know to get a data set."""
     tree = kind.tree.replace("\n", "\n  ")
@@ -92,7 +129,7 @@ def _describe(kind: type[Importer]) -> str:
         f"get it: {kind.where}",
         f"source: {kind.source}",
     )
-    return "\n  ".join((*lines, tree))
+    return "\n  ".join((*lines, tree, *kind.settings_help()))
 
 
 def _count(text: str) -> tuple[str, int]:
@@ -100,6 +137,20 @@ def _count(text: str) -> tuple[str, int]:
     if not split or not number.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not SPLIT=NUMBER")
     return split, int(number)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(set(names)) != len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of different names with commas between them")
+    return names
 
 
 def _positive(text: str) -> int:
@@ -120,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--raw", type=Path, help="folder of the raw data")
     command.add_argument("--out", type=Path, help="folder for the splits (default: data/shards/DATASET)")
     command.add_argument("--size", type=int, help="height and width stored; 0 keeps each image's own")
-    command.add_argument("--seed", type=int, default=0, help="of data that are made (default: 0)")
+    command.add_argument("--seed", type=int, default=0, help="of made data and of drawn splits (default: 0)")
     command.add_argument(
         "--workers", type=_positive, default=2, help="processes; they change only the time (default: 2)"
     )
@@ -129,15 +180,46 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--count", type=_count, nargs="+", default=[], metavar="SPLIT=NUMBER", help="samples of data that are made"
     )
+    command.add_argument(
+        "--set",
+        type=_setting,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of the importer, see `datasets`",
+    )
+    command.add_argument(
+        "--on-bad-sample",
+        choices=("error", "skip"),
+        default="error",
+        help="skip lists it in skipped.csv (default: error)",
+    )
+    command.add_argument(
+        "--max-skipped", type=_positive, default=MAX_SKIPPED, help=f"stop at more, in a split (default: {MAX_SKIPPED})"
+    )
     command.set_defaults(run=make)
+
+    command = commands.add_parser("index", parents=[shared], help="give plain webdataset tars a manifest")
+    command.add_argument(
+        "path", type=Path, metavar="PATH", help="a folder of *.tar; manifest and indices go beside them"
+    )
+    command.add_argument("--classes", type=_names, default=(), metavar="A,B", help="names, in label order")
+    command.add_argument("--mask-classes", type=_names, default=(), metavar="A,B", help="names, background first")
+    command.add_argument("--dataset", help="name of the data set (default: the folder's)")
+    command.add_argument("--split", help="name of the split (default: the folder's)")
+    command.add_argument("--overwrite", action="store_true", help="replace manifest and indices")
+    command.set_defaults(run=index)
 
     for name, run, text in (
         ("verify", check, "check every byte and every sample"),
         ("info", info, "print what shards hold"),
     ):
         command = commands.add_parser(name, parents=[shared], help=text)
-        command.add_argument("path", type=Path, metavar="PATH", help="a data set's folder, or one of its splits")
+        command.add_argument("path", metavar="PATH", help="a data set's folder, one of its splits, or a split's URL")
         command.set_defaults(run=run)
+        if name == "verify":
+            command.add_argument("--cache", type=Path, help="folder that keeps the files of a URL")
     command = commands.add_parser("datasets", parents=[shared], help="list the importers and where to get the data")
     command.set_defaults(run=datasets)
     return parser

@@ -54,7 +54,7 @@ def scan_tar(path: str | Path) -> list[Entry]:
 
     Raises:
         ShardError: the tar is cut or damaged, holds links, absolute or `..` names, a key twice, samples whose
-            components are not adjacent, or a sample without its image or json.
+            components are not adjacent, names that only a PAX header holds, or a sample without its image.
     """
     path = Path(path)
     entries: list[Entry] = []
@@ -150,6 +150,8 @@ def _add(entries: list[Entry], finished: set[str], member: tarfile.TarInfo, path
     if member.size == 0:
         raise ShardError(f"{path}: member {name!r} is empty")
     key = folder + separator + stem
+    if "path" in member.pax_headers:
+        raise ShardError(f"{path}: member name {name!r} is not plain ASCII, and is stored in a PAX header: rename it")
     if not entries or entries[-1].key != key:
         if key in finished:
             raise ShardError(f"{path}: key {key} comes again after other samples: a duplicate, or components apart")
@@ -162,6 +164,7 @@ def _add(entries: list[Entry], finished: set[str], member: tarfile.TarInfo, path
 
 def _complete(entry: Entry, path: Path) -> None:
     images = [extension for extension in entry.members if extension in IMAGE_EXTENSIONS]
-    if len(images) != 1 or "json" not in entry.members:
-        found = ", ".join(entry.members)
-        raise ShardError(f"{path}: sample {entry.key} needs one image and json, a component is missing: has {found}")
+    if len(images) != 1:
+        found, wanted = ", ".join(entry.members), ", ".join(IMAGE_EXTENSIONS)
+        what = "a component is missing" if not images else "it is not clear which"
+        raise ShardError(f"{path}: sample {entry.key} needs one image ({wanted}), {what}: has {found}")

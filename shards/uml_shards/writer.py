@@ -1,31 +1,25 @@
 """Write a split: an importer's items -> tars, their indices, and last of all the manifest.
 
-Everything is first written under temporary names in the split's folder and renamed at the end, so a run that fails or
-is killed leaves an older finished split as it was. The bytes depend on the items only: not on time, user or the number
-of worker processes.
+A run that fails or is killed leaves an older finished split as it was, and its own finished shards for the next run
+(`uml_shards.unfinished`). The bytes depend on the items only: not on time, user, interruptions or the number of worker
+processes.
 """
 
 import hashlib
-import multiprocessing
-import os
-import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from tqdm import tqdm
-
-from .decode import Layout, decode_sample
 from .errors import ShardError
+from .fingerprint import fingerprint_of
 from .importers.base import Importer, Source
-from .index import Entry, make_index, save_index, scan_tar
+from .index import make_index, save_index
 from .keyed import keyed_permutation
 from .manifest import FILE_NAME, Manifest, Shard
+from .skipped import load_skipped, skipped_csv
 from .tally import Tally
+from .unfinished import FOLDER, Unfinished, Written, open_unfinished
+from .workers import write_shards
 
 SHARDS = 8
 """Shards that a split is cut into when it has the samples, so that up to 8 ranks read from different files."""
@@ -33,18 +27,8 @@ SHARDS = 8
 SAMPLES_PER_SHARD = 1000
 """Above SHARDS times this many samples there are more shards instead of larger ones."""
 
-_TEMPORARY = ".tmp"
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@+=-]{0,63}")
-
-
-@dataclass(frozen=True)
-class _Written:
-    """What a worker hands back of one shard."""
-
-    entries: list[Entry]
-    bytes: int
-    sha256: str
-    tally: Tally
+MAX_SKIPPED = 100
+"""Samples that may be left out of a split, unless the user states another number."""
 
 
 def write_split(
@@ -57,8 +41,10 @@ def write_split(
     samples_per_shard: int | None = None,
     overwrite: bool = False,
     quiet: bool = False,
+    on_bad_sample: Literal["error", "skip"] = "error",
+    max_skipped: int = MAX_SKIPPED,
 ) -> Manifest:
-    """Write one split into a folder.
+    """Write one split into a folder, or go on where a run that was to write the same was cut short.
 
     The items are shuffled first, by a key of (data set, split), so that every shard looks like the whole.
 
@@ -69,48 +55,83 @@ def write_split(
         folder: of the split; made when missing.
         workers: processes; they change nothing but the time.
         samples_per_shard: by default so that there are 8 shards, or more of 1000 samples.
-        overwrite: replace a finished split.
-        quiet: no progress bar.
+        overwrite: replace a finished split, and start anew.
+        quiet: no progress bar, and no word of how many samples are kept.
+        on_bad_sample: stop at a sample that cannot be used, or leave it out and list it in skipped.csv.
+        max_skipped: stop when more samples than that are left out.
 
     Raises:
-        ShardError: the split is already there, an item cannot be encoded, or the disk is full; nothing new is left.
+        ShardError: the split is already there or is being written, a sample cannot be used, or the disk is full; what
+            is finished is kept for the next run.
     """
     folder = Path(folder)
     if not source.items:
         raise ShardError(f"{importer.name}: split {split} has no samples")
-    refuse_existing(folder, overwrite)
     runs = _cut(source.items, importer.name, split, samples_per_shard)
-    made = not folder.exists()
+    if not overwrite and not (folder / FOLDER).exists():
+        refuse_existing(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_unfinished(folder)
-        with tqdm(total=len(source.items), desc=split, unit="sample", disable=quiet or None) as bar:
-            written = _write_shards(importer, source, runs, folder, workers, bar)
-        manifest = _describe(importer, split, source, folder, written)
-        _publish(manifest, folder)
-    except BaseException as error:
-        _remove_unfinished(folder)
-        if made and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-        if isinstance(error, OSError):
-            raise ShardError(f"{folder} cannot be written: {error.strerror or error}") from None
-        raise
-    return manifest
+        with open_unfinished(folder) as unfinished:
+            fingerprint = fingerprint_of(importer, split, runs)
+            same = not overwrite and unfinished.holds(fingerprint)
+            published = unfinished.publish_interrupted()
+            if same and published is not None:
+                return published
+            # A run that overwrites and is cut short need not be told again that it may.
+            if not overwrite and not same:
+                refuse_existing(folder)
+            unfinished.begin(fingerprint, anew=not same)
+            limit = max_skipped if on_bad_sample == "skip" else None
+            written = write_shards(importer, source, runs, unfinished, workers, limit, quiet)
+            try:
+                manifest = _describe(importer, split, source, unfinished, written)
+            except ShardError:
+                unfinished.clear()  # the shards do not fit together: none of them can be kept
+                raise
+            skipped = [sample for shard in written for sample in shard.skipped]
+            unfinished.publish(manifest, skipped_csv(skipped) if skipped else "")
+            return manifest
+    except OSError as error:
+        kept = ": mend that and run it again, finished shards are kept" if (folder / FOLDER).exists() else ""
+        raise ShardError(f"{folder} cannot be written: {error.strerror or error}{kept}") from None
 
 
-def refuse_existing(folder: Path, overwrite: bool) -> None:
+def refuse_existing(folder: Path) -> None:
     """Stop before a finished split is touched.
 
     Raises:
-        ShardError: it is there, and may not be overwritten.
+        ShardError: it is there.
     """
-    if (folder / FILE_NAME).exists() and not overwrite:
+    if (folder / FILE_NAME).exists():
         raise ShardError(f"{folder} already holds a finished split: pass --overwrite to replace it")
 
 
-def shard_name(number: int) -> str:
-    """File name of a tar, without its ending."""
-    return f"shard-{number:06d}"
+def unwritten(importer: Importer, sources: Mapping[str, Source], out: Path) -> dict[str, Source]:
+    """The splits that a run has to write, when those that it, or one before that was cut short, finished are kept.
+
+    Raises:
+        ShardError: all are finished, or one was made in another way.
+    """
+    left = {name: source for name, source in sources.items() if not _is_finished(importer, source, out / name)}
+    for name in sources:
+        if name in left and (out / name / FOLDER).exists():
+            continue  # begun: whether it may go on is seen there
+        if name in left or not left:
+            refuse_existing(out / name)
+    return left
+
+
+def _is_finished(importer: Importer, source: Source, folder: Path) -> bool:
+    """Whether the split was made as this importer would make it, as far as its manifest tells."""
+    if not (folder / FILE_NAME).exists() or (folder / FOLDER).exists():
+        return False
+    manifest = Manifest.load(folder)
+    return (
+        manifest.dataset == importer.name
+        and manifest.options == importer.manifest_options
+        and manifest.classes == source.classes
+        and manifest.samples + len(load_skipped(folder)) == len(source.items)
+    )
 
 
 def _cut(items: Sequence[Any], dataset: str, split: str, samples_per_shard: int | None) -> list[list[Any]]:
@@ -126,104 +147,36 @@ def _cut(items: Sequence[Any], dataset: str, split: str, samples_per_shard: int 
     return [[items[i] for i in order[n * count // shards : (n + 1) * count // shards]] for n in range(shards)]
 
 
-def _write_shards(
-    importer: Importer, source: Source, runs: Sequence[Sequence[Any]], folder: Path, workers: int, bar: tqdm
-) -> list[_Written]:
-    layout = Layout(len(source.classes), len(source.mask_classes), source.mask_names)
-    tasks = [(importer, layout, run, folder / f"{shard_name(n)}.tar{_TEMPORARY}") for n, run in enumerate(runs)]
-    if workers <= 1:
-        return [_write_shard(*task, advance=bar.update) for task in tasks]
-    # It pulls in torch, for seconds: once here, and forked workers have it already.
-    import webdataset  # noqa: F401
-
-    context = multiprocessing.get_context()
-    counter = context.Value("q", 0)
-    with _pool(min(workers, len(tasks)), context, counter) as pool:
-        futures = [pool.submit(_write_in_worker, *task) for task in tasks]
-        pending: set[Future[_Written]] = set(futures)
-        while pending:
-            finished, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
-            bar.update(counter.value - bar.n)
-            for future in finished:
-                future.result()
-        return [future.result() for future in futures]
-
-
-@contextmanager
-def _pool(workers: int, context: Any, counter: Any) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose waiting tasks are dropped on an error, and whose death is one line."""
-    pool = ProcessPoolExecutor(workers, context, _remember_counter, (counter,))
-    try:
-        yield pool
-    except BrokenProcessPool:
-        raise ShardError("a worker that writes shards was killed, perhaps for memory: use fewer --workers") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_counter: Any = None
-"""Samples done by all workers; set in each of them."""
-
-
-def _remember_counter(counter: Any) -> None:
-    global _counter
-    _counter = counter
-
-
-def _write_in_worker(importer: Importer, layout: Layout, items: Sequence[Any], path: Path) -> _Written:
-    def advance(samples: int) -> None:
-        with _counter.get_lock():
-            _counter.value += samples
-
-    return _write_shard(importer, layout, items, path, advance)
-
-
-def _write_shard(importer: Importer, layout: Layout, items: Sequence[Any], path: Path, advance: Any) -> _Written:
-    """Encode items into one tar; every sample is decoded and checked before it is written."""
-    from webdataset.writer import TarWriter
-
-    tally = Tally()
-    with path.open("wb") as file:
-        # TarWriter puts the components of a sample in alphabetical order.
-        with TarWriter(file, encoder=False, mtime=0, user="uml", group="uml", mode=0o444) as tar:
-            for item in items:
-                key, components = importer.encode(item)
-                if not _KEY.fullmatch(key):
-                    raise ShardError(f"{importer.name}: key {key!r} must be 1 to 64 letters, digits or _@+=-")
-                try:
-                    tally.add(decode_sample(key, components, layout))
-                except ShardError as error:
-                    raise ShardError(f"{importer.name}: sample {key}: {error}") from None
-                tar.write({"__key__": key, **components})
-                advance(1)
-        file.flush()
-        os.fsync(file.fileno())
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return _Written(scan_tar(path), path.stat().st_size, digest, tally)
-
-
-def _describe(importer: Importer, split: str, source: Source, folder: Path, written: Sequence[_Written]) -> Manifest:
+def _describe(
+    importer: Importer, split: str, source: Source, unfinished: Unfinished, written: Sequence[Written]
+) -> Manifest:
     """Write the indices, and say in a manifest what the tars hold."""
     entries = [entry for shard in written for entry in shard.entries]
+    if not entries:
+        first = written[0].skipped[0]
+        raise ShardError(f"{importer.name}: no sample of {split} can be used, the first {first.item}: {first.reason}")
     keys = {entry.key for entry in entries}
     if len(keys) != len(entries):
         raise ShardError(f"{importer.name}: split {split} has {len(entries)} samples of {len(keys)} different keys")
     components = tuple(sorted({extension for entry in entries for extension in entry.members}))
     tally = Tally()
-    shards = []
+    shards: list[Shard] = []
     for number, shard in enumerate(written):
+        if not shard.entries:
+            continue
         tally.merge(shard.tally)
-        name = shard_name(number)
-        path = folder / f"{name}.index.npy{_TEMPORARY}"
-        save_index(make_index(shard.entries, components, folder / f"{name}.tar"), path)
+        # Where all samples of a shard were left out, the names of those after it move up: stock readers count.
+        tar = unfinished.tar(len(shards))
+        unfinished.tar(number).replace(tar)
+        path = tar.with_name(f"{tar.stem}.index.npy")
+        save_index(make_index(shard.entries, components, tar), path)
         shards.append(
             Shard(
-                name=f"{name}.tar",
+                name=tar.name,
                 bytes=shard.bytes,
                 sha256=shard.sha256,
                 samples=len(shard.entries),
-                index=f"{name}.index.npy",
+                index=path.name,
                 index_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
             )
         )
@@ -246,23 +199,3 @@ def _describe(importer: Importer, split: str, source: Source, folder: Path, writ
         source=importer.source,
         shards=tuple(shards),
     )
-
-
-def _publish(manifest: Manifest, folder: Path) -> None:
-    """Give everything its name, the manifest last; what an overwritten split had more goes."""
-    (folder / FILE_NAME).unlink(missing_ok=True)
-    names = {name for shard in manifest.shards for name in (shard.name, shard.index)}
-    for name in sorted(names):
-        (folder / f"{name}{_TEMPORARY}").replace(folder / name)
-    for path in folder.glob("shard-*"):
-        if path.name not in names:
-            path.unlink()
-    manifest.save(folder)
-
-
-def _remove_unfinished(folder: Path) -> None:
-    """Delete temporary files, and shards that no manifest describes."""
-    patterns = [f"*{_TEMPORARY}"] if (folder / FILE_NAME).exists() else [f"*{_TEMPORARY}", "shard-*"]
-    for pattern in patterns:
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)

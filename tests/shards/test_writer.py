@@ -1,10 +1,10 @@
-"""What is written does not depend on how it was written, and an error leaves nothing behind."""
+"""What is written does not depend on how it was written; what can go wrong is one line and loses nothing."""
 
-import errno
 import io
 import json
 import math
-import os
+import re
+import resource
 import tarfile
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from PIL import Image
 
 from uml_shards import Manifest, ShardError, open_split
 from uml_shards.importers import Importer, Options, Source, find_importer
+from uml_shards.split import find_splits
 from uml_shards.writer import write_split
 
 
@@ -32,6 +33,13 @@ class Item:
     mask_value: int = 1
     labelled: bool = True
     depth: type = np.uint8
+    side: int = 4
+
+    def image(self) -> np.ndarray:
+        """Of one value, or, where it is large, of noise that does not get smaller as a PNG."""
+        if self.side == 4:
+            return np.full((4, 4), self.number, self.depth)
+        return np.random.default_rng(0).integers(0, np.iinfo(self.depth).max, (self.side, self.side), self.depth)
 
 
 class Made(Importer):
@@ -47,19 +55,12 @@ class Made(Importer):
 
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
         components = {
-            "png": png(np.full((4, 4), item.number, item.depth)),
+            "png": png(item.image()),
             "json": json.dumps({"label": item.number % 2 if item.labelled else None}).encode(),
         }
         if item.mask_value >= 0:
-            components["mask.png"] = png(np.full((4, 4), item.mask_value, np.uint8))
+            components["mask.png"] = png(np.full((item.side, item.side), item.mask_value, np.uint8))
         return item.key or f"k{item.number}", components
-
-
-class Full(Made):
-    """As if the disk were full."""
-
-    def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def write(folder, items, **options) -> Manifest:
@@ -136,12 +137,45 @@ def test_a_split_has_eight_shards_where_it_has_the_samples(tmp_path, samples, sh
         (Item(5, key="k2"), "10 samples of 9 different keys"),
     ],
 )
-def test_an_error_is_one_line_and_leaves_nothing(tmp_path, workers, bad, reason):
+def test_an_error_is_one_line_and_leaves_no_split(tmp_path, workers, bad, reason):
     items = [bad if n == 5 else Item(n) for n in range(10)]
     with pytest.raises(ShardError, match=reason) as caught:
         write(tmp_path / "train", items, workers=workers)
     assert "\n" not in str(caught.value)
+    assert find_splits(tmp_path) == []
+    assert list(tmp_path.glob("**/*.tmp")) == []
+
+
+def test_an_error_in_the_first_shard_leaves_nothing(tmp_path):
+    with pytest.raises(ShardError, match="out of range"):
+        write(tmp_path / "train", [Item(0, mask_value=9)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_other_channels_are_an_error_even_where_bad_samples_are_left_out(tmp_path):
+    class Mixed(Made):
+        def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
+            key, components = super().encode(item)
+            return key, {**components, "png": png(np.zeros((4, 4, 3), np.uint8))} if item.number == 2 else components
+
+    source = Source([Item(n, mask_value=-1) for n in range(3)], classes=("even", "odd"))
+    for samples in (1, 3):
+        with pytest.raises(ShardError, match=r"images of . and of . channels in one split"):
+            write_split(
+                Mixed(),
+                "train",
+                source,
+                tmp_path / "train",
+                samples_per_shard=samples,
+                on_bad_sample="skip",
+                quiet=True,
+            )
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_two_samples_of_one_key_in_a_shard_are_refused(tmp_path):
+    with pytest.raises(ShardError, match="two samples have the key k0"):
+        write(tmp_path / "train", [Item(0), Item(1, key="k0")], samples_per_shard=2, on_bad_sample="skip")
 
 
 def test_finished_split_is_kept_unless_overwriting_is_asked_for(tmp_path):
@@ -170,10 +204,22 @@ def test_folder_that_cannot_be_written_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, workers):
-    with pytest.raises(ShardError, match="train cannot be written: No space left on device"):
-        write_split(Full(), "train", Source([Item(0), Item(1)]), tmp_path / "train", workers=workers, quiet=True)
-    assert list(tmp_path.iterdir()) == []
+def test_after_a_full_disk_the_next_run_goes_on(tmp_path, workers, capsys):
+    items = [Item(n, side=80 if n == 3 else 4, depth=np.uint16) for n in range(6)]
+    write(tmp_path / "whole", items, samples_per_shard=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file may grow past this, as on a disk that is full: all tars fit but the one of the large image.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10240, hard))
+    try:
+        with pytest.raises(ShardError, match="train cannot be written: File too large: mend that and run it again"):
+            write(tmp_path / "train", items, samples_per_shard=1, workers=workers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    capsys.readouterr()
+    source = Source(items, classes=("even", "odd"), mask_classes=("background", "lesion"))
+    write_split(Made(), "train", source, tmp_path / "train", samples_per_shard=1)
+    assert re.search(r"train: going on: [1-5] of 6 samples are there", capsys.readouterr().err)
+    assert contents(tmp_path / "train") == contents(tmp_path / "whole")
 
 
 def test_empty_split_is_refused(tmp_path):
