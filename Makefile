@@ -15,8 +15,8 @@ endif
 
 export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo shards bench bench-static bench-errors bench-micro bench-step tune gpu-check cluster-check test test-quick \
-    test-kernels test-triton test-distributed test-real lint format clean
+.PHONY: help install demo shards bench bench-static bench-errors bench-micro bench-step bench-shards tune gpu-check cluster-check \
+    test test-quick test-kernels test-triton test-distributed test-real lint format clean
 
 DATASET ?= phantom
 OUT ?= data/shards/$(DATASET)
@@ -36,7 +36,7 @@ demo: $(STAMP) ## shards, training on 2 workers and a table of the validations: 
 	$(BIN)/python launchers/demo.py $(ARGS)
 
 shards: $(STAMP) ## make shards: DATASET=isic2017 RAW=folder [OUT=folder] [SIZE=256] [ARGS=...]; without DATASET the phantom
-	@if [ "$(DATASET)" = phantom ] && [ -f "$(OUT)/train/manifest.json" ] && [ -z "$(SIZE)$(ARGS)" ]; then \
+	@if [ "$(DATASET)" = phantom ] && [ -f "$(OUT)/test/manifest.json" ] && [ -z "$(SIZE)$(ARGS)" ]; then \
 	    echo "phantom shards are in $(OUT) already; remove that folder to make them anew"; \
 	else \
 	    set -x; $(BIN)/python launchers/shards.py make --dataset $(DATASET) --out "$(OUT)" \
@@ -54,6 +54,9 @@ bench-errors: $(STAMP) ## draw the errors of the loss in float32 by the evidence
 
 bench-micro: $(STAMP) ## every kernel beside torch's own operations
 	$(BENCH) $(BIN)/python kernels/bench/micro.py $(ARGS)
+
+bench-shards: $(STAMP) ## samples/s of one core beside stock webdataset, resume and index of a million samples: ARGS="--shards FOLDER"
+	$(BIN)/python tests/benchmarks/shards.py $(ARGS)
 
 bench-step: $(STAMP) ## time and memory of a training step, beside UML written naively: table, CSV and PNG in runs/bench
 	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/step.py $(ARGS)
