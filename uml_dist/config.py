@@ -4,7 +4,7 @@
 (`uml_dist.config_file.schema_of` joins them). Everything is validated before any rank starts.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -19,8 +19,27 @@ class StreamConfig(Section):
     """`[streams.NAME]`: a named source of samples in every global batch."""
 
     shards: str = Field(description="folder or URL of a data set's shards, with one folder per split")
+    more_shards: tuple[str, ...] = Field(
+        default=(), description="further data sets of the same classes, whose samples join those of shards"
+    )
     split: str = Field(default="train", description="the split that is read")
     count: int = Field(gt=0, description="samples of it in a global batch (its slots)")
+    sampling: Literal["epoch", "balanced"] | dict[str, float] = Field(
+        default="epoch",
+        description="epoch: each sample once; balanced: all classes equally often; or how often, by name of the class",
+    )
+    weights: tuple[float, ...] | None = Field(
+        default=None, description="how often each of shards and more_shards is drawn from; default: each sample once"
+    )
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        if self.weights is not None and len(self.weights) != 1 + len(self.more_shards):
+            sets = 1 + len(self.more_shards)
+            raise ValueError(f"weights has {len(self.weights)} numbers, shards and more_shards name {sets} data sets")
+        if self.weights is not None and self.sampling != "epoch":
+            raise ValueError("weights of data sets and sampling by class exclude each other: leave one of them out")
+        return self
 
 
 class DataConfig(Section):

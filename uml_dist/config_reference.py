@@ -153,6 +153,8 @@ def _type(annotation: Any) -> str:
         return ", ".join(_value(choice) for choice in inner)
     if origin in (Union, UnionType):
         return " or ".join(_type(part) for part in inner if part is not NoneType)
+    if origin is tuple and inner[-1] is Ellipsis:
+        return f"list of {_type(inner[0])}s"
     if origin is tuple:
         return f"[{', '.join(_type(part) for part in inner)}]"
     return "table" if origin is dict else str(annotation)

@@ -1,8 +1,9 @@
-"""The index of a shard: where each sample, and each component of it, lies in the tar.
+"""The index of a shard: where each sample, and each component of it, lies in the tar, and the sample's label.
 
-One structured row a sample, 8 + 8 * components bytes:
+One structured row a sample, 12 + 8 * components bytes:
 
     base   <u8               offset in the tar of the sample's first header
+    label  <i4               class number, -1 = not labelled: what a plan that draws by class must know beforehand
     start  <u4 [components]  first data byte of each component, relative to base
     size   <u4 [components]  its bytes; 0 = the sample has no such component
 
@@ -25,6 +26,9 @@ from .errors import ShardError
 BLOCK = 512
 """Bytes of a tar header, and the unit that data are padded to."""
 
+NO_LABEL = -1
+"""In the place of the label of a sample that has none."""
+
 NAME_BYTES = 100
 """Longest member name that fits a plain tar header."""
 
@@ -46,7 +50,9 @@ class Entry:
 
 def index_dtype(components: int) -> np.dtype:
     """The row of an index for this many components."""
-    return np.dtype([("base", "<u8"), ("start", "<u4", (components,)), ("size", "<u4", (components,))])
+    return np.dtype(
+        [("base", "<u8"), ("label", "<i4"), ("start", "<u4", (components,)), ("size", "<u4", (components,))]
+    )
 
 
 def scan_tar(path: str | Path) -> list[Entry]:
@@ -80,15 +86,18 @@ def scan_tar(path: str | Path) -> list[Entry]:
     return entries
 
 
-def make_index(entries: Sequence[Entry], components: Sequence[str], path: str | Path) -> NDArray[np.void]:
-    """The index of scanned samples; components not in the list are left out.
+def make_index(
+    entries: Sequence[Entry], components: Sequence[str], labels: Sequence[int | None], path: str | Path
+) -> NDArray[np.void]:
+    """The index of scanned samples and their labels; components not in the list are left out.
 
     Raises:
         ShardError: a sample spans 4 GiB or more.
     """
     index = np.zeros(len(entries), dtype=index_dtype(len(components)))
-    for row, entry in zip(index, entries, strict=True):
+    for row, entry, label in zip(index, entries, labels, strict=True):
         row["base"] = entry.base
+        row["label"] = NO_LABEL if label is None else label
         for column, extension in enumerate(components):
             offset, size = entry.members.get(extension, (entry.base, 0))
             if offset - entry.base + size >= 1 << 32:
@@ -99,7 +108,7 @@ def make_index(entries: Sequence[Entry], components: Sequence[str], path: str | 
 
 
 def build_index(path: str | Path, components: Sequence[str]) -> NDArray[np.void]:
-    """Scan a tar and index it.
+    """Scan a tar and index it, without labels, which its headers do not tell.
 
     Raises:
         ShardError: see `scan_tar`; or it holds a component that is not in the list.
@@ -109,7 +118,7 @@ def build_index(path: str | Path, components: Sequence[str]) -> NDArray[np.void]
         for extension in entry.members:
             if extension not in components:
                 raise ShardError(f"{path}: sample {entry.key} has a component {extension} that the manifest lacks")
-    return make_index(entries, components, path)
+    return make_index(entries, components, [None] * len(entries), path)
 
 
 def save_index(index: NDArray[np.void], path: str | Path) -> None:

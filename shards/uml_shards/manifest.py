@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .address import Location
 from .errors import ShardError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of manifest and index; from 2 on the index holds labels."""
+
 FILE_NAME = "manifest.json"
 
 PLAIN_NAME = r"^[^/\\\x00-\x1f]*[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$"
@@ -73,7 +75,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     dataset: str
     split: str
     channels: int = Field(gt=0)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from .decode import Layout, decode_sample
 from .errors import ShardError
-from .index import make_index, save_index, scan_tar
+from .index import NO_LABEL, make_index, save_index, scan_tar
 from .manifest import FILE_NAME, PLAIN_NAME, Manifest, Shard
 from .sample import IGNORE, Sample
 from .split import read_components
@@ -137,15 +137,17 @@ def _find(folder: Path, overwrite: bool) -> list[Path]:
 def _index_tar(tar: Path, columns: Sequence[str], seen: _Seen, bar: tqdm) -> Shard:
     """Check every sample of a tar, and write its index under a temporary name."""
     entries = scan_tar(tar)
-    index = make_index(entries, columns, tar)
+    index = make_index(entries, columns, [None] * len(entries), tar)
     descriptor = os.open(tar, os.O_RDONLY)
     try:
         for entry, record in zip(entries, index, strict=True):
             key, components = read_components(descriptor, record, columns, tar)
             try:
-                seen.add(decode_sample(key, components, seen.layout), tar)
+                sample = decode_sample(key, components, seen.layout)
+                seen.add(sample, tar)
             except ShardError as error:
                 raise ShardError(f"{tar}: sample {entry.key}: {error}") from None
+            record["label"] = NO_LABEL if sample.label is None else sample.label
             bar.update()
         size = os.fstat(descriptor).st_size
     finally:

@@ -7,6 +7,7 @@ groups in their proportions too, up to two samples of each. What a group gives i
 which every sample of the group stands once in each pass; its lanes are the slots, and a small group has more passes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -116,7 +117,7 @@ def groups_of_classes(
             "balanced" draws every class that has samples equally often.
 
     Raises:
-        ShardError: there is no label, or a weight names no class.
+        ShardError: there is no label, or a weight names no class or is negative.
     """
     labels = np.asarray(labels)
     if not len(classes) or not (labels >= 0).any():
@@ -128,9 +129,11 @@ def groups_of_classes(
         if name not in classes:
             raise ShardError(f"sampling gives a weight to {name!r}: the classes are {', '.join(classes)}")
     total = sum(weights.values())
+    if not all(weight >= 0 for weight in weights.values()) or not 0 < total < math.inf:
+        raise ShardError("sampling by class: the weights must be positive numbers, one at least above 0")
     labelled = counts.sum() / len(labels)
     found = [
-        _group(name, labels == number, shard_samples, weights.get(name, 0.0) / (total or 1.0) * labelled)
+        _group(name, labels == number, shard_samples, weights.get(name, 0.0) / total * labelled)
         for number, name in enumerate(classes)
     ]
     return [*found, _group("unlabelled", labels < 0, shard_samples, 1 - labelled)]

@@ -71,7 +71,7 @@ def write_shard(task: Task, counts: Counts) -> Written:
     """Encode items into one tar; every sample is decoded and checked before it is written."""
     from webdataset.writer import TarWriter
 
-    tally, keys, skipped = Tally(), set(), []
+    tally, labels, skipped = Tally(), {}, []
     tar = task.unfinished.tar(task.number)
     path = tar.with_name(tar.name + TEMPORARY)
     with path.open("wb") as file:
@@ -85,20 +85,20 @@ def write_shard(task: Task, counts: Counts) -> Written:
                 except _BadSampleError as bad:
                     skipped.append(_skip(bad, task, counts))
                 else:
-                    if sample.key in keys:
+                    if sample.key in labels:
                         raise ShardError(f"{task.importer.name}: two samples have the key {sample.key}")
-                    keys.add(sample.key)
+                    labels[sample.key] = sample.label
                     _count(sample, tally, task.importer)
                     writer.write({"__key__": sample.key, **components})
                 counts.advance()
         file.flush()
         os.fsync(file.fileno())
-    if not keys:
-        written = Written([], 0, "", tally, skipped)
+    if not labels:
+        written = Written([], [], 0, "", tally, skipped)
     else:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        written = Written(scan_tar(path), path.stat().st_size, digest, tally, skipped)
+        written = Written(scan_tar(path), list(labels.values()), path.stat().st_size, digest, tally, skipped)
     task.unfinished.finish(task.number, written)
     return written
 

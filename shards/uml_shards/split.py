@@ -93,6 +93,10 @@ class Split:
             shard, _ = self.locate(number)
             raise ShardError(f"{self.path / self.manifest.shards[shard].name}: sample {key}: {error}") from None
 
+    def labels(self) -> NDArray[np.int32]:
+        """The labels (N,) of all samples, in order; -1 = not labelled. No tar is read."""
+        return np.concatenate([index["label"] for index in self._indices])
+
     def keys(self) -> tuple[str, ...]:
         """The keys of all samples, in order: one short read each.
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from .augment import AUGMENTATIONS, resize
 from .errors import ShardError
+from .joined import Samples
 from .manifest import Statistics
 from .sample import IGNORE, Sample
-from .split import Split
 
 
 class Order(Protocol):
@@ -45,7 +45,7 @@ class Stream:
         on_bad_sample: stop with an error, or keep the bad sample's place with a placeholder of weight 0.
     """
 
-    split: Split
+    split: Samples
     plan: Order
     size: tuple[int, int]
     statistics: Statistics

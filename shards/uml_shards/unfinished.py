@@ -41,6 +41,7 @@ class Written:
 
     Attributes:
         entries: where its samples lie.
+        labels: of the samples.
         bytes: of the tar.
         sha256: of the tar.
         tally: of its samples.
@@ -48,6 +49,7 @@ class Written:
     """
 
     entries: list[Entry]
+    labels: list[int | None]
     bytes: int
     sha256: str
     tally: Tally

@@ -13,7 +13,7 @@ from .address import Address, Location, parse_location
 from .cache import Cache
 from .decode import Layout, decode_sample
 from .errors import ShardError
-from .index import build_index
+from .index import NO_LABEL, build_index
 from .manifest import Manifest, Shard
 from .split import find_splits, load_checked_index, open_split, read_components
 from .storage import Storage, open_storage
@@ -95,7 +95,7 @@ class _Check:
                     return [
                         f"{tar}: its sha256 is not the manifest's: some of its bytes changed: copy or make it again"
                     ]
-                if not np.array_equal(index, _scan(path, tar, self.manifest)):
+                if not _points_alike(index, _scan(path, tar, self.manifest)):
                     return [
                         f"{tar}: its index {shard.index} points elsewhere than the tar's headers: make the shards again"
                     ]
@@ -118,9 +118,13 @@ class _Check:
                 yield f"{tar}: duplicate key {key}: {self.owners[key]} has it too"
             self.owners[key] = shard.name
             try:
-                self.tally.add(decode_sample(key, components, self.layout))
+                sample = decode_sample(key, components, self.layout)
+                self.tally.add(sample)
             except ShardError as error:
                 yield f"{tar}: sample {key}: {error}"
+                continue
+            if int(record["label"]) != (NO_LABEL if sample.label is None else sample.label):
+                yield f"{tar}: sample {key} has label {sample.label}, its index {record['label']}: make them again"
 
     def counts(self) -> list[str]:
         """The manifest's statements about the whole split."""
@@ -152,3 +156,8 @@ def _scan(file: Path, tar: Location, manifest: Manifest) -> NDArray[np.void]:
         return build_index(file, manifest.components)
     except ShardError as error:
         raise ShardError(str(error).replace(str(file), str(tar))) from None
+
+
+def _points_alike(index: NDArray[np.void], other: NDArray[np.void]) -> bool:
+    """Whether two indices of a tar point to the same places."""
+    return all(np.array_equal(index[column], other[column]) for column in ("base", "start", "size"))

@@ -169,7 +169,7 @@ def _describe(
         tar = unfinished.tar(len(shards))
         unfinished.tar(number).replace(tar)
         path = tar.with_name(f"{tar.stem}.index.npy")
-        save_index(make_index(shard.entries, components, tar), path)
+        save_index(make_index(shard.entries, components, shard.labels, tar), path)
         shards.append(
             Shard(
                 name=tar.name,

@@ -128,3 +128,10 @@ def test_without_zero_terms_a_rank_without_labels_would_break_training(partly_kn
     except AssertionError:
         return  # the ranks' collectives no longer match
     assert loss_error(broken, plain) > 100 * LOSS
+
+
+def test_weighted_sampling_sees_the_same_global_batches_on_any_number_of_ranks(partly_known):
+    tree = uml_tree(partly_known, streams__train__sampling="balanced", train__steps=4)
+    one, two, four = (run_world(ranks, train_each, [tree])[0][0] for ranks in (1, 2, 4))
+    for other in (two, four):
+        assert max(abs(x - y) for x, y in zip(other.losses, one.losses, strict=True)) <= 1e-6

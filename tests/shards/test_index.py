@@ -45,8 +45,8 @@ def test_absent_component_has_size_zero(tmp_path):
     assert index["size"][:, 2].tolist() == [30, 0]
 
 
-def test_a_row_takes_eight_bytes_and_eight_a_component():
-    assert index_dtype(4).itemsize == 40
+def test_a_row_takes_twelve_bytes_and_eight_a_component():
+    assert index_dtype(3).itemsize == 36
 
 
 def test_saved_index_is_read_back(tmp_path):

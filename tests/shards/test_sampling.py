@@ -125,3 +125,6 @@ def test_classes_that_are_not_there_are_refused():
         groups_of_classes([-1, -1], [2], ("a", "b"), "balanced")
     with pytest.raises(ShardError, match="gives a weight to 'c': the classes are a, b"):
         groups_of_classes([0, 1], [2], ("a", "b"), {"c": 1.0})
+    for weights in ({"a": -1.0}, {"a": 0.0}, {}, {"a": float("nan")}):
+        with pytest.raises(ShardError, match="must be positive numbers"):
+            groups_of_classes([0, 1], [2], ("a", "b"), weights)

@@ -151,3 +151,12 @@ def test_damaged_image_names_shard_key_and_reason(copy):
     with pytest.raises(ShardError, match=rf"shard-000000\.tar: sample {key}: png: cannot be") as caught:
         open_split(copy).read(0)
     assert "\n" not in str(caught.value)
+
+
+def test_labels_are_known_without_reading_a_tar(partly_known):
+    split = open_split(partly_known / "train")
+    labels = split.labels()
+    assert not split._files
+    stated = [split.read(number).label for number in range(len(split))]
+    assert labels.tolist() == [-1 if label is None else label for label in stated]
+    assert {-1, 0, 1} <= set(labels.tolist())

@@ -1,5 +1,6 @@
 """The full check finds what opening a split does not."""
 
+import hashlib
 import io
 import json
 import shutil
@@ -107,3 +108,15 @@ def test_mask_value_out_of_range_is_found(copy):
 
 def test_folder_without_shards_is_one_line(tmp_path):
     assert "make shards first" in only(verify(tmp_path, quiet=True))
+
+
+def test_a_label_that_the_index_misstates_is_found(copy):
+    folder = copy / "train"
+    path = folder / "shard-000000.index.npy"
+    index = np.load(path)
+    index["label"][1] = 7
+    np.save(path, index)
+    shards = json.loads((folder / "manifest.json").read_text())["shards"]
+    shards[0]["index_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    change(folder, shards=shards)
+    assert "its index 7: make them again" in only(verify(folder, quiet=True))

@@ -78,7 +78,7 @@ def without_tar(shards: Path, folder: Path) -> Path:
 def no_manifest(shards: Path, folder: Path) -> Path:
     """A manifest that is no JSON."""
     copy = shutil.copytree(shards, folder / "no-manifest")
-    (copy / "train" / "manifest.json").write_text('{"schema_version": 1')
+    (copy / "train" / "manifest.json").write_text('{"schema_version": 2')
     return copy
 
 
@@ -101,7 +101,7 @@ WRONG_SHARDS: dict[Wrong, str] = {
     empty: r"shard folder .*train holds no manifest\.json: make shards first \(`make shards`\)",
     cut: r"shard-000001\.tar: has \d+ bytes, the manifest says \d+: the copy is not complete, or changed",
     without_tar: r"val/shard-000000\.tar cannot be read: No such file or directory: make the shards again",
-    no_manifest: r"train/manifest\.json is no manifest of schema 1: ",
+    no_manifest: r"train/manifest\.json is no manifest of schema 2: ",
     no_validation: r"shard folder .*val does not exist",
     other_classes: r"the classes of validation are .*naevus.*, those of the first stream .*benign",
 }

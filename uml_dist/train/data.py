@@ -7,8 +7,10 @@ from math import gcd
 
 from uml_shards.address import parse_location
 from uml_shards.cache import Cache
+from uml_shards.joined import JoinedSplit, Samples
 from uml_shards.manifest import Statistics
 from uml_shards.plan import InOrder, Plan, owned_slots
+from uml_shards.sampling import WeightedPlan, groups_of_classes, groups_of_sets
 from uml_shards.split import Split, open_split
 from uml_shards.stream import Stream
 
@@ -74,18 +76,26 @@ def share_of(config: RunConfig, streams: tuple[str, ...], rank: int, ranks: int)
     )
 
 
-def open_splits(config: RunConfig) -> dict[str, Split]:
-    """The split of every stream."""
-    return {name: open_stream_split(config, name, stream.split) for name, stream in config.streams.items()}
+def open_splits(config: RunConfig) -> dict[str, Samples]:
+    """What every stream draws from: a split, or those of several data sets as one."""
+    found: dict[str, Samples] = {}
+    for name, stream in config.streams.items():
+        sets = [_open(config, shards, stream.split) for shards in (stream.shards, *stream.more_shards)]
+        found[name] = JoinedSplit(sets) if stream.more_shards else sets[0]
+    return found
 
 
 def open_stream_split(config: RunConfig, name: str, split: str) -> Split:
-    """A split of a stream's shards, which lie in a folder or behind a URL."""
-    shards = parse_location(config.streams[name].shards)
-    return open_split(shards / split, Cache(config.data.cache, config.data.cache_gigabytes))
+    """A split of a stream's first shards."""
+    return _open(config, config.streams[name].shards, split)
 
 
-def image_size(config: RunConfig, splits: Mapping[str, Split]) -> tuple[int, int]:
+def _open(config: RunConfig, shards: str, split: str) -> Split:
+    """A split of shards that lie in a folder or behind a URL."""
+    return open_split(parse_location(shards) / split, Cache(config.data.cache, config.data.cache_gigabytes))
+
+
+def image_size(config: RunConfig, splits: Mapping[str, Samples]) -> tuple[int, int]:
     """Height and width of every sample of the run.
 
     Raises:
@@ -99,26 +109,37 @@ def image_size(config: RunConfig, splits: Mapping[str, Split]) -> tuple[int, int
     return next(size for size in sizes if size is not None)
 
 
+def make_plan(config: RunConfig, name: str, split: Samples) -> Plan | WeightedPlan:
+    """The order in which a stream gives the samples of its split.
+
+    Raises:
+        ShardError: its sampling does not fit the classes or the samples.
+    """
+    stream, manifest = config.streams[name], split.manifest
+    sizes = [shard.samples for shard in manifest.shards]
+    common = {"slots": stream.count, "seed": config.train.seed, "stream": name, "window": config.data.window}
+    if stream.sampling != "epoch":
+        return WeightedPlan(groups_of_classes(split.labels(), sizes, manifest.classes, stream.sampling), **common)
+    if stream.weights is not None and isinstance(split, JoinedSplit):
+        sets = [[shard.samples for shard in each.manifest.shards] for each in split.splits]
+        return WeightedPlan(groups_of_sets(sets, stream.weights), **common)
+    return Plan(sizes, **common)
+
+
 def make_streams(
-    config: RunConfig, splits: Mapping[str, Split], size: tuple[int, int], statistics: Statistics
+    config: RunConfig, splits: Mapping[str, Samples], size: tuple[int, int], statistics: Statistics
 ) -> dict[str, Stream]:
     """Every stream of the configuration, of one size and normalised alike."""
     return {
         name: Stream(
             split=splits[name],
-            plan=Plan(
-                [shard.samples for shard in splits[name].manifest.shards],
-                slots=stream.count,
-                seed=config.train.seed,
-                stream=name,
-                window=config.data.window,
-            ),
+            plan=make_plan(config, name, splits[name]),
             size=size,
             statistics=statistics,
             augment=config.data.augment,
             on_bad_sample=config.data.on_bad_sample,
         )
-        for name, stream in config.streams.items()
+        for name in config.streams
     }
 
 

@@ -7,6 +7,8 @@ from itertools import accumulate, pairwise
 from math import ceil
 from pathlib import Path
 
+from uml_shards.address import parse_location
+from uml_shards.joined import Samples
 from uml_shards.manifest import Manifest, Statistics
 from uml_shards.split import Split
 
@@ -16,10 +18,10 @@ from ..errors import UmlError
 from ..evaluate.metrics import metric_names
 from ..recipes import Phase, Progress, Recipe, recipe_class
 from .checkpoint import RunState, find_checkpoint, read_state, verify
-from .data import Share, image_size, open_splits, open_stream_split, share_of
+from .data import Share, image_size, make_plan, open_splits, open_stream_split, share_of
 
 MAY_CHANGE = re.compile(
-    r"(checkpoint|deepspeed|metrics|zero)\.|data\.(cache|cache_gigabytes|workers|on_bad_sample)|streams\.[^.]+\.shards"
+    r"(checkpoint|deepspeed|metrics|zero)\.|data\.(cache|cache_gigabytes|workers|on_bad_sample)|streams\.[^.]+\.(more_)?shards"
     r"|model\.(checkpointing|init)|train\.(best|log_every|micro_batch|validate_every)"
     r"|model\.(\w+\.)*(\w+_)?weights: (?!None -> |.* -> None$)"
 )
@@ -45,7 +47,7 @@ class Setup:
 
     config: RunConfig
     recipe: Recipe
-    splits: Mapping[str, Split]
+    splits: Mapping[str, Samples]
     validation: Split
     size: tuple[int, int]
     phases: tuple[tuple[Phase, int], ...]
@@ -99,6 +101,8 @@ def prepare(config: RunConfig, ranks: int) -> Setup:
     validation = open_stream_split(config, first, config.train.validate_split)
     for name, manifest in {**manifests, "validation": validation.manifest}.items():
         check_classes(config, manifest, manifests[first], name)
+    for name, split in splits.items():
+        make_plan(config, name, split)  # says now, and not on every rank, what does not fit
     recipe = kind(config, manifests)
     phases = _phases(config, recipe, manifests[first].samples)
     for phase, _ in phases:
@@ -142,7 +146,7 @@ def find_resume(setup: Setup, run: Path, resume: str) -> tuple[Path, RunState] |
         )
     for name, digest in setup.digests.items():
         if state.data.get(name, digest) != digest:
-            shards = setup.splits[name].path.parent
+            shards = parse_location(setup.config.streams[name].shards)
             raise UmlError(f"run {run} was started with other shards than those in {shards}: choose another --run")
     now = setup.config.model_dump(mode="json", exclude_none=True)
     changed = [line for line in differences(state.config, now) if not MAY_CHANGE.match(line)]

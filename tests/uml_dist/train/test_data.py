@@ -1,0 +1,97 @@
+"""Streams of several data sets and of weighted classes, from the configuration to the samples that stand in a batch."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from runs import make_partly_known, uml_tree
+from uml_dist.config_file import apply_overrides, validate
+from uml_dist.errors import UmlError
+from uml_dist.train.data import make_plan, make_streams
+from uml_dist.train.setup import prepare
+from uml_shards import ShardError
+from uml_shards.plan import Plan
+from uml_shards.sampling import BLOCK
+
+SLOTS = 8
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A second data set of the same classes."""
+    return make_partly_known(tmp_path_factory.mktemp("other"), samples=40)
+
+
+def setup_of(shards, *words):
+    return prepare(validate(apply_overrides(uml_tree(shards), list(words)), "run.toml"), 1)
+
+
+def drawn(setup) -> list[int]:
+    """The numbers of the samples at the positions of one block."""
+    plan = make_plan(setup.config, "train", setup.splits["train"])
+    numbers = [plan.sample(position) for position in range(BLOCK * SLOTS)]
+    assert None not in numbers
+    return numbers
+
+
+def test_each_sample_once_is_the_default(partly_known):
+    setup = setup_of(partly_known)
+    assert isinstance(make_plan(setup.config, "train", setup.splits["train"]), Plan)
+
+
+def test_balanced_batches_hold_the_classes_equally_often(partly_known):
+    setup = setup_of(partly_known, 'streams.train.sampling="balanced"')
+    labels = setup.splits["train"].labels()
+    counts = Counter(labels[drawn(setup)].tolist())
+    assert abs(counts[0] - counts[1]) <= SLOTS
+    assert counts[-1] / (BLOCK * SLOTS) == pytest.approx(float((labels == -1).mean()), abs=1 / BLOCK)
+
+
+def test_classes_are_drawn_by_name(partly_known):
+    setup = setup_of(partly_known, "streams.train.sampling={malignant=3, benign=1}")
+    counts = Counter(setup.splits["train"].labels()[drawn(setup)].tolist())
+    assert counts[1] / counts[0] == pytest.approx(3, rel=0.01)
+
+
+def test_samples_of_more_shards_join_and_are_drawn_by_weight(partly_known, other):
+    words = [f'streams.train.more_shards=["{other}"]']
+    joined = setup_of(partly_known, *words)
+    assert joined.splits["train"].manifest.samples == 96 + 40
+    assert sorted(drawn(joined)[: 96 + 40]) == list(range(96 + 40))
+    weighted = setup_of(partly_known, *words, "streams.train.weights=[1, 3]")
+    numbers = np.asarray(drawn(weighted))
+    assert (numbers >= 96).mean() == pytest.approx(0.75)
+    stream = make_streams(weighted.config, weighted.splits, (32, 32), weighted.statistics)["train"]
+    position = int(np.argmax(numbers >= 96))
+    expected = weighted.splits["train"].read(int(numbers[position]))
+    assert stream.sample(position).key == expected.key
+    assert joined.digests != setup_of(partly_known).digests
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["streams.train.weights=[1, 2]"], "weights has 2 numbers, shards and more_shards name 1 data sets"),
+        (["streams.train.weights=[1]", "streams.train.sampling=balanced"], "exclude each other"),
+        (["streams.train.sampling=often"], "streams.train.sampling"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(partly_known, words, message):
+    with pytest.raises(UmlError) as raised:
+        setup_of(partly_known, *words)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["streams.train.sampling={melanoma=1}"], "a weight to 'melanoma': the classes are benign, malignant"),
+        (["streams.train.sampling={benign=-1}"], "must be positive"),
+        (['streams.train.more_shards=["absent"]'], "absent/train does not exist"),
+    ],
+)
+def test_shards_that_do_not_fit_are_refused_before_any_rank_starts(partly_known, words, message):
+    with pytest.raises(ShardError, match=message):
+        setup_of(partly_known, *words)
