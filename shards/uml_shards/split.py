@@ -23,7 +23,7 @@ OPEN_FILES = 128
 """Tars kept open at once by one process; most systems allow 1024 files."""
 
 FETCHES = 8
-"""Indices read at once on opening: over a network each of them waits for its answer."""
+"""Indices fetched at once on opening a URL: each of them waits for its answer."""
 
 
 class Split:
@@ -48,8 +48,7 @@ class Split:
         self._storage = open_storage(self.path, cache)
         self.manifest = self._storage.load_manifest()
         self.layout = Layout.of(self.manifest)
-        with ThreadPoolExecutor(FETCHES) as pool:
-            self._indices = list(pool.map(self._load_index, self.manifest.shards))
+        self._indices = self._load_indices()
         self._ends = np.cumsum([shard.samples for shard in self.manifest.shards])
         self._files: dict[int, _File] = {}
 
@@ -112,8 +111,17 @@ class Split:
                 keys.append(_key(header, extension, file.path))
         return tuple(keys)
 
-    def _load_index(self, shard: Shard) -> NDArray[np.void]:
-        return load_checked_index(self._storage, self.path, shard, self.manifest)
+    def _load_indices(self) -> list[NDArray[np.void]]:
+        shards, components = self.manifest.shards, len(self.manifest.components)
+        # Checked one after another: numpy reads their headers through `ast`, which fails now and then when several
+        # threads of Python 3.11 use it.
+        if not isinstance(self.path, Address):
+            return [load_checked_index(self._storage, self.path, shard, self.manifest) for shard in shards]
+        with ThreadPoolExecutor(FETCHES) as pool:
+            fetched = list(pool.map(lambda shard: self._storage.read_index(shard, components), shards))
+        return [
+            _check_index(data, self.path, shard, self.manifest) for data, shard in zip(fetched, shards, strict=True)
+        ]
 
     def _file(self, shard: int) -> "_File":
         file = self._files.get(shard)
@@ -168,8 +176,11 @@ def load_checked_index(storage: Storage, where: Location, shard: Shard, manifest
     Raises:
         ShardError: something is not as the manifest says.
     """
+    return _check_index(storage.read_index(shard, len(manifest.components)), where, shard, manifest)
+
+
+def _check_index(data: bytes, where: Location, shard: Shard, manifest: Manifest) -> NDArray[np.void]:
     path = where / shard.index
-    data = storage.read_index(shard, len(manifest.components))
     if hashlib.sha256(data).hexdigest() != shard.index_sha256:
         raise ShardError(f"{path}: its sha256 is not the manifest's: the index belongs to other shards, or is damaged")
     index = parse_index(data, len(manifest.components), str(path))
