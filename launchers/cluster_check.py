@@ -15,7 +15,7 @@ from uml_dist.cluster.plan import judge, plan, speeds
 from uml_dist.cluster.process import run_process
 from uml_dist.cluster.training import Outcome, Training, Work, make_shards, train
 from uml_dist.errors import UmlError
-from uml_dist.launch import Devices, ensure_world, find_devices, read_world
+from uml_dist.launch import Devices, end_process, ensure_world, find_devices, read_world
 
 HERE = Path(__file__).parent
 MARK = "cluster-check.txt"
@@ -161,4 +161,4 @@ def tell(work: Work, found: Collectives | None, checks: Sequence[Check], rows: l
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

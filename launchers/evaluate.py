@@ -15,7 +15,16 @@ from uml_dist.evaluate.columns import EmptyRule
 from uml_dist.evaluate.examples import choose, predict_examples
 from uml_dist.evaluate.results import metrics_record, printed_table, write_cases, write_metrics
 from uml_dist.evaluate.sheet import write_sheet
-from uml_dist.launch import Devices, World, ensure_world, find_devices, leave_with, planned_ranks, read_world
+from uml_dist.launch import (
+    Devices,
+    World,
+    end_process,
+    ensure_world,
+    find_devices,
+    leave_with,
+    planned_ranks,
+    read_world,
+)
 from uml_dist.run import Run, load_run
 from uml_dist.train.data import loader_workers
 from uml_dist.train.run_folder import versions
@@ -134,4 +143,4 @@ def evaluate(run: Run, split: Split, options: argparse.Namespace, world: World) 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

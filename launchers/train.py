@@ -7,7 +7,7 @@ from pathlib import Path
 
 from uml_dist.config_file import dump, read_config
 from uml_dist.errors import UmlError
-from uml_dist.launch import ensure_world, leave_with, planned_ranks
+from uml_dist.launch import end_process, ensure_world, leave_with, planned_ranks
 from uml_dist.train.setup import check_start, find_resume, prepare
 from uml_shards import ShardError
 
@@ -67,4 +67,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())
