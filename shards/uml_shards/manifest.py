@@ -136,7 +136,9 @@ class Manifest(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise ShardError(f"{path} is no manifest of schema {SCHEMA_VERSION}: {where}: {first['msg']}") from None
+            what = f"{path} is no manifest of schema {SCHEMA_VERSION}: {where}: {first['msg']}"
+            other = ": another version made these shards, make them again" if where == "schema_version" else ""
+            raise ShardError(what + other) from None
 
     def save(self, directory: str | Path) -> None:
         """Write the manifest into a split folder: to a temporary file first, then renamed."""
