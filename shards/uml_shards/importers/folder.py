@@ -137,9 +137,8 @@ RAW/labels.csv  columns image, and label, patient or split as far as you have th
         extension, image, size = encode_opened(
             opened, item.image, self.size, self.options.lossless, channels, upright=True
         )
-        load(
-            opened, item.image
-        )  # bytes that are kept have not been decoded: damage is said here, where the file is known
+        # Bytes that are kept have not been decoded: damage is said here, where the file is known.
+        load(opened, item.image)
         components = {extension: image, "json": encode_json(item.label)}
         if mask is not None:
             components["mask.png"] = encode_grey(resize_mask(mask, size))
