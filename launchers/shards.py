@@ -7,16 +7,19 @@ from pathlib import Path
 
 from uml_shards import Cache, ShardError
 from uml_shards.address import parse_location
+from uml_shards.draw import draw_labelled, refuse_existing, save_keys
 from uml_shards.importers import Importer, Options, find_importer, importers
+from uml_shards.part import with_truth
 from uml_shards.plain import index_plain
 from uml_shards.skipped import FILE_NAME as SKIPPED_NAME
 from uml_shards.skipped import load_skipped, summarize
-from uml_shards.split import find_splits
+from uml_shards.split import find_splits, open_split
 from uml_shards.storage import open_storage
 from uml_shards.verify import verify
 from uml_shards.writer import MAX_SKIPPED, unwritten, write_split
 
 EXAMPLE = "example: python launchers/shards.py make --dataset isic2017 --raw /data/isic2017 --size 256 --workers 8"
+DRAW = "example: python launchers/shards.py draw data/shards/isic2017/train --labelled 0.05 --out labelled.txt"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,10 +102,25 @@ def info(given: argparse.Namespace) -> int:
             " ".join(f"{value:.3f}" for value in part) for part in (split.statistics.mean, split.statistics.std)
         )
         size = "x".join(str(side) for side in split.size) if split.size else "of several sizes"
-        print(f"{split.split}: images {size}, {split.channels} channels, mean {mean}, std {std}")
+        kind = "volumes" if split.dimensions == 3 else "images"
+        print(f"{split.split}: {kind} {size}, {split.channels} channels, mean {mean}, std {std}")
     first = manifests[0]
     masks = ", ".join(first.mask_classes or first.mask_names) or "none"
     print(f"data set: {first.dataset}\nmasks:    {masks}\nlicence:  {first.licence}\nsource:   {first.source}")
+    return 0
+
+
+def draw(given: argparse.Namespace) -> int:
+    """Draw the samples that a stream may take for labelled."""
+    refuse_existing(given.out)
+    split = open_split(given.path, Cache(given.cache))
+    numbers = draw_labelled(split, given.labelled, given.seed, given.quiet)
+    keys, classes = split.keys(), split.manifest.classes
+    labels, known = split.labels()[numbers], int(with_truth(split).sum())
+    counts = ", ".join(f"{name} {(labels == number).sum()}" for number, name in enumerate(classes))
+    what = f"{len(numbers)} of the {known} samples of {split.path} with mask or label, seed {given.seed}"
+    save_keys(given.out, [keys[number] for number in numbers], what)
+    print(f"{given.out}: {what}" + (f": {counts}" if counts else ""))
     return 0
 
 
@@ -151,6 +169,13 @@ def _names(text: str) -> tuple[str, ...]:
     if not all(names) or len(set(names)) != len(names):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of different names with commas between them")
     return names
+
+
+def _amount(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a share of samples") from None
 
 
 def _positive(text: str) -> int:
@@ -220,6 +245,15 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         if name == "verify":
             command.add_argument("--cache", type=Path, help="folder that keeps the files of a URL")
+    command = commands.add_parser("draw", parents=[shared], help="draw samples to count as labelled", epilog=DRAW)
+    command.add_argument("path", metavar="PATH", help="a split's folder or URL")
+    command.add_argument(
+        "--labelled", type=_amount, required=True, metavar="NUMBER", help="of samples; below 1 the share of them"
+    )
+    command.add_argument("--seed", type=int, default=0, help="another is another draw (default: 0)")
+    command.add_argument("--out", type=Path, required=True, help="list to be written, a key a line")
+    command.add_argument("--cache", type=Path, help="folder that keeps the files of a URL")
+    command.set_defaults(run=draw)
     command = commands.add_parser("datasets", parents=[shared], help="list the importers and where to get the data")
     command.set_defaults(run=datasets)
     return parser

@@ -17,15 +17,15 @@ class Batch:
     """Samples of one stream, on one device.
 
     Attributes:
-        image: (B, channels, H, W) float32, scaled to [0, 1], then by the split's mean and standard deviation.
-        mask: (B, H, W) uint8 class numbers, or (B, L, H, W) for overlapping lesions; 255 = ignore, everywhere for a
-            sample without a mask.
+        image: (B, channels, H, W) or (B, channels, H, W, D) float32, of mean 0 and deviation 1 over the split.
+        mask: (B, H, W) or (B, H, W, D) uint8 class numbers, or (B, L, H, W) for overlapping lesions; 255 = ignore,
+            everywhere for a sample without a mask.
         label: (B,) int64; -1 = absent.
         weight: (B,) float32; 0 for a placeholder, which no loss and no metric counts.
         address: (B,) int64, the address of each sample's randomness: (seed, stream, position) hashed.
         position: (B,) int64, its position in the stream.
         keys: names of the samples.
-        skipped: why samples were replaced by placeholders.
+        skipped: of samples that were replaced by placeholders, the kind of the reason, and the reason in words.
     """
 
     image: Tensor
@@ -35,7 +35,7 @@ class Batch:
     address: Tensor
     position: Tensor
     keys: tuple[str, ...]
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.label)
@@ -81,15 +81,25 @@ def collate(stream: Stream, samples: Sequence[Sample], positions: Sequence[int])
         address=torch.from_numpy(keyed_bits(stream.plan.seed, stream.name, place).view(np.int64)),
         position=torch.from_numpy(place),
         keys=tuple(sample.key for sample in samples),
-        skipped=tuple(str(sample.meta["skipped"]) for sample in samples if "skipped" in sample.meta),
+        skipped=tuple(
+            (str(sample.meta["reason"]), str(sample.meta["skipped"])) for sample in samples if "skipped" in sample.meta
+        ),
     )
 
 
 def normalise(image: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """An image (H, W, channels) of integers as (channels, H, W) float32 of zero mean and unit deviation."""
-    largest = np.float32(np.iinfo(image.dtype).max)
-    scaled = (image.astype(np.float32) / largest - mean) / np.maximum(std, np.float32(1e-6))
-    return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+    """An image (..., channels) as (channels, ...) float32 of zero mean and unit deviation.
+
+    Unsigned integers are scaled to [0, 1] first, as the statistics are.
+    """
+    # Channels apart first: arithmetic on whole planes takes a tenth of the time of that on three values a pixel.
+    values = np.moveaxis(image, -1, 0).astype(np.float32, order="C")
+    if image.dtype.kind == "u":
+        values /= np.float32(np.iinfo(image.dtype).max)
+    channels = (-1, *(1,) * (image.ndim - 1))
+    values -= mean.reshape(channels)
+    values /= np.maximum(std, np.float32(1e-6)).reshape(channels)
+    return values
 
 
 def _entropy(probability: Tensor | None) -> Tensor | None:

@@ -6,7 +6,7 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -23,6 +23,13 @@ class StreamConfig(Section):
         default=(), description="further data sets of the same classes, whose samples join those of shards"
     )
     split: str = Field(default="train", description="the split that is read")
+    part: Literal["all", "labelled", "unlabelled"] = Field(
+        default="all",
+        description="the samples with a mask (or, where none has one, a label), or all others, without what is known",
+    )
+    labelled_ids: str | None = Field(
+        default=None, description="file with the keys of the samples that count as labelled, one a line"
+    )
     count: int = Field(gt=0, description="samples of it in a global batch (its slots)")
     sampling: Literal["epoch", "balanced"] | dict[str, float] = Field(
         default="epoch",
@@ -41,6 +48,14 @@ class StreamConfig(Section):
             raise ValueError("weights of data sets and sampling by class exclude each other: leave one of them out")
         return self
 
+    @model_validator(mode="after")
+    def _part_fits(self) -> Self:
+        if self.labelled_ids is not None and self.part == "all":
+            raise ValueError("labelled_ids does nothing with part = all: set part to labelled or to unlabelled")
+        if self.part == "unlabelled" and self.sampling != "epoch":
+            raise ValueError("part = unlabelled withholds the labels that sampling by class needs: use sampling epoch")
+        return self
+
 
 class DataConfig(Section):
     """`[data]`: how samples are read."""
@@ -48,7 +63,10 @@ class DataConfig(Section):
     workers: int | Literal["auto"] = Field(
         default="auto", description="processes per rank that read ahead; auto: none on the CPU, up to 4 beside a GPU"
     )
-    size: int | None = Field(default=None, gt=0, description="height and width of the samples; default: the manifest's")
+    size: int | tuple[int, int, int] | None = Field(
+        default=None,
+        description="height and width of the images, or [H, W, D] of the patches of volumes; default: the manifest's",
+    )
     augment: Literal["none", "light"] = Field(
         default="light", description="flips, quarter turns and +-10 % scale, or none"
     )
@@ -62,6 +80,13 @@ class DataConfig(Section):
     on_bad_sample: Literal["error", "skip"] = Field(
         default="error", description="stop, or keep a bad sample's place with a placeholder of weight 0"
     )
+
+    @field_validator("size")
+    @classmethod
+    def _size_is_positive(cls, size: int | tuple[int, int, int] | None) -> int | tuple[int, int, int] | None:
+        if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
+            raise ValueError("must be greater than 0")
+        return size
 
 
 class ModelConfig(Section):

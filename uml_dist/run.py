@@ -36,7 +36,7 @@ class Run:
         config: of the run.
         recipe: with its configuration and manifests.
         networks: by name, in evaluation mode.
-        size: (H, W) of every sample.
+        size: (H, W) of every sample, or (H, W, D) of every patch.
         device: of the networks.
     """
 
@@ -46,7 +46,7 @@ class Run:
     config: RunConfig
     recipe: Recipe
     networks: Mapping[str, nn.Module]
-    size: tuple[int, int]
+    size: tuple[int, ...]
     device: torch.device
 
     @property
@@ -132,7 +132,9 @@ def load_run(
         raise UmlError(f"the shards of run {path}: {error}; if they have moved, say where by --shards") from None
     for name, split in splits.items():
         if state.data.get(name, split.manifest.digest) != split.manifest.digest:
-            raise UmlError(f"run {path} was trained on other shards than those in {split.path.parent}: name its own")
+            ids = config.streams[name].labelled_ids
+            now = f"{split.path.parent}, or another list than {ids}" if ids else str(split.path.parent)
+            raise UmlError(f"run {path} was trained on other shards than those in {now}: name its own")
     recipe = kind(config, {name: split.manifest for name, split in splits.items()})
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     networks = {name: network.to(chosen) for name, network in _networks(recipe, folder).items()}

@@ -50,12 +50,13 @@ def download(address: Address, file: IO[bytes], content: Content) -> None:
         try:
             return transfer.attempt()
         except Refused as error:
-            raise ShardError(f"{address} cannot be read: {error}") from None
+            raise ShardError(f"{address} cannot be read: {error}", "remote") from None
         except Interrupted as error:
             failures = 1 if transfer.received > furthest else failures + 1
             furthest = max(furthest, transfer.received)
             if failures >= TRIES:
-                raise ShardError(f"{address} cannot be read: {error}; given up after {failures} tries") from None
+                what = f"{address} cannot be read: {error}; given up after {failures} tries"
+                raise ShardError(what, "remote") from None
             time.sleep(FIRST_PAUSE_SECONDS * 2 ** (failures - 1))
 
 

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from .decode import IMAGE_EXTENSIONS
+from .decode import find_image
 from .errors import ShardError
 
 BLOCK = 512
@@ -172,8 +172,7 @@ def _add(entries: list[Entry], finished: set[str], member: tarfile.TarInfo, path
 
 
 def _complete(entry: Entry, path: Path) -> None:
-    images = [extension for extension in entry.members if extension in IMAGE_EXTENSIONS]
-    if len(images) != 1:
-        found, wanted = ", ".join(entry.members), ", ".join(IMAGE_EXTENSIONS)
-        what = "a component is missing" if not images else "it is not clear which"
-        raise ShardError(f"{path}: sample {entry.key} needs one image ({wanted}), {what}: has {found}")
+    try:
+        find_image(entry.members)
+    except ShardError as error:
+        raise ShardError(f"{path}: sample {entry.key} {error}") from None

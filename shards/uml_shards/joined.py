@@ -1,5 +1,6 @@
 """Several splits as one: their samples laid end to end, under one manifest."""
 
+import copy
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -11,7 +12,7 @@ from .errors import ShardError
 from .manifest import Manifest, Statistics
 from .sample import Sample
 
-_SHARED = ("channels", "classes", "mask_classes", "mask_names", "tasks")
+_SHARED = ("dimensions", "channels", "classes", "mask_classes", "mask_names", "tasks")
 
 
 class Samples(Protocol):
@@ -33,8 +34,36 @@ class Samples(Protocol):
         """A sample, decoded and checked."""
         ...
 
+    def read_patch(self, number: int, size: Sequence[int], place: Sequence[float]) -> Sample:
+        """A sample of which image and mask are a patch of the volume."""
+        ...
+
+    def prefetch(self, number: int) -> None:
+        """Begin to fetch the shard of a sample that will be read soon; never waits."""
+        ...
+
     def labels(self) -> NDArray[np.int32]:
         """(N,), -1 = not labelled."""
+        ...
+
+    def masked(self) -> NDArray[np.bool_]:
+        """(N,), which samples have a mask."""
+        ...
+
+    def keys(self) -> tuple[str, ...]:
+        """Of all samples."""
+        ...
+
+    def sizes(self) -> tuple[int, ...]:
+        """Samples in each shard that has any."""
+        ...
+
+    def sets(self) -> tuple[tuple[int, ...], ...]:
+        """The same, for each of the data sets that the samples are of."""
+        ...
+
+    def without_truth(self) -> "Samples":
+        """The same samples as bare images: at nothing else of them anybody looks."""
         ...
 
 
@@ -65,6 +94,28 @@ class JoinedSplit:
         """The labels (N,) of all samples, in order; -1 = not labelled."""
         return np.concatenate([split.labels() for split in self.splits])
 
+    def masked(self) -> NDArray[np.bool_]:
+        """Which of all samples (N,) have a mask."""
+        return np.concatenate([split.masked() for split in self.splits])
+
+    def keys(self) -> tuple[str, ...]:
+        """The keys of all samples, in order; two splits may share some."""
+        return tuple(key for split in self.splits for key in split.keys())
+
+    def sizes(self) -> tuple[int, ...]:
+        """Samples in each shard."""
+        return tuple(size for split in self.splits for size in split.sizes())
+
+    def sets(self) -> tuple[tuple[int, ...], ...]:
+        """The same, for each split."""
+        return tuple(split.sizes() for split in self.splits)
+
+    def without_truth(self) -> "JoinedSplit":
+        """The same samples as bare images; see `Split.without_truth`."""
+        bare = copy.copy(self)
+        bare.splits = tuple(split.without_truth() for split in self.splits)
+        return bare
+
     def read(self, number: int) -> Sample:
         """A sample, decoded and checked.
 
@@ -72,10 +123,25 @@ class JoinedSplit:
             ShardError: it cannot be read; the message names shard, key and reason.
             IndexError: there is no such sample.
         """
+        split, number = self._locate(number)
+        return split.read(number)
+
+    def read_patch(self, number: int, size: Sequence[int], place: Sequence[float]) -> Sample:
+        """A sample of which image and mask are a patch of the volume; see `Split.read_patch`."""
+        split, number = self._locate(number)
+        return split.read_patch(number, size, place)
+
+    def prefetch(self, number: int) -> None:
+        """Begin to fetch the shard of a sample; see `Split.prefetch`."""
+        split, number = self._locate(number)
+        split.prefetch(number)
+
+    def _locate(self, number: int) -> tuple[Samples, int]:
+        """The split that holds a sample, and its number there."""
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)} in {len(self.splits)} splits")
         place = int(np.searchsorted(self._ends, number, side="right"))
-        return self.splits[place].read(number - (int(self._ends[place]) - len(self.splits[place])))
+        return self.splits[place], number - (int(self._ends[place]) - len(self.splits[place]))
 
 
 def _join(splits: Sequence[Samples]) -> Manifest:

@@ -2,12 +2,14 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .address import Location
 from .errors import ShardError
+from .sample import PICTURES
+from .volume import IMAGE as VOLUME
 
 SCHEMA_VERSION = 2
 """Of manifest and index; from 2 on the index holds labels."""
@@ -19,7 +21,10 @@ PLAIN_NAME = r"^[^/\\\x00-\x1f]*[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$"
 
 
 class Statistics(BaseModel):
-    """Mean and standard deviation of each image channel over the split, with intensities scaled to [0, 1]."""
+    """Mean and standard deviation of each image channel over the split.
+
+    Unsigned integers are scaled to [0, 1] by their largest value; signed integers and floats are taken as they are.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,7 +62,7 @@ class Manifest(BaseModel):
         dataset: name of the importer that made it.
         split: train, val or test.
         channels: of every image.
-        size: (H, W) of every image, or None where sizes differ.
+        size: (H, W) of every image, or (H, W, D) of every volume; None where sizes differ.
         classes: names of the image classes, in label order; () without labels.
         mask_classes: names of the pixel classes, background first; () without masks or with named masks.
         mask_names: names of the masks that may overlap, one `mask.<name>.png` each; () otherwise.
@@ -79,7 +84,7 @@ class Manifest(BaseModel):
     dataset: str
     split: str
     channels: int = Field(gt=0)
-    size: tuple[int, int] | None
+    size: Annotated[tuple[int, ...], Field(min_length=2, max_length=3)] | None
     classes: tuple[str, ...] = ()
     mask_classes: tuple[str, ...] = ()
     mask_names: tuple[str, ...] = ()
@@ -98,6 +103,11 @@ class Manifest(BaseModel):
     def samples(self) -> int:
         """Samples in the split."""
         return sum(shard.samples for shard in self.shards)
+
+    @property
+    def dimensions(self) -> Literal[2, 3]:
+        """2 of images, 3 of volumes."""
+        return 3 if VOLUME in self.components and not set(PICTURES) & set(self.components) else 2
 
     @property
     def digest(self) -> str:

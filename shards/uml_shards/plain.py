@@ -18,8 +18,8 @@ from .decode import Layout, decode_sample
 from .errors import ShardError
 from .index import NO_LABEL, make_index, save_index, scan_tar
 from .manifest import FILE_NAME, PLAIN_NAME, Manifest, Shard
+from .members import read_components
 from .sample import IGNORE, Sample
-from .split import read_components
 from .tally import Tally
 from .unfinished import FOLDER, TEMPORARY
 

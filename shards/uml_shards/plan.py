@@ -50,7 +50,7 @@ class Plan:
                 f"stream {stream} cannot be planned: {self.samples} samples, {slots} slots, window {window}; "
                 "each must be at least 1"
             )
-        self._first = np.concatenate([[0], np.cumsum(self.shard_samples)])
+        self._first = np.cumsum(self.shard_samples) - self.shard_samples
         self._line = lru_cache(maxsize=4)(self._shuffled_shards)
         self._window = lru_cache(maxsize=4 * slots)(self._shuffled_window)
 
@@ -73,28 +73,33 @@ class Plan:
         """
         step, slot = divmod(position, self.slots)
         epoch = self.epoch(step)
+        window, inside = divmod(step - self.first_step(epoch), self.window)
+        return self._window(epoch, slot, window).item(inside)
+
+    def _shuffled_window(self, epoch: int, slot: int, window: int) -> NDArray[np.int64]:
+        """The numbers of the samples that a slot gives in one window."""
         first = self.first_step(epoch)
         length = self.first_step(epoch + 1) - first
-        window, inside = divmod(step - first, self.window)
-        place = window * self.window + int(self._window(epoch, slot, window, length)[inside])
-        return self._at(self.slots * first + slot * length + place)
+        size = min(self.window, length - window * self.window)
+        order = keyed_permutation(size, self.seed, self.stream, "window", epoch, slot, window)
+        return self._at(self.slots * first + slot * length + window * self.window + order)
 
-    def _at(self, place: int) -> int:
-        """The sample at a place of the endless line."""
-        epoch, offset = divmod(place, self.samples)
-        order, ends = self._line(epoch)
-        rank = int(np.searchsorted(ends, offset, side="right"))
-        shard = int(order[rank])
-        into = offset - (int(ends[rank]) - int(self.shard_samples[shard]))
-        return int(self._first[shard]) + into
+    def _at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The samples at places of the endless line."""
+        numbers = np.empty_like(places)
+        lines, offsets = np.divmod(places, self.samples)
+        for line in np.unique(lines):
+            here = lines == line
+            begins, firsts = self._line(int(line))
+            rank = np.searchsorted(begins, offsets[here], side="right") - 1
+            numbers[here] = firsts[rank] + offsets[here] - begins[rank]
+        return numbers
 
     def _shuffled_shards(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of the shards in their order in an epoch: the place where each begins, and the number of its first sample."""
         order = keyed_permutation(len(self.shard_samples), self.seed, self.stream, "shards", epoch)
-        return order, np.cumsum(self.shard_samples[order])
-
-    def _shuffled_window(self, epoch: int, slot: int, window: int, length: int) -> NDArray[np.int64]:
-        size = min(self.window, length - window * self.window)
-        return keyed_permutation(size, self.seed, self.stream, "window", epoch, slot, window)
+        sizes = self.shard_samples[order]
+        return np.cumsum(sizes) - sizes, self._first[order]
 
 
 class InOrder:
@@ -106,6 +111,7 @@ class InOrder:
 
     stream = "evaluation"
     seed = 0
+    slots = 1
 
     def __init__(self, samples: int) -> None:
         self.samples = samples

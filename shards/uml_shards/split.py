@@ -1,9 +1,13 @@
 """A split opened for reading: sample i of the shards laid end to end, one `pread` each."""
 
+import copy
 import hashlib
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,14 @@ from .address import Address, Location, parse_location
 from .cache import Cache
 from .decode import Layout, decode_sample
 from .errors import ShardError
-from .index import BLOCK, parse_index
+from .index import NO_LABEL, parse_index
 from .manifest import FILE_NAME, Manifest, Shard
-from .sample import Sample
+from .members import read_components, read_key, read_parts
+from .patch import read_patch_sample
+from .prefetch import Prefetch
+from .sample import PICTURES, Sample
 from .storage import Storage, check_size, open_storage
+from .volume import IMAGE, MASK
 
 OPEN_FILES = 128
 """Tars kept open at once by one process; most systems allow 1024 files."""
@@ -49,14 +57,15 @@ class Split:
         self.manifest = self._storage.load_manifest()
         self.layout = Layout.of(self.manifest)
         self._indices = self._load_indices()
-        self._ends = np.cumsum([shard.samples for shard in self.manifest.shards])
+        self._bounds = [0, *accumulate(shard.samples for shard in self.manifest.shards)]
         self._files: dict[int, _File] = {}
+        self._prefetch: Prefetch | None = None
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return self._bounds[-1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}
+        return {**self.__dict__, "_files": {}, "_prefetch": None}
 
     def locate(self, number: int) -> tuple[int, int]:
         """The shard that holds a sample, and its row there.
@@ -66,8 +75,8 @@ class Split:
         """
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)} in {self.path}")
-        shard = int(np.searchsorted(self._ends, number, side="right"))
-        return shard, number - (int(self._ends[shard]) - self.manifest.shards[shard].samples)
+        shard = bisect_right(self._bounds, number) - 1
+        return shard, number - self._bounds[shard]
 
     def components(self, number: int) -> tuple[str, dict[str, bytes]]:
         """The key of a sample and the bytes of each component it has, by extension.
@@ -89,12 +98,61 @@ class Split:
         try:
             return decode_sample(key, components, self.layout)
         except ShardError as error:
-            shard, _ = self.locate(number)
-            raise ShardError(f"{self.path / self.manifest.shards[shard].name}: sample {key}: {error}") from None
+            raise self._named(error, number, key) from None
+
+    def read_patch(self, number: int, size: Sequence[int], place: Sequence[float]) -> Sample:
+        """A sample of which image and mask are a patch of the volume; no more than that is read.
+
+        Args:
+            number: of the sample.
+            size: (3,) voxels of the patch; what a smaller volume leaves free repeats its edge, masked as ignored.
+            place: (3,) in [0, 1): of the patch's corner among all that are possible, along each axis.
+
+        Raises:
+            ShardError: it cannot be read; the message names shard, key and reason.
+        """
+        shard, row = self.locate(number)
+        file = self._file(shard)
+        key, parts = read_parts(file.descriptor, self._indices[shard][row], self.manifest.components, file.path)
+        try:
+            return read_patch_sample(file.descriptor, key, parts, self.layout, size, place)
+        except ShardError as error:
+            raise self._named(error, number, key) from None
+
+    def prefetch(self, number: int) -> None:
+        """Begin to fetch the shard of a sample that will be read soon, if it lies behind a URL; never waits."""
+        if not isinstance(self.path, Address):
+            return
+        shard, _ = self.locate(number)
+        if shard not in self._files:
+            self._prefetch = self._prefetch or Prefetch(self._storage)
+            self._prefetch.want(self.manifest.shards[shard])
 
     def labels(self) -> NDArray[np.int32]:
         """The labels (N,) of all samples, in order; -1 = not labelled. No tar is read."""
         return np.concatenate([index["label"] for index in self._indices])
+
+    def masked(self) -> NDArray[np.bool_]:
+        """Which of all samples (N,) have a mask. No tar is read."""
+        names = [f"mask.{name}.png" for name in self.manifest.mask_names] or ["mask.png", "seg.png", MASK]
+        columns = np.isin(self.manifest.components, names)
+        return np.concatenate([(index["size"][:, columns] > 0).any(axis=1) for index in self._indices])
+
+    def sizes(self) -> tuple[int, ...]:
+        """Samples in each shard."""
+        return tuple(shard.samples for shard in self.manifest.shards)
+
+    def sets(self) -> tuple[tuple[int, ...], ...]:
+        """The same, for each data set: there is one."""
+        return (self.sizes(),)
+
+    def without_truth(self) -> "Split":
+        """The same samples as bare images: at labels, masks and whatever else is known of them nobody looks."""
+        bare = copy.copy(self)
+        bare.layout = replace(self.layout, labelled=False, masked=False)
+        bare._indices = [_images_only(index, self.manifest.components) for index in self._indices]
+        bare._files, bare._prefetch = {}, None
+        return bare
 
     def keys(self) -> tuple[str, ...]:
         """The keys of all samples, in order: one short read each.
@@ -105,11 +163,13 @@ class Split:
         keys = []
         for shard, index in enumerate(self._indices):
             file = self._file(shard)
-            for record in index:
-                first, extension = min((start, name) for name, start, _ in _present(record, self.manifest.components))
-                header = os.pread(file.descriptor, BLOCK, int(record["base"]) + first - BLOCK)
-                keys.append(_key(header, extension, file.path))
+            keys += [read_key(file.descriptor, record, self.manifest.components, file.path) for record in index]
         return tuple(keys)
+
+    def _named(self, error: ShardError, number: int, key: str) -> ShardError:
+        """An error that says which sample it is of."""
+        shard, _ = self.locate(number)
+        return ShardError(f"{self.path / self.manifest.shards[shard].name}: sample {key}: {error}", error.reason)
 
     def _load_indices(self) -> list[NDArray[np.void]]:
         shards, components = self.manifest.shards, len(self.manifest.components)
@@ -130,7 +190,10 @@ class Split:
             with self._storage.tar(stated) as path:
                 file = _File(path, stated.bytes, self.path / stated.name)
             if len(self._files) >= OPEN_FILES:
-                self._files.pop(next(iter(self._files)))
+                closed = next(iter(self._files))
+                self._files.pop(closed)
+                if self._prefetch:
+                    self._prefetch.forget(self.manifest.shards[closed])
             self._files[shard] = file
         return file
 
@@ -189,56 +252,15 @@ def _check_index(data: bytes, where: Location, shard: Shard, manifest: Manifest)
     return index
 
 
-def read_components(
-    descriptor: int, record: np.void, names: Sequence[str], path: Location
-) -> tuple[str, dict[str, bytes]]:
-    """Read one sample of an open tar by its index row, with one `pread`, and check the tar headers inside.
-
-    Raises:
-        ShardError: the tar holds something else at that place.
-    """
-    base = int(record["base"])
-    present = _present(record, names)
-    data = os.pread(descriptor, max((start + size for _, start, size in present), default=0), base)
-    key = None
-    found = {}
-    for extension, start, size in sorted(present, key=lambda part: part[1]):
-        header = data[max(start - BLOCK, 0) : start]
-        key = key or _key(header, extension, path)
-        if _name(header) != f"{key}.{extension}" or _size(header) != size or len(data) < start + size:
-            raise ShardError(f"{path}: component {extension} of sample {key} is not where its index says: verify it")
-        found[extension] = data[start : start + size]
-    if key is None:
-        raise ShardError(f"{path}: the index row for byte {base} has no component: make the shards again")
-    return key, found
-
-
-def _present(record: np.void, names: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(extension, start, size) of the components that a sample has."""
-    starts, sizes = record["start"].tolist(), record["size"].tolist()
-    return [(name, start, size) for name, start, size in zip(names, starts, sizes, strict=True) if size]
-
-
-def _key(header: bytes, extension: str, path: Location) -> str:
-    name = _name(header)
-    key = name.removesuffix(f".{extension}")
-    if key == name or not key:
-        raise ShardError(f"{path}: found {name[:40]!r} where its index says a component {extension}: verify it")
-    return key
-
-
-def _name(header: bytes) -> str:
-    """The member name in a tar header; what has not the mark of a header has none."""
-    if len(header) != BLOCK or header[257:262] != b"ustar":
-        return ""
-    return header[:100].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
-
-
-def _size(header: bytes) -> int:
-    try:
-        return int(header[124:136].strip(b"\0 "), 8)
-    except ValueError:
-        return -1
+def _images_only(index: NDArray[np.void], names: Sequence[str]) -> NDArray[np.void]:
+    """An index in which samples have neither a label nor any component but their image."""
+    pictures = np.isin(names, PICTURES)
+    pictured = (index["size"][:, pictures] > 0).any(axis=1, keepdims=True)
+    images = np.where(pictured, pictures, np.asarray(names) == IMAGE)
+    bare = index.copy()
+    bare["label"] = NO_LABEL
+    bare["size"] = np.where(images, index["size"], 0)
+    return bare
 
 
 class _File:
@@ -250,7 +272,7 @@ class _File:
         try:
             self.descriptor = os.open(file, os.O_RDONLY)
         except OSError as error:
-            raise ShardError(f"{path} cannot be read: {error.strerror}") from None
+            raise ShardError(f"{path} cannot be read: {error.strerror}", "tar") from None
         check_size(path, os.fstat(self.descriptor).st_size, size)
 
     def __del__(self) -> None:

@@ -118,4 +118,5 @@ def check_size(path: Location, found: int, stated: int) -> None:
         ShardError: they differ.
     """
     if found != stated:
-        raise ShardError(f"{path}: has {found} bytes, the manifest says {stated}: the copy is not complete, or changed")
+        what = f"{path}: has {found} bytes, the manifest says {stated}: the copy is not complete, or changed"
+        raise ShardError(what, "tar")

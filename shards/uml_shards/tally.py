@@ -5,13 +5,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import ShardError
 from .manifest import Statistics
 from .sample import Sample
 
-FULL_SCALE = 65535
-"""The unit of the sums: a 16-bit value; an 8-bit value counts 257 of them, so both are fractions of full scale."""
+UNITS = {True: 65535, False: 1 << 64}
+"""Of the sums, by whether intensities are fractions of full scale: 16-bit values, of which an 8-bit one counts 257; or
+2^-64, in which the sums of signed integers and of floats over one volume are whole numbers too."""
 
 
 @dataclass
@@ -23,18 +25,20 @@ class Tally:
         labelled: those with a label.
         masked: those with a mask.
         class_counts: label -> samples.
-        sizes: every (H, W) seen.
+        sizes: every (H, W), or (H, W, D), seen.
         pixels: summed over the images.
-        sums: of the values of each channel.
-        squares: of their squares.
+        scaled: whether the images are of unsigned integers, whose values are fractions of full scale.
+        sums: of the values of each channel, in `UNITS`.
+        squares: of their squares, in squares of these units.
     """
 
     samples: int = 0
     labelled: int = 0
     masked: int = 0
     class_counts: Counter[int] = field(default_factory=Counter)
-    sizes: set[tuple[int, int]] = field(default_factory=set)
+    sizes: set[tuple[int, ...]] = field(default_factory=set)
     pixels: int = 0
+    scaled: bool = True
     sums: list[int] = field(default_factory=list)
     squares: list[int] = field(default_factory=list)
 
@@ -44,30 +48,30 @@ class Tally:
         return len(self.sums)
 
     @property
-    def size(self) -> tuple[int, int] | None:
-        """(H, W) of all images, or None where they differ."""
+    def size(self) -> tuple[int, ...] | None:
+        """(H, W) or (H, W, D) of all images, or None where they differ."""
         return next(iter(self.sizes)) if len(self.sizes) == 1 else None
 
     def add(self, sample: Sample) -> None:
         """Count one decoded sample.
 
         Raises:
-            ShardError: its image has other channels than those before.
+            ShardError: its image has other channels, axes or kinds of values than those before.
         """
-        height, width, channels = sample.image.shape
-        unit = 257 if sample.image.dtype == np.uint8 else 1
+        *size, channels = sample.image.shape
         # Plane by plane: 16 times faster than sums over the first two axes of 256 x 256 x 3.
-        planes = [sample.image[..., channel].astype(np.uint64).ravel() for channel in range(channels)]
+        sums = [_sums(sample.image[..., channel]) for channel in range(channels)]
         self.merge(
             Tally(
                 samples=1,
                 labelled=int(sample.label is not None),
                 masked=int(sample.mask is not None),
                 class_counts=Counter() if sample.label is None else Counter({sample.label: 1}),
-                sizes={(height, width)},
-                pixels=height * width,
-                sums=[unit * int(plane.sum()) for plane in planes],
-                squares=[unit * unit * int(plane @ plane) for plane in planes],
+                sizes={tuple(size)},
+                pixels=math.prod(size),
+                scaled=sample.image.dtype.kind == "u",
+                sums=[total for total, _ in sums],
+                squares=[square for _, square in sums],
             )
         )
 
@@ -75,12 +79,11 @@ class Tally:
         """Add what another tally counted.
 
         Raises:
-            ShardError: its images have other channels.
+            ShardError: its images have other channels, axes or kinds of values.
         """
-        if self.samples and other.samples and self.channels != other.channels:
-            raise ShardError(
-                f"images of {self.channels} and of {other.channels} channels in one split: make them equal"
-            )
+        if self.samples and other.samples:
+            self._refuse_other(other)
+        self.scaled = other.scaled if other.samples else self.scaled
         zeros = [0] * max(self.channels, other.channels)
         self.sums = [a + b for a, b in zip(self.sums or zeros, other.sums or zeros, strict=True)]
         self.squares = [a + b for a, b in zip(self.squares or zeros, other.squares or zeros, strict=True)]
@@ -94,10 +97,32 @@ class Tally:
     def statistics(self) -> Statistics:
         """Mean and standard deviation of each channel; exact integers up to the last division."""
         count = self.pixels
+        whole = count * UNITS[self.scaled]
         return Statistics(
-            mean=tuple(total / (count * FULL_SCALE) for total in self.sums),
+            mean=tuple(total / whole for total in self.sums),
             std=tuple(
-                math.sqrt((count * square - total * total) / (count * FULL_SCALE) ** 2)
+                # The squares of a constant in floats may sum up to a hair too little.
+                math.sqrt(max(count * square - total * total, 0) / whole**2)
                 for total, square in zip(self.sums, self.squares, strict=True)
             ),
         )
+
+    def _refuse_other(self, other: "Tally") -> None:
+        if self.channels != other.channels:
+            raise ShardError(
+                f"images of {self.channels} and of {other.channels} channels in one split: make them equal"
+            )
+        if len(next(iter(self.sizes))) != len(next(iter(other.sizes))):
+            raise ShardError("images and volumes in one split: make two data sets of them")
+        if self.scaled != other.scaled:
+            raise ShardError("unsigned integers and other values in one split: store all volumes in one dtype")
+
+
+def _sums(plane: NDArray) -> tuple[int, int]:
+    """The sum of values, and that of their squares, in `UNITS`."""
+    if plane.dtype.kind == "u":
+        scale, values = UNITS[True] // np.iinfo(plane.dtype).max, plane.astype(np.uint64).ravel()
+        return scale * int(values.sum()), scale * scale * int(values @ values)
+    values = plane.astype(np.float64)
+    unit = UNITS[False]
+    return int(float(values.sum()) * unit), int(float(np.square(values).sum()) * unit * unit)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .decode import decode_grey
 from .errors import ShardError
+from .picture import decode_grey
 from .sample import Sample
 from .split import Split
 

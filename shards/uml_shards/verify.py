@@ -15,7 +15,8 @@ from .decode import Layout, decode_sample
 from .errors import ShardError
 from .index import NO_LABEL, build_index
 from .manifest import Manifest, Shard
-from .split import find_splits, load_checked_index, open_split, read_components
+from .members import read_components
+from .split import find_splits, load_checked_index, open_split
 from .storage import Storage, open_storage
 from .tally import Tally
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from uml_shards import ShardError, open_split
+from uml_shards.part import part_of
 
 SCRIPT = Path(__file__).parents[2] / "launchers" / "shards.py"
 
@@ -88,6 +89,20 @@ def test_info_of_a_split_and_of_nothing(main, tmp_path, capsys):
     capsys.readouterr()
     assert main(["info", str(tmp_path / "absent")]) == 2
     assert "make shards first" in one_line(capsys.readouterr().err)
+
+
+def test_draw_writes_a_list_once(main, tmp_path, capsys):
+    make(main, tmp_path)
+    words = ["draw", str(tmp_path / "train"), "--labelled", "0.5", "--quiet", "--out", str(tmp_path / "labelled.txt")]
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "2 of the 4 samples of " in one_line(capsys.readouterr().out)
+    part = part_of(open_split(tmp_path / "train"), "labelled", tmp_path / "labelled.txt")
+    assert len(part) == 2
+    before = (tmp_path / "labelled.txt").read_bytes()
+    assert main([*words, "--seed", "3"]) == 2
+    assert "labelled.txt exists" in one_line(capsys.readouterr().err)
+    assert (tmp_path / "labelled.txt").read_bytes() == before
 
 
 def test_debug_shows_the_traceback(main, tmp_path):

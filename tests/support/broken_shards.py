@@ -1,17 +1,22 @@
 """Shards and configurations that are wrong in one way each."""
 
+import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from webdataset.writer import TarWriter
 
+from uml_shards import Manifest
 from uml_shards.importers import Options
 from uml_shards.importers.base import Source
 from uml_shards.importers.encode import encode_grey
 from uml_shards.importers.phantom import PhantomImporter
+from uml_shards.index import build_index, save_index
+from uml_shards.plain import index_plain
 from uml_shards.writer import write_split
 
 
@@ -127,3 +132,28 @@ WRONG_SETTINGS: dict[tuple[str, ...], str] = {
     ("recipe=umi",): r"unknown recipe 'umi': use one of ",
 }
 """Words that make a sound configuration of recipe uml on two ranks wrong -> what the error says."""
+
+
+def write_plain(folder: Path, samples: Sequence[Mapping[str, bytes]], **names: Any) -> Path:
+    """A split of one tar: samples of keys case-0, case-1, ... and their components."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_tar(folder / "a.tar", samples)
+    index_plain(folder, overwrite=True, quiet=True, **names)
+    return folder
+
+
+def swap_tar(folder: Path, samples: Sequence[Mapping[str, bytes]]) -> None:
+    """Put other samples into the tar of `write_plain`; index and sizes fit it, all else in the manifest stays."""
+    tar, manifest = folder / "a.tar", Manifest.load(folder)
+    _write_tar(tar, samples)
+    columns = sorted({*manifest.components, *(name for sample in samples for name in sample)})
+    save_index(build_index(tar, columns), folder / "a.index.npy")
+    digest = hashlib.sha256((folder / "a.index.npy").read_bytes()).hexdigest()
+    shard = manifest.shards[0].model_copy(update={"bytes": tar.stat().st_size, "index_sha256": digest})
+    manifest.model_copy(update={"shards": (shard,), "components": tuple(columns)}).save(folder)
+
+
+def _write_tar(path: Path, samples: Sequence[Mapping[str, bytes]]) -> None:
+    with TarWriter(str(path), encoder=False, mtime=0) as writer:
+        for number, sample in enumerate(samples):
+            writer.write({"__key__": f"case-{number}", **sample})

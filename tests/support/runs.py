@@ -1,7 +1,7 @@
 """Short trainings for tests: real shards, the real Trainer, and what came of every step."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ class Trace:
         weights: all weights at the end, flat, by network.
         keys: of the samples of this rank, step by step.
         terms: everything logged.
+        skipped: the kinds of reasons of this rank's placeholders.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -86,6 +87,7 @@ class Trace:
     weights: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     keys: list[tuple[str, ...]] = field(default_factory=list)
     terms: list[dict[str, float]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
 
 class NoValidation(Trainer):
@@ -138,6 +140,10 @@ class _Listener(Reporter):
         self.trace.losses.append(values["loss"])
         self.trace.terms.append(values)
         return values
+
+    def skipped(self, reasons: Sequence[tuple[str, str]]) -> None:
+        super().skipped(reasons)
+        self.trace.skipped.extend(kind for kind, _ in reasons)
 
 
 class _watch:

@@ -17,6 +17,7 @@ from uml_dist.launch import Devices
 from uml_dist.reduce import GlobalBatch
 from uml_dist.train.main import Start, train_rank
 from uml_dist.train.setup import prepare
+from uml_shards import ShardError
 
 
 def train_each(trees: list[dict[str, Any]], runs: list[str] | None = None) -> list[Trace]:
@@ -72,6 +73,15 @@ def generators_around(tree: dict[str, Any]) -> tuple[list[int], list[int]]:
     before = states()
     train(tree)
     return before, states()
+
+
+def refusal_of(tree: dict[str, Any]) -> str:
+    """What a training says that cannot go on."""
+    try:
+        train(tree)
+    except ShardError as error:
+        return str(error)
+    raise AssertionError("it went on to its end")
 
 
 def train_validating(tree: dict[str, Any], run: str) -> Trace:

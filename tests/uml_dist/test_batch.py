@@ -92,13 +92,13 @@ def test_what_a_sample_lacks_is_marked_and_does_not_count():
 
 def test_placeholders_keep_their_place_without_weight_and_say_why():
     stream = stream_of()
-    bad = stream.placeholder("skipped-5", {"skipped": "the tar is cut"})
+    bad = stream.placeholder("skipped-5", {"skipped": "the tar is cut", "reason": "tar"})
     batch = collate(stream, [sample_of("a", label=1), bad, stream.placeholder("padding")], [0, 1, 2])
     assert batch.weight.tolist() == [1.0, 0.0, 0.0]
     assert batch.labelled.tolist() == [True, False, False]
     assert batch.masked.tolist() == [False, False, False]
     assert batch.keys == ("a", "skipped-5", "padding")
-    assert batch.skipped == ("the tar is cut",)
+    assert batch.skipped == (("tar", "the tar is cut"),)
     assert torch.isfinite(batch.image).all()
 
 

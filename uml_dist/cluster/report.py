@@ -36,16 +36,21 @@ def speed_rows(speeds: Mapping[int, Outcome]) -> list[dict[str, Any]]:
         fewest = min(speeds)
         speed_up = outcome.speed / speeds[fewest].speed
         row = {"ranks": ranks, "images_per_second": outcome.speed, "speed_up": speed_up}
-        rows.append({**row, "efficiency": speed_up * fewest / ranks, "data_wait": outcome.wait})
+        row |= {"efficiency": speed_up * fewest / ranks, "data_wait": outcome.wait}
+        rows.append({**row, "images_per_second_without_loading": outcome.speed_without_loading})
     return rows
 
 
 def speed_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a number of ranks."""
-    lines = [f"{'ranks':>5}{'images/s':>10}{'speed-up':>10}{'efficiency':>12}{'waits for data':>16}", "-" * 53]
+    """One line a number of ranks; without loading: images/s, had rank 0 not waited for data."""
+    head = (
+        f"{'ranks':>5}{'images/s':>10}{'speed-up':>10}{'efficiency':>12}{'waits for data':>16}{'without loading':>17}"
+    )
+    lines = [head, "-" * len(head)]
     for row in rows:
         speed = f"{row['ranks']:>5}{row['images_per_second']:>10.1f}{row['speed_up']:>9.2f}x"
-        lines.append(f"{speed}{100 * row['efficiency']:>10.0f} %{100 * row['data_wait']:>14.1f} %")
+        waits = f"{100 * row['efficiency']:>10.0f} %{100 * row['data_wait']:>14.1f} %"
+        lines.append(f"{speed}{waits}{row['images_per_second_without_loading']:>17.1f}")
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -114,11 +114,13 @@ class Recipe(ABC):
     Class attributes:
         name: in configurations and checkpoints.
         stream_names: the streams its configuration must have.
+        dimensions: 2 of a recipe for images, 3 of one for volumes.
         Model, Objective: classes of the configuration's sections of these names.
     """
 
     name: ClassVar[str]
     stream_names: ClassVar[tuple[str, ...]] = ("train",)
+    dimensions: ClassVar[Literal[2, 3]] = 2
     Model: ClassVar[type[ModelConfig]] = ModelConfig
     Objective: ClassVar[type[Section]] = Section
 

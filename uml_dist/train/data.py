@@ -4,11 +4,13 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import gcd
+from pathlib import Path
 
 from uml_shards.address import parse_location
 from uml_shards.cache import Cache
 from uml_shards.joined import JoinedSplit, Samples
 from uml_shards.manifest import Statistics
+from uml_shards.part import part_of
 from uml_shards.plan import InOrder, Plan, owned_slots
 from uml_shards.sampling import WeightedPlan, groups_of_classes, groups_of_sets
 from uml_shards.split import Split, open_split
@@ -77,11 +79,13 @@ def share_of(config: RunConfig, streams: tuple[str, ...], rank: int, ranks: int)
 
 
 def open_splits(config: RunConfig) -> dict[str, Samples]:
-    """What every stream draws from: a split, or those of several data sets as one."""
+    """What every stream draws from: a split, or those of several data sets as one, or a part of it."""
     found: dict[str, Samples] = {}
     for name, stream in config.streams.items():
         sets = [_open(config, shards, stream.split) for shards in (stream.shards, *stream.more_shards)]
-        found[name] = JoinedSplit(sets) if stream.more_shards else sets[0]
+        whole = JoinedSplit(sets) if stream.more_shards else sets[0]
+        ids = None if stream.labelled_ids is None else Path(stream.labelled_ids)
+        found[name] = whole if stream.part == "all" else part_of(whole, stream.part, ids)
     return found
 
 
@@ -95,14 +99,19 @@ def _open(config: RunConfig, shards: str, split: str) -> Split:
     return open_split(parse_location(shards) / split, Cache(config.data.cache, config.data.cache_gigabytes))
 
 
-def image_size(config: RunConfig, splits: Mapping[str, Samples]) -> tuple[int, int]:
-    """Height and width of every sample of the run.
+def image_size(config: RunConfig, splits: Mapping[str, Samples]) -> tuple[int, ...]:
+    """(H, W) of every image of the run, or (H, W, D) of every patch.
 
     Raises:
-        UmlError: neither the configuration nor the manifests state one.
+        UmlError: neither the configuration nor the manifests state one, or it is not for such data.
     """
-    if config.data.size is not None:
-        return config.data.size, config.data.size
+    size = config.data.size
+    volumes = any(split.manifest.dimensions == 3 for split in splits.values())
+    if size is not None and volumes != isinstance(size, tuple):
+        what = "volumes: set data.size = [H, W, D]" if volumes else "images: set data.size to one number"
+        raise UmlError(f"data.size = {size} does not fit shards of {what}")
+    if size is not None:
+        return size if isinstance(size, tuple) else (size, size)
     sizes = {split.manifest.size for split in splits.values()}
     if len(sizes) != 1 or None in sizes:
         raise UmlError("the images of the shards differ in size: set data.size")
@@ -115,19 +124,17 @@ def make_plan(config: RunConfig, name: str, split: Samples) -> Plan | WeightedPl
     Raises:
         ShardError: its sampling does not fit the classes or the samples.
     """
-    stream, manifest = config.streams[name], split.manifest
-    sizes = [shard.samples for shard in manifest.shards]
+    stream, sizes, classes = config.streams[name], split.sizes(), split.manifest.classes
     common = {"slots": stream.count, "seed": config.train.seed, "stream": name, "window": config.data.window}
     if stream.sampling != "epoch":
-        return WeightedPlan(groups_of_classes(split.labels(), sizes, manifest.classes, stream.sampling), **common)
-    if stream.weights is not None and isinstance(split, JoinedSplit):
-        sets = [[shard.samples for shard in each.manifest.shards] for each in split.splits]
-        return WeightedPlan(groups_of_sets(sets, stream.weights), **common)
+        return WeightedPlan(groups_of_classes(split.labels(), sizes, classes, stream.sampling), **common)
+    if stream.weights is not None and stream.more_shards:
+        return WeightedPlan(groups_of_sets(split.sets(), stream.weights), **common)
     return Plan(sizes, **common)
 
 
 def make_streams(
-    config: RunConfig, splits: Mapping[str, Samples], size: tuple[int, int], statistics: Statistics
+    config: RunConfig, splits: Mapping[str, Samples], size: tuple[int, ...], statistics: Statistics
 ) -> dict[str, Stream]:
     """Every stream of the configuration, of one size and normalised alike."""
     return {
@@ -143,7 +150,7 @@ def make_streams(
     }
 
 
-def evaluation_stream(config: RunConfig, split: Split, size: tuple[int, int], statistics: Statistics) -> Stream:
+def evaluation_stream(config: RunConfig, split: Split, size: tuple[int, ...], statistics: Statistics) -> Stream:
     """A split in its own order, each sample once, as it is; normalised as the training data are."""
     return Stream(split, InOrder(len(split)), size, statistics, on_bad_sample=config.data.on_bad_sample)
 

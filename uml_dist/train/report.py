@@ -134,10 +134,10 @@ class Reporter:
         write_sheet(path, examples, manifest.mask_classes, heading)
         self.say(f"picture: {path}")
 
-    def skipped(self, reasons: Sequence[str]) -> None:
-        """Count samples that became placeholders, and say why."""
-        for reason in reasons:
-            self._metrics.record_skipped("unreadable")
+    def skipped(self, reasons: Sequence[tuple[str, str]]) -> None:
+        """Count samples that became placeholders by the kind of the reason, and say the reason."""
+        for kind, reason in reasons:
+            self._metrics.record_skipped(kind)
             print(f"skipped: {reason}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:

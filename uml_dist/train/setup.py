@@ -21,7 +21,8 @@ from .checkpoint import RunState, find_checkpoint, read_state, verify
 from .data import Share, image_size, make_plan, open_splits, open_stream_split, share_of
 
 MAY_CHANGE = re.compile(
-    r"(checkpoint|deepspeed|metrics|zero)\.|data\.(cache|cache_gigabytes|workers|on_bad_sample)|streams\.[^.]+\.(more_)?shards"
+    r"(checkpoint|deepspeed|metrics|zero)\.|data\.(cache|cache_gigabytes|workers|on_bad_sample)"
+    r"|streams\.[^.]+\.((more_)?shards|labelled_ids)"
     r"|model\.(checkpointing|init)|train\.(best|log_every|micro_batch|validate_every)"
     r"|model\.(\w+\.)*(\w+_)?weights: (?!None -> |.* -> None$)"
 )
@@ -41,7 +42,7 @@ class Setup:
         recipe: with its configuration and manifests.
         splits: of every stream.
         validation: the split of the validations.
-        size: (H, W) of every sample.
+        size: (H, W) of every sample, or (H, W, D) of every patch.
         phases: of the recipe, with their steps.
     """
 
@@ -49,7 +50,7 @@ class Setup:
     recipe: Recipe
     splits: Mapping[str, Samples]
     validation: Split
-    size: tuple[int, int]
+    size: tuple[int, ...]
     phases: tuple[tuple[Phase, int], ...]
 
     @property
@@ -69,7 +70,7 @@ class Setup:
 
     @property
     def digests(self) -> dict[str, str]:
-        """The digest of each stream's manifest."""
+        """The digest of each stream's manifest, which of a part tells which samples are in it."""
         return {name: split.manifest.digest for name, split in self.splits.items()}
 
     def progress(self, run: RunState) -> Progress:
@@ -100,6 +101,7 @@ def prepare(config: RunConfig, ranks: int) -> Setup:
     first = kind.stream_names[0]
     validation = open_stream_split(config, first, config.train.validate_split)
     for name, manifest in {**manifests, "validation": validation.manifest}.items():
+        check_dimensions(kind, manifest, name)
         check_classes(config, manifest, manifests[first], name)
     for name, split in splits.items():
         make_plan(config, name, split)  # says now, and not on every rank, what does not fit
@@ -146,8 +148,10 @@ def find_resume(setup: Setup, run: Path, resume: str) -> tuple[Path, RunState] |
         )
     for name, digest in setup.digests.items():
         if state.data.get(name, digest) != digest:
-            shards = parse_location(setup.config.streams[name].shards)
-            raise UmlError(f"run {run} was started with other shards than those in {shards}: choose another --run")
+            stream = setup.config.streams[name]
+            now = str(parse_location(stream.shards))
+            now += f", or another list than {stream.labelled_ids}" if stream.labelled_ids else ""
+            raise UmlError(f"run {run} was started with other shards than those in {now}: choose another --run")
     now = setup.config.model_dump(mode="json", exclude_none=True)
     changed = [line for line in differences(state.config, now) if not MAY_CHANGE.match(line)]
     if changed:
@@ -176,6 +180,19 @@ def _check_init(config: RunConfig, path: Path) -> None:
     recipe = read_state(checkpoint).recipe if checkpoint else config.recipe
     if recipe != config.recipe:
         raise UmlError(f"model.init = {str(path)!r} is of recipe {recipe}, the configuration of recipe {config.recipe}")
+
+
+def check_dimensions(kind: type[Recipe], manifest: Manifest, name: str) -> None:
+    """A recipe is for images or for volumes.
+
+    Raises:
+        UmlError: the shards hold the other.
+    """
+    if manifest.dimensions != kind.dimensions:
+        taken, held = (
+            "volumes" if dimensions == 3 else "images" for dimensions in (kind.dimensions, manifest.dimensions)
+        )
+        raise UmlError(f"recipe {kind.name} is for {taken}, the shards of {name} hold {held}")
 
 
 def check_classes(config: RunConfig, manifest: Manifest, first: Manifest, name: str) -> None:

@@ -209,4 +209,5 @@ class Trainer:
                 self.reporter.skipped(batch.skipped)
                 self._bad_in_a_row = self._bad_in_a_row + len(batch.skipped) if len(batch.skipped) == len(batch) else 0
                 if self._bad_in_a_row >= SKIPPED_IN_A_ROW:
-                    raise ShardError(f"{self._bad_in_a_row} samples in a row cannot be read, last: {batch.skipped[-1]}")
+                    last = batch.skipped[-1][1]
+                    raise ShardError(f"{self._bad_in_a_row} samples in a row cannot be read, last: {last}")

@@ -1,4 +1,4 @@
-"""Streams of several data sets and of weighted classes, from the configuration to the samples that stand in a batch."""
+"""Streams of several data sets, of weighted classes and of parts, from the configuration to the samples in a batch."""
 
 from collections import Counter
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from runs import make_partly_known, uml_tree
+from uml_dist.batch import collate
 from uml_dist.config_file import apply_overrides, validate
 from uml_dist.errors import UmlError
 from uml_dist.train.data import make_plan, make_streams
@@ -15,6 +16,8 @@ from uml_shards.plan import Plan
 from uml_shards.sampling import BLOCK
 
 SLOTS = 8
+LABELLED = "streams.train.part=labelled"
+UNLABELLED = "streams.train.part=unlabelled"
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +72,74 @@ def test_samples_of_more_shards_join_and_are_drawn_by_weight(partly_known, other
     assert joined.digests != setup_of(partly_known).digests
 
 
+def write_list(path, keys) -> str:
+    path.write_text("\n".join(keys) + "\n")
+    return f"streams.train.labelled_ids={path}"
+
+
+def stream_of(setup):
+    return make_streams(setup.config, setup.splits, setup.size, setup.statistics)["train"]
+
+
+def test_the_two_parts_of_a_stream_share_out_its_samples(partly_known):
+    whole = setup_of(partly_known).splits["train"]
+    parts = [setup_of(partly_known, word).splits["train"] for word in (LABELLED, UNLABELLED)]
+    assert sorted(key for part in parts for key in part.keys()) == sorted(whole.keys())
+    assert len(parts[0]) == int(whole.masked().sum())
+
+
+def test_every_sample_of_a_part_stands_once_in_an_epoch(partly_known, tmp_path):
+    keys = setup_of(partly_known, LABELLED).splits["train"].keys()[::4]
+    setup = setup_of(partly_known, LABELLED, write_list(tmp_path / "labelled.txt", keys))
+    stream = stream_of(setup)
+    assert setup.size == (32, 32)
+    for epoch in range(2):
+        assert sorted(stream.sample(epoch * 16 + place).key for place in range(16)) == sorted(keys)
+
+
+def test_batches_of_the_unlabelled_have_neither_labels_nor_masks(partly_known, tmp_path):
+    keys, known = (setup_of(partly_known, *words).splits["train"].keys() for words in ((), (LABELLED,)))
+    stream = stream_of(setup_of(partly_known, UNLABELLED, write_list(tmp_path / "labelled.txt", known[:8])))
+    batch = collate(stream, [stream.sample(place) for place in range(88)], range(88))
+    assert (batch.label == -1).all()
+    assert (batch.mask == 255).all()
+    assert (batch.weight == 1).all()
+    assert set(batch.keys) == set(keys) - set(known[:8])
+
+
+def test_epochs_are_those_of_the_part(partly_known):
+    tree = uml_tree(partly_known)
+    del tree["train"]["steps"]
+    setup = prepare(validate(apply_overrides(tree, [LABELLED, "train.epochs=3"]), "run.toml"), 1)
+    assert setup.steps == 3 * 64 // SLOTS
+
+
+def test_classes_are_balanced_within_a_part(partly_known):
+    setup = setup_of(partly_known, LABELLED, "streams.train.sampling=balanced")
+    part = setup.splits["train"]
+    numbers = drawn(setup)
+    assert set(numbers) == set(range(len(part)))
+    counts = Counter(part.labels()[numbers].tolist())
+    assert abs(counts[0] - counts[1]) <= SLOTS
+
+
+def test_parts_of_more_shards_are_drawn_by_weight(partly_known, other):
+    words = [f'streams.train.more_shards=["{other}"]', LABELLED]
+    joined = setup_of(partly_known, *words, "streams.train.weights=[1, 3]")
+    first, second = (len(setup_of(shards, LABELLED).splits["train"]) for shards in (partly_known, other))
+    assert len(joined.splits["train"]) == first + second
+    assert (np.asarray(drawn(joined)) >= first).mean() == pytest.approx(0.75)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["streams.train.weights=[1, 2]"], "weights has 2 numbers, shards and more_shards name 1 data sets"),
         (["streams.train.weights=[1]", "streams.train.sampling=balanced"], "exclude each other"),
         (["streams.train.sampling=often"], "streams.train.sampling"),
+        (["streams.train.labelled_ids=ids.txt"], "labelled_ids does nothing with part = all"),
+        ([UNLABELLED, "streams.train.sampling=balanced"], "withholds the labels that sampling by class needs"),
+        (["streams.train.part=labeled"], "streams.train.part"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(partly_known, words, message):
@@ -90,6 +155,7 @@ def test_settings_that_contradict_each_other_are_refused(partly_known, words, me
         (["streams.train.sampling={melanoma=1}"], "a weight to 'melanoma': the classes are benign, malignant"),
         (["streams.train.sampling={benign=-1}"], "must be positive"),
         (['streams.train.more_shards=["absent"]'], "absent/train does not exist"),
+        ([LABELLED, "streams.train.labelled_ids=absent.txt"], r"list absent\.txt cannot be read: No such file"),
     ],
 )
 def test_shards_that_do_not_fit_are_refused_before_any_rank_starts(partly_known, words, message):

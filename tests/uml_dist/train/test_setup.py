@@ -339,6 +339,23 @@ def test_a_run_goes_on_only_with_the_shards_it_was_started_with(partly_known, tm
         find_resume(setup_of(uml_tree(others)), tmp_path / "run", "auto")
 
 
+def test_a_run_goes_on_only_with_the_list_it_was_started_with(partly_known, tmp_path):
+    keys = setup_of(uml_tree(partly_known, streams__train__part="labelled")).splits["train"].keys()
+
+    def setup_with(name, chosen):
+        (tmp_path / name).write_text("\n".join(chosen))
+        return setup_of(
+            uml_tree(partly_known, streams__train__part="labelled", streams__train__labelled_ids=str(tmp_path / name))
+        )
+
+    setup = setup_with("ids.txt", keys[1:9])
+    started(setup, tmp_path / "run", data=setup.digests)
+    assert find_resume(setup_with("moved.txt", ["# the same", *reversed(keys[1:9])]), tmp_path / "run", "auto")
+    line = cannot_resume(setup_with("ids.txt", keys[1:10]), tmp_path / "run")
+    assert re.search(r"with other shards than those in .*, or another list than .*ids\.txt: choose another", line)
+    assert "was started with other shards" in cannot_resume(setup_of(uml_tree(partly_known)), tmp_path / "run")
+
+
 def test_a_run_folder_that_is_a_file_is_refused(partly_known, tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(UmlError, match="is a file: choose another --run"):

@@ -1,0 +1,131 @@
+"""Raw data sets in the layout that users have, with hardly anything in them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import openpyxl
+from PIL import Image
+
+ISIC2017_HEADER = "image_id,melanoma,seborrheic_keratosis\n"
+ISIC2017_ROWS = {"ISIC_1": "0.0,0.0", "ISIC_2": "1.0,0.0", "ISIC_3": "0,1"}
+
+ISPY1_SHAPE = (12, 10, 8)
+
+REFUGE_SIDE, REFUGE_CENTRE = 60, (20, 36)
+
+
+def isic2017_table(root: Path, official: str = "Training") -> Path:
+    """Where the labels of an official set are."""
+    return root / f"ISIC-2017_{official}_Part3_GroundTruth.csv"
+
+
+def write_isic2017(
+    root: Path, officials: Sequence[str] = ("Training", "Validation"), size: tuple[int, int] = (20, 30)
+) -> Path:
+    """Images of 16 x 16 with masks of another size: the left 40 % is lesion."""
+    height, width = size
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, : int(0.4 * width)] = 255
+    for official in officials:
+        images = root / f"ISIC-2017_{official}_Data"
+        masks = root / f"ISIC-2017_{official}_Part1_GroundTruth"
+        images.mkdir(parents=True)
+        masks.mkdir()
+        (images / f"ISIC-2017_{official}_Data_metadata.csv").write_text("image_id,age_approximate,sex\n")
+        (images / "ISIC_1_superpixels.png").write_bytes(b"beside the images in the official set")
+        for number, key in enumerate(ISIC2017_ROWS):
+            Image.fromarray(np.full((16, 16, 3), 60 * number, np.uint8)).save(images / f"{key}.jpg")
+            Image.fromarray(mask).save(masks / f"{key}_segmentation.png")
+        rows = "".join(f"{key},{row}\n" for key, row in ISIC2017_ROWS.items())
+        isic2017_table(root, official).write_text(ISIC2017_HEADER + rows)
+    return root
+
+
+def save_volume(path: Path, values: np.ndarray) -> None:
+    """A NIfTI of float32."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), np.eye(4)), path)
+
+
+def ispy1_image(raw: Path, patient: int) -> Path:
+    """Where a patient's volume is."""
+    return raw / "Dataset ISPY" / f"ISPY_{patient}" / "DCEMRI_1.nii"
+
+
+def ispy1_mask(raw: Path, patient: int) -> Path:
+    """Where the tumour of a patient is."""
+    return raw / "Tumor_segmentation_new" / f"ISPY_{patient}_tumor_mask.nii"
+
+
+def write_ispy1(raw: Path, patients: int = 20) -> Path:
+    """Volumes that rise along the slices; the tumour is in slices 1 to 4, largest in 2."""
+    for patient in range(1001, 1001 + patients):
+        save_volume(ispy1_image(raw, patient), np.broadcast_to(np.linspace(0, 700, ISPY1_SHAPE[2]), ISPY1_SHAPE))
+        tumour = np.zeros(ISPY1_SHAPE)
+        tumour[2, 3:5, 1:5] = 1
+        tumour[2:9, 3, 2] = 1
+        save_volume(ispy1_mask(raw, patient), tumour)
+    rows = [f"{1001 + i}.0,{float(i % 4 == 0)}" for i in range(patients)]
+    (raw / "outcome_new.csv").write_text("\n".join(["SUBJECTID,PCR", *rows, "1999,"]) + "\n")
+    return raw
+
+
+def refuge_mask(disc: int = 10, cup: int = 4) -> np.ndarray:
+    """A disc around REFUGE_CENTRE, with a cup, as the organisers draw them."""
+    rows, columns = np.ogrid[:REFUGE_SIDE, :REFUGE_SIDE]
+    distance = np.hypot(rows - REFUGE_CENTRE[0], columns - REFUGE_CENTRE[1])
+    return np.where(distance < cup, 0, np.where(distance < disc, 128, 255)).astype(np.uint8)
+
+
+def save_refuge(images: Path, masks: Path, names: Sequence[str], mask: np.ndarray | None = None) -> None:
+    """Photographs of one colour, and their masks."""
+    images.mkdir(parents=True, exist_ok=True)
+    masks.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        Image.fromarray(np.full((REFUGE_SIDE, REFUGE_SIDE, 3), 40 * number, np.uint8)).save(images / f"{name}.jpg")
+        Image.fromarray(refuge_mask() if mask is None else mask).save(masks / f"{name}.bmp")
+
+
+def write_refuge(root: Path) -> Path:
+    """Training labels in folder names, those of the validation in a workbook with an alias of its header."""
+    truth = root / "Annotation-Training400" / "Annotation-Training400" / "Disc_Cup_Masks"
+    save_refuge(root / "Training400" / "Glaucoma", truth / "Glaucoma", ["g0001"])
+    save_refuge(root / "Training400" / "Non-Glaucoma", truth / "Non-Glaucoma", ["n0001", "n0002"])
+    truth = root / "REFUGE-Validation400-GT"
+    save_refuge(root / "REFUGE-Validation400", truth / "Disc_Cup_Masks", ["V0001", "V0002"])
+    book = openpyxl.Workbook()
+    assert book.active is not None
+    for row in (("ID", "ImgName", "Label(Glaucoma=1)"), (1, "V0001.jpg", 1), (2, "V0002.jpg", 0.0), (None, None, None)):
+        book.active.append(row)
+    book.save(truth / "Glaucoma_label_and_Fovea_location.xlsx")
+    return root
+
+
+def write_folder(raw: Path, patients: int = 40) -> Path:
+    """People's own: two images of each patient, every third without a mask, every fifth without a label."""
+    rows = ["image,label,patient"]
+    (raw / "images").mkdir(parents=True)
+    (raw / "masks").mkdir()
+    for number in range(2 * patients):
+        picture = np.full((20, 24, 3), 3 * number, np.uint8)
+        Image.fromarray(picture).save(raw / "images" / f"case {number}.png")
+        if number % 3:
+            picture[5 : 5 + number % 10] = 255
+            Image.fromarray(np.where(picture[..., 0] == 255, 255, 0).astype(np.uint8)).save(
+                raw / "masks" / f"case {number}_lesion.png"
+            )
+        label = ("benign", "malignant")[number % 2] if number % 5 else ""
+        rows.append(f"case {number},{label},P{number // 2}")
+    (raw / "labels.csv").write_text("\n".join(rows) + "\n")
+    return raw
+
+
+RAW: dict[str, Callable[[Path], Path]] = {
+    "folder": write_folder,
+    "isic2017": write_isic2017,
+    "ispy1": write_ispy1,
+    "refuge": write_refuge,
+}
+"""Writes the raw data of an importer; the phantom needs none."""
