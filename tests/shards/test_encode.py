@@ -9,9 +9,9 @@ from PIL import Image, PngImagePlugin
 
 from raw_tiff import raw_tiff
 from uml_shards import ShardError
-from uml_shards.decode import decode_image
 from uml_shards.importers.encode import encode_file, encode_opened
 from uml_shards.importers.raw import open_raw, upright_size
+from uml_shards.picture import decode_image
 
 GREY = np.arange(0, 240, 8, dtype=np.uint8).reshape(5, 6)
 COLOUR = np.stack([GREY, GREY[::-1], 255 - GREY], axis=2)

@@ -8,41 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from layouts import ISIC2017_HEADER, isic2017_table, write_isic2017
 from uml_shards import ShardError, open_split
 from uml_shards.importers import Options, find_importer
 from uml_shards.importers.encode import read_binary_mask
 from uml_shards.writer import write_split
 
 Isic2017 = find_importer("isic2017")
-HEADER = "image_id,melanoma,seborrheic_keratosis\n"
-ROWS = {"ISIC_1": "0.0,0.0", "ISIC_2": "1.0,0.0", "ISIC_3": "0,1"}
-
-
-def table(root: Path, official: str = "Training") -> Path:
-    return root / f"ISIC-2017_{official}_Part3_GroundTruth.csv"
-
-
-def write_tree(root: Path, officials=("Training", "Validation"), size=(20, 30)) -> Path:
-    """Images of 16 x 16 with masks of another size: the left 40 % is lesion."""
-    height, width = size
-    mask = np.zeros((height, width), np.uint8)
-    mask[:, : int(0.4 * width)] = 255
-    for official in officials:
-        images = root / f"ISIC-2017_{official}_Data"
-        masks = root / f"ISIC-2017_{official}_Part1_GroundTruth"
-        images.mkdir(parents=True)
-        masks.mkdir()
-        (images / f"ISIC-2017_{official}_Data_metadata.csv").write_text("image_id,age_approximate,sex\n")
-        (images / "ISIC_1_superpixels.png").write_bytes(b"beside the images in the official set")
-        for number, key in enumerate(ROWS):
-            Image.fromarray(np.full((16, 16, 3), 60 * number, np.uint8)).save(images / f"{key}.jpg")
-            Image.fromarray(mask).save(masks / f"{key}_segmentation.png")
-        table(root, official).write_text(HEADER + "".join(f"{key},{row}\n" for key, row in ROWS.items()))
-    return root
 
 
 def test_three_classes_and_the_two_official_tasks(tmp_path):
-    importer = Isic2017(write_tree(tmp_path / "raw"), Options(size=16))
+    importer = Isic2017(write_isic2017(tmp_path / "raw"), Options(size=16))
     sources = importer.splits()
     assert list(sources) == ["train", "val"]
     manifest = write_split(importer, "train", sources["train"], tmp_path / "train", quiet=True)
@@ -54,7 +30,7 @@ def test_three_classes_and_the_two_official_tasks(tmp_path):
 
 
 def test_image_of_the_right_size_keeps_its_bytes(tmp_path):
-    raw = write_tree(tmp_path)
+    raw = write_isic2017(tmp_path)
     item = Isic2017(raw, Options(size=16)).splits()["train"].items[0]
     _, components = Isic2017(raw, Options(size=16)).encode(item)
     assert components["jpg"] == item.image.read_bytes()
@@ -62,13 +38,13 @@ def test_image_of_the_right_size_keeps_its_bytes(tmp_path):
 
 @pytest.mark.parametrize(("lossless", "extension"), [(False, "jpg"), (True, "png")])
 def test_other_images_are_resized(tmp_path, lossless, extension):
-    importer = Isic2017(write_tree(tmp_path), Options(size=8, lossless=lossless))
+    importer = Isic2017(write_isic2017(tmp_path), Options(size=8, lossless=lossless))
     _, components = importer.encode(importer.splits()["train"].items[0])
     assert sorted(components) == sorted(["json", "mask.png", extension])
 
 
 def test_size_zero_keeps_the_size_of_the_image(tmp_path):
-    importer = Isic2017(write_tree(tmp_path / "raw"), Options(size=0))
+    importer = Isic2017(write_isic2017(tmp_path / "raw"), Options(size=0))
     write_split(importer, "train", importer.splits()["train"], tmp_path / "train", quiet=True)
     assert open_split(tmp_path / "train").manifest.size == (16, 16)
 
@@ -90,7 +66,7 @@ def test_mask_of_other_values_is_refused(tmp_path):
 
 
 def test_test_split_is_taken_when_its_images_are_there(tmp_path):
-    raw = write_tree(tmp_path, ("Training", "Validation", "Test_v2"))
+    raw = write_isic2017(tmp_path, ("Training", "Validation", "Test_v2"))
     assert list(Isic2017(raw).splits()) == ["train", "val", "test"]
 
 
@@ -108,15 +84,15 @@ def add_image(raw: Path) -> None:
 
 
 def lose_table(raw: Path) -> None:
-    table(raw).unlink()
+    isic2017_table(raw).unlink()
 
 
 def append(text: str):
-    return lambda raw: table(raw).write_text(table(raw).read_text() + text)
+    return lambda raw: isic2017_table(raw).write_text(isic2017_table(raw).read_text() + text)
 
 
 def rewrite(text: str):
-    return lambda raw: table(raw).write_text(text)
+    return lambda raw: isic2017_table(raw).write_text(text)
 
 
 def lose_folder(raw: Path) -> None:
@@ -136,11 +112,11 @@ def lose_folder(raw: Path) -> None:
         (append("ISIC_4\n"), "line 5: ISIC_4: labels"),
         (append("ISIC_1,0,0\n"), "line 5: ISIC_1: a second row"),
         (rewrite("id,melanoma\n"), "needs the columns"),
-        (rewrite(HEADER), "has no rows"),
+        (rewrite(ISIC2017_HEADER), "has no rows"),
     ],
 )
 def test_layout_problem_is_one_line(tmp_path, damage, reason):
-    raw = write_tree(tmp_path)
+    raw = write_isic2017(tmp_path)
     damage(raw)
     with pytest.raises(ShardError, match=reason) as caught:
         Isic2017(raw).splits()
@@ -148,7 +124,7 @@ def test_layout_problem_is_one_line(tmp_path, damage, reason):
 
 
 def test_unreadable_image_leaves_no_split(tmp_path):
-    raw = write_tree(tmp_path / "raw")
+    raw = write_isic2017(tmp_path / "raw")
     (raw / "ISIC-2017_Training_Data" / "ISIC_2.jpg").write_bytes(b"no image")
     importer = Isic2017(raw, Options(size=16))
     with pytest.raises(ShardError, match=r"ISIC_2\.jpg cannot be opened"):

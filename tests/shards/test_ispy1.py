@@ -1,49 +1,20 @@
 """The importer of I-SPY 1, on made-up volumes."""
 
-from pathlib import Path
-
-import nibabel
 import numpy as np
 import pytest
 
+from layouts import ISPY1_SHAPE, ispy1_mask, save_volume, write_ispy1
 from uml_shards import ShardError, open_split
-from uml_shards.decode import decode_image, decode_mask
 from uml_shards.importers import Options, find_importer
 from uml_shards.importers.ispy1 import choose_slices
+from uml_shards.picture import decode_image, decode_mask
 from uml_shards.writer import write_split
 
 Ispy1 = find_importer("ispy1")
-SHAPE = (12, 10, 8)
-
-
-def save_volume(path: Path, values: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), np.eye(4)), path)
-
-
-def image_of(raw: Path, patient: int) -> Path:
-    return raw / "Dataset ISPY" / f"ISPY_{patient}" / "DCEMRI_1.nii"
-
-
-def mask_of(raw: Path, patient: int) -> Path:
-    return raw / "Tumor_segmentation_new" / f"ISPY_{patient}_tumor_mask.nii"
-
-
-def write_tree(raw: Path, patients: int = 20) -> Path:
-    """Volumes that rise along the slices; the tumour is in slices 1 to 4, largest in 2."""
-    for patient in range(1001, 1001 + patients):
-        save_volume(image_of(raw, patient), np.broadcast_to(np.linspace(0, 700, SHAPE[2]), SHAPE))
-        tumour = np.zeros(SHAPE)
-        tumour[2, 3:5, 1:5] = 1
-        tumour[2:9, 3, 2] = 1
-        save_volume(mask_of(raw, patient), tumour)
-    rows = [f"{1001 + i}.0,{float(i % 4 == 0)}" for i in range(patients)]
-    (raw / "outcome_new.csv").write_text("\n".join(["SUBJECTID,PCR", *rows, "1999,"]) + "\n")
-    return raw
 
 
 def test_patients_are_drawn_into_splits_in_the_shares_of_each_class(tmp_path):
-    sources = Ispy1(write_tree(tmp_path), Options(seed=3)).splits()
+    sources = Ispy1(write_ispy1(tmp_path), Options(seed=3)).splits()
     patients = {split: {(item.patient, item.label) for item in source.items} for split, source in sources.items()}
     assert [len(patients[split]) for split in ("train", "val", "test")] == [16, 2, 2]
     assert len({patient for found in patients.values() for patient, _ in found}) == 20
@@ -61,13 +32,13 @@ def test_slices_around_the_largest_tumour_never_from_the_far_end():
 
 
 def test_intensities_are_windowed_by_the_volume_and_masks_turned_alike(tmp_path):
-    importer = Ispy1(write_tree(tmp_path, 1), Options(size=0, lossless=True))
+    importer = Ispy1(write_ispy1(tmp_path, 1), Options(size=0, lossless=True))
     items = {item.slice: item for item in importer.splits()["train"].items}
     assert sorted(items) == [1, 2, 3, 4]
     key, components = importer.encode(items[2])
     assert key == "ispy1-1001-002"
     image, mask = decode_image(components["png"], "png"), decode_mask(components["mask.png"], 2)
-    low, high = np.percentile(np.linspace(0, 700, SHAPE[2]).repeat(120), [0.5, 99.5])
+    low, high = np.percentile(np.linspace(0, 700, ISPY1_SHAPE[2]).repeat(120), [0.5, 99.5])
     assert image.shape == (10, 12, 1)
     assert (image == round((200 - low) / (high - low) * 255)).all()
     assert mask.sum() == 8
@@ -75,7 +46,7 @@ def test_intensities_are_windowed_by_the_volume_and_masks_turned_alike(tmp_path)
 
 
 def test_a_split_is_written_and_read(tmp_path):
-    importer = Ispy1(write_tree(tmp_path / "raw", 10), Options(size=16))
+    importer = Ispy1(write_ispy1(tmp_path / "raw", 10), Options(size=16))
     manifest = write_split(importer, "train", importer.splits()["train"], tmp_path / "train", quiet=True)
     assert (manifest.channels, manifest.size, manifest.masked) == (1, (16, 16), manifest.samples)
     sample = open_split(tmp_path / "train").read(0)
@@ -85,12 +56,12 @@ def test_a_split_is_written_and_read(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda raw: mask_of(raw, 1002).unlink(), "patient 1002 is missing"),
-        (lambda raw: save_volume(mask_of(raw, 1002), np.zeros((12, 10, 7))), "must have the same shape"),
-        (lambda raw: save_volume(mask_of(raw, 1002), np.zeros(SHAPE)), "marks no tumour"),
-        (lambda raw: save_volume(mask_of(raw, 1002), np.full(SHAPE, np.nan)), "960 values that are NaN"),
-        (lambda raw: mask_of(raw, 1002).write_bytes(b"cut"), "cannot be opened"),
-        (lambda raw: save_volume(mask_of(raw, 1002), np.zeros((*SHAPE, 2))), "has 4 dimensions"),
+        (lambda raw: ispy1_mask(raw, 1002).unlink(), "patient 1002 is missing"),
+        (lambda raw: save_volume(ispy1_mask(raw, 1002), np.zeros((12, 10, 7))), "must have the same shape"),
+        (lambda raw: save_volume(ispy1_mask(raw, 1002), np.zeros(ISPY1_SHAPE)), "marks no tumour"),
+        (lambda raw: save_volume(ispy1_mask(raw, 1002), np.full(ISPY1_SHAPE, np.nan)), "960 values that are NaN"),
+        (lambda raw: ispy1_mask(raw, 1002).write_bytes(b"cut"), "cannot be opened"),
+        (lambda raw: save_volume(ispy1_mask(raw, 1002), np.zeros((*ISPY1_SHAPE, 2))), "has 4 dimensions"),
         (
             lambda raw: (raw / "outcome_new.csv").write_text("SUBJECTID,PCR\n1001,yes\n"),
             "row 2: patient '1001' with PCR",
@@ -100,7 +71,7 @@ def test_a_split_is_written_and_read(tmp_path):
     ],
 )
 def test_a_tree_that_does_not_fit_is_one_line(tmp_path, spoil, message):
-    raw = write_tree(tmp_path, 3)
+    raw = write_ispy1(tmp_path, 3)
     spoil(raw)
     with pytest.raises(ShardError, match=message) as error:
         Ispy1(raw).splits()
@@ -108,7 +79,7 @@ def test_a_tree_that_does_not_fit_is_one_line(tmp_path, spoil, message):
 
 
 def test_data_cut_in_the_middle_and_a_constant_volume_are_refused(tmp_path):
-    raw = write_tree(tmp_path, 2)
+    raw = write_ispy1(tmp_path, 2)
     importer = Ispy1(raw)
     items = importer.splits()["train"].items
     first, other = items[0], next(item for item in items if item.patient != items[0].patient)
@@ -116,6 +87,6 @@ def test_data_cut_in_the_middle_and_a_constant_volume_are_refused(tmp_path):
     first.image.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ShardError, match=r"DCEMRI_1\.nii cannot be read"):
         importer.encode(first)
-    save_volume(other.image, np.ones(SHAPE))
+    save_volume(other.image, np.ones(ISPY1_SHAPE))
     with pytest.raises(ShardError, match=r"percentiles 0\.5 and 99\.5 are the same"):
         importer.encode(other)

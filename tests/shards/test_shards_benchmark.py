@@ -3,18 +3,27 @@
 import csv
 from pathlib import Path
 
+import pytest
+
 from commands import load_script
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "shards.py"
 
 
-def test_every_reader_has_a_row(tmp_path, capsys):
+@pytest.mark.parametrize("decoder", ["simplejpeg", "pillow"])
+def test_every_reader_has_a_row(decoder, tmp_path, capsys, monkeypatch):
+    if decoder == "pillow":
+        monkeypatch.setattr("uml_shards.jpeg.simplejpeg", None)
     load_script(SCRIPT).main(
         ["--samples", "16", "--rounds", "1", "--size", "16", "--index-shards", "4", "--out", str(tmp_path)]
     )
     with (tmp_path / "shards.csv").open(newline="") as file:
-        values = {row["what"]: float(row["value"]) for row in csv.DictReader(file)}
-    readers = ("bare", "ours", "webdataset, our decoder", "webdataset, its decoder")
-    assert list(values) == [*readers, "resume", "index"]
-    assert all(value > 0 for value in values.values())
-    assert "resume in mid-epoch of 4,000 samples" in capsys.readouterr().out
+        rows = list(csv.DictReader(file))
+    alone = ["bare, Pillow alone", "ours, Pillow alone"] if decoder == "simplejpeg" else []
+    readers = ["bare", "ours", *alone, "webdataset, our decoder", "webdataset, its decoder"]
+    assert [row["what"] for row in rows] == [*readers, "resume", "index"]
+    assert all(float(row["value"]) > 0 for row in rows)
+    assert {row["jpeg"].split()[0] for row in rows} == {decoder}
+    shown = capsys.readouterr().out
+    assert f"we decode JPEG by {decoder}" in shown
+    assert "resume in mid-epoch of 4,000 samples" in shown

@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from ..decode import MAX_PIXELS
 from ..errors import ShardError
+from ..picture import MAX_PIXELS
+from .metadata import without_metadata
 from .raw import as_array, is_jpeg, is_sixteen_bit, load, load_plain, open_raw, turn, turns_sides
 
 RESIZE_MARGIN = 2.0
 """A JPEG is decoded at the smallest scale that is still this many times the target, then resized."""
 
-_EXTENSIONS = {"JPEG": ("jpg", "jpeg"), "MPO": ("jpg", "jpeg"), "PNG": ("png",), "TIFF": ("tif", "tiff")}
+_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png"}
+"""Of files that can be stored as they are: what the bytes are, which may differ from what the name says."""
 
 
 def encode_file(path: Path, size: int, lossless: bool) -> tuple[str, bytes, tuple[int, int]]:
@@ -34,7 +36,8 @@ def encode_opened(
 ) -> tuple[str, bytes, tuple[int, int]]:
     """An opened image file as a component, squashed to size x size.
 
-    The source bytes are kept when the image already is as it must be. Else it becomes a JPEG of quality 95 without
+    The source bytes are kept, without metadata, when the image already is as it must be. Else it becomes a JPEG of
+    quality 95 without
     chroma subsampling; or a PNG: where that is asked for, of 16 bits, and where a lossless file keeps its size.
 
     Args:
@@ -57,8 +60,9 @@ def encode_opened(
     if target[0] * target[1] > MAX_PIXELS:
         raise ShardError(f"{path}: {height}x{width} is more than {MAX_PIXELS} pixels: give a --size")
     same = target == (width, height)
-    if same and method is None and _is_plain(opened, channels):
-        return _extension(opened, path), path.read_bytes(), (height, width)
+    extension = _EXTENSIONS.get(opened.format or "")
+    if extension and same and method is None and _is_plain(opened, channels):
+        return extension, _without_metadata(path, extension), (height, width)
     wide, high = (int(RESIZE_MARGIN * side) for side in target)
     opened.draft(opened.mode, (high, wide) if turns_sides(method) else (wide, high))
     image = load_plain(opened, path)
@@ -73,14 +77,14 @@ def _is_plain(opened: ImageFile, channels: int | None) -> bool:
     """Whether the file can be stored as it is."""
     sixteen = is_sixteen_bit(opened)
     has = 3 if opened.mode == "RGB" else 1
-    return opened.format in _EXTENSIONS and (opened.mode in ("L", "RGB") or sixteen) and channels in (None, has)
+    return (opened.mode in ("L", "RGB") or sixteen) and channels in (None, has)
 
 
-def _extension(opened: ImageFile, path: Path) -> str:
-    """What the bytes are, which may differ from what the name says."""
-    extension = path.suffix[1:].lower()
-    known = _EXTENSIONS[opened.format or ""]
-    return extension if extension in known else known[0]
+def _without_metadata(path: Path, extension: str) -> bytes:
+    try:
+        return without_metadata(path.read_bytes(), extension)
+    except ShardError as error:
+        raise ShardError(f"{path} {error}") from None
 
 
 def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -1,8 +1,6 @@
 """Anyone's data without code: a folder of images, and masks and a table of labels as far as they are there."""
 
-import hashlib
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +13,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, m
 from ..errors import ShardError
 from ..partition import Partition, refuse_shared, split_patients
 from ..sample import IGNORE
-from .base import Importer, Source
+from .base import Importer, Options, Source
 from .encode import encode_grey, encode_json, encode_opened
 from .folder_labels import Labels, read_labels
-from .folder_tree import find_images, find_masks
+from .folder_tree import find_images, find_masks, holds_volumes
+from .folder_volumes import encode_volume_files, with_own_masks
+from .keys import KeyKind, make_keys
 from .masks import MaskValues, read_mask, resize_mask
 from .raw import load, open_raw, upright_size
+from .volume_preparing import Intensity, Preparation, Spacing, Window
 
 _SPLIT = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-_KEY_LENGTH = 64
 _DRAWN = frozenset({"val", "test", "folds", "fold"})
+_OF_PICTURES = frozenset({"channels"})
+_OF_VOLUMES = frozenset({"spacing", "window", "intensity"})
 
 
 def _names(text: Any) -> Any:
@@ -48,11 +50,16 @@ class Settings(BaseModel):
     channels: Literal["rgb", "grey"] = Field(
         default="rgb", description="rgb: grey images become RGB; grey: images in colour are refused, 16 bits are kept"
     )
+    spacing: Spacing = Field(default=(), description="of volumes: mm along x, y, z to resample to; empty: as stored")
+    window: Window = Field(default=(), description="of volumes: low,high that values are clipped to; empty: none")
+    intensity: Intensity = Field(
+        default="keep", description="of volumes: keep: numbers as they are; volume: minus the mean, over the deviation"
+    )
     val: float = Field(default=0.15, description="share of the patients for validation")
     test: float = Field(default=0.15, description="share of the patients for the test")
     folds: int = Field(default=0, description="2 or more: cut all but the test into so many parts, instead of val")
     fold: int = Field(default=0, description="the part that is val, from 0; the others are train")
-    keys: Literal["hashed", "names"] = Field(
+    keys: KeyKind = Field(
         default="hashed", description="hashed: of salt and path, tells no file name; names: from the path"
     )
     salt: SecretStr = Field(
@@ -82,7 +89,11 @@ class _Item:
 
 
 class Folder(Importer):
-    """Images of any mode and size, sorted by patient into splits; images are squashed to a square, masks by NEAREST."""
+    """Images or volumes, sorted by patient into splits; images are squashed to a square, masks by NEAREST.
+
+    Attributes:
+        volumes: whether the tree holds volumes, and not pictures.
+    """
 
     name = "folder"
     summary = "your own images, with masks and labels where you have them; no code to write"
@@ -90,14 +101,33 @@ class Folder(Importer):
     source = "not stated: the data are the user's own"
     where = "put your files into RAW as below"
     tree = """\
-RAW/images/**   PNG, JPEG, TIFF or BMP, in folders if you like
+RAW/images/**   PNG, JPEG, TIFF or BMP, in folders if you like; or volumes (extra volumes): .nii, .nii.gz, .nrrd,
+                .h5 or .hdf5 with a dataset image, and folders of .dcm files, each folder one series
 RAW/masks/**    same path and name as the image, or with _ and anything behind: case 7.jpg, case 7_lesion.png;
-                binary masks of one image are joined; an image without any is not segmented
+                binary masks of one image are joined; an image without any is not segmented; the mask of a .h5 may
+                be the dataset label in it
 RAW/labels.csv  columns image, and label, patient or split as far as you have them; an image without a label
                 is unlabelled; without a split, patients are drawn by --seed, or images where there is no patient"""
     default_size = 256
     settings_type = Settings
     settings: Settings
+
+    def __init__(self, raw: str | Path | None = None, options: Options | None = None) -> None:
+        super().__init__(raw, options)
+        assert self.raw is not None
+        self.volumes = holds_volumes(self.raw / "images")
+        if idle := sorted(self.settings.model_fields_set & self._idle):
+            kind = "volumes" if self.volumes else "pictures"
+            raise ShardError(f"folder: setting {idle[0]} does nothing for {kind}: take it away")
+        if self.volumes:
+            if self.options.size:
+                raise ShardError(f"folder: --size {self.size} does nothing for volumes: use --set spacing=1,1,1, in mm")
+            self.size = 0
+
+    @property
+    def manifest_options(self) -> dict[str, Any]:
+        """What the manifest says, without what is of no meaning for such images."""
+        return {key: value for key, value in super().manifest_options.items() if key not in self._idle}
 
     def splits(self) -> dict[str, Source]:
         """The splits of the table, or train, val and test drawn by patient, or by image where there is no patient.
@@ -108,12 +138,14 @@ RAW/labels.csv  columns image, and label, patient or split as far as you have th
         assert self.raw is not None
         images = find_images(self.raw / "images")
         masks = find_masks(self.raw / "masks", images)
+        if self.volumes:
+            masks = with_own_masks(images, masks)
         labels = read_labels(self.raw / "labels.csv", images, self.raw / "images")
         if self.settings.mask_values == "classes":
             _refuse_several(masks)
         classes = self.settings.classes or _sorted_labels(labels)
         numbers = self._numbers(labels, classes)
-        keys = _keys(images, self.settings)
+        keys = self._keys(images)
         found: dict[str, list[_Item]] = {"train": [], "val": [], "test": []}
         for name, split in self._split_of(images, labels).items():
             item = _Item(keys[name], images[name], masks.get(name, ()), numbers.get(name))
@@ -131,6 +163,8 @@ RAW/labels.csv  columns image, and label, patient or split as far as you have th
 
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
         """Image, mask and label of one file."""
+        if self.volumes:
+            return item.key, self._encode_volume(item)
         opened = open_raw(item.image)
         mask = self._mask(item, upright_size(opened, item.image)) if item.masks else None
         channels = 3 if self.settings.channels == "rgb" else 1
@@ -143,6 +177,22 @@ RAW/labels.csv  columns image, and label, patient or split as far as you have th
         if mask is not None:
             components["mask.png"] = encode_grey(resize_mask(mask, size))
         return item.key, components
+
+    @property
+    def _idle(self) -> frozenset[str]:
+        return _OF_PICTURES if self.volumes else _OF_VOLUMES
+
+    def _encode_volume(self, item: _Item) -> dict[str, bytes]:
+        given = self.settings
+        how = Preparation(given.spacing, given.window, given.intensity)
+        classes = len(given.mask_classes)
+        return encode_volume_files(item.image, item.masks, given.mask_values, classes, how, item.label)
+
+    def _keys(self, images: Mapping[str, Path]) -> dict[str, str]:
+        try:
+            return make_keys(images, self.settings.keys, self.settings.salt.get_secret_value())
+        except ShardError as error:
+            raise ShardError(f"folder: {error}") from None
 
     def _mask(self, item: _Item, size: tuple[int, int]) -> NDArray[np.uint8]:
         """All masks of an image joined, (H, W) as the image's."""
@@ -203,26 +253,3 @@ def _sorted_labels(labels: Labels) -> tuple[str, ...]:
     found = set(labels.label.values())
     numeric = all(label.isdecimal() for label in found)
     return tuple(sorted(found, key=lambda label: (int(label) if numeric else 0, label)))
-
-
-def _keys(names: Mapping[str, Path], settings: Settings) -> dict[str, str]:
-    """Image name -> key, different for each."""
-    salt = settings.salt.get_secret_value()
-    make = _slug if settings.keys == "names" else lambda name: _hashed(salt, name)
-    keys = {name: make(name) for name in names}
-    owners: dict[str, str] = {}
-    for name, key in keys.items():
-        if not key or owners.setdefault(key, name) != name:
-            why = f"and {owners[key]!r} get the same key {key!r}" if key else "gets no key of letters and digits"
-            raise ShardError(f"folder: {name!r} {why}: use keys=hashed, or rename")
-    return keys
-
-
-def _hashed(salt: str, name: str) -> str:
-    return hashlib.blake2b(f"{salt}\0{name}".encode(), digest_size=8).hexdigest()
-
-
-def _slug(name: str) -> str:
-    """A name in the letters that keys may have."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9@+=-]+", "_", plain).strip("_@+=-")[:_KEY_LENGTH]

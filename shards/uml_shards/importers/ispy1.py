@@ -20,7 +20,7 @@ from ..errors import ShardError
 from ..keyed import keyed_permutation
 from .base import Importer, Source
 from .encode import encode_grey, encode_image, encode_json
-from .nifti import open_nifti, read_volume
+from .nifti import open_nifti, read_nifti
 from .table import read_table
 
 _SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -57,7 +57,7 @@ class Ispy1(Importer):
 RAW/Dataset ISPY/ISPY_<SUBJECTID>/DCEMRI_1.nii
 RAW/Tumor_segmentation_new/ISPY_<SUBJECTID>_tumor_mask.nii
 RAW/outcome_new.xlsx or outcome_new.csv, with the columns SUBJECTID and PCR (0 or 1)
-needs the extras nifti, and tables for .xlsx"""
+needs the extras volumes, and tables for .xlsx"""
     default_size = 256
     settings_type = Settings
 
@@ -95,7 +95,7 @@ needs the extras nifti, and tables for .xlsx"""
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
         """One slice, turned as the authors turn it, with its tumour."""
         volume = _windowed(item.image, self.settings.low, self.settings.high)
-        tumour = read_volume(item.mask)[..., item.slice] > 0
+        tumour = read_nifti(item.mask)[..., item.slice] > 0
         image = Image.fromarray(np.flipud(np.rot90(volume[..., item.slice])))
         mask = Image.fromarray(np.flipud(np.rot90(tumour)).astype(np.uint8))
         size = (self.size, self.size) if self.size else image.size
@@ -161,13 +161,13 @@ def _tumour(image: Path, mask: Path) -> NDArray[np.int64]:
     """Pixels of the tumour in each slice."""
     if (shape := open_nifti(image).shape) != (marked := open_nifti(mask).shape):
         raise ShardError(f"ispy1: {image} is {shape}, {mask} is {marked}: they must have the same shape")
-    return (read_volume(mask) > 0).sum((0, 1))
+    return (read_nifti(mask) > 0).sum((0, 1))
 
 
 @lru_cache(maxsize=2)
 def _windowed(path: Path, low: float, high: float) -> NDArray[np.uint8]:
     """A volume in 8 bits, by two percentiles of all its values."""
-    values = read_volume(path)
+    values = read_nifti(path)
     black, white = np.percentile(values, [low, high])
     if white <= black:
         raise ShardError(f"{path}: the values of its percentiles {low} and {high} are the same, {black:g}")

@@ -1,0 +1,61 @@
+"""The importer `folder` where images are volumes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ShardError
+from ..sample import IGNORE
+from .hdf5 import has_label
+from .masks import MaskValues
+from .volume_files import Volume, ending, read_numbers, read_volume, refuse_other_place
+from .volume_preparing import Preparation, encode_prepared
+
+
+def with_own_masks(images: Mapping[str, Path], masks: Mapping[str, tuple[Path, ...]]) -> dict[str, tuple[Path, ...]]:
+    """The masks of `find_masks`, and those that lie beside the image in its HDF5 file.
+
+    Raises:
+        ShardError: there are such files, and h5py is missing.
+    """
+    own = {
+        name: (path,)
+        for name, path in images.items()
+        if ending(path.name).lower() in (".h5", ".hdf5") and path.is_file() and has_label(path)
+    }
+    return {name: (*own.get(name, ()), *masks.get(name, ())) for name in images if name in own or name in masks}
+
+
+def encode_volume_files(
+    image_path: Path, masks: Sequence[Path], values: MaskValues, classes: int, how: Preparation, label: int | None
+) -> dict[str, bytes]:
+    """The components of one volume.
+
+    Args:
+        image_path: a file, or a folder of DICOM files.
+        masks: of it, joined where there are several; none: it is not segmented.
+        values: what the numbers of the masks mean.
+        classes: number of mask classes.
+        how: what is done to the volume.
+        label: image class.
+
+    Raises:
+        ShardError: a file cannot be used, or a mask does not lie on the voxels of the image.
+    """
+    image = read_volume(image_path)
+    read = [_read_mask(path, values, classes, image, image_path) for path in masks]
+    mask = np.bitwise_or.reduce(read) if read else None
+    return encode_prepared(image, mask, how, image_path, label)
+
+
+def _read_mask(path: Path, values: MaskValues, classes: int, image: Volume, image_path: Path) -> NDArray[np.uint8]:
+    mask = read_numbers(path)
+    refuse_other_place(mask, path, image, image_path)
+    numbers = mask.values
+    if values == "binary":
+        return (numbers != 0).astype(np.uint8)
+    if (wrong := numbers[((numbers < 0) | (numbers >= classes)) & (numbers != IGNORE)]).size:
+        raise ShardError(f"{path}: mask value {wrong[0]} is no class: there are {classes}, and 255 = ignore")
+    return numbers.astype(np.uint8)

@@ -1,0 +1,216 @@
+"""Any data set in nnU-Net's raw layout: v2, v1, or that of the Medical Segmentation Decathlon."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from ..errors import ShardError
+from ..partition import Partition, refuse_shared, split_patients
+from ..sample import IGNORE
+from .base import Importer, Options, Source
+from .folder_tree import BESIDE
+from .keys import KeyKind, make_keys
+from .nnunet_json import Description, read_description, read_fold
+from .volume_files import Volume, read_numbers, read_volume, refuse_other_place
+from .volume_preparing import Intensity, Preparation, Spacing, Window, encode_prepared
+
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+_KEPT = frozenset({"ct", "nonorm"})
+"""Names of channels whose numbers have a unit, or are not to be touched."""
+
+
+class Settings(BaseModel):
+    """Settings of the importer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spacing: Spacing = Field(default=(), description="mm along x, y, z to resample to; empty: as stored")
+    window: Window = Field(default=(), description="low,high that the values of every channel are clipped to")
+    intensity: Intensity | Literal["auto"] = Field(
+        default="auto",
+        description="keep: numbers as they are; volume: minus the mean of voxels that are not 0, over the deviation; "
+        "auto: keep for channels called CT or noNorm, volume for all others",
+    )
+    val: float = Field(default=0.2, description="share of the cases for validation; not with splits_final.json")
+    test: float = Field(default=0.0, description="share of the cases for the test; not with imagesTs")
+    folds: int = Field(default=0, description="2 or more: cut all but the test into so many parts, instead of val")
+    fold: int = Field(default=0, description="of these, or of splits_final.json, the part that is val, from 0")
+    keys: KeyKind = Field(default="hashed", description="hashed: of salt and case, tells no name; names: the case")
+    salt: SecretStr = Field(
+        default=SecretStr(""), exclude=True, description="a secret of yours for hashed keys; not stored"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Settings":
+        if self.folds and "val" in self.model_fields_set:
+            raise ValueError("val does nothing with folds: a fold is val")
+        return self
+
+
+@dataclass(frozen=True)
+class _Case:
+    images: tuple[Path, ...]
+    labels: Path | None
+
+
+@dataclass(frozen=True)
+class _Item:
+    key: str
+    case: _Case
+    description: Description
+
+
+class NnUnet(Importer):
+    """Cases as volumes; their splits are those of splits_final.json, or drawn by case."""
+
+    name = "nnunet"
+    summary = "any data set in the layout of nnU-Net (v2, v1) or the Medical Segmentation Decathlon"
+    licence = "not stated: see licence and reference in the data set's dataset.json"
+    source = "not stated: see licence and reference in the data set's dataset.json"
+    where = "RAW is one folder of nnUNet_raw, such as Dataset004_Hippocampus, or a task of medicaldecathlon.com"
+    tree = """\
+RAW/dataset.json                    channel_names (or modality), labels, file_ending: .nii.gz, .nii or .nrrd
+RAW/imagesTr/<case>_0000.nii.gz     one file a channel, _0000, _0001 and so on; or <case>.nii.gz with all channels
+RAW/labelsTr/<case>.nii.gz          class numbers; a case without is not segmented; the label ignore becomes 255
+RAW/imagesTs, RAW/labelsTs          the split test, if there is one
+RAW/splits_final.json               optional, from nnUNet_preprocessed: train and val by --set fold; else cases are
+                                    drawn by --seed: give it where a patient has several cases
+needs the extra volumes"""
+    default_size = 0
+    settings_type = Settings
+    settings: Settings
+
+    def __init__(self, raw: str | Path | None = None, options: Options | None = None) -> None:
+        super().__init__(raw, options)
+        if self.size:
+            raise ShardError(f"nnunet: --size {self.size} does nothing for volumes: use --set spacing=1,1,1, in mm")
+
+    def splits(self) -> dict[str, Source]:
+        """Train and val, and test where there is one.
+
+        Raises:
+            ShardError: dataset.json cannot be followed, or files or settings do not fit it.
+        """
+        assert self.raw is not None
+        description = read_description(self.raw / "dataset.json")
+        cases = _find_cases(self.raw, "Tr", description)
+        tests = _find_cases(self.raw, "Ts", description) if (self.raw / "imagesTs").is_dir() else {}
+        labelled = sum(case.labels is not None for case in cases.values())
+        if description.training not in (None, len(cases), labelled):
+            raise ShardError(
+                f"nnunet: dataset.json speaks of {description.training} training cases, imagesTr holds {len(cases)}, "
+                f"labelsTr {labelled}: is the copy whole?"
+            )
+        if both := sorted(cases.keys() & tests.keys()):
+            raise ShardError(f"nnunet: {len(both)} cases are in imagesTr and in imagesTs, first {both[0]}")
+        try:
+            split_of = self._split_of(cases, bool(tests)) | dict.fromkeys(tests, "test")
+            keys = make_keys(split_of, self.settings.keys, self.settings.salt.get_secret_value())
+        except ShardError as error:
+            raise ShardError(f"nnunet: {error}") from None
+        found: dict[str, list[_Item]] = {"train": [], "val": [], "test": []}
+        for name, case in (cases | tests).items():
+            found[split_of[name]].append(_Item(keys[name], case, description))
+        segmented = any(case.labels for case in (cases | tests).values())
+        mask_classes = description.labels if segmented else ()
+        return {split: Source(items=items, mask_classes=mask_classes) for split, items in found.items() if items}
+
+    def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
+        """The channels of a case as one volume, and its mask."""
+        path = item.case.images[0]
+        image = _read_image(item.case.images)
+        mask = _read_labels(item.case.labels, image, path, item.description) if item.case.labels else None
+        kind = self.settings.intensity
+        intensity: list[Intensity] = [
+            kind if kind != "auto" else "keep" if name.lower() in _KEPT else "volume"
+            for name in item.description.channels
+        ]
+        how = Preparation(self.settings.spacing, self.settings.window, intensity)
+        return item.key, encode_prepared(image, mask, how, path)
+
+    def _split_of(self, cases: Mapping[str, _Case], tested: bool) -> dict[str, str]:
+        """Case -> split, of those in imagesTr."""
+        assert self.raw is not None
+        given, final = self.settings, self.raw / "splits_final.json"
+        if tested and "test" in given.model_fields_set:
+            raise ShardError("setting test does nothing where imagesTs is the test: take one away")
+        if not final.is_file():
+            return split_patients(cases, Partition(self.options.seed, given.val, given.test, given.folds, given.fold))
+        if idle := sorted(given.model_fields_set & {"val", "test", "folds"}):
+            raise ShardError(f"setting {idle[0]} does nothing beside {final}: take one away")
+        members = read_fold(final, given.fold)
+        refuse_shared(members)
+        drawn = {name: split for split, names in members.items() for name in names}
+        if strangers := sorted(drawn.keys() - cases.keys()):
+            raise ShardError(f"{len(strangers)} cases of {final} are not in imagesTr, first {strangers[0]!r}")
+        left = [name for name, case in cases.items() if case.labels and name not in drawn]
+        if left:
+            raise ShardError(f"{len(left)} cases with labels are in no split of {final}, first {left[0]!r}: name them")
+        # nnU-Net knows no cases without labels; they serve to learn from.
+        return {name: drawn.get(name, "train") for name in cases}
+
+
+IMPORTER = NnUnet
+
+
+def _find_cases(raw: Path, part: str, description: Description) -> dict[str, _Case]:
+    """Case -> its files, of imagesTr and labelsTr, or of imagesTs and labelsTs."""
+    images = _files(raw / f"images{part}", description.ending)
+    labels = _files(raw / f"labels{part}", description.ending) if (raw / f"labels{part}").is_dir() else {}
+    found: dict[str, dict[int, Path]] = {}
+    matches = {name: _CHANNEL.fullmatch(name) for name in images}
+    if not any(matches.values()):
+        cases = {name: _Case((path,), labels.get(name)) for name, path in images.items()}
+    else:
+        for name, match in matches.items():
+            if match is None:
+                raise ShardError(f"nnunet: {images[name]} has no number of a channel before its ending, such as _0000")
+            found.setdefault(match[1], {})[int(match[2])] = images[name]
+        expected = list(range(len(description.channels)))
+        for name, channels in found.items():
+            if sorted(channels) != expected:
+                numbers = ", ".join(f"{number:04d}" for number in channels)
+                wanted = f"0000 to {expected[-1]:04d}" if expected[1:] else "0000"
+                raise ShardError(f"nnunet: case {name} of images{part} has the channels {numbers}: needs {wanted}")
+        cases = {name: _Case(tuple(found[name][n] for n in expected), labels.get(name)) for name in found}
+    if orphans := sorted(labels.keys() - cases.keys()):
+        raise ShardError(f"nnunet: {len(orphans)} files of labels{part} have no image, first {labels[orphans[0]]}")
+    return cases
+
+
+def _files(folder: Path, ending: str) -> dict[str, Path]:
+    """Name without ending -> file; hidden ones and notes are passed over."""
+    if not folder.is_dir():
+        raise ShardError(f"nnunet: {folder} is missing (`shards.py datasets` prints the tree)")
+    files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    others = [path for path in files if not path.name.endswith(ending) and path.suffix.lower() not in BESIDE]
+    if others:
+        raise ShardError(f"nnunet: {len(others)} files of {folder} do not end in {ending}, first {others[0].name}")
+    return {path.name.removesuffix(ending): path for path in files if path.name.endswith(ending)}
+
+
+def _read_image(paths: tuple[Path, ...]) -> Volume:
+    """Channels on the last axis."""
+    first, *others = (read_volume(path) for path in paths)
+    if not others:
+        return first
+    for path, volume in zip(paths, (first, *others), strict=True):
+        if volume.values.ndim != 3:
+            raise ShardError(f"{path}: holds {volume.values.shape[3]} channels, must hold one")
+        refuse_other_place(volume, path, first, paths[0])
+    return Volume(np.stack([first.values, *(other.values for other in others)], axis=3), first.affine, first.stated)
+
+
+def _read_labels(path: Path, image: Volume, image_path: Path, description: Description) -> NDArray[np.uint8]:
+    labels = read_numbers(path)
+    refuse_other_place(labels, path, image, image_path)
+    numbers, ignored = labels.values, labels.values == description.ignore
+    if (wrong := numbers[((numbers < 0) | (numbers >= len(description.labels))) & ~ignored]).size:
+        raise ShardError(f"{path}: mask value {wrong[0]} is no label of dataset.json")
+    return np.where(ignored, IGNORE, numbers).astype(np.uint8)
