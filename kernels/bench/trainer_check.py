@@ -29,7 +29,7 @@ def make_shards(folder: Path, size: int, samples: int) -> None:
 
 
 def train(stage: int, chosen: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
-    """Rows of images a second, the share of the time that waited for data, and GB at the peak."""
+    """Rows of images a second, the share of the time that waited for data, the rate without it, and GB at the peak."""
     run = chosen.out.parent / f"run-zero-{stage}"
     settings = {
         "train.steps": chosen.steps, "train.log_every": max(1, chosen.steps // 10), "train.precision": "bf16",
@@ -50,6 +50,9 @@ def train(stage: int, chosen: argparse.Namespace, device: torch.device) -> list[
     figures = {
         ("images per second", "1/s"): [line["images_per_second"] for line in warm],
         ("data wait", "1"): [line["data_wait"] for line in warm],
+        ("images per second without data wait", "1/s"): [
+            line["images_per_second"] / max(1 - line["data_wait"], 1e-4) for line in warm
+        ],
         ("memory", "GB"): [float(memory[1])] if memory else [],
     }
     known = {key: values for key, values in figures.items() if values}

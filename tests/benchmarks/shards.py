@@ -1,8 +1,10 @@
 """Times the reading of shards, side by side on the same tars: `make bench-shards`.
 
 All readers take turns in one process on one core: the bare decoder on bytes that lie in memory, our split in the order
-of a plan, stock webdataset with our decoder and with its own. Then what a resume costs in the middle of an epoch of a
-million samples, of which there is the index alone, and what that index takes in memory.
+of a plan, stock webdataset with our decoder and with its own. Where simplejpeg is installed we decode JPEG with it, and
+both rows of ours come again with Pillow alone. Seconds are those that the processor works for this process, so that
+other work on the machine counts little. Then what a resume costs in the middle of an epoch of a million samples, of
+which there is the index alone, and what that index takes in memory.
 
     PYTHONPATH=tests/support python tests/benchmarks/shards.py --shards data/shards/isic2017/train
 """
@@ -21,12 +23,12 @@ from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from uml_shards import Manifest, Split, open_split
+from uml_shards import Manifest, Split, jpeg, open_split
 from uml_shards.decode import decode_sample
 from uml_shards.importers import Options, find_importer
 from uml_shards.index import index_dtype, save_index
@@ -39,7 +41,15 @@ SAMPLES = 1000
 
 BATCH = 256
 COMPONENTS = ("jpg", "json", "mask.png")
-AIMS = {"ours": "0.95 of bare", "webdataset, our decoder": "ours 1.2x", "webdataset, its decoder": "ours 2x"}
+ALONE = ", Pillow alone"
+"""Ends the names of readers that decode JPEG without simplejpeg."""
+
+AIMS = {
+    "ours": "0.95 of bare",
+    f"ours{ALONE}": "0.95 of bare",
+    "webdataset, our decoder": "ours 1.2x",
+    "webdataset, its decoder": "ours 2x",
+}
 
 Reader = Callable[[int], float]
 """Reads so many samples, and says how many seconds it took."""
@@ -47,15 +57,15 @@ Reader = Callable[[int], float]
 
 def timed(samples: Iterator[int], count: int) -> float:
     """Seconds to take so many samples."""
-    start = perf_counter()
+    start = process_time()
     taken = sum(1 for pixels in islice(samples, count) if pixels)
-    seconds = perf_counter() - start
+    seconds = process_time() - start
     assert taken == count
     return seconds
 
 
 def readers(split: Split) -> dict[str, Reader]:
-    """Ways to the same samples, the bare decoder first."""
+    """Ways to the same samples, the bare decoder first; those of Pillow alone where it is not alone."""
     plan = Plan([shard.samples for shard in split.manifest.shards], slots=16)
     kept: list[tuple[str, dict[str, bytes]]] = []
 
@@ -69,9 +79,23 @@ def readers(split: Split) -> dict[str, Reader]:
     return {
         "bare": bare,
         "ours": ours,
+        **({f"bare{ALONE}": alone(bare), f"ours{ALONE}": alone(ours)} if jpeg.is_used() else {}),
         "webdataset, our decoder": lambda count: timed(stock(split, with_our_decoder=True), count),
         "webdataset, its decoder": lambda count: timed(stock(split, with_our_decoder=False), count),
     }
+
+
+def alone(read: Reader) -> Reader:
+    """The same reader without simplejpeg."""
+
+    def without(count: int) -> float:
+        kept, jpeg.simplejpeg = jpeg.simplejpeg, None
+        try:
+            return read(count)
+        finally:
+            jpeg.simplejpeg = kept
+
+    return without
 
 
 def stock(split: Split, with_our_decoder: bool) -> Iterator[int]:
@@ -170,23 +194,27 @@ def report(split: Split, rates: dict[str, float], resumed: Resumed, out: Path) -
     """Print the tables and write shards.csv."""
     manifest = split.manifest
     size = "x".join(map(str, manifest.size)) if manifest.size else "several sizes"
+    decoder = f"simplejpeg {version('simplejpeg')}" if jpeg.is_used() else "pillow"
     words = f"webdataset {version('webdataset')}, pillow {version('pillow')}, Python {platform.python_version()}"
-    print(f"{manifest.dataset}, {size}, one core of {os.cpu_count()}, load {os.getloadavg()[0]:.1f}; {words}\n")
+    print(f"{manifest.dataset}, {size}, one core of {os.cpu_count()}, load {os.getloadavg()[0]:.1f}; {words}")
+    print(f"we decode JPEG by {decoder}; per second of processor time\n")
     print(f"{'reader':26}{'samples/s':>10}{'of bare':>9}{'ours is':>9}  aim")
     for name, rate in rates.items():
-        row = f"{name:26}{rate:10.0f}{rate / rates['bare']:9.2f}{rates['ours'] / rate:8.2f}x"
-        print(f"{row}  {AIMS.get(name, '')}")
+        of_bare = rate / rates["bare" + (ALONE if name.endswith(ALONE) else "")]
+        print(f"{name:26}{rate:10.0f}{of_bare:9.3f}{rates['ours'] / rate:8.2f}x  {AIMS.get(name, '')}")
     print(f"\nresume in mid-epoch of {resumed.samples:,} samples: {resumed.seconds:.2f} s to the first batch (aim 1 s)")
     print(f"memory of its index: {resumed.bytes:.1f} bytes per sample (aim 40)")
     out.mkdir(parents=True, exist_ok=True)
     figures = [*((name, "samples/s", rate) for name, rate in rates.items())]
     figures += [("resume", "s", resumed.seconds), ("index", "bytes per sample", resumed.bytes)]
+    common = {"dataset": manifest.dataset, "size": size, "cores": os.cpu_count(), "jpeg": decoder}
+    common |= {name: version(name) for name in ("webdataset", "pillow")}
+    common |= {"python": platform.python_version(), "date": date.today().isoformat()}
     with (out / "shards.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(("what", "unit", "value", "dataset", "size", "cores", "webdataset", "pillow", "python", "date"))
-        versions = (version("webdataset"), version("pillow"), platform.python_version(), date.today().isoformat())
+        table = csv.DictWriter(file, ["what", "unit", "value", *common])
+        table.writeheader()
         for what, unit, value in figures:
-            table.writerow((what, unit, f"{value:.4g}", manifest.dataset, size, os.cpu_count(), *versions))
+            table.writerow({"what": what, "unit": unit, "value": f"{value:.4g}", **common})
     print(f"written to {out}/shards.csv")
 
 

@@ -1,7 +1,8 @@
 """Times the training step of the naive UML and of ours side by side: `make bench-step`.
 
 All variants of one table live in one process and take turns, so that what else the machine does meets all alike; each
-one's peak memory is measured in a process of its own (step_memory.py). A second table says where the cost goes.
+one's peak memory is measured in a process of its own (step_memory.py). No step loads data: what that costs beside it is
+measured by itself (step_loading.py). A second table says where the cost goes.
 
     PYTHONPATH=tests/support python tests/benchmarks/step.py --steps 10 --width 1 --size 128 --batch 4
 """
@@ -15,6 +16,7 @@ from time import perf_counter
 import torch
 
 from step_costs import costs
+from step_loading import loading
 from step_memory import peak_memory
 from step_report import print_costs, print_steps, write_costs, write_plot, write_steps
 from step_variants import VARIANTS, Setting, Step, Variant, make_naive, make_optimizer, make_ours, make_step
@@ -62,12 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     memory = {variant: peak_memory(variant, setting, chosen.threads) for variant in VARIANTS}
     parts = costs(setting)
+    batch_seconds = loading(setting, 5 * chosen.steps)
     seconds = in_turns(make_steps(setting), chosen.steps, chosen.warm_up)
 
     chosen.out.mkdir(parents=True, exist_ok=True)
-    print_steps(setting, seconds, memory)
+    print_steps(setting, seconds, memory, batch_seconds)
     print_costs(parts)
-    write_steps(chosen.out / "step.csv", setting, chosen.steps, seconds, memory)
+    write_steps(chosen.out / "step.csv", setting, chosen.steps, seconds, memory, batch_seconds)
     write_costs(chosen.out / "costs.csv", setting, parts)
     write_plot(chosen.out / "step.png", setting, seconds, memory)
     print(f"written to {chosen.out}/step.csv, step.png and costs.csv")

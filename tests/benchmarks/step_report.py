@@ -42,10 +42,10 @@ def _processor() -> str:
     return next(named, platform.processor() or platform.machine())
 
 
-def _step_rows(seconds: Seconds, memory: Memory) -> list[dict[str, Any]]:
+def _step_rows(seconds: Seconds, memory: Memory, loading: float) -> list[dict[str, Any]]:
     rows = []
     for variant in seconds:
-        row: dict[str, Any] = {"variant": variant.name, "seconds": seconds[variant]}
+        row: dict[str, Any] = {"variant": variant.name, "seconds": seconds[variant], "loading_seconds": loading}
         row["speed_up"] = seconds[BASELINE] / seconds[variant]
         for kind in ("peak", "step"):
             row[f"{kind}_gib"] = memory[variant][kind]
@@ -67,18 +67,22 @@ def _cost_rows(parts: Mapping[str, Costs]) -> list[dict[str, Any]]:
     return rows
 
 
-def print_steps(setting: Setting, seconds: Seconds, memory: Memory) -> None:
-    """One line a variant."""
+def print_steps(setting: Setting, seconds: Seconds, memory: Memory, loading: float) -> None:
+    """One line a variant; `loading` is the seconds of one core for a batch."""
     where = machine()
     machine_now = f"{where['processor']}, {where['cores']} threads, load {where['load']}, torch {where['torch']}"
     print(f"\n{_title(setting)}; {machine_now}")
-    print("peak: above the libraries; step: above parameters and moments at rest too; ratios are to the first line\n")
-    print(f"{'variant':34} {'s':>7} {'speed-up':>9} {'peak GiB':>9} {'ratio':>6} {'step GiB':>9} {'ratio':>6}")
-    for row in _step_rows(seconds, memory):
+    print("peak: above the libraries; step: above parameters and moments at rest too; ratios are to the first line")
+    print("steps load no data; loading: how much longer they take where no worker reads ahead\n")
+    head = f"{'variant':34} {'s':>7} {'speed-up':>9} {'peak GiB':>9} {'ratio':>6} {'step GiB':>9} {'ratio':>6}"
+    print(f"{head} {'loading':>9}")
+    for row in _step_rows(seconds, memory, loading):
         print(
             f"{row['variant']:34} {row['seconds']:7.2f} {row['speed_up']:8.2f}x {row['peak_gib']:9.2f} "
-            f"{row['peak_ratio']:6.2f} {row['step_gib']:9.2f} {row['step_ratio']:6.2f}"
+            f"{row['peak_ratio']:6.2f} {row['step_gib']:9.2f} {row['step_ratio']:6.2f} "
+            f"{100 * row['loading_seconds'] / row['seconds']:7.2f} %"
         )
+    print(f"\na batch of the phantom, read, augmented and collated: {1e3 * loading:.1f} ms of one core")
 
 
 def print_costs(parts: Mapping[str, Costs]) -> None:
@@ -94,10 +98,10 @@ def print_costs(parts: Mapping[str, Costs]) -> None:
     print("multiply-adds of one forward pass; saved: what float32 keeps for backward, without checkpointing\n")
 
 
-def write_steps(path: Path, setting: Setting, steps: int, seconds: Seconds, memory: Memory) -> None:
+def write_steps(path: Path, setting: Setting, steps: int, seconds: Seconds, memory: Memory, loading: float) -> None:
     """One row a variant, each with setting, machine, versions and date."""
     common = {**vars(setting), "steps": steps, **machine()}
-    _write(path, [{**row, **common} for row in _step_rows(seconds, memory)])
+    _write(path, [{**row, **common} for row in _step_rows(seconds, memory, loading)])
 
 
 def write_costs(path: Path, setting: Setting, parts: Mapping[str, Costs]) -> None:
@@ -115,7 +119,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def write_plot(path: Path, setting: Setting, seconds: Seconds, memory: Memory) -> None:
     """Bars of seconds and of peak memory."""
-    rows, where = _step_rows(seconds, memory), machine()
+    rows, where = _step_rows(seconds, memory, 0.0), machine()
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 3.4), sharey=True)
     names = [row["variant"] for row in rows]
     colours = ["tab:gray" if variant.naive else "tab:blue" for variant in seconds]

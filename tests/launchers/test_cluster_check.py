@@ -106,6 +106,16 @@ def test_a_machine_that_is_well_ends_with_0_and_writes_tables_and_plot(launcher,
     assert run(launcher, monkeypatch, tmp_path / "out") == 0  # made anew in the same folder
 
 
+def test_the_speed_without_loading_leaves_out_the_time_that_waited_for_data(launcher, monkeypatch, tmp_path, capsys):
+    speeds, waits = dict.fromkeys(LOSSES, 30.0), {step: 0.9 if step < 3 else 0.25 for step in LOSSES}
+    launcher.outcomes["stage-1"] = Outcome(LOSSES, speeds, waits)
+    assert run(launcher, monkeypatch, tmp_path / "out") == 0
+    found = [float(row["images_per_second_without_loading"]) for row in rows(tmp_path / "out" / "speed.csv")]
+    assert found == [10, 20, 40]
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("    4  "))
+    assert line.split() == ["4", "30.0", "3.00x", "75", "%", "25.0", "%", "40.0"]
+
+
 def test_a_broken_equality_ends_with_1_and_is_named(launcher, monkeypatch, tmp_path, capsys):
     launcher.outcomes["stage-3"] = Outcome(LOSSES | {5: 0.201})
     assert run(launcher, monkeypatch, tmp_path / "out") == 1
