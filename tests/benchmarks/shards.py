@@ -3,8 +3,8 @@
 All readers take turns in one process on one core: the bare decoder on bytes that lie in memory, our split in the order
 of a plan, stock webdataset with our decoder and with its own. Where simplejpeg is installed we decode JPEG with it, and
 both rows of ours come again with Pillow alone. Seconds are those that the processor works for this process, so that
-other work on the machine counts little. Then what a resume costs in the middle of an epoch of a million samples, of
-which there is the index alone, and what that index takes in memory.
+other work on the machine counts little. Then how fast shards are written (shard_writing.py), what a resume costs in the
+middle of an epoch of a million samples, of which there is the index alone, and what that index takes in memory.
 
     PYTHONPATH=tests/support python tests/benchmarks/shards.py --shards data/shards/isic2017/train
 """
@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from shard_writing import Written, writing
 from uml_shards import Manifest, Split, jpeg, open_split
 from uml_shards.decode import decode_sample
 from uml_shards.importers import Options, find_importer
@@ -190,7 +191,7 @@ def phantom(count: int, size: int) -> Iterator[Split]:
         yield open_split(path)
 
 
-def report(split: Split, rates: dict[str, float], resumed: Resumed, out: Path) -> None:
+def report(split: Split, rates: dict[str, float], resumed: Resumed, written: Written, out: Path) -> None:
     """Print the tables and write shards.csv."""
     manifest = split.manifest
     size = "x".join(map(str, manifest.size)) if manifest.size else "several sizes"
@@ -204,9 +205,12 @@ def report(split: Split, rates: dict[str, float], resumed: Resumed, out: Path) -
         print(f"{name:26}{rate:10.0f}{of_bare:9.3f}{rates['ours'] / rate:8.2f}x  {AIMS.get(name, '')}")
     print(f"\nresume in mid-epoch of {resumed.samples:,} samples: {resumed.seconds:.2f} s to the first batch (aim 1 s)")
     print(f"memory of its index: {resumed.bytes:.1f} bytes per sample (aim 40)")
+    share = written.ours / written.bare
+    print(f"writing: {written.ours:.0f} samples/s of all cores, {share:.2f} of decoding and encoding alone (aim 0.9)")
     out.mkdir(parents=True, exist_ok=True)
     figures = [*((name, "samples/s", rate) for name, rate in rates.items())]
     figures += [("resume", "s", resumed.seconds), ("index", "bytes per sample", resumed.bytes)]
+    figures += [("encoding", "samples/s", written.bare), ("writing", "samples/s", written.ours)]
     common = {"dataset": manifest.dataset, "size": size, "cores": os.cpu_count(), "jpeg": decoder}
     common |= {name: version(name) for name in ("webdataset", "pillow")}
     common |= {"python": platform.python_version(), "date": date.today().isoformat()}
@@ -224,7 +228,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--shards", type=Path, help="a split, such as data/shards/isic2017/train (default: the phantom)"
     )
-    parser.add_argument("--size", type=int, default=256, help="of the phantom")
+    parser.add_argument("--dataset", default="phantom", help="whose writing is timed (default: the phantom)")
+    parser.add_argument("--raw", type=Path, help="folder of its raw data")
+    parser.add_argument("--size", type=int, default=256, help="of its images, and of the phantom's that are read")
     parser.add_argument("--samples", type=int, default=500, help="that each reader reads in a round")
     parser.add_argument("--rounds", type=int, default=7, help="whose median is taken")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of shards.csv")
@@ -232,14 +238,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--index-shards", type=int, default=1000, help=f"of {SAMPLES} samples, of which there is an index"
     )
     chosen = parser.parse_args(arguments)
+    counts = {} if chosen.raw else {"train": chosen.samples, "val": 0, "test": 0}
+    importer = find_importer(chosen.dataset)(chosen.raw, Options(size=chosen.size, counts=counts))
+    written = writing(importer, "train", chosen.samples, max(chosen.rounds // 2, 1))
     with million(chosen.index_shards) as path:
         resumed = resume(path)
     if chosen.shards:
         split = open_split(chosen.shards)
-        report(split, in_turns(split, chosen.samples, chosen.rounds), resumed, chosen.out)
+        report(split, in_turns(split, chosen.samples, chosen.rounds), resumed, written, chosen.out)
         return
     with phantom(chosen.samples, chosen.size) as split:
-        report(split, in_turns(split, chosen.samples, chosen.rounds), resumed, chosen.out)
+        report(split, in_turns(split, chosen.samples, chosen.rounds), resumed, written, chosen.out)
 
 
 if __name__ == "__main__":
