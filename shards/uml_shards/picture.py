@@ -14,6 +14,7 @@ from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 from PIL.ImageFile import ImageFile
 
 from .errors import ShardError
+from .grey_png import decode_grey_png
 from .jpeg import decode_jpeg
 from .sample import IGNORE
 
@@ -89,6 +90,8 @@ def decode_grey(data: bytes, extension: str) -> NDArray[np.uint8]:
     Raises:
         ShardError: it is any other PNG, or damaged.
     """
+    if (values := decode_grey_png(data, MAX_PIXELS)) is not None:
+        return values
     opened = _open(data, "png", extension)
     depth, colour = data[24], data[25]
     if (depth, colour) != (8, 0):

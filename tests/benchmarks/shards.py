@@ -119,9 +119,12 @@ def stock(split: Split, with_our_decoder: bool) -> Iterator[int]:
     return chain.from_iterable(iter(epoch, None))
 
 
-def in_turns(split: Split, count: int, rounds: int) -> dict[str, float]:
-    """Median samples per second of each reader; one round more, to warm up, is left out."""
-    ways = readers(split)
+def in_turns(split: Split, rounds: int) -> dict[str, float]:
+    """Median samples per second of each reader; one round more, to warm up, is left out.
+
+    A round is a whole epoch: stock webdataset fills its buffer at the beginning of each, and empties it at the end.
+    """
+    ways, count = readers(split), len(split)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, read in ways.items():
@@ -231,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", default="phantom", help="whose writing is timed (default: the phantom)")
     parser.add_argument("--raw", type=Path, help="folder of its raw data")
     parser.add_argument("--size", type=int, default=256, help="of its images, and of the phantom's that are read")
-    parser.add_argument("--samples", type=int, default=500, help="that each reader reads in a round")
+    parser.add_argument("--samples", type=int, default=500, help="of the phantom, and those that are written")
     parser.add_argument("--rounds", type=int, default=7, help="whose median is taken")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of shards.csv")
     parser.add_argument(
@@ -245,10 +248,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         resumed = resume(path)
     if chosen.shards:
         split = open_split(chosen.shards)
-        report(split, in_turns(split, chosen.samples, chosen.rounds), resumed, written, chosen.out)
+        report(split, in_turns(split, chosen.rounds), resumed, written, chosen.out)
         return
     with phantom(chosen.samples, chosen.size) as split:
-        report(split, in_turns(split, chosen.samples, chosen.rounds), resumed, written, chosen.out)
+        report(split, in_turns(split, chosen.rounds), resumed, written, chosen.out)
 
 
 if __name__ == "__main__":
