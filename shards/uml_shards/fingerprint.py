@@ -4,16 +4,20 @@ import hashlib
 import json
 import pickle
 import sys
+import zlib
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import __version__ as pillow_version
 from PIL import features
 
 from .importers.base import Importer
 from .manifest import SCHEMA_VERSION
+
+_LIBRARIES = ("h5py", "nibabel", "numpy", "pydicom", "pynrrd", "scipy")
+"""Of which what is read or resampled may depend."""
 
 
 def fingerprint_of(importer: Importer, split: str, runs: Sequence[Sequence[Any]]) -> str:
@@ -33,10 +37,18 @@ def fingerprint_of(importer: Importer, split: str, runs: Sequence[Sequence[Any]]
             "items": items.hexdigest(),
             "cut": [len(run) for run in runs],
             "pillow": [pillow_version, *(str(features.version(codec)) for codec in ("libjpeg_turbo", "jpg", "zlib"))],
-            "numpy": np.__version__,
+            "zlib": zlib.ZLIB_RUNTIME_VERSION,
+            "libraries": {name: _version(name) for name in _LIBRARIES},
         },
         indent=1,
     )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _digest_of_code(importer: Importer) -> str:

@@ -27,7 +27,7 @@ def encode_grey_png(values: NDArray[np.uint8]) -> bytes:
     rows = np.zeros((height, width + 1), np.uint8)
     rows[:, 1:] = values
     header = _chunk(b"IHDR", _HEADER.pack(width, height, *_GREY))
-    return _SIGNATURE + header + _chunk(b"IDAT", zlib.compress(rows, _LEVEL)) + _chunk(b"IEND", b"")
+    return _SIGNATURE + header + _chunk(b"IDAT", zlib.compress(rows.tobytes(), _LEVEL)) + _chunk(b"IEND", b"")
 
 
 def decode_grey_png(data: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
