@@ -1,0 +1,136 @@
+"""Back ends, loopback, interfaces, ports and the host's name."""
+
+import socket
+
+import pytest
+
+from uml_dist.config import MetricsConfig
+from uml_dist.doctor import network
+from uml_dist.doctor.network import (
+    check_back_ends,
+    check_host_name,
+    check_interfaces,
+    check_launch_port,
+    check_loopback,
+    check_metrics,
+    is_loopback,
+    listeners,
+    read_back_ends,
+    taken_ports,
+)
+
+
+@pytest.fixture
+def listening():
+    """The port of a socket that listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "nccl", "gloo", "state"),
+    [(0, False, True, "ok"), (2, True, False, "ok"), (2, False, True, "problem"), (0, True, False, "problem")],
+)
+def test_gpus_need_nccl_and_cpu_processes_gloo(gpus, nccl, gloo, state):
+    assert check_back_ends(gpus, nccl, gloo).state == state
+
+
+def test_this_torch_has_gloo():
+    assert read_back_ends()[1]
+
+
+def test_two_ends_meet_on_loopback_for_real():
+    assert check_loopback().state == "ok"
+
+
+def test_ends_that_do_not_meet_are_a_problem():
+    def alone():
+        raise RuntimeError("timed out")
+
+    found = check_loopback(alone)
+    assert (found.state, "timed out" in found.says) == ("problem", True)
+
+
+def test_a_port_in_use_is_found_with_its_process(listening):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert taken_ports("127.0.0.1", [listening, port]) == [listening]
+    assert "process" in listeners()[listening]
+
+
+def test_a_port_whose_connections_have_just_ended_is_free():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            server.accept()[0].close()
+            assert client.recv(1) == b""
+    assert taken_ports("127.0.0.1", [port]) == []
+
+
+def test_metrics_are_on_loopback_and_taken_ports_are_named(listening):
+    nothing = {"taken": lambda host, ports: []}
+    assert check_metrics(**nothing).state == "ok"
+    assert check_metrics(port=0, taken=lambda host, ports: [1 / 0]).state == "ok"
+    found = check_metrics(port=listening)
+    assert (found.state, f"{listening} (" in found.says) == ("note", True)
+    unseen = check_metrics(port=9464, taken=lambda host, ports: [9465], who=lambda: {})
+    assert "9465 (by a process that cannot be seen)" in unseen.says
+
+
+def test_metrics_that_are_open_to_the_network_are_a_note():
+    found = check_metrics("0.0.0.0")
+    assert (found.state, "without a password" in found.says) == ("note", True)
+
+
+def test_the_defaults_are_those_of_the_configuration():
+    metrics = MetricsConfig()
+    assert (metrics.host, metrics.port) == (network.METRICS_HOST, network.METRICS_PORT)
+
+
+def test_a_taken_launch_port_is_a_note_and_an_unknown_listener_does_not_matter():
+    def refused():
+        raise PermissionError
+
+    assert check_launch_port(lambda host, ports: []).state == "ok"
+    found = check_launch_port(lambda host, ports: list(ports), refused)
+    assert (found.state, "--master_port 29501" in found.todo) == ("note", True)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "state"), [(["10.0.0.7"], "ok"), (["127.0.1.1"], "note"), (["::1", "127.0.0.1"], "note")]
+)
+def test_a_name_that_leads_to_loopback_alone_is_a_note(addresses, state):
+    entries = [(socket.AF_INET, 0, 0, "", (address, 0)) for address in addresses]
+    assert check_host_name("node7", lambda name, port: entries).state == state
+
+
+def test_a_name_that_leads_nowhere_is_a_note():
+    def unknown(name, port):
+        raise socket.gaierror("unknown")
+
+    found = check_host_name("node7", unknown)
+    assert (found.state, "/etc/hosts" in found.todo) == ("note", True)
+
+
+@pytest.mark.parametrize(
+    ("environment", "state"),
+    [
+        ({}, "ok"),
+        ({"GLOO_SOCKET_IFNAME": "lo"}, "ok"),
+        ({"GLOO_SOCKET_IFNAME": "eth"}, "problem"),
+        ({"NCCL_SOCKET_IFNAME": "eth"}, "ok"),
+        ({"NCCL_SOCKET_IFNAME": "=eth"}, "problem"),
+        ({"NCCL_SOCKET_IFNAME": "^lo"}, "ok"),
+        ({"NCCL_SOCKET_IFNAME": "ib0"}, "problem"),
+    ],
+)
+def test_interfaces_that_variables_choose_must_be_there(environment, state):
+    assert check_interfaces(environment, ["lo", "eth0"]).state == state
+
+
+@pytest.mark.parametrize(
+    ("host", "own"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("node7", False)]
+)
+def test_addresses_of_this_machine_alone(host, own):
+    assert is_loopback(host) == own

@@ -1,0 +1,53 @@
+"""A run that is there already."""
+
+from pathlib import Path
+
+import pytest
+
+from uml_dist.config import MetricsConfig
+from uml_dist.doctor.run_folder import check_run, read_metrics_place
+from uml_dist.train.run_folder import RunFolder
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    return RunFolder(tmp_path / "run", writes=True)
+
+
+def test_a_folder_without_a_run_is_ok(tmp_path):
+    assert check_run(tmp_path).state == check_run(tmp_path / "none").state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "word"),
+    [("done", "ok", "done at step 7"), ("stopped", "ok", "stopped"), ("running", "note", "or was killed")],
+)
+def test_the_status_of_a_run_is_told(status, state, word, run):
+    run.write_status(status, 7)
+    found = check_run(run.path)
+    assert (found.state, word in found.says) == (state, True)
+
+
+def test_a_failed_run_says_why(run):
+    run.write_status("failed", 7, "a disk is full")
+    found = check_run(run.path)
+    assert (found.state, "at step 7: a disk is full" in found.says) == ("note", True)
+
+
+def test_a_newest_checkpoint_that_is_not_there_is_a_note(run):
+    run.write_status("stopped", 7)
+    (run.checkpoints / "step-000007").mkdir(parents=True)
+    (run.checkpoints / "latest").write_text("step-000007\n")
+    assert check_run(run.path).state == "ok"
+    (run.checkpoints / "latest").write_text("step-000008\n")
+    found = check_run(run.path)
+    assert (found.state, "names step-000008, which is not there" in found.says) == ("note", True)
+
+
+def test_metrics_are_where_the_configuration_of_the_run_says(tmp_path):
+    default = MetricsConfig()
+    assert read_metrics_place(tmp_path) == (default.host, default.port)
+    Path(tmp_path / "config.toml").write_text('[metrics]\nhost = "0.0.0.0"\nport = 9999\n')
+    assert read_metrics_place(tmp_path) == ("0.0.0.0", 9999)
+    Path(tmp_path / "config.toml").write_text("[metrics\n")
+    assert read_metrics_place(tmp_path) == (default.host, default.port)

@@ -1,0 +1,164 @@
+"""Python, the packages beside the ranges and pins of the project, and its extras."""
+
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from .finding import Finding, note, ok, problem
+
+INSTALL = "make install, or pip install -c constraints.txt -e . in the checkout"
+EXTRAS = {
+    "jpeg": "faster JPEG",
+    "remote": "shards on object stores",
+    "tables": "Excel tables",
+    "volumes": "NIfTI, NRRD, HDF5 and DICOM",
+}
+"""What the extras are for; extras that are not named here are for developers."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the project asks for.
+
+    Attributes:
+        python: range of Python, as pyproject.toml writes it.
+        packages: requirements, as pyproject.toml writes them.
+        extras: requirements by extra.
+        pins: tried version by package, in lower case; empty without a constraints.txt.
+    """
+
+    python: str
+    packages: tuple[str, ...]
+    extras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    pins: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_wanted(root: Path) -> Wanted:
+    """What pyproject.toml and constraints.txt of the checkout say; metadata of an editable install may be older.
+
+    Raises:
+        OSError: there is no pyproject.toml.
+    """
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {name: tuple(wanted) for name, wanted in project["optional-dependencies"].items() if name in EXTRAS}
+    constraints = root / "constraints.txt"
+    lines = constraints.read_text(encoding="utf-8").splitlines() if constraints.is_file() else []
+    pairs = [line.partition("==") for line in lines if "==" in line and not line.startswith("#")]
+    pins = {name.strip().lower(): number.strip() for name, _, number in pairs}
+    return Wanted(project["requires-python"], tuple(project["dependencies"]), extras, pins)
+
+
+def installed_version(name: str) -> str | None:
+    """The installed version of a package, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def check_python(wanted: Wanted, number: str | None = None, executable: str = sys.executable) -> Finding:
+    """The interpreter.
+
+    Args:
+        wanted: by the project.
+        number: version of Python; this one's unless given.
+        executable: of Python.
+    """
+    from packaging.specifiers import SpecifierSet
+
+    number = number or ".".join(map(str, sys.version_info[:3]))
+    says = f"{number} ({executable})"
+    if SpecifierSet(wanted.python).contains(number, prereleases=True):
+        return ok("Python", says)
+    return problem("Python", f"{says}, {wanted.python} is needed", "make install PYTHON=python3.11 VENV=.venv-3.11")
+
+
+def check_packages(wanted: Wanted, installed: Callable[[str], str | None] = installed_version) -> Finding:
+    """The packages, held against the ranges (outside: problem) and the versions that are tried together (note).
+
+    Args:
+        wanted: by the project.
+        installed: version by name of a package, None where it is missing.
+    """
+    from packaging.requirements import Requirement
+    from packaging.version import Version
+
+    wrong, other, count = [], [], 0
+    for requirement in map(Requirement, wanted.packages):
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            continue
+        count += 1
+        found = installed(requirement.name)
+        pin = wanted.pins.get(requirement.name.lower())
+        if found is None:
+            wrong.append(f"{requirement.name} is missing")
+        elif not requirement.specifier.contains(found, prereleases=True):
+            wrong.append(f"{requirement.name} is {found}, {requirement.specifier} is needed")
+        # A local build such as 2.13.0+cpu is the pinned version as well.
+        elif pin is not None and Version(found).public != Version(pin).public:
+            other.append(f"{requirement.name} {found} (tried: {pin})")
+    if wrong:
+        return problem("packages", "; ".join(wrong), INSTALL)
+    if other:
+        return note("packages", f"allowed, but not the tried versions: {', '.join(other)}", INSTALL)
+    return ok("packages", f"{count} in the allowed ranges, at the tried versions")
+
+
+def check_extras(wanted: Wanted, installed: Callable[[str], str | None] = installed_version) -> Finding:
+    """The extras: none of them is needed to train on images on a local disk."""
+    from packaging.requirements import Requirement
+
+    def complete(requirements: Iterable[str]) -> bool:
+        found = [(one, installed(one.name)) for one in map(Requirement, requirements)]
+        return all(number is not None and one.specifier.contains(number, prereleases=True) for one, number in found)
+
+    there = [name for name, requirements in wanted.extras.items() if complete(requirements)]
+    missing = [name for name in wanted.extras if name not in there]
+    if not missing:
+        return ok("extras", f"installed: {', '.join(there)}")
+    uses = ", ".join(f"{name} ({EXTRAS.get(name, 'more')})" for name in missing)
+    return note("extras", f"not installed: {uses}", f"if you need them: pip install -e '.[{','.join(missing)}]'")
+
+
+def check_origin(
+    root: Path, environment: Mapping[str, str], names: Iterable[str], locate: Callable[[str], Path | None]
+) -> Finding:
+    """Whether our packages are those of this checkout, not of another one or of PYTHONPATH.
+
+    Args:
+        root: the checkout.
+        environment: of this process.
+        names: of our packages.
+        locate: the folder from which a package would be imported, None where there is none.
+    """
+    places = [Path(entry).resolve() for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    own = {folder.resolve() for folder in (root, root / "kernels", root / "shards")}
+    strange: list[tuple[str, Path]] = []
+    for name in names:
+        folder = locate(name)
+        if folder is None:
+            return problem("our packages", f"{name} cannot be imported", INSTALL)
+        if folder.resolve().parent not in own:
+            strange.append((name, folder.resolve()))
+    for name, folder in strange:
+        if folder.parent in places:
+            says = f"PYTHONPATH puts {name} of {folder.parent} before the one of this checkout"
+            return problem("our packages", says, "unset PYTHONPATH, or take that folder out of it")
+    if strange:
+        name, folder = strange[0]
+        says = f"{name} is imported from {folder.parent}, not from this checkout, {root}"
+        return note("our packages", says, f"unless that is meant: {INSTALL}")
+    return ok("our packages", f"imported from {root}")
+
+
+def find_package(name: str) -> Path | None:
+    """The folder from which a package would be imported; nothing is imported."""
+    from importlib.util import find_spec
+
+    spec = find_spec(name)
+    places = list(spec.submodule_search_locations or []) if spec else []
+    return Path(places[0]) if places else None

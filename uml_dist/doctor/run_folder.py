@@ -1,0 +1,54 @@
+"""A run that is there already: how it stands, and where it serves its metrics."""
+
+import json
+import time
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .finding import Finding, note, ok
+from .network import METRICS_HOST, METRICS_PORT
+
+
+def read_metrics_place(run: Path) -> tuple[str, int]:
+    """`metrics.host` and `metrics.port` of a run, or their defaults where it has no configuration that can be read."""
+    try:
+        metrics = tomllib.loads((run / "config.toml").read_text(encoding="utf-8")).get("metrics", {})
+        return str(metrics.get("host", METRICS_HOST)), int(metrics.get("port", METRICS_PORT))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return METRICS_HOST, METRICS_PORT
+
+
+def check_run(run: Path) -> Finding:
+    """The status of a run, and whether its newest checkpoint is there; whether that is whole, a resume checks."""
+    status = _read_status(run)
+    if status is None:
+        return ok("run", f"{run} is no run folder: a run may begin there")
+    trouble = _trouble_with_latest(run / "checkpoints")
+    if trouble:
+        return note("run", trouble, "write the name of a checkpoint that is there into that file")
+    state, step = status.get("status"), status.get("step")
+    if state == "running":
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(status.get("time", 0))))
+        says = f"{run} says running, at step {step}, since {since}: it trains now, or was killed"
+        return note("run", says, "if no process of it is left: --resume auto goes on")
+    if state == "failed":
+        return note("run", f"{run} failed at step {step}: {status.get('reason')}", "mend that; --resume auto goes on")
+    return ok("run", f"{run} is {state} at step {step}")
+
+
+def _read_status(run: Path) -> Mapping[str, Any] | None:
+    path = run / "status.json"
+    if not path.is_file():
+        return None
+    status = json.loads(path.read_text(encoding="utf-8"))
+    return status if isinstance(status, dict) else None
+
+
+def _trouble_with_latest(checkpoints: Path) -> str:
+    latest = checkpoints / "latest"
+    if not latest.is_file():
+        return ""
+    name = latest.read_text(encoding="utf-8").strip()
+    return "" if name and (checkpoints / name).is_dir() else f"{latest} names {name or 'nothing'}, which is not there"
