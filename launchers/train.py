@@ -25,7 +25,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--num_gpus", type=int, help="workers on this node: GPUs, or CPU processes without any")
     parser.add_argument("--cpu", action="store_true", help="train on the CPU although there are GPUs")
     parser.add_argument("--run", type=Path, help="run folder (default: runs/<recipe>-<data>-<time>)")
-    parser.add_argument("--resume", choices=["never", "auto"], default="never", help="auto: go on where --run stopped")
+    parser.add_argument(
+        "--resume",
+        choices=["never", "auto"],
+        help="auto (default): go on where --run stopped; never: refuse a folder that holds a run",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what the run would need, and stop")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration, and stop")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -46,7 +50,8 @@ def main() -> int:
         setup = prepare(config, ranks)
         if options.resume == "auto" and options.run is None:
             raise UmlError("--resume auto needs to know which run: add --run runs/NAME")
-        resume = find_resume(setup, options.run, options.resume) if options.run else None
+        left: list[str] = []
+        resume = find_resume(setup, options.run, options.resume or "auto", left.append) if options.run else None
         if resume is None:
             check_start(setup)
         if options.dry_run:
@@ -63,7 +68,7 @@ def main() -> int:
     from uml_dist.train.main import Start, default_run_name, train_rank
 
     run = options.run or Path("runs") / default_run_name(setup)
-    return train_rank(setup, Start(run, resume), devices)
+    return train_rank(setup, Start(run, resume, tuple(left)), devices)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from .errors import UmlError
 from .evaluate import Predictor
 from .random import name_layers
 from .recipes import Recipe, Trained, recipe_class
-from .train.checkpoint import RunState, find_checkpoint, read_networks, read_state, verify
+from .train.checkpoint import RunState, read_networks, read_state, verify
+from .train.checkpoint_folder import find_checkpoint, place_of
 from .train.data import evaluation_stream, image_size, open_splits, open_stream_split
 from .train.setup import check_classes
 
@@ -143,7 +144,7 @@ def load_run(
 
 def _checkpoint(run: Path, name: str) -> Path:
     """The folder of a run's checkpoint."""
-    named = find_checkpoint(run, name) if name in ("best", "latest") else run / "checkpoints" / name
+    named = find_checkpoint(run, name) if name in ("best", "latest") else place_of(run / "checkpoints", name)
     if named is not None and (named / "state.json").is_file() and named.parent == run / "checkpoints":
         return named
     there = [path.name for path in sorted((run / "checkpoints").glob("*")) if not path.name.startswith(".")]

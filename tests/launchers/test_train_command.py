@@ -141,6 +141,7 @@ def saved(folder, **changes):
     [
         ("auto", {"recipe": "toy"}, r"is of recipe toy, the configuration of recipe uml: choose another --run"),
         ("auto", {}, r"was started with another configuration \(.*train\.seed"),
+        (None, {}, r"was started with another configuration \(.*train\.seed"),
         ("never", {}, r"holds a run already: go on with it by --resume auto"),
     ],
 )
@@ -149,7 +150,7 @@ def test_a_run_that_cannot_go_on_is_one_line(command, write, folder, partly_know
     config = read_config(write(tree), ["train.seed=9"]).model_dump(mode="json", exclude_none=True)
     run = saved(folder, config=config, **changes)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    done = command("--config", write(tree), "--run", run, "--resume", resume)
+    done = command("--config", write(tree), "--run", run, *(["--resume", resume] if resume else []))
     assert_refused(done, folder, message)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
@@ -163,6 +164,11 @@ def test_weights_to_start_from_are_needed_by_a_fresh_run_alone(command, write, f
     config = read_config(path, words).model_dump(mode="json", exclude_none=True)
     with pytest.raises(AssertionError, match="ranks would start"):
         command("--config", path, "--run", saved(folder, config=config), "--resume", "auto", *words)
+
+
+def test_resume_auto_needs_to_know_which_run(command, write, folder, partly_known):
+    done = command("--config", write(uml_tree(partly_known)), "--resume", "auto")
+    assert_refused(done, folder, "--resume auto needs to know which run: add --run runs/NAME")
 
 
 def test_debug_shows_the_traceback(command, folder):

@@ -1,9 +1,12 @@
 """Trainings that run inside a world of several ranks: functions that `run_world` can call."""
 
 import io
-from contextlib import redirect_stderr
+import os
+import resource
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -14,9 +17,9 @@ import uml_dist.recipes.uml.recipe as uml_recipe
 from runs import Trace, train
 from uml_dist.config_file import validate
 from uml_dist.launch import Devices
-from uml_dist.reduce import GlobalBatch
+from uml_dist.reduce import GlobalBatch, world_size
 from uml_dist.train.main import Start, train_rank
-from uml_dist.train.setup import prepare
+from uml_dist.train.setup import find_resume, prepare
 from uml_shards import ShardError
 
 
@@ -100,5 +103,44 @@ def fail_to_start(tree: dict[str, Any], run: str) -> tuple[Any, str]:
     with redirect_stderr(said):
         try:
             return train_rank(prepare(validate(tree, "test"), 2), Start(Path(run)), Devices("cpu")), said.getvalue()
+        except SystemExit as left:
+            return left.code, said.getvalue()
+
+
+def train_as_the_command(tree: dict[str, Any], run: str, largest_file: int | None = None) -> tuple[Any, str, str]:
+    """A training as `launchers/train.py --run` does it, with what a user sees: exit code, stdout and stderr.
+
+    Args:
+        tree: the configuration.
+        run: its folder.
+        largest_file: bytes, beyond which writing fails as on a full disk.
+    """
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    left: list[str] = []
+    setup = prepare(validate(tree, "test"), world_size())
+    resume = find_resume(setup, Path(run), "auto", left.append)
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    said, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(said), redirect_stderr(errors), patch.object(os, "_exit", leave):
+        with patch.object(torch.distributed, "destroy_process_group"):  # the test's world ends itself
+            try:
+                code = train_rank(setup, Start(Path(run), resume, tuple(left)), Devices("cpu"))
+            except SystemExit as left_with:
+                code = left_with.code
+    return code, said.getvalue(), errors.getvalue()
+
+
+def start_apart(tree: dict[str, Any], run: str) -> tuple[Any, str]:
+    """The exit code and the last words of a rank when only the first one finds a checkpoint."""
+    setup = prepare(validate(tree, "test"), world_size())
+    resume = find_resume(setup, Path(run), "auto") if torch.distributed.get_rank() == 0 else None
+    said = io.StringIO()
+    with redirect_stderr(said):
+        try:
+            return train_rank(setup, Start(Path(run), resume), Devices("cpu")), said.getvalue()
         except SystemExit as left:
             return left.code, said.getvalue()

@@ -27,14 +27,18 @@ def check_run(run: Path) -> Finding:
         return ok("run", f"{run} is no run folder: a run may begin there")
     trouble = _trouble_with_latest(run / "checkpoints")
     if trouble:
-        return note("run", trouble, "write the name of a checkpoint that is there into that file")
+        return note(
+            "run", trouble, f"python launchers/checkpoint.py verify --run {run}; a run goes on from the newest whole"
+        )
     state, step = status.get("status"), status.get("step")
     if state == "running":
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(status.get("time", 0))))
         says = f"{run} says running, at step {step}, since {since}: it trains now, or was killed"
-        return note("run", says, "if no process of it is left: --resume auto goes on")
+        return note("run", says, "if no process of it is left: the same command goes on")
     if state == "failed":
-        return note("run", f"{run} failed at step {step}: {status.get('reason')}", "mend that; --resume auto goes on")
+        return note(
+            "run", f"{run} failed at step {step}: {status.get('reason')}", "mend that; the same command goes on"
+        )
     return ok("run", f"{run} is {state} at step {step}")
 
 

@@ -6,7 +6,8 @@
                             MANIFEST.json                    sha256 of each of these files
     checkpoints/latest, best                                 the name of a step folder
 
-A folder is written under a temporary name, renamed when whole, and `latest` is turned to it last. Nothing is pickled.
+A folder is written under a temporary name, brought down to the disk, renamed when whole, and `latest` is turned to it
+last: whenever the writer is killed, the older checkpoint or the new one is whole. Nothing is pickled.
 """
 
 import hashlib
@@ -21,7 +22,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..durable import sync, sync_folder, write_text
 from ..errors import UmlError
+from .checkpoint_folder import (
+    USE_ANOTHER,
+    DamagedError,
+    checkpoints_in,
+    find_checkpoint,
+    folder_name,
+    place_of,
+    point,
+    read_pointer,
+    step_of,
+    tidy,
+)
 from .state import NetworkState
 
 FORMAT = 1
@@ -58,69 +72,110 @@ class RunState:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def folder_name(step: int) -> str:
-    """The folder of a step's checkpoint."""
-    return f"step-{step:06d}"
-
-
 def save_checkpoint(folder: Path, networks: Mapping[str, NetworkState], run: RunState) -> Path:
     """Write a checkpoint below a run's `checkpoints` folder and turn `latest` to it. One process calls it.
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        UmlError: it cannot be written; what was there before is whole and the latest still.
     """
     final = folder / folder_name(run.step)
     temporary = folder / f".{final.name}.tmp"
-    for unfinished in folder.glob(".step-*.tmp"):
-        shutil.rmtree(unfinished)
-    temporary.mkdir(parents=True)
-    for name, state in networks.items():
-        save_file({key: value.contiguous() for key, value in state.weights.items()}, temporary / f"{name}.safetensors")
-        moments = {
-            f"{moment}/{key}": tensor.contiguous()
-            for moment, tensors in state.moments.items()
-            for key, tensor in tensors.items()
-        }
-        if moments:
-            save_file(moments, temporary / f"{name}.optimizer.safetensors")
-    (temporary / "state.json").write_text(json.dumps({"format": FORMAT, **asdict(run)}, indent=1) + "\n")
-    digests = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
-    (temporary / "MANIFEST.json").write_text(json.dumps(digests, indent=1) + "\n")
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    point(folder / "latest", final.name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tidy(folder)
+        write_checkpoint(temporary, networks, run)
+        if final.exists():
+            final.rename(folder / f".{final.name}.old")
+        temporary.rename(final)
+        sync_folder(folder)
+        point(folder / "latest", final.name)
+        tidy(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)  # mostly the disk is full: leave others room to say so
+        raise UmlError(
+            f"checkpoint {final} cannot be written: {error.strerror or error}: make room or mend the disk, then go on "
+            f"by --run {folder.parent}"
+        ) from None
     return final
 
 
-def point(pointer: Path, name: str) -> None:
-    """Let a pointer file name a checkpoint, atomically."""
-    temporary = pointer.with_name(f".{pointer.name}.tmp")
-    temporary.write_text(name + "\n")
-    temporary.replace(pointer)
+def write_checkpoint(folder: Path, networks: Mapping[str, NetworkState], run: RunState) -> None:
+    """Write the files of a checkpoint into a new folder, down to the disk.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    folder.mkdir()
+    for name, state in networks.items():
+        _save(state.weights, folder / f"{name}.safetensors")
+        moments = {
+            f"{moment}/{key}": tensor for moment, tensors in state.moments.items() for key, tensor in tensors.items()
+        }
+        if moments:
+            _save(moments, folder / f"{name}.optimizer.safetensors")
+    write_text(folder / "state.json", json.dumps({"format": FORMAT, **asdict(run)}, indent=1) + "\n")
+    digests = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+    write_text(folder / "MANIFEST.json", json.dumps(digests, indent=1) + "\n")
+    sync_folder(folder)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest checkpoints and those that a pointer names."""
-    named = {(folder / pointer).read_text().strip() for pointer in ("latest", "best") if (folder / pointer).is_file()}
-    # By length first: beyond six digits the names no longer sort as their numbers do.
-    for old in sorted(folder.glob("step-*"), key=lambda path: (len(path.name), path.name))[:-keep]:
-        if old.name not in named:
-            shutil.rmtree(old)
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        raise OSError(str(error).partition("\n")[0]) from None
+    sync(path)
 
 
-def find_checkpoint(path: Path, pointer: str = "latest") -> Path | None:
-    """The checkpoint that a path means: itself, or what `latest` (or `best`) names in a run or `checkpoints` folder."""
-    for folder in (path / "checkpoints", path):
-        if (folder / pointer).is_file():
-            return folder / (folder / pointer).read_text().strip()
-    return path if (path / "state.json").is_file() else None
+def newest_whole(folder: Path) -> tuple[Path, str | None] | None:
+    """The checkpoint that a run goes on from: the latest or, where that one is damaged, the newest whole one before it.
+
+    Args:
+        folder: of the checkpoints.
+
+    Returns:
+        Its folder, verified, and what is wrong with those that are left, in one line; None where there is none at all.
+
+    Raises:
+        UmlError: none of them is whole.
+    """
+    there = list(reversed(checkpoints_in(folder)))
+    left = []
+    pointer = folder / "latest"
+    if pointer.exists():
+        try:
+            latest = place_of(folder, read_pointer(pointer))
+            there = [latest, *(path for path in there if step_of(path) < step_of(latest))]
+        except DamagedError as error:
+            left.append(_wrong(error))
+    elif there:
+        left.append(f"pointer {pointer} is missing")
+    for path in there:
+        try:
+            verify(path)
+            read_state(path)
+        except DamagedError as error:
+            left.append(_wrong(error))
+        else:
+            return path, f"{'; '.join(left)}: going on from {path.name}, which is whole" if left else None
+    if not left:
+        return None
+    raise UmlError(f"{'; '.join(left)}: no checkpoint is whole: copy one from elsewhere, or choose another --run")
+
+
+def _wrong(error: DamagedError) -> str:
+    return str(error).removesuffix(USE_ANOTHER)
 
 
 def read_state(checkpoint: Path) -> RunState:
     """Where the run of a checkpoint is.
 
     Raises:
-        UmlError: it is missing, damaged or of another format.
+        DamagedError: it is missing or damaged.
+        UmlError: it is of another format.
     """
     try:
         tree = json.loads((checkpoint / "state.json").read_text())
@@ -130,25 +185,33 @@ def read_state(checkpoint: Path) -> RunState:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UmlError):
             raise
-        raise UmlError(f"checkpoint {checkpoint} has no readable state.json: use another checkpoint") from None
+        raise DamagedError(f"checkpoint {checkpoint} has no readable state.json{USE_ANOTHER}") from None
 
 
 def verify(checkpoint: Path) -> None:
     """Check the digest of every file of a checkpoint.
 
     Raises:
-        UmlError: a file is missing or is not what was written.
+        DamagedError: a file is missing, is not what was written, or holds tensors that nobody wrote.
     """
     try:
         digests = json.loads((checkpoint / "MANIFEST.json").read_text())
         if not isinstance(digests, dict) or "state.json" not in digests:
             raise ValueError
     except (OSError, ValueError):
-        raise UmlError(f"checkpoint {checkpoint} has no readable MANIFEST.json: use another checkpoint") from None
-    for name, digest in digests.items():
-        path = checkpoint / name
-        if not path.is_file() or sha256_of(path) != digest:
-            raise UmlError(f"checkpoint {checkpoint}: {name} is missing or damaged: use another checkpoint")
+        raise DamagedError(f"checkpoint {checkpoint} has no readable MANIFEST.json{USE_ANOTHER}") from None
+    for name in sorted({*digests, *(path.name for path in checkpoint.glob("*.safetensors"))}):
+        if not _is(checkpoint, name, digests.get(name)):
+            raise DamagedError(f"checkpoint {checkpoint}: {name} is missing or damaged{USE_ANOTHER}")
+
+
+def _is(checkpoint: Path, name: str, digest: Any) -> bool:
+    """Whether a file is there, in the checkpoint's own folder, and is what was written."""
+    path = checkpoint / name
+    try:
+        return path.parent == checkpoint and path.is_file() and sha256_of(path) == digest
+    except (OSError, ValueError):  # unreadable, or no name of a file
+        return False
 
 
 def read_networks(checkpoint: Path, optimizer: bool = True) -> dict[str, NetworkState]:

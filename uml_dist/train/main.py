@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,10 +35,12 @@ class Start:
     Attributes:
         run: its folder.
         resume: the checkpoint it goes on from, and where that one is; None to start at step 0.
+        left: lines for the user on damaged checkpoints that it does not go on from.
     """
 
     run: Path
     resume: tuple[Path, RunState] | None = None
+    left: tuple[str, ...] = ()
 
 
 def default_run_name(setup: Setup) -> str:
@@ -62,9 +65,12 @@ def train_rank(setup: Setup, start: Start, devices: Devices) -> int:
     reporter = Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None)
     trainer = Trainer(setup, device, folder, reporter, world.local_size)
     try:
+        _check_same_start(start)
         load_start(trainer, start)
     except UmlError as error:  # found by all ranks alike
         leave_with(error)
+    for line in start.left:
+        reporter.say(line)
     folder.begin(setup.config, trainer.state.step)
     server = _serve(setup, world, metrics)
     _say_hello(setup, world, trainer, _gather(server.address if server else None))
@@ -89,7 +95,8 @@ def _fail(error: Exception, world: World, folder: RunFolder, step: int) -> None:
     """Note why a run ends on this rank; comes back only for what is no user's business."""
     if isinstance(error, UmlError | ShardError | OSError):
         print(f"error: rank {world.rank}: {error}", file=sys.stderr, flush=True)
-        RunFolder(folder.path, writes=True).write_status("failed", step, str(error))
+        with suppress(OSError):  # the disk that it would be written to may be what failed
+            RunFolder(folder.path, writes=True).write_status("failed", step, str(error))
         # Without a farewell: a rank that failed cannot take part in one, and the others must not wait for it.
         os._exit(2)
     if world.size > 1 and isinstance(error, RuntimeError) and "Connection" in str(error):
@@ -126,6 +133,21 @@ def load_start(trainer: Trainer, start: Start) -> None:
     else:
         for line in trainer.networks.start():
             trainer.reporter.say(line)
+
+
+def _check_same_start(start: Start) -> None:
+    """All ranks go on from one checkpoint, also where some cannot read the latest.
+
+    Raises:
+        UmlError: on all of them: they do not.
+    """
+    names: list[str | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(names, start.resume[0].name if start.resume else "the beginning")
+    if len(set(names)) > 1:
+        listed = ", ".join(f"rank {rank} {name}" for rank, name in enumerate(names))
+        raise UmlError(
+            f"ranks would go on from different checkpoints ({listed}): see that all nodes read the same files"
+        )
 
 
 def _device(world: World, devices: Devices) -> torch.device:

@@ -1,7 +1,7 @@
 """Everything about a run that can be known and checked before any rank starts: cheap, and no network is built."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import ceil
@@ -17,7 +17,8 @@ from ..config_file import differences
 from ..errors import UmlError
 from ..evaluate.metrics import metric_names
 from ..recipes import Phase, Progress, Recipe, recipe_class
-from .checkpoint import RunState, find_checkpoint, read_state, verify
+from .checkpoint import RunState, newest_whole, read_state
+from .checkpoint_folder import checkpoints_in, find_checkpoint
 from .data import Share, image_size, make_plan, open_splits, open_stream_split, share_of
 
 MAY_CHANGE = re.compile(
@@ -120,26 +121,30 @@ def prepare(config: RunConfig, ranks: int) -> Setup:
     return Setup(config, recipe, splits, validation, image_size(config, splits), phases)
 
 
-def find_resume(setup: Setup, run: Path, resume: str) -> tuple[Path, RunState] | None:
+def find_resume(
+    setup: Setup, run: Path, resume: str, say: Callable[[str], object] = print
+) -> tuple[Path, RunState] | None:
     """The checkpoint to go on from, verified; None to start at step 0.
 
     Args:
         setup: of the run as it is asked for now.
         run: its folder.
-        resume: "auto" (the folder's latest checkpoint, if there is one) or "never".
+        resume: "auto" (the folder's newest whole checkpoint, if there is one) or "never".
+        say: is told, in one line, of damaged checkpoints that are left for an older one.
 
     Raises:
-        UmlError: the folder holds a run and `resume` is "never"; or the checkpoint is damaged, of another recipe or of
-            another configuration.
+        UmlError: the folder holds a run and `resume` is "never"; or no checkpoint is whole; or the checkpoint is of
+            another recipe or of another configuration.
     """
     if run.exists() and not run.is_dir():
         raise UmlError(f"run folder {run} is a file: choose another --run")
-    checkpoint = find_checkpoint(run)
-    if checkpoint is None:
-        return None
-    if resume == "never":
+    folder = run / "checkpoints"
+    if resume == "never" and ((folder / "latest").exists() or checkpoints_in(folder)):
         raise UmlError(f"run folder {run} holds a run already: go on with it by --resume auto, or choose another --run")
-    verify(checkpoint)
+    found = newest_whole(folder)
+    if found is None:
+        return None
+    checkpoint, left = found
     state = read_state(checkpoint)
     if state.recipe != setup.config.recipe:
         raise UmlError(
@@ -156,6 +161,8 @@ def find_resume(setup: Setup, run: Path, resume: str) -> tuple[Path, RunState] |
     changed = [line for line in differences(state.config, now) if not MAY_CHANGE.match(line)]
     if changed:
         raise UmlError(f"run {run} was started with another configuration ({'; '.join(changed)}): choose another --run")
+    if left:
+        say(left)
     return checkpoint, state
 
 

@@ -19,7 +19,8 @@ from ..evaluate.examples import choose, predict_examples
 from ..evaluate.metrics import LOWER_IS_BETTER
 from ..recipes import Phase
 from ..reduce import GlobalBatch, world_size
-from .checkpoint import RunState, point, prune, read_networks, read_weights_file, save_checkpoint
+from .checkpoint import RunState, read_networks, read_weights_file, save_checkpoint
+from .checkpoint_folder import point, prune
 from .data import Share, evaluation_stream, loader_workers, make_streams
 from .engine import get_learning_rate, set_learning_rate, step_engine
 from .networks import Networks

@@ -7,50 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from checkpoints import networks_of, one_line, save, state_of
 from uml_dist.errors import UmlError
 from uml_dist.train import checkpoint as checkpoint_module
-from uml_dist.train.checkpoint import (
-    RunState,
-    find_checkpoint,
-    load_tensors,
-    point,
-    prune,
-    read_networks,
-    read_state,
-    save_checkpoint,
-    verify,
-)
-from uml_dist.train.state import NetworkState
-
-
-def networks_of(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    weights = {
-        "head.weight": torch.randn(3, 4, generator=generator).T,  # not contiguous
-        "head.bias": torch.randn(4, generator=generator),
-        "norm.num_batches_tracked": torch.tensor(7),
-    }
-    moments = {
-        name: {key: torch.randn(weights[key].shape, generator=generator) for key in ("head.weight", "head.bias")}
-        for name in ("exp_avg", "exp_avg_sq")
-    }
-    return {"student": NetworkState(weights, moments, 5), "teacher": NetworkState({"bias": torch.ones(2)})}
-
-
-def state_of(step=5, **changes):
-    fields = {"recipe": "uml", "step": step, "phase": 1, "phase_step": 2, "positions": {"train": 40}}
-    fields |= {"steps_of": {"student": 5}, "best": 0.75, "best_step": 4}
-    fields |= {"config": {"train": {"steps": 9}, "optimizer": {"betas": [0.9, 0.999]}}, "versions": {"torch": "2"}}
-    return RunState(**{**fields, **changes})
-
-
-def save(folder, step=5, seed=0):
-    return save_checkpoint(folder / "checkpoints", networks_of(seed), state_of(step))
-
-
-def one_line(raised) -> str:
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
+from uml_dist.train.checkpoint import load_tensors, read_networks, read_state, verify
+from uml_dist.train.checkpoint_folder import find_checkpoint, point, prune
 
 
 def test_what_was_saved_comes_back(tmp_path):
@@ -183,8 +144,11 @@ def test_a_save_that_fails_leaves_the_latest_as_it_was_and_can_be_repeated(tmp_p
     first = save(tmp_path, step=5)
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint_module, "save_file", fail_on(call))
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(
+            UmlError, match="step-000006 cannot be written: No space left on device: make room"
+        ) as raised:
             save(tmp_path, step=6)
+        one_line(raised)
     assert find_checkpoint(tmp_path) == first
     assert not (tmp_path / "checkpoints" / "step-000006").exists()
     verify(first)

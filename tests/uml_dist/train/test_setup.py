@@ -12,7 +12,7 @@ from runs import make_partly_known, uml_tree
 from uml_dist.config import DataConfig
 from uml_dist.config_file import apply_overrides, validate
 from uml_dist.errors import UmlError
-from uml_dist.train.checkpoint import RunState, find_checkpoint, save_checkpoint
+from uml_dist.train.checkpoint import RunState, save_checkpoint
 from uml_dist.train.data import loader_workers, make_streams, share_of
 from uml_dist.train.setup import check_start, find_resume, prepare
 from uml_shards import ShardError
@@ -257,10 +257,31 @@ def test_a_damaged_checkpoint_is_refused(partly_known, tmp_path):
     setup = setup_of(uml_tree(partly_known))
     path = started(setup, tmp_path) / "state.json"
     path.write_text(path.read_text().replace('"step": 3', '"step": 4'))
-    assert "state.json is missing or damaged" in cannot_resume(setup, tmp_path)
+    assert "state.json is missing or damaged: no checkpoint is whole: copy one" in cannot_resume(setup, tmp_path)
     (tmp_path / "checkpoints" / "latest").write_text("step-000009\n")
     assert "step-000009 has no readable MANIFEST.json" in cannot_resume(setup, tmp_path)
-    assert find_checkpoint(tmp_path) is not None
+
+
+def test_an_older_checkpoint_is_taken_for_a_damaged_one_and_the_user_is_told(partly_known, tmp_path):
+    setup = setup_of(uml_tree(partly_known))
+    older, latest = started(setup, tmp_path, step=2), started(setup, tmp_path)
+    (latest / "state.json").unlink()
+    told: list[str] = []
+    found = find_resume(setup, tmp_path, "auto", told.append)
+    assert found is not None
+    assert (found[0], found[1].step) == (older, 2)
+    assert told == [f"checkpoint {latest}: state.json is missing or damaged: going on from step-000002, which is whole"]
+    assert "holds a run already" in cannot_resume(setup, tmp_path, "never")
+
+
+def test_a_run_without_a_pointer_is_still_one(partly_known, tmp_path):
+    setup = setup_of(uml_tree(partly_known))
+    saved = started(setup, tmp_path)
+    (tmp_path / "checkpoints" / "latest").unlink()
+    assert "holds a run already" in cannot_resume(setup, tmp_path, "never")
+    found = find_resume(setup, tmp_path, "auto")
+    assert found is not None
+    assert found[0] == saved
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""Trainings that meet damaged checkpoints or a full disk, as a user sees them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runs import uml_tree
+from uml_dist.train.checkpoint import newest_whole, read_networks
+from worldly import start_apart, train_as_the_command
+from worlds import run_world
+
+pytestmark = pytest.mark.distributed
+
+
+def words(shards):
+    return uml_tree(shards, train__steps=4, checkpoint__every=2, checkpoint__keep=5, train__validate_every=4)
+
+
+@pytest.fixture(scope="module")
+def run(partly_known, tmp_path_factory) -> Path:
+    """A run of four steps, with checkpoints after two and four."""
+    folder = tmp_path_factory.mktemp("damaged") / "run"
+    ((code, _, error),) = run_world(1, train_as_the_command, words(partly_known), str(folder))
+    assert (code, error) == (0, "")
+    return folder
+
+
+def weights_of(run: Path):
+    found = newest_whole(run / "checkpoints")
+    assert found is not None
+    assert found[0].name == "step-000004"
+    # Copied: the tensors are the file itself, which a test is about to damage.
+    return {name: tensor.clone().numpy() for name, tensor in read_networks(found[0])["uml"].weights.items()}
+
+
+def records(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_to_the_same_end(run, partly_known):
+    before, losses = weights_of(run), [record.get("loss") for record in records(run)]
+    path = run / "checkpoints" / "step-000004" / "uml.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    ((code, said, error),) = run_world(1, train_as_the_command, words(partly_known), str(run))
+    assert (code, error) == (0, "")
+    told = [line for line in said.splitlines() if "going on from" in line]
+    assert len(told) == 1
+    assert "step-000004: uml.safetensors is missing or damaged: going on from step-000002, which is whole" in told[0]
+    assert "resumed at step 2" in said
+    after = weights_of(run)
+    assert all(np.array_equal(after[name], tensor) for name, tensor in before.items())
+    assert [record.get("loss") for record in records(run)] == losses
+
+
+def test_a_disk_that_is_full_at_a_save_ends_the_run_with_one_line_and_exit_code_2(partly_known, tmp_path):
+    run = tmp_path / "run"
+    ((code, _, error),) = run_world(1, train_as_the_command, words(partly_known), str(run), 20_000)
+    assert code == 2
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "checkpoints/step-000002 cannot be written: " in lines[0]
+    assert lines[0].endswith(f"make room or mend the disk, then go on by --run {run}")
+    assert "Traceback" not in error
+    status = json.loads((run / "status.json").read_text())
+    assert (status["status"], status["step"]) == ("failed", 2)
+    assert list((run / "checkpoints").iterdir()) == []
+
+
+def test_ranks_that_find_different_checkpoints_do_not_start(run, partly_known):
+    (first, error), second = run_world(2, start_apart, words(partly_known), str(run))
+    assert first == 2
+    assert error.startswith("error: ranks would ")
+    assert "rank 0 step-00000" in error
+    assert "rank 1 the beginning" in error
+    assert error.count("\n") == 1
+    assert second == (0, "")
