@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..train.checkpoint_folder import DamagedError, find_checkpoint
 from .finding import Finding, note, ok
 from .network import METRICS_HOST, METRICS_PORT
 
@@ -25,7 +26,7 @@ def check_run(run: Path) -> Finding:
     status = _read_status(run)
     if status is None:
         return ok("run", f"{run} is no run folder: a run may begin there")
-    trouble = _trouble_with_latest(run / "checkpoints")
+    trouble = _trouble_with_latest(run)
     if trouble:
         return note(
             "run", trouble, f"python launchers/checkpoint.py verify --run {run}; a run goes on from the newest whole"
@@ -50,9 +51,11 @@ def _read_status(run: Path) -> Mapping[str, Any] | None:
     return status if isinstance(status, dict) else None
 
 
-def _trouble_with_latest(checkpoints: Path) -> str:
-    latest = checkpoints / "latest"
-    if not latest.is_file():
+def _trouble_with_latest(run: Path) -> str:
+    try:
+        latest = find_checkpoint(run)
+    except DamagedError as error:
+        return str(error)
+    if latest is None or latest.is_dir():
         return ""
-    name = latest.read_text(encoding="utf-8").strip()
-    return "" if name and (checkpoints / name).is_dir() else f"{latest} names {name or 'nothing'}, which is not there"
+    return f"{latest.with_name('latest')} names {latest.name}, which is not there"

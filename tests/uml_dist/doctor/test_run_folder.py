@@ -42,6 +42,9 @@ def test_a_newest_checkpoint_that_is_not_there_is_a_note(run):
     (run.checkpoints / "latest").write_text("step-000008\n")
     found = check_run(run.path)
     assert (found.state, "names step-000008, which is not there" in found.says) == ("note", True)
+    (run.checkpoints / "latest").write_text("../elsewhere\n")
+    found = check_run(run.path)
+    assert (found.state, "names no checkpoint of its folder" in found.says) == ("note", True)
 
 
 def test_metrics_are_where_the_configuration_of_the_run_says(tmp_path):

@@ -3,12 +3,15 @@
 import pytest
 
 import toy_recipe
+import volume_recipe
 from runs import uml_tree
 from uml_dist.config_file import apply_overrides, validate
+from uml_dist.errors import UmlError
 from uml_dist.train.dry_run import dry_run, state_bytes
 from uml_dist.train.setup import prepare
 
 assert toy_recipe
+assert volume_recipe
 
 
 @pytest.mark.parametrize(
@@ -65,3 +68,24 @@ def test_bytes_are_printed_by_stage(partly_known):
     # Weights, gradients, two moments and, above stage 0, a copy; halved is what two ranks share.
     expected = [4.0, 2 + 1.5, 1 + 0.5 + 1.5, 0.5 + 0.5 + 1.5]
     assert line.partition("  ")[2].split("  ")[-1] == " | ".join(f"{megabytes * share:.1f} MB" for share in expected)
+
+
+def test_patches_of_volumes_are_listed_by_their_three_sides(tmp_path):
+    stream = {"shards": str(volume_recipe.make_balls(tmp_path)), "count": 2}
+    tree = {
+        "recipe": "volume",
+        "streams": {"labelled": stream, "unlabelled": stream},
+        "data": {"size": [8, 8, 6]},
+        "train": {"steps": 2, "best": "dice"},
+    }
+    told = dry_run(prepare(validate(tree, "test"), 1), 1)
+    assert "stream labelled: 10 samples of 8 x 8 x 6, 5.00 steps per epoch" in told
+    tree["data"] = {"size": 8}
+    with pytest.raises(UmlError, match=r"data\.size = 8 does not fit shards of volumes: set data\.size = \[H, W, D\]"):
+        prepare(validate(tree, "test"), 1)
+
+
+def test_a_recipe_for_images_refuses_volumes(tmp_path):
+    tree = uml_tree(volume_recipe.make_balls(tmp_path))
+    with pytest.raises(UmlError, match="recipe uml is for images, the shards of train hold volumes"):
+        prepare(validate(tree, "test"), 1)
