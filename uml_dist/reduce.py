@@ -63,13 +63,23 @@ class GlobalBatch:
         """A count over the global batch, a scalar float32."""
         return self._counts[name]
 
-    def mean(self, local_sum: Tensor, name: str) -> Tensor:
-        """This micro batch's share of a mean over the global batch: local_sum / count, times ranks and micro batches.
+    def divisor(self, name: str) -> Tensor:
+        """What a sum over this micro batch is divided by to give its share of a mean over the global batch, a scalar.
 
-        The engine averages gradients over both, and the Trainer averages reported terms likewise, so the result is the
-        mean itself. With nothing to count it is 0, and still in the graph.
+        The engine averages gradients over ranks and micro batches, and the Trainer averages reported terms likewise, so
+        the shares' average is the mean itself. It is at least 1 / (ranks * micro batches): with nothing to count the
+        mean is 0, and still in the graph.
         """
-        return local_sum * (self.ranks * self.accumulation) / self.count(name).clamp(min=1.0)
+        return self.count(name).clamp(min=1.0) / (self.ranks * self.accumulation)
+
+    def mean(self, local_sum: Tensor, name: str) -> Tensor:
+        """This micro batch's share of a mean over the global batch: the sum over the `divisor`."""
+        return local_sum / self.divisor(name)
+
+    @property
+    def alone(self) -> bool:
+        """Whether `total` adds nothing, as there is one rank."""
+        return self.ranks == 1
 
     def total(self, local: Tensor) -> Tensor:
         """A tensor summed over ranks, with its gradient, for a ratio of sums that is formed afterwards.

@@ -10,6 +10,7 @@ from torch import Tensor
 import uml_kernels
 from compile import Compiled, compile_kernel
 from launches import Launch, recorded
+from uml_kernels import TermWeights
 
 BATCH, SIDE, CHANNELS = 8, 1024, 64
 PIXELS = BATCH * SIDE * SIDE
@@ -91,9 +92,8 @@ def _soft(build: Build) -> Any:
     return sums.cross_entropy, sums.kl, *(sums.dice or ())
 
 
-def _loss(build: Build) -> None:
-    # Without its backward, which rescales what forward has formed.
-    uml_kernels.evidential_loss(build.maps(), build.target(), 0.3, return_vacuity=True)
+def _loss(build: Build) -> Tensor:
+    return uml_kernels.evidential_loss(build.maps(), build.target(), 0.3, return_vacuity=True)[0]
 
 
 def _map(build: Build) -> Tensor:
@@ -127,10 +127,16 @@ def _levels(build: Build) -> Any:
     return uml_kernels.level_sums(levels, build.target())
 
 
+def _maps(build: Build) -> Tensor:
+    sums = uml_kernels.evidential_sums([build.maps() for _ in range(4)], build.target())
+    return uml_kernels.combined_loss(sums, term_weights=[TermWeights(1.0, 1.0, 1.0)] * 4, kl_weight=0.3).loss
+
+
 CALLS: dict[str, Callable[[Build], Any]] = {
     "evidential_sums": _sums,
     "evidential_sums soft": _soft,
     "evidential_sums weighted": _weighted,
+    "evidential_sums four maps": _maps,
     "evidential_loss": _loss,
     "evidential_loss none": _map,
     "opinion": _opinion,
@@ -166,6 +172,7 @@ def few() -> Iterator[Build]:
     yield Build("level_sums", 2, everywhere=True)
     for operation in ("evidential_loss", "evidential_loss none", "evidential_sums soft", "evidential_sums weighted"):
         yield Build(operation, 3)
+    yield Build("evidential_sums four maps", 3)
     yield Build("evidential_sums", 3, "bfloat16")
     yield Build("evidential_sums", 3, channels_last=True)
     yield Build("evidential_sums", 2)

@@ -52,7 +52,7 @@ def _target(architecture: str) -> GPUTarget:
 def compile_kernel(
     kernel: Any,
     pointers: Mapping[str, str | None],
-    integers: Mapping[str, int],
+    integers: Mapping[str, Any],
     constants: Mapping[str, Any],
     architecture: str,
     warps: int,
@@ -62,7 +62,7 @@ def compile_kernel(
     Args:
         kernel: a function under `triton.jit`.
         pointers: Triton's name of what each points to, such as "fp32"; None where no tensor is given.
-        integers: their values: 1 and multiples of 16 are specialised, as by a launch.
+        integers: their values: 1 and multiples of 16 are specialised, as by a launch. Floats and tuples of floats too.
         constants: values of the constexpr arguments. ITERATIONS counts the trips of a kernel's one loop.
         architecture: such as "sm_90" or "gfx942".
         warps: of a program.
@@ -80,6 +80,9 @@ def compile_kernel(
             attributes[(place,)] = [["tt.divisibility", ALIGNMENT]]
         elif name in pointers or integers.get(name) == 1:
             signature[name], values[name] = "constexpr", integers.get(name)
+        elif isinstance(integers.get(name), (float, tuple)):
+            given = integers[name]
+            signature[name] = "fp32" if isinstance(given, float) else ("fp32",) * len(given)
         elif name in integers:
             signature[name] = "i32" if abs(integers[name]) < 2**31 else "i64"
             if integers[name] % ALIGNMENT == 0:

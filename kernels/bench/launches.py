@@ -34,7 +34,7 @@ class Launch(NamedTuple):
     kernel: Any
     programs: int
     pointers: dict[str, str | None]
-    integers: dict[str, int]
+    integers: dict[str, Any]
     constants: dict[str, Any]
     warps: int
     bytes: int
@@ -73,7 +73,7 @@ def _launch(kernel: Any, programs: int, arguments: tuple[Any, ...], warps: int, 
     tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
     pointers = {name: POINTERS[value.dtype] for name, value in tensors.items()}
     absent = {name: None for name, value in named.items() if value is None}
-    integers = {name: value for name, value in named.items() if isinstance(value, int)}
+    integers = {name: value for name, value in named.items() if isinstance(value, (int, float, tuple))}
     moved = sum({id(one): one.numel() * one.element_size() for one in tensors.values()}.values())
     return Launch(kernel, programs, pointers | absent, integers, constants, warps, moved)
 

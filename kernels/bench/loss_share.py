@@ -18,7 +18,7 @@ from report import measured, write_rows
 from step_variants import FRACTION, Setting, make_optimizer, make_ours
 from timing import in_turns
 from uml_dist.random import random_address
-from uml_dist.recipes.uml.objective import UmlObjective, counts, total, uml_terms
+from uml_dist.recipes.uml.objective import UmlObjective, counts, uml_terms
 from uml_dist.reduce import GlobalBatch
 
 
@@ -28,7 +28,7 @@ def functions(setting: Setting, device: torch.device) -> dict[str, Callable[[], 
     optimizer = make_optimizer(network)
 
     def fused(output: Any) -> torch.Tensor:
-        return total(uml_terms(output, batch, GlobalBatch([counts(batch)]), objective, FRACTION), objective.weights)
+        return uml_terms(output, batch, GlobalBatch([counts(batch)]), objective, FRACTION)["loss"]
 
     def eager(output: Any) -> torch.Tensor:
         return naive_loss(output, batch.mask, batch.label, objective.kl_weight(FRACTION))

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 import uml_kernels
 from eager_losses import eager_dice, eager_evidence, eager_mutual_loss, eager_terms
+from uml_kernels import TermWeights
 
 KL_WEIGHT, SMOOTH, LEVELS, CHANNELS = 0.3, 1e-5, 4, 64
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -60,18 +61,20 @@ class Workload(NamedTuple):
     eager: Function
 
 
-def _objective(dice: Sequence[Tensor]) -> Tensor:
-    """-ln Dice, mean over maps and classes, of sums (B, C) or (maps, B, C)."""
-    intersection, predicted, own = (each.sum(-2) for each in dice)
-    return -((2 * intersection + SMOOTH) / (predicted + own + SMOOTH)).log().mean()
+WHOLE = TermWeights(cross_entropy=1.0, kl=1.0, dice=1.0)
 
 
-def _mutual(logits: Tensor, target: Tensor) -> Tensor:
-    """UML's mutual loss of one map."""
-    sums = uml_kernels.evidential_sums(logits, target)
-    assert sums.dice is not None
-    terms = sums.cross_entropy.sum() + KL_WEIGHT * sums.kl.sum()
-    return _objective(sums.dice) + terms / sums.count.sum()
+def _mutual(maps: Sequence[Tensor], target: Tensor) -> Tensor:
+    """UML's mutual loss of each map, added."""
+    sums = uml_kernels.evidential_sums(maps, target)
+    return uml_kernels.combined_loss(sums, term_weights=[WHOLE] * len(maps), kl_weight=KL_WEIGHT, smooth=SMOOTH).loss
+
+
+def _paper(maps: Sequence[Tensor], target: Tensor) -> Tensor:
+    """UML's mutual loss of the first map, and its segmentation loss of the other maps as levels."""
+    sums, levels = uml_kernels.evidential_sums(maps[:1], target), uml_kernels.level_sums(maps[1:], target)
+    weights = [WHOLE, *[TermWeights(dice=1 / LEVELS)] * LEVELS]
+    return uml_kernels.combined_loss(sums, levels, term_weights=weights, kl_weight=KL_WEIGHT, smooth=SMOOTH).loss
 
 
 def _eager_mutual(logits: Tensor, target: Tensor) -> Tensor:
@@ -105,7 +108,16 @@ def _eager_maps(inputs: Inputs) -> tuple[Tensor, ...]:
 
 def _levels(levels: Sequence[Tensor], target: Tensor) -> Tensor:
     """UML's segmentation loss: the mean over the levels of -ln Dice."""
-    return _objective(uml_kernels.level_sums(levels, target).dice)
+    sums = uml_kernels.level_sums(levels, target)
+    return uml_kernels.combined_loss(
+        levels=sums, term_weights=[TermWeights(dice=1 / LEVELS)] * LEVELS, smooth=SMOOTH
+    ).loss
+
+
+def _eager_objective(dice: Sequence[Tensor]) -> Tensor:
+    """-ln Dice, mean over classes, of sums (B, C)."""
+    intersection, predicted, own = (each.sum(-2) for each in dice)
+    return -((2 * intersection + SMOOTH) / (predicted + own + SMOOTH)).log().mean()
 
 
 def _eager_levels(levels: Sequence[Tensor], target: Tensor) -> Tensor:
@@ -113,7 +125,7 @@ def _eager_levels(levels: Sequence[Tensor], target: Tensor) -> Tensor:
     counted, losses = torch.ones_like(hot[:, 0]), []
     for level in levels:
         whole = functional.interpolate(level.float(), target.shape[1:], mode="bilinear", align_corners=True)
-        losses.append(_objective(eager_dice(whole.softmax(1), hot, counted)))
+        losses.append(_eager_objective(eager_dice(whole.softmax(1), hot, counted)))
     return torch.stack(losses).mean()
 
 
@@ -152,25 +164,25 @@ ONE, ALL_LEVELS = ((None, 1),), tuple((None, 2**level) for level in range(LEVELS
 
 WORKLOADS: dict[str, Workload] = {
     "uml-paper": Workload(
-        ("evidential_sums", "level_sums"),
+        ("evidential_sums", "level_sums", "combined_loss"),
         ONE + ALL_LEVELS,
-        lambda x: _mutual(x.maps[0], x.target) + _levels(x.maps[1:], x.target),
+        lambda x: _paper(x.maps, x.target),
         lambda x: _eager_mutual(x.maps[0], x.target) + _eager_levels(x.maps[1:], x.target),
     ),
     "uml-v2": Workload(
-        ("evidential_sums",),
+        ("evidential_sums", "combined_loss"),
         ONE * LEVELS,
-        lambda x: torch.stack([_mutual(each, x.target) for each in x.maps]).sum(),
+        lambda x: _mutual(x.maps, x.target),
         lambda x: torch.stack([_eager_mutual(each, x.target) for each in x.maps]).sum(),
     ),
     "mutual": Workload(
-        ("evidential_sums",),
+        ("evidential_sums", "combined_loss"),
         ONE,
-        lambda x: _mutual(x.maps[0], x.target),
+        lambda x: _mutual(x.maps, x.target),
         lambda x: _eager_mutual(x.maps[0], x.target),
     ),
     "levels": Workload(
-        ("level_sums",),
+        ("level_sums", "combined_loss"),
         ALL_LEVELS,
         lambda x: _levels(x.maps, x.target),
         lambda x: _eager_levels(x.maps, x.target),

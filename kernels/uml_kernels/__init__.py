@@ -1,5 +1,6 @@
 """Fused operations of evidential deep learning: losses and opinions of Dirichlet evidence."""
 
+from uml_kernels.combined import CombinedLoss, TermWeights, combined_loss
 from uml_kernels.cpu.compiled import use_compiled
 from uml_kernels.dice import DiceSums
 from uml_kernels.evidential import EvidentialSums, evidential_loss, evidential_sums
@@ -9,12 +10,15 @@ from uml_kernels.opinion import EvidenceKind, Opinion, PredictiveMaps, opinion, 
 from uml_kernels.resizing import resized
 
 __all__ = [
+    "CombinedLoss",
     "DiceSums",
     "EvidenceKind",
     "EvidentialSums",
     "LevelSums",
     "Opinion",
     "PredictiveMaps",
+    "TermWeights",
+    "combined_loss",
     "evidential_loss",
     "evidential_sums",
     "gated",

@@ -2,11 +2,15 @@
 
 import os
 
+import torch
 from torch import Tensor
+
+from uml_kernels.layout import result_dtype
 
 DEBUG = os.environ.get("UML_KERNELS_DEBUG", "") not in ("", "0")
 """Stop at a target that is no class: at once on a CPU, by the kernels' assertion on a GPU, without waiting for it."""
 FEWEST, MOST = 2, 16
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 KINDS = ("softplus", "relu", "exp", "given")
 
 
@@ -50,24 +54,51 @@ def check_target(logits: Tensor, target: Tensor, dim: int = 1) -> None:
 
 
 def check_numbers(target: Tensor, classes: int, ignore_index: int) -> None:
-    """In debug mode, refuse class numbers on a CPU that are no class and not `ignore_index`.
+    """Refuse an `ignore_index` that the dtype of class numbers cannot hold; in debug mode, numbers that are no class.
 
     Raises:
-        ValueError: one line that names the first of them.
+        ValueError: one line that names the number.
     """
-    if not DEBUG or target.is_cuda or target.is_floating_point():
+    if target.is_floating_point():
+        return
+    if target.dtype not in INTEGERS:
+        raise ValueError(f"target has dtype {target.dtype}; class numbers must be uint8, int8, int16, int32 or int64")
+    range_ = torch.iinfo(target.dtype)
+    if not range_.min <= ignore_index <= range_.max:
+        raise ValueError(
+            f"ignore_index is {ignore_index}, which a target of {target.dtype} cannot hold: pass one from "
+            f"{range_.min} to {range_.max}"
+        )
+    if not DEBUG or target.is_cuda:
         return
     unknown = target[(target != ignore_index) & ((target < 0) | (target >= classes))]
     if unknown.numel():
         raise ValueError(f"target {unknown[0].item()} is no class: there are {classes}, and {ignore_index} is ignored")
 
 
-def check_weights(logits: Tensor, target: Tensor, dim: int, weight: Tensor | None, class_weight: Tensor | None) -> None:
-    """Refuse weights of another shape, and weights of classes for shares.
+def as_scalar(name: str, value: float | Tensor, like: Tensor) -> Tensor:
+    """A number, or a tensor without dimensions, as a scalar tensor beside another, in its `result_dtype`.
 
     Raises:
-        ValueError: one line that names the shapes.
+        ValueError: one line that names the shape of a tensor with dimensions.
     """
+    dtype = result_dtype(like)
+    if not isinstance(value, Tensor):
+        return torch.full((), value, dtype=dtype, device=like.device)
+    if value.dim() != 0:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; it must be a number or a tensor without dimensions")
+    return value.detach().to(like.device, dtype)
+
+
+def check_weights(logits: Tensor, target: Tensor, dim: int, weight: Tensor | None, class_weight: Tensor | None) -> None:
+    """Refuse weights of another shape or device, and weights of classes for shares.
+
+    Raises:
+        ValueError: one line that names the shapes or devices.
+    """
+    for name, one in (("weight", weight), ("class_weight", class_weight)):
+        if one is not None and one.device != logits.device:
+            raise ValueError(f"{name} is on {one.device}, the logits on {logits.device}: move it there")
     dim %= logits.dim()
     pixels = (*logits.shape[:dim], *logits.shape[dim + 1 :])
     if weight is not None and tuple(weight.shape) != pixels:

@@ -4,18 +4,22 @@ Forms that do not cancel are derived in kernels/README.md. Everything is formed 
 of them forward, one read and one write of the gradient backward.
 """
 
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack, overload
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
 
-from uml_kernels.check import check_logits, check_numbers, check_target, check_weights
+from uml_kernels.check import as_scalar, check_logits, check_numbers, check_target, check_weights
+from uml_kernels.combined import COMBINE
 from uml_kernels.cpu import evidential as twins
 from uml_kernels.dice import DiceSums
 from uml_kernels.layout import as_pixels, map_shape, result_dtype
 from uml_kernels.operation import Operation
 from uml_kernels.opinion import EvidenceKind
 
+MOST_MAPS = 4
 Reduction = Literal["none", "mean", "sum"]
 DiceProbability = Literal["softmax", "expected", "none"]
 
@@ -31,26 +35,48 @@ class LossOptions(TypedDict, total=False):
     reduction: Reduction
 
 
-class EvidentialSums(NamedTuple):
-    """Weighted sums over the pixels that count, each (B,), float32; sums of samples, devices and ranks add up.
+@dataclass(frozen=True)
+class EvidentialSums:
+    """Weighted sums over the pixels that count, of each sample: sums of samples, devices and ranks add up.
 
     Attributes:
-        count: of the weights.
-        cross_entropy: expected cross-entropies.
-        kl: KL divergences to the uniform Dirichlet.
-        vacuity: vacuities, without gradient; over the count they give the mean.
-        dice: of the probability that was asked for; None without.
+        columns: (B, 4 + 3 C), or (B, 4) without overlaps, float32 (float64 of float64): all sums in the order of the
+            properties. (maps, B, ...) of several maps, and so are the properties (maps, B).
     """
 
-    count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
-    cross_entropy: Tensor
-    kl: Tensor
-    vacuity: Tensor
-    dice: DiceSums | None
+    columns: Tensor
+
+    @property
+    def count(self) -> Tensor:
+        """(B,), the sum of the weights."""
+        return self.columns[..., 0].detach()
+
+    @property
+    def cross_entropy(self) -> Tensor:
+        """(B,), of the expected cross-entropies."""
+        return self.columns[..., 1]
+
+    @property
+    def kl(self) -> Tensor:
+        """(B,), of the KL divergences to the uniform Dirichlet."""
+        return self.columns[..., 2]
+
+    @property
+    def vacuity(self) -> Tensor:
+        """(B,), of the vacuities, without gradient; over the count they give the mean."""
+        return self.columns[..., 3].detach()
+
+    @property
+    def dice(self) -> DiceSums | None:
+        """Of the probability that was asked for, each (B, C); None without."""
+        if self.columns.shape[-1] == 4:
+            return None
+        intersection, predicted, target = self.columns[..., 4:].unflatten(-1, (3, -1)).unbind(-2)
+        return DiceSums(intersection, predicted, target.detach())
 
 
 def evidential_sums(
-    logits: Tensor,
+    logits: Tensor | Sequence[Tensor],
     target: Tensor,
     *,
     kind: EvidenceKind = "softplus",
@@ -62,36 +88,49 @@ def evidential_sums(
 ) -> EvidentialSums:
     """What the evidential objective needs of each sample, with gradient: ratios are for the caller to form.
 
-    So the sums can first be added over samples and ranks.
+    So the sums can first be added over samples and ranks. `uml_kernels.combined_loss` forms the ratios in one step.
 
     Args:
         logits: (*lead, C, *S), 2 to 16 classes along `dim`, float32, bfloat16 or float16 (float64 on a CPU alone); the
-            leading dimensions together are B.
+            leading dimensions together are B. Or 1 to 4 such maps of one shape and dtype, for deep supervision.
         target: (*lead, *S) class numbers, uint8 or int64; or (*lead, C, *S) shares of the classes, floating. A number
             that is no class and not `ignore_index` makes its sample's sums NaN; UML_KERNELS_DEBUG=1 stops instead.
         kind: how evidence is formed of logits; "given" where they are evidence.
         dice: what overlaps with the target: softmax of the evidence (UML), alpha / S, or nothing.
-        ignore_index: the class number of pixels that do not count, whatever their logits.
+        ignore_index: the class number of pixels that do not count, whatever their logits; one that the target's dtype
+            can hold.
         dim: the class dimension.
         weight: (*lead, *S) of the pixels; those of weight 0 do not count. Without gradient.
         class_weight: (C,) of the classes in count, cross-entropy, KL and vacuity. Without gradient.
 
     Raises:
-        ValueError: shapes, dtypes or a number of classes that do not fit, or an unknown kind.
+        ValueError: shapes, dtypes, devices or a number of classes that do not fit, or an unknown kind.
     """
-    pixels, target, weight = _prepare(logits, target, kind, dim, weight, class_weight, ignore_index)
+    maps = [logits] if isinstance(logits, Tensor) else list(logits)
+    if not 1 <= len(maps) <= MOST_MAPS:
+        raise ValueError(f"{len(maps)} maps of logits; evidential_sums takes 1 to {MOST_MAPS}")
     if dice not in ("softmax", "expected", "none"):
         raise ValueError(f"dice is {dice!r}; choose softmax, expected or none")
-    count, cross_entropy, kl, vacuity, *overlaps = _sums(
-        pixels, target, weight, class_weight, kind, dice, ignore_index
-    ).split([1, 1, 1, 1, *([] if dice == "none" else [pixels.shape[1]] * 3)], 1)
-    return EvidentialSums(
-        count.squeeze(1).detach(),
-        cross_entropy.squeeze(1),
-        kl.squeeze(1),
-        vacuity.squeeze(1).detach(),
-        DiceSums(*overlaps) if overlaps else None,
-    )
+    for each in maps[1:]:
+        if (each.shape, each.dtype, each.device) != (maps[0].shape, maps[0].dtype, maps[0].device):
+            raise ValueError(
+                f"maps of one call must be alike: {tuple(each.shape)} of {each.dtype} on {each.device} is beside "
+                f"{tuple(maps[0].shape)} of {maps[0].dtype} on {maps[0].device}"
+            )
+    pixels, target, weight = _prepare(maps[0], target, kind, dim, weight, class_weight, ignore_index)
+    columns, _ = _sums(
+        *_alike(pixels, [as_pixels(each, dim) for each in maps[1:]]), target, weight, class_weight, kind, dice,
+        ignore_index, False,
+    )  # fmt: skip
+    return EvidentialSums(columns[0] if isinstance(logits, Tensor) else columns)
+
+
+def _alike(first: Tensor, others: Sequence[Tensor]) -> list[Tensor | None]:
+    """Four maps, None where there are fewer; copied unless all have the same strides, as one launch addresses them."""
+    maps = [first, *others]
+    if any(each.stride() != first.stride() for each in others):
+        maps = [each.contiguous() for each in maps]
+    return [*maps, *[None] * (MOST_MAPS - len(maps))]
 
 
 @overload
@@ -127,12 +166,13 @@ def evidential_loss(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Expected cross-entropy + kl_weight * KL to the uniform Dirichlet (Sensoy et al. 2018, digamma form).
 
-    With "mean" or "sum" the gradient is formed with the loss: one read and one write for both.
+    Backward reads the logits again and forms the gradient in float32 for the upstream one, whatever scale that has.
 
     Args:
         logits: as `evidential_sums`.
         target: likewise.
-        kl_weight: a number or a scalar tensor on the logits' device, without gradient.
+        kl_weight: a number or a tensor without dimensions, without gradient. A number is part of a captured CUDA graph
+            and of a compiled function: pass a tensor where it changes from step to step.
         kind: likewise.
         ignore_index: the class number of pixels whose loss and gradient are exactly 0.
         dim: the class dimension.
@@ -148,24 +188,20 @@ def evidential_loss(
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; choose none, mean or sum")
     pixels, target, weight = _prepare(logits, target, kind, dim, weight, class_weight, ignore_index)
-    dtype = result_dtype(logits)
-    if not isinstance(kl_weight, Tensor):
-        kl_weight = torch.full((), kl_weight, dtype=dtype, device=logits.device)
-    kl_weight = kl_weight.detach().to(logits.device, dtype)
-    arguments = (weight, class_weight, kind, ignore_index, return_vacuity)
+    kl_weight = as_scalar("kl_weight", kl_weight, logits)
     if reduction == "none":
-        loss, vacuity = _per_pixel(pixels, target, kl_weight, *arguments)
+        loss, vacuity = _per_pixel(pixels, target, kl_weight, weight, class_weight, kind, ignore_index, return_vacuity)
         loss = loss.reshape(map_shape(logits, dim))
     else:
-        scale = torch.ones((), dtype=dtype, device=logits.device)
-        if reduction == "mean":
-            count = _count(target, weight, class_weight, ignore_index, pixels)
-            scale = torch.where(count > 0, 1 / count, 0)
-        if torch.is_grad_enabled() and logits.requires_grad:
-            loss, _, vacuity = _total(pixels, target, kl_weight, scale, *arguments)
-        else:
-            loss, vacuity = _per_pixel(pixels, target, kl_weight, *arguments)
-            loss = scale * loss.sum()
+        if pixels.shape[2] == 1:  # samples of one pixel each become the pixels of one, so that a program takes many
+            pixels = pixels.permute(2, 1, 0)
+            target = target.permute(2, 1, 0).contiguous() if target.is_floating_point() else target.reshape(1, -1)
+            weight = None if weight is None else weight.reshape(1, -1)
+        sums, vacuity = _sums(
+            pixels, None, None, None, target, weight, class_weight, kind, "none", ignore_index, return_vacuity
+        )
+        divisor = None if reduction == "mean" else torch.ones_like(kl_weight)
+        loss, _ = COMBINE(kl_weight, sums, None, None, divisor, None, [1.0, 1.0, 0.0], True, False, 0.0)
     return (loss, vacuity.reshape(map_shape(logits, dim))) if return_vacuity else loss
 
 
@@ -192,44 +228,14 @@ def _prepare(
     return pixels, target.detach().reshape(shape).contiguous(), weight
 
 
-def _count(
-    target: Tensor, weight: Tensor | None, class_weight: Tensor | None, ignore_index: int, pixels: Tensor
-) -> Tensor:
-    """The sum of the weights of the pixels that count, a scalar."""
-    dtype = result_dtype(pixels)
-    if target.is_floating_point():
-        weights = pixels.new_ones(pixels.shape[0], pixels.shape[2], dtype=dtype)
-    else:
-        counted = target != ignore_index
-        weights = counted.to(dtype)
-        if class_weight is not None:
-            known = target.long().clamp(0, pixels.shape[1] - 1)
-            weights = weights * class_weight.to(dtype)[known]
-    return (weights if weight is None else weights * weight).sum()
+def _empty_map(logits: Tensor, wanted: bool) -> Tensor:
+    return logits.new_empty((logits.shape[0], logits.shape[2]) if wanted else (0,), dtype=result_dtype(logits))
 
 
-def _sums_shape(logits: Tensor, dice: str) -> tuple[int, int]:
-    return logits.shape[0], 4 if dice == "none" else 4 + 3 * logits.shape[1]
-
-
-_sums_backward = Operation(
-    "evidential_sums_backward(Tensor upstream, Tensor logits, Tensor target, Tensor? weight, Tensor? class_weight, "
-    "str kind, str dice, int ignore_index) -> Tensor",
-    cpu=twins.evidential_sums_backward,
-    gpu="evidential.evidential_sums_backward",
-    shapes=lambda upstream, logits, *_: torch.empty_like(logits),
-)
-_map_backward = Operation(
-    "evidential_map_backward(Tensor upstream, Tensor logits, Tensor target, Tensor kl_weight, Tensor? weight, "
-    "Tensor? class_weight, str kind, int ignore_index) -> Tensor",
-    cpu=twins.evidential_map_backward,
-    gpu="evidential.evidential_map_backward",
-    shapes=lambda upstream, logits, *_: torch.empty_like(logits),
-)
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     """Tensors go the way of tensors, so that their versions are checked; the rest are attributes."""
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*(each for each in inputs if isinstance(each, Tensor)))
     ctx.inputs = [None if isinstance(each, Tensor) else each for each in inputs]
     ctx.tensors = [isinstance(each, Tensor) for each in inputs]
@@ -241,78 +247,66 @@ def _saved(ctx: Any) -> list[Any]:
     return [next(tensors) if tensor else other for tensor, other in zip(ctx.tensors, ctx.inputs, strict=True)]
 
 
-def _of_logits(gradient: Tensor, ctx: Any) -> tuple[Tensor | None, ...]:
-    return gradient, *[None] * (len(ctx.inputs) - 1)
+def _sums_shapes(first: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    maps = [first, *(each for each in others[:3] if each is not None)]
+    dice, with_vacuity = others[7], others[9]
+    columns = 4 if dice == "none" else 4 + 3 * first.shape[1]
+    return first.new_empty((len(maps), first.shape[0], columns), dtype=result_dtype(first)), _empty_map(
+        first, with_vacuity
+    )
 
 
+def _sums_backward_shapes(upstream: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    maps = others[:4]
+    return tuple(maps[0].new_empty(0) if each is None else torch.empty_like(each) for each in maps)
+
+
+def _sums_gradient(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    inputs = _saved(ctx)
+    if upstream is None:
+        return (None,) * len(inputs)
+    gradients = _sums_backward(upstream, *inputs[:-1])
+    of_maps = (None if each is None else gradient for each, gradient in zip(inputs[:4], gradients, strict=True))
+    return *of_maps, *[None] * (len(inputs) - 4)
+
+
+_MAPS = "Tensor first, Tensor? second, Tensor? third, Tensor? fourth"
+_OTHERS = "Tensor target, Tensor? weight, Tensor? class_weight, str kind, str dice, int ignore_index"
+_sums_backward = Operation(
+    f"evidential_sums_backward(Tensor upstream, {_MAPS}, {_OTHERS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    cpu=twins.evidential_sums_backward,
+    gpu="evidential.evidential_sums_backward",
+    shapes=_sums_backward_shapes,
+)
 _sums = Operation(
-    "evidential_sums(Tensor logits, Tensor target, Tensor? weight, Tensor? class_weight, str kind, str dice, "
-    "int ignore_index) -> Tensor",
+    f"evidential_sums({_MAPS}, {_OTHERS}, bool with_vacuity) -> (Tensor, Tensor)",
     cpu=twins.evidential_sums,
     gpu="evidential.evidential_sums",
-    shapes=lambda logits, target, weight, class_weight, kind, dice, ignore_index: logits.new_empty(
-        _sums_shape(logits, dice), dtype=result_dtype(logits)
-    ),
-).differentiable(_save, lambda ctx, upstream: _of_logits(_sums_backward(upstream, *_saved(ctx)), ctx))
+    shapes=_sums_shapes,
+).differentiable(_save, _sums_gradient)
 
 
-def _save_map(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(output[1])
-    _save(ctx, inputs, output)
-
-
-def _map_shapes(logits: Tensor, target: Tensor, kl_weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+def _map_shapes(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     return _empty_map(logits, True), _empty_map(logits, others[-1])
 
 
-def _empty_map(logits: Tensor, wanted: bool) -> Tensor:
-    return logits.new_empty((logits.shape[0], logits.shape[2]) if wanted else (0,), dtype=result_dtype(logits))
+def _map_gradient(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    inputs = _saved(ctx)
+    if upstream is None:
+        return (None,) * len(inputs)
+    return _map_backward(upstream, *inputs[:-1]), *[None] * (len(inputs) - 1)
 
 
+_ARGUMENTS = "Tensor logits, Tensor target, Tensor kl_weight, Tensor? weight, Tensor? class_weight, str kind"
+_map_backward = Operation(
+    f"evidential_map_backward(Tensor upstream, {_ARGUMENTS}, int ignore_index) -> Tensor",
+    cpu=twins.evidential_map_backward,
+    gpu="evidential.evidential_map_backward",
+    shapes=lambda upstream, logits, *_: torch.empty_like(logits),
+)
 _per_pixel = Operation(
-    "evidential_map(Tensor logits, Tensor target, Tensor kl_weight, Tensor? weight, Tensor? class_weight, str kind, "
-    "int ignore_index, bool with_vacuity) -> (Tensor, Tensor)",
+    f"evidential_map({_ARGUMENTS}, int ignore_index, bool with_vacuity) -> (Tensor, Tensor)",
     cpu=twins.evidential_map,
     gpu="evidential.evidential_map",
     shapes=_map_shapes,
-).differentiable(_save_map, lambda ctx, upstream, _: _of_logits(_map_backward(upstream, *_saved(ctx)[:-1]), ctx))
-
-
-def _total_shapes(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return logits.new_empty((), dtype=result_dtype(logits)), torch.empty_like(logits), _empty_map(logits, others[-1])
-
-
-def _save_total(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(*output[1:])
-    _save(ctx, (*inputs, output[1]), output)
-    ctx.spent = False
-
-
-def _total_backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    """The gradient formed ahead, times the upstream one."""
-    *inputs, gradient = _saved(ctx)
-    return (gradient * upstream).to(gradient.dtype), *[None] * (len(inputs) - 1)
-
-
-def _total_backward_in_place(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    """Likewise, in place, which costs nothing where the upstream one is 1; anew if an earlier backward took it."""
-    *inputs, gradient = _saved(ctx)
-    if ctx.spent:
-        logits, target, kl_weight, scale, weight, class_weight, kind, ignore_index, _ = inputs
-        each = (upstream * scale).expand(logits.shape[0], logits.shape[2])
-        gradient = _map_backward(each, logits, target, kl_weight, weight, class_weight, kind, ignore_index)
-    else:
-        from uml_kernels.gpu.evidential import rescale
-
-        ctx.spent = True
-        rescale(gradient, upstream)
-    return gradient, *[None] * (len(inputs) - 1)
-
-
-_total = Operation(
-    "evidential_total(Tensor logits, Tensor target, Tensor kl_weight, Tensor scale, Tensor? weight, "
-    "Tensor? class_weight, str kind, int ignore_index, bool with_vacuity) -> (Tensor, Tensor, Tensor)",
-    cpu=twins.evidential_total,
-    gpu="evidential.evidential_total",
-    shapes=_total_shapes,
-).differentiable(_save_total, _total_backward, eager=_total_backward_in_place)
+).differentiable(_save, _map_gradient)

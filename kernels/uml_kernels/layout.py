@@ -23,8 +23,22 @@ def map_shape(like: Tensor, dim: int = 1) -> tuple[int, ...]:
 
 
 def dense(x: Tensor) -> Tensor:
-    """X itself where a new tensor like it has its strides, so that one set of strides addresses both; else a copy."""
-    return x if torch.empty_like(x, device="meta").stride() == x.stride() else x.contiguous()
+    """X itself where a new tensor like it has its strides, so that one set of strides addresses both; else a copy.
+
+    The copy has the strides of `torch.empty_like(x)`, as the results have that torch.compile expects.
+    """
+    if x.is_contiguous() or torch.empty_like(x, device="meta").stride() == x.stride():
+        return x
+    return x.clone()
+
+
+WIDEST = 1 << 19
+"""Of a pixel stride: kernels address the up to 2048 pixels of a block in 32 bits."""
+
+
+def addressable(x: Tensor) -> Tensor:
+    """X (B, C, P) itself, or a copy where its pixels lie so far apart that 32 bits cannot address a block of them."""
+    return x if x.stride(2) <= WIDEST else x.clone()
 
 
 def strided_as(like: Tensor, result: Tensor) -> Tensor:
@@ -51,7 +65,7 @@ def empty_like_maps(maps: Tensor) -> Tensor:
 
 def result_dtype(x: Tensor) -> torch.dtype:
     """The dtype of what is computed of a tensor: at least float32."""
-    return torch.promote_types(x.dtype, torch.float32)
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def at_least_float32(x: Tensor) -> Tensor:

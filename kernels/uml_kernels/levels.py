@@ -5,7 +5,8 @@ backward; the CPU holds one sample and level at a time.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,18 +21,31 @@ LARGEST_SIZE = 16384
 """Pixels along a side; coordinates are products of two sizes in 32 bits."""
 
 
-class LevelSums(NamedTuple):
-    """Sums over the pixels that count, float32 (float64 of float64 on a CPU).
+@dataclass(frozen=True)
+class LevelSums:
+    """Sums over the pixels that count.
 
     Attributes:
-        count: (B,), the pixels.
-        cross_entropy: (levels, B), of -ln q at the target's class.
-        dice: of q = softmax of the logits, each (levels, B, C).
+        columns: (levels, B, 2 + 3 C), float32 (float64 of float64 on a CPU): all sums in the order of the properties.
     """
 
-    count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
-    cross_entropy: Tensor
-    dice: DiceSums
+    columns: Tensor
+
+    @property
+    def count(self) -> Tensor:
+        """(B,), the pixels."""
+        return self.columns[0, :, 0].detach()
+
+    @property
+    def cross_entropy(self) -> Tensor:
+        """(levels, B), of -ln q at the target's class, with q = softmax of the logits."""
+        return self.columns[..., 1]
+
+    @property
+    def dice(self) -> DiceSums:
+        """Of q, each (levels, B, C)."""
+        intersection, predicted, target = self.columns[..., 2:].unflatten(-1, (3, -1)).unbind(-2)
+        return DiceSums(intersection, predicted, target.detach())
 
 
 def same_size(level: Tensor, target: Tensor) -> bool:
@@ -111,11 +125,7 @@ def level_sums(
     height, width = _check(levels, target, size)
     check_numbers(target, levels[0].shape[1], ignore_index)
     first, second, third, fourth = *levels, *[None] * (4 - len(levels))
-    sums: Tensor = FORWARD(first, second, third, fourth, target, height, width, ignore_index)
-    classes = levels[0].shape[1]
-    count, cross_entropy, intersection, predicted, own = sums.split([1, 1, classes, classes, classes], 2)
-    dice = DiceSums(intersection, predicted, own.detach())
-    return LevelSums(count[0, :, 0].detach(), cross_entropy.squeeze(2), dice)
+    return LevelSums(FORWARD(first, second, third, fourth, target, height, width, ignore_index))
 
 
 def _check(levels: Sequence[Tensor], target: Tensor, size: tuple[int, int] | None) -> tuple[int, int]:

@@ -1,40 +1,41 @@
-"""Special functions for kernels: elementwise, float32, in plain Triton, so that its interpreter runs them too.
+"""Special functions for kernels: elementwise, float32.
 
-The GPU's own logarithm costs 26 instructions and a division 9; the forms here cost 16 and 4. Polynomials are minimax,
-fitted in 40 digits. Errors are measured by tests/kernels/test_special.py against mpmath at 2048 arguments, plain and
-with every 2^x and 1 / sqrt(x) off by up to 2^-22 at random, as the GPU's approximate units are:
+On NVIDIA reciprocals and logarithms are single instructions of the approximate unit, by inline assembly: Triton's own
+forms, which also serve AMD and the interpreter, take 9 and 26 instructions. Polynomials are minimax, fitted in 40
+digits. tests/kernels/test_special.py measures the errors against mpmath at 2048 arguments, with exact units and with
+units that err at random by as much as the PTX manual allows: 1 ulp for rcp, 2^-22 for ex2 and lg2.
 
-| function | argument | error | plain | disturbed |
+| function | argument | error | exact units | approximate units |
 |---|---|---|---|---|
-| `reciprocal` | 1 to 4e9 | relative | 1.0e-7 | 1.1e-7 |
-| `logarithm` | 1 to 4e9 | relative or absolute, the smaller | 1.2e-7 | 1.2e-7 |
+| `reciprocal` | 1 to 4e9 | relative | 1.0e-7 | 1.8e-7 |
+| `logarithm` | 1 to 4e9 | relative or absolute, the smaller | 1.2e-7 | 3.4e-7 |
 | `log1p_unit` | 1e-8 to 1 | relative | 1.9e-7 | 1.9e-7 |
 | `exponential` | -87 to 0 | relative | 3.8e-6 | 4.0e-6 |
-| `digamma` | 1 to 1e8 | relative or absolute, the smaller | 1.7e-7 | 1.7e-7 |
-| `trigamma` | 1 to 1e8 | relative | 4.4e-7 | 4.6e-7 |
-| `concentration` | 1e-6 to 1e8 | relative or absolute, the smaller | 1.4e-7 | 1.4e-7 |
+| `digamma` | 1 to 1e8 | relative or absolute, the smaller | 1.7e-7 | 3.6e-7 |
+| `trigamma` | 1 to 1e8 | relative | 4.4e-7 | 4.7e-7 |
+| `concentration` | 1e-6 to 1e8 | relative or absolute, the smaller | 1.5e-7 | 3.5e-7 |
 """
 
+import torch
 import triton
 import triton.language as tl
+
+from uml_kernels.operation import INTERPRETED
+
+NVIDIA = tl.constexpr(not INTERPRETED and torch.version.hip is None)
+"""Whether kernels may hold PTX: not in the interpreter, and not where torch is built for AMD."""
 
 LARGEST = tl.constexpr(1e9)
 """Evidence of a class that counts; products of four strengths must stay finite in float32."""
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
 
 # (log1p(x) / x) for 0 <= x <= 1, relative error 3e-8
 _LOG1P = tl.constexpr(
     (
         0.9999999403953552, -0.4999949336051941, 0.3331909775733948, -0.2484298199415207, 0.19106006622314453,
         -0.13663244247436523, 0.07822594046592712, -0.029505232349038124, 0.005232692696154118,
-    )
-)  # fmt: skip
-# (log1p(f) - f) / f^2 for 1/sqrt(2) <= 1 + f <= sqrt(2), error 3e-8 of the logarithm
-_LOG = tl.constexpr(
-    (
-        -0.49999991059303284, 0.33333951234817505, -0.25001755356788635, 0.19962072372436523, -0.16570508480072021,
-        0.14917974174022675, -0.14307521283626556, 0.08734843134880066,
     )
 )  # fmt: skip
 # In u = 1 / x for 0 < u <= 1: (ln x - psi(x)) / u, error 4e-8 of psi; (psi'(x) - u) / u^2, relative error 1e-6
@@ -76,19 +77,25 @@ def exponential(x):
 
 @triton.jit
 def reciprocal(x):
-    """1 / x for 1 <= x <= 1e36: the square of the approximate 1 / sqrt(x), and one step of Newton's."""
-    root = tl.rsqrt(x)
-    guess = root * root
-    return guess + guess * (1.0 - x * guess)
+    """1 / x for 1 <= x <= 1e36; on NVIDIA by the approximate unit, whose error is 1 ulp."""
+    if NVIDIA:
+        return tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:  # what follows a return is compiled too
+        return 1.0 / x
 
 
 @triton.jit
 def logarithm(x):
-    """ln(x) for positive normal x; absolute error near x = 1 as that of x."""
-    bits = x.to(tl.int32, bitcast=True)
-    exponent = (bits - 0x3F3504F3) >> 23  # x / 2^exponent is within 1/sqrt(2) and sqrt(2)
-    f = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
-    return exponent.to(tl.float32) * 0.6931471805599453 + (f + f * f * _polynomial(f, _LOG, 8))
+    """ln(x) for positive normal x; on NVIDIA log2 is off by 2^-22, absolute within 0.5 to 2 and relative elsewhere."""
+    if NVIDIA:
+        log2 = tl.inline_asm_elementwise(
+            "lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        log2 = tl.log2(x)
+    return log2 * LN_2
 
 
 @triton.jit

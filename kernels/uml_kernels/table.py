@@ -34,10 +34,16 @@ BUSY = 1024
 # The first row that fits is taken.
 TABLE: dict[str, dict[str, tuple[Row, ...]]] = {
     "evidential_forward": {
-        "any": (Row(4, Tiles(512, 8, 4)), Row(8, Tiles(256, 8, 8)), Row(16, Tiles(128, 8, 4))),
+        "any": (
+            Row(4, Tiles(1024, 8, 4), False, 2), Row(4, Tiles(512, 8, 4)), Row(8, Tiles(256, 8, 8)),
+            Row(16, Tiles(128, 8, 4)),
+        ),
     },
     "evidential_backward": {
-        "any": (Row(4, Tiles(512, 1, 4)), Row(8, Tiles(256, 1, 4)), Row(16, Tiles(128, 1, 4))),
+        "any": (
+            Row(4, Tiles(1024, 1, 4), False, 2), Row(4, Tiles(512, 1, 4)), Row(8, Tiles(256, 1, 4)),
+            Row(16, Tiles(128, 1, 4)),
+        ),
     },
     "opinion_forward": {
         "any": (Row(4, Tiles(1024, 1, 4), False, 2), Row(8, Tiles(512, 1, 4)), Row(16, Tiles(256, 1, 4))),

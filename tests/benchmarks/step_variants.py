@@ -11,7 +11,7 @@ from uml_dist.batch import Batch
 from uml_dist.random import random_address
 from uml_dist.recipes.uml.model import UmlModel
 from uml_dist.recipes.uml.network import UmlNetwork, UmlOutput
-from uml_dist.recipes.uml.objective import UmlObjective, counts, total, uml_terms
+from uml_dist.recipes.uml.objective import UmlObjective, counts, uml_terms
 from uml_dist.reduce import GlobalBatch
 
 PIXEL_CLASSES, IMAGE_CLASSES, CHANNELS = 3, 2, 3
@@ -92,7 +92,7 @@ def loss_of(network: nn.Module, batch: Batch) -> Tensor:
         return naive_loss(network(batch.image), batch.mask, batch.label, objective.kl_weight(FRACTION))
     with random_address(batch.address):
         output: UmlOutput = network(batch.image)
-    return total(uml_terms(output, batch, GlobalBatch([counts(batch)]), objective, FRACTION), objective.weights)
+    return uml_terms(output, batch, GlobalBatch([counts(batch)]), objective, FRACTION)["loss"]
 
 
 def make_step(network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, bf16: bool) -> Step:

@@ -102,6 +102,21 @@ def cases(classes, lowest, highest):
     return evidence, torch.from_numpy(random.integers(0, classes, 32))
 
 
+@pytest.fixture(params=["exact", "approximate"])
+def units(request):
+    """The interpreter's units: exact, or with the errors that the documentation of a GPU's approximate units allows."""
+    if request.param == "exact":
+        yield
+    elif not INTERPRETED:
+        pytest.skip("the interpreter's units can be disturbed; a GPU has its own")
+    else:
+        from special_kernel import disturbed
+
+        with disturbed():
+            yield
+
+
+@pytest.mark.usefixtures("units")
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("classes", [2, 3, 5, 8])
 @pytest.mark.parametrize("decades", [(-6, -3), (-3, 0), (0, 3), (3, 6), (6, 8)])

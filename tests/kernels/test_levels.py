@@ -1,11 +1,13 @@
 """Sums of several levels' upsampled logits: against interpolation, softmax and one-hot products in float64."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch.nn import functional
 
 from eager_losses import eager_dice, shares
-from uml_kernels.levels import level_sums
+from uml_kernels import DiceSums, level_sums
 from uml_kernels.operation import INTERPRETED
 
 # Sizes of the levels, the target's, and that which levels are brought to.
@@ -47,6 +49,19 @@ def eager(levels, target, size=None, ignore_index=255):
     return counted.sum((1, 2)), torch.stack(cross_entropies), torch.stack(dice)
 
 
+class Parts(NamedTuple):
+    """The sums of levels as tensors alone, which can be unpacked and compared."""
+
+    count: torch.Tensor
+    cross_entropy: torch.Tensor
+    dice: DiceSums
+
+
+def parts_of(levels, target, **options):
+    sums = level_sums(levels, target, **options)
+    return Parts(sums.count, sums.cross_entropy, sums.dice)
+
+
 def weighted(sums, seed=1):
     """A scalar of all sums with random weights."""
     count, cross_entropy, (intersection, predicted, own) = sums
@@ -60,7 +75,7 @@ def weighted(sums, seed=1):
 def results(levels, target, **options):
     """Sums and gradients of the levels."""
     levels = [level.detach().requires_grad_() for level in levels]
-    sums = level_sums(levels, target, **options)
+    sums = parts_of(levels, target, **options)
     return sums, torch.autograd.grad(weighted(sums), levels)
 
 
@@ -195,7 +210,7 @@ def test_negative_targets_and_another_ignore_index(device):
     torch.testing.assert_close(got[0], expected[0])
     for number in (-1, 2**32 + 1):
         negative[0, 0, 0] = number
-        assert level_sums(levels, negative, ignore_index=-100).count.isnan().tolist() == [True, False]
+        assert parts_of(levels, negative, ignore_index=-100).count.isnan().tolist() == [True, False]
     target[target == 255] = 0
     some = results(levels, target, ignore_index=0)
     assert_all_near(some, results(levels, target.masked_fill(target == 0, 255)))
@@ -205,10 +220,10 @@ def test_certain_logits_lose_nothing(device):
     levels, _ = example([(4, 4)], (4, 4), 2, 1, device=device)
     levels[0][:] = 0
     levels[0][:, 1] = 80
-    sums = level_sums(levels, torch.zeros(1, 4, 4, dtype=torch.uint8, device=device))
+    sums = parts_of(levels, torch.zeros(1, 4, 4, dtype=torch.uint8, device=device))
     torch.testing.assert_close(sums.cross_entropy, torch.full((1, 1), 80.0 * 16, device=device))
     levels[0][:, 0] = -torch.inf
-    sums = level_sums(levels, torch.ones(1, 4, 4, dtype=torch.uint8, device=device))
+    sums = parts_of(levels, torch.ones(1, 4, 4, dtype=torch.uint8, device=device))
     assert sums.cross_entropy.tolist() == [[0]]
     assert sums.dice.intersection.tolist() == [[[0, 16]]]
 
@@ -222,9 +237,9 @@ def test_no_samples(device):
 
 def test_autocast_changes_nothing(device):
     levels, target = example([(8, 8), (4, 4)], (8, 8), device=device)
-    expected = level_sums(levels, target)
+    expected = parts_of(levels, target)
     with torch.autocast(device.type, torch.bfloat16):
-        got = level_sums(levels, target)
+        got = parts_of(levels, target)
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
@@ -232,12 +247,12 @@ def test_autocast_changes_nothing(device):
 def test_gradients_of_doubles(doubles, classes):
     levels, target = example([(6, 5), (3, 3), (1, 2)], (6, 5), classes, 1, torch.float64)
     levels = [level.requires_grad_() for level in levels]
-    _, cross_entropy, dice = level_sums(levels, target, size=(8, 9))
+    _, cross_entropy, dice = parts_of(levels, target, size=(8, 9))
     assert cross_entropy.dtype == torch.float64
     assert_near(cross_entropy.detach(), eager(levels, target, (8, 9))[1].detach(), 1e-13)
 
     def function(*levels):
-        sums = level_sums(levels, target, size=(8, 9))
+        sums = parts_of(levels, target, size=(8, 9))
         return sums.cross_entropy, sums.dice.intersection, sums.dice.predicted
 
     assert torch.autograd.gradcheck(function, levels)
@@ -264,7 +279,7 @@ def test_compiled_whole_it_gives_the_same(device):
     levels, target = example([(8, 8), (4, 4)], (8, 8), device=device)
 
     def loss(*levels):
-        _, cross_entropy, (intersection, predicted, _) = level_sums([level * 2 for level in levels], target)
+        _, cross_entropy, (intersection, predicted, _) = parts_of([level * 2 for level in levels], target)
         return cross_entropy.square().sum() + (intersection * predicted).sum()
 
     found = []
@@ -293,12 +308,12 @@ BAD = {
 def test_bad_input_is_named(device, case):
     change, message = BAD[case]
     with pytest.raises(ValueError, match=message):
-        level_sums(*change(*example([(4, 4), (2, 2)], (4, 4), device=device)))
+        parts_of(*change(*example([(4, 4), (2, 2)], (4, 4), device=device)))
 
 
 def test_a_size_below_the_target_is_refused(device):
     levels, target = example([(4, 4)], (4, 4), device=device)
     with pytest.raises(ValueError, match="is smaller than the target"):
-        level_sums(levels, target, size=(4, 3))
+        parts_of(levels, target, size=(4, 3))
     with pytest.raises(ValueError, match="side over 16384"):
-        level_sums(levels, target, size=(4, 20000))
+        parts_of(levels, target, size=(4, 20000))

@@ -1,4 +1,4 @@
-"""Special functions of the kernels against mpmath, plain and with the GPU's approximate units disturbed."""
+"""Special functions of the kernels against mpmath, plain and with approximate units as a GPU has them."""
 
 import os
 from contextlib import nullcontext
@@ -11,7 +11,6 @@ from mpmath import exp, log, log1p, loggamma, mp, mpf, psi
 from uml_kernels.cpu import remainders
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DISTURBANCE = 2**-22
 mp.dps = 30
 
 FUNCTIONS = {
@@ -30,13 +29,13 @@ RANGES = {
 # (function, whether the error is relative or the smaller of relative and absolute, bound plain, bound disturbed): the
 # table in uml_kernels.special
 BOUNDS = [
-    ("reciprocal", True, 1.0e-7, 1.1e-7),
-    ("logarithm", False, 1.2e-7, 1.2e-7),
+    ("reciprocal", True, 1.0e-7, 1.8e-7),
+    ("logarithm", False, 1.2e-7, 3.4e-7),
     ("log1p_unit", True, 1.9e-7, 1.9e-7),
     ("exponential", True, 3.8e-6, 4.0e-6),
-    ("digamma", False, 1.7e-7, 1.7e-7),
-    ("trigamma", True, 4.4e-7, 4.6e-7),
-    ("concentration", False, 1.4e-7, 1.4e-7),
+    ("digamma", False, 1.7e-7, 3.6e-7),
+    ("trigamma", True, 4.4e-7, 4.7e-7),
+    ("concentration", False, 1.5e-7, 3.5e-7),
 ]
 
 
@@ -68,7 +67,7 @@ def test_errors_stay_within_the_table(device, function, relative, plain, disturb
         pytest.skip("a GPU has its own disturbance")
     from special_kernel import disturbed
 
-    with disturbed(DISTURBANCE) if off else nullcontext():
+    with disturbed() if off else nullcontext():
         error = largest_error(function, arguments(function), relative)
     print(f"{function}: {error:.2e}, {'disturbed' if off else 'plain'}")
     assert error <= (disturbed_bound if off or device.type != "cpu" else plain)

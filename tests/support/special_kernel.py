@@ -41,30 +41,41 @@ def evaluate(function: str, x: Tensor) -> Tensor:
     return y
 
 
-@contextmanager
-def disturbed(relative: float) -> Iterator[None]:
-    """Let the interpreter's 2^x and 1 / sqrt(x) err by up to so much, at random: a GPU has approximate units for them.
+UNITS = {
+    "create_exp2": lambda exact, error: exact * (1 + 2**-22 * error),
+    "create_rsqrt": lambda exact, error: exact * (1 + 2**-22 * error),
+    # 1 ulp: 2^-23 of the power of two below
+    "create_fdiv": lambda exact, error: exact + 2**-23 * error * np.exp2(np.floor(np.log2(np.abs(exact)))),
+    # Absolute within 0.5 to 2, where the logarithm is between -1 and 1, and relative elsewhere
+    "create_log2": lambda exact, error: exact + 2**-22 * error * np.maximum(1, np.abs(exact)),
+}
+"""What the interpreter's operations become with errors -1 to 1: as documented in the PTX manual for ex2, rsqrt, rcp and
+lg2.approx.ftz."""
 
-    A logarithm needs none: `uml_kernels.special` forms it of arithmetic alone.
-    """
+
+@contextmanager
+def disturbed() -> Iterator[None]:
+    """Let the interpreter's 2^x, 1 / sqrt(x), quotients and log2 err as a GPU's approximate units may, at random."""
     from triton.runtime.interpreter import InterpreterBuilder
 
     random = np.random.default_rng(0)
-    units = {name: getattr(InterpreterBuilder, name) for name in ("create_exp2", "create_rsqrt")}
+    exact_units = {name: getattr(InterpreterBuilder, name) for name in UNITS}
 
-    def off(unit):
-        def run(self, argument):
-            result = unit(self, argument)
-            error = random.uniform(1 - relative, 1 + relative, result.data.shape)
-            result.data = (result.data * error).astype(result.data.dtype)
+    def off(name):
+        def run(self, *arguments):
+            result = exact_units[name](self, *arguments)
+            exact = result.data.astype(np.float64)
+            with np.errstate(all="ignore"):
+                found = UNITS[name](exact, random.uniform(-1, 1, exact.shape))
+            result.data = np.where(np.isfinite(found), found, exact).astype(result.data.dtype)
             return result
 
         return run
 
-    for name, unit in units.items():
-        setattr(InterpreterBuilder, name, off(unit))
+    for name in UNITS:
+        setattr(InterpreterBuilder, name, off(name))
     try:
         yield
     finally:
-        for name, unit in units.items():
+        for name, unit in exact_units.items():
             setattr(InterpreterBuilder, name, unit)

@@ -58,10 +58,9 @@ def train_without_zero_terms(tree: dict[str, Any]) -> Trace:
     terms = uml_recipe.uml_terms
 
     def without(output: Any, batch: Any, *others: Any) -> dict[str, Tensor]:
-        found = terms(output, batch, *others)
         if not batch.labelled.any():
-            found["classification"] = torch.zeros(())
-        return found
+            output = output._replace(class_logits=output.class_logits.detach())
+        return terms(output, batch, *others)
 
     uml_recipe.uml_terms = without
     return train(tree)

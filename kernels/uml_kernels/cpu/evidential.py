@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from uml_kernels.layout import at_least_float32, result_dtype, strided_as
+from uml_kernels.layout import result_dtype, strided_as
 
 from . import evidential_core as core
 from .compiled import compiled, is_compiled
@@ -49,46 +49,67 @@ def _slices(pixels: Pixels) -> list[tuple[tuple[slice, slice], Pixels]]:
 
 
 def evidential_sums(
-    logits: Tensor,
+    first: Tensor,
+    second: Tensor | None,
+    third: Tensor | None,
+    fourth: Tensor | None,
     target: Tensor,
     weight: Tensor | None,
     class_weight: Tensor | None,
     kind: str,
     dice: str,
     ignore_index: int,
-) -> Tensor:
+    with_vacuity: bool,
+) -> tuple[Tensor, Tensor]:
     """See `uml_kernels.evidential`."""
-    setting = _setting(logits, target, weight, class_weight, kind, dice, ignore_index)
-    pixels = _all(logits, target, weight, class_weight)
-    if is_compiled():
-        return compiled(core.sums)(pixels, setting)
-    classes = logits.shape[1]
-    width = 4 if dice == "none" else 4 + 3 * classes
-    total = logits.new_zeros((len(logits), width), dtype=result_dtype(logits))
-    for (samples, _), part in _slices(pixels):
-        total[samples] += core.sums(part, setting)
-    return total
+    setting = _setting(first, target, weight, class_weight, kind, dice, ignore_index)
+    maps = [each for each in (first, second, third, fourth) if each is not None]
+    width = 4 if dice == "none" else 4 + 3 * first.shape[1]
+    total = first.new_zeros((len(maps), len(first), width), dtype=result_dtype(first))
+    vacuity = _empty_map(first, with_vacuity)
+    for logits, sums in zip(maps, total, strict=True):
+        pixels = _all(logits, target, weight, class_weight)
+        if is_compiled() and not with_vacuity:
+            sums.copy_(compiled(core.sums)(pixels, setting))
+            continue
+        for at, part in _slices(pixels):
+            added, each = core.sums_and_vacuity(part, setting)
+            sums[at[0]] += added
+            if with_vacuity:
+                vacuity[at] = each
+    return total, vacuity
 
 
 def evidential_sums_backward(
     upstream: Tensor,
-    logits: Tensor,
+    first: Tensor,
+    second: Tensor | None,
+    third: Tensor | None,
+    fourth: Tensor | None,
     target: Tensor,
     weight: Tensor | None,
     class_weight: Tensor | None,
     kind: str,
     dice: str,
     ignore_index: int,
-) -> Tensor:
-    """The gradient of `evidential_sums`."""
-    setting = _setting(logits, target, weight, class_weight, kind, dice, ignore_index)
-    pixels = _all(logits, target, weight, class_weight)
-    if is_compiled():
-        return strided_as(logits, compiled(core.sums_gradient_whole)(upstream, pixels, setting))
-    gradient = torch.empty_like(logits)
-    for at, part in _slices(pixels):
-        _fill(gradient, at, core.sums_gradient(upstream[at[0]], part, setting))
-    return gradient
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of `evidential_sums`; empty tensors for the absent maps."""
+    setting = _setting(first, target, weight, class_weight, kind, dice, ignore_index)
+    gradients, number = [], 0
+    for logits in (first, second, third, fourth):
+        if logits is None:
+            gradients.append(first.new_empty(0))
+            continue
+        pixels, asked = _all(logits, target, weight, class_weight), upstream[number]
+        number += 1
+        if is_compiled():
+            gradients.append(strided_as(logits, compiled(core.sums_gradient_whole)(asked, pixels, setting)))
+            continue
+        gradients.append(torch.empty_like(logits))
+        for at, part in _slices(pixels):
+            _fill(gradients[-1], at, core.sums_gradient(asked[at[0]], part, setting))
+    one, two, three, four = gradients
+    return one, two, three, four
 
 
 def evidential_map(
@@ -104,8 +125,7 @@ def evidential_map(
     """See `uml_kernels.evidential`."""
     setting = _setting(logits, target, weight, class_weight, kind, "none", ignore_index)
     pixels = _all(logits, target, weight, class_weight)
-    loss = torch.empty_like(at_least_float32(logits[:, 0]), memory_format=torch.contiguous_format)
-    vacuity = torch.empty_like(loss) if with_vacuity else loss.new_empty(0)
+    loss, vacuity = _empty_map(logits, True), _empty_map(logits, with_vacuity)
     for at, part in _slices(pixels):
         loss[at], each = core.loss(kl_weight, part, setting)
         if with_vacuity:
@@ -131,22 +151,9 @@ def evidential_map_backward(
     return gradient
 
 
-def evidential_total(
-    logits: Tensor,
-    target: Tensor,
-    kl_weight: Tensor,
-    scale: Tensor,
-    weight: Tensor | None,
-    class_weight: Tensor | None,
-    kind: str,
-    ignore_index: int,
-    with_vacuity: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """See `uml_kernels.evidential`."""
-    arguments = (logits, target, kl_weight, weight, class_weight, kind, ignore_index)
-    loss, vacuity = evidential_map(*arguments, with_vacuity)
-    gradient = evidential_map_backward(scale.expand_as(loss), *arguments)
-    return scale * loss.sum(), gradient, vacuity
+def _empty_map(logits: Tensor, wanted: bool) -> Tensor:
+    """(B, P) to be filled, or nothing."""
+    return logits.new_empty((logits.shape[0], logits.shape[2]) if wanted else (0,), dtype=result_dtype(logits))
 
 
 def _fill(gradient: Tensor, at: tuple[slice, slice], planes: list[Tensor]) -> None:

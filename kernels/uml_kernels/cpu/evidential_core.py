@@ -125,8 +125,11 @@ def _probability(evidence: Planes, inverse_strength: Tensor, dice: str) -> list[
     return [power * inverse for power in powers]
 
 
-def sums(pixels: Pixels, setting: Setting) -> Tensor:
-    """Sums (4,) or (4 + 3 C,), of planes (B, P) each (B, ...): weight, cross-entropy, KL, vacuity, overlaps."""
+def sums_and_vacuity(pixels: Pixels, setting: Setting) -> tuple[Tensor, Tensor]:
+    """Sums (4,) or (4 + 3 C,), of planes (B, P) each (B, ...): weight, cross-entropy, KL, vacuity, overlaps.
+
+    And the vacuity of each pixel.
+    """
     evidence = _evidence(pixels, setting.kind)
     classes, dtype = len(evidence), evidence[0].dtype
     shares = _shares(pixels.target, evidence)
@@ -142,7 +145,12 @@ def sums(pixels: Pixels, setting: Setting) -> Tensor:
         count = vacuity.new_full(vacuity.shape[:-1], vacuity.shape[-1])
     else:
         count = weighing.loss_of(torch.ones_like(vacuity)).sum(-1)
-    return torch.stack([count, *(plane.sum(-1) for plane in each)], -1)
+    return torch.stack([count, *(plane.sum(-1) for plane in each)], -1), vacuity
+
+
+def sums(pixels: Pixels, setting: Setting) -> Tensor:
+    """The sums of `sums_and_vacuity` alone: compiled, the vacuities are never written."""
+    return sums_and_vacuity(pixels, setting)[0]
 
 
 def sums_gradient(upstream: Tensor, pixels: Pixels, setting: Setting) -> list[Tensor]:

@@ -29,8 +29,10 @@ def evidence_of(logits: Tensor, kind: str) -> Tensor:
         evidence = functional.softplus(logits, threshold=40)  # beyond it softplus(x) is x even in float64
     elif kind == "exp":
         evidence = logits.clamp(max=LARGEST_EXPONENT).exp_()
+    elif kind == "relu":
+        evidence = logits.relu()
     else:
-        evidence = logits.relu() if kind == "relu" else logits
+        evidence = torch.where(logits < 0, torch.nan, logits)
     return evidence.clamp(max=LARGEST)
 
 

@@ -62,12 +62,23 @@ def kl_of_wrong(wrong, N: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
+def is_class(target, c: tl.constexpr, C: tl.constexpr):
+    """Whether a class number from 0 to C - 1 is c, in the C - 1 comparisons that `hard_pixel` makes anyway."""
+    if c == 0:
+        return target <= 0
+    elif c == C - 1:  # what follows a return is compiled too
+        return target > C - 2
+    else:
+        return target == c
+
+
+@triton.jit
 def hard_pixel(evidence, target, C: tl.constexpr):
     """Expected cross-entropy and KL for the class number `target`, their C derivatives each, and 1 / S."""
-    zero = tl.zeros_like(evidence[0])
-    own, wrong = zero + 1.0, ()
-    for c in tl.static_range(C):
-        own += tl.where(target == c, evidence[c], 0.0)
+    own, wrong = evidence[0], ()
+    for c in tl.static_range(1, C):
+        own = tl.where(is_class(target, c, C), evidence[c], own)
+    own += 1.0
     for c in tl.static_range(C - 1):
         wrong += (tl.where(target <= c, evidence[c + 1], evidence[c]),)
     kl, kl_slopes = kl_of_wrong(wrong, C - 1, C)
@@ -79,13 +90,12 @@ def hard_pixel(evidence, target, C: tl.constexpr):
     for_own, for_others = second - second_own - ratio * inverse, second + inverse
     slopes, all_kl_slopes = (), ()
     for c in tl.static_range(C):
-        slopes += (tl.where(target == c, for_own, for_others),)
-        if c == 0:
-            kl_slope = tl.where(target > c, kl_slopes[c], 0.0)
-        elif c == C - 1:
-            kl_slope = tl.where(target < c, kl_slopes[c - 1], 0.0)
-        else:
-            kl_slope = tl.where(target > c, kl_slopes[c], tl.where(target < c, kl_slopes[c - 1], 0.0))
+        slopes += (tl.where(is_class(target, c, C), for_own, for_others),)
+        kl_slope = 0.0  # of the target's class
+        if c < C - 1:
+            kl_slope = tl.where(target <= c, 0.0, kl_slopes[c])
+        if c > 0:
+            kl_slope = tl.where(target <= c - 1, kl_slopes[c - 1], kl_slope)
         all_kl_slopes += (kl_slope,)
     return cross_entropy, kl, slopes, all_kl_slopes, inverse
 

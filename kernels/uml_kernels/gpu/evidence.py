@@ -20,7 +20,7 @@ def evidence_of(logit, KIND: tl.constexpr):
     evidence = tl.where(logit > LARGEST, LARGEST, logit)
     if KIND == "relu":
         return tl.where(logit < 0, 0.0, evidence), tl.where(logit > 0, slope, 0.0)
-    return evidence, slope
+    return tl.where(logit < 0, float("nan"), evidence), slope  # given, and no evidence
 
 
 @triton.jit

@@ -1,55 +1,64 @@
 """Launches of the evidential objective's kernels."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from uml_kernels.layout import dense
+from uml_kernels.layout import addressable, dense
 from uml_kernels.table import Tiles, fewer_blocks, tiles
 
-from .evidential_kernels import backward_kernel, forward_kernel, rescale_kernel
+from .evidential_kernels import backward_kernel, forward_kernel
 from .launch import launch
-
-RESCALED = 1024
-"""Values that a program rescales."""
 
 
 class _Call(NamedTuple):
     """What the launches of forward and backward share."""
 
     tiles: Tiles
+    blocks: int  # programs of one sample
     programs: int
     integers: tuple[int, ...]
     constants: dict[str, Any]
 
 
-def _call(kernel: str, logits: Tensor, target: Tensor, kind: str, ignore_index: int) -> _Call:
-    batch, classes, pixels = logits.shape
-    chosen = fewer_blocks(tiles(kernel, logits), batch, pixels)
-    programs = -(-pixels // (chosen.block * chosen.iterations))
+def _call(kernel: str, maps: Sequence[Tensor | None], target: Tensor, kind: str, ignore_index: int) -> _Call:
+    present = [each for each in maps if each is not None]
+    batch, classes, pixels = present[0].shape
+    chosen = fewer_blocks(tiles(kernel, present[0]), len(present) * batch, pixels)
+    blocks = -(-pixels // (chosen.block * chosen.iterations))
     constants = {"C": classes, "KIND": kind, "SOFT": target.is_floating_point(), "BLOCK": chosen.block}
-    return _Call(chosen, batch * programs, (pixels, programs, *logits.stride(), ignore_index), constants)
+    integers = (batch, pixels, blocks, *present[0].stride(), ignore_index)
+    return _Call(chosen, blocks, len(present) * batch * blocks, integers, constants)
 
 
 def evidential_sums(
-    logits: Tensor,
+    first: Tensor,
+    second: Tensor | None,
+    third: Tensor | None,
+    fourth: Tensor | None,
     target: Tensor,
     weight: Tensor | None,
     class_weight: Tensor | None,
     kind: str,
     dice: str,
     ignore_index: int,
-) -> Tensor:
+    with_vacuity: bool,
+) -> tuple[Tensor, Tensor]:
     """See `uml_kernels.evidential`."""
-    call = _call("evidential_forward", logits, target, kind, ignore_index)
-    columns = 4 if dice == "none" else 4 + 3 * logits.shape[1]
-    partial = logits.new_empty((len(logits), call.integers[1], columns), dtype=torch.float32)
+    maps = [None if each is None else addressable(each) for each in (first, second, third, fourth)]
+    call = _call("evidential_forward", maps, target, kind, ignore_index)
+    columns = 4 if dice == "none" else 4 + 3 * first.shape[1]
+    present = sum(each is not None for each in maps)
+    partial = first.new_empty((present, len(first), call.blocks, columns), dtype=torch.float32)
+    vacuity = _empty_map(first, with_vacuity)
     launch(
-        forward_kernel, call.programs, logits, target, weight, class_weight, None, None, partial, None, None, None,
-        *call.integers, **call.constants, DICE=dice, ITERATIONS=call.tiles.iterations, warps=call.tiles.warps,
+        forward_kernel, call.programs, *maps, target, weight, class_weight, None, partial, None,
+        vacuity if with_vacuity else None, *call.integers, **call.constants, DICE=dice,
+        ITERATIONS=call.tiles.iterations, warps=call.tiles.warps,
     )  # fmt: skip
-    return partial.sum(1)
+    return partial.sum(2), vacuity
 
 
 def evidential_map(
@@ -63,39 +72,15 @@ def evidential_map(
     with_vacuity: bool,
 ) -> tuple[Tensor, Tensor]:
     """See `uml_kernels.evidential`."""
-    call = _call("evidential_forward", logits, target, kind, ignore_index)
+    logits = addressable(logits)
+    call = _call("evidential_forward", [logits], target, kind, ignore_index)
     loss, vacuity = _empty_map(logits, True), _empty_map(logits, with_vacuity)
     launch(
-        forward_kernel, call.programs, logits, target, weight, class_weight, kl_weight, None, None, loss,
-        vacuity if with_vacuity else None, None, *call.integers, **call.constants, DICE="none",
+        forward_kernel, call.programs, logits, None, None, None, target, weight, class_weight, kl_weight, None, loss,
+        vacuity if with_vacuity else None, *call.integers, **call.constants, DICE="none",
         ITERATIONS=call.tiles.iterations, warps=call.tiles.warps,
     )  # fmt: skip
     return loss, vacuity
-
-
-def evidential_total(
-    logits: Tensor,
-    target: Tensor,
-    kl_weight: Tensor,
-    scale: Tensor,
-    weight: Tensor | None,
-    class_weight: Tensor | None,
-    kind: str,
-    ignore_index: int,
-    with_vacuity: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """See `uml_kernels.evidential`."""
-    logits = dense(logits)
-    call = _call("evidential_forward", logits, target, kind, ignore_index)
-    partial = logits.new_empty((len(logits), call.integers[1], 4), dtype=torch.float32)
-    gradient, vacuity = torch.empty_like(logits), _empty_map(logits, with_vacuity)
-    launch(
-        forward_kernel, call.programs, logits, target, weight, class_weight, kl_weight, scale, partial, None,
-        vacuity if with_vacuity else None, gradient, *call.integers, **call.constants, DICE="none",
-        ITERATIONS=call.tiles.iterations, warps=call.tiles.warps,
-    )  # fmt: skip
-    _, cross_entropy, kl, _ = partial.sum((0, 1)).unbind()
-    return scale * (cross_entropy + kl_weight * kl), gradient, vacuity
 
 
 def _empty_map(logits: Tensor, wanted: bool) -> Tensor:
@@ -105,17 +90,22 @@ def _empty_map(logits: Tensor, wanted: bool) -> Tensor:
 
 def evidential_sums_backward(
     upstream: Tensor,
-    logits: Tensor,
+    first: Tensor,
+    second: Tensor | None,
+    third: Tensor | None,
+    fourth: Tensor | None,
     target: Tensor,
     weight: Tensor | None,
     class_weight: Tensor | None,
     kind: str,
     dice: str,
     ignore_index: int,
-) -> Tensor:
-    """The gradient of `evidential_sums` for an upstream one of its shape."""
-    arguments = (logits, target, weight, class_weight, None, upstream.contiguous())
-    return _backward(*arguments, kind=kind, dice=dice, ignore_index=ignore_index, per_pixel=False)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of one to four maps for an upstream one of their sums; empty tensors for the absent maps."""
+    return _backward(
+        (first, second, third, fourth), target, weight, class_weight, None, upstream.contiguous(), kind=kind,
+        dice=dice, ignore_index=ignore_index, per_pixel=False,
+    )  # fmt: skip
 
 
 def evidential_map_backward(
@@ -129,24 +119,29 @@ def evidential_map_backward(
     ignore_index: int,
 ) -> Tensor:
     """The gradient of `evidential_map` for an upstream one (B, P)."""
-    arguments = (logits, target, weight, class_weight, kl_weight, upstream.contiguous())
-    return _backward(*arguments, kind=kind, dice="none", ignore_index=ignore_index, per_pixel=True)
+    return _backward(
+        (logits, None, None, None), target, weight, class_weight, kl_weight, upstream.contiguous(), kind=kind,
+        dice="none", ignore_index=ignore_index, per_pixel=True,
+    )[0]  # fmt: skip
 
 
 def _backward(
-    logits: Tensor, target: Tensor, *others: Tensor | None, kind: str, dice: str, ignore_index: int, per_pixel: bool
-) -> Tensor:
-    logits = dense(logits)
-    call = _call("evidential_backward", logits, target, kind, ignore_index)
-    gradient = torch.empty_like(logits)
-    constants = {**call.constants, "DICE": dice, "PER_PIXEL": per_pixel}
-    arguments = (logits, target, *others, gradient, *call.integers)
-    launch(backward_kernel, call.programs, *arguments, **constants, warps=call.tiles.warps)
-    return gradient
-
-
-def rescale(values: Tensor, factor: Tensor) -> Tensor:
-    """Multiply by a scalar in place; where that is 1, nothing is read or written."""
-    programs = -(-values.numel() // RESCALED)
-    launch(rescale_kernel, programs, values, factor.float(), values.numel(), BLOCK=RESCALED, warps=4)
-    return values
+    maps: Sequence[Tensor | None],
+    target: Tensor,
+    *others: Tensor | None,
+    kind: str,
+    dice: str,
+    ignore_index: int,
+    per_pixel: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    maps = [None if each is None else dense(each) for each in maps]
+    call = _call("evidential_backward", maps, target, kind, ignore_index)
+    gradients = [None if each is None else torch.empty_like(each) for each in maps]
+    launch(
+        backward_kernel, call.programs, *maps, target, *others, *gradients, *call.integers, **call.constants,
+        DICE=dice, PER_PIXEL=per_pixel, warps=call.tiles.warps,
+    )  # fmt: skip
+    first = gradients[0]
+    assert first is not None
+    one, two, three, four = (first.new_empty(0) if each is None else each for each in gradients)
+    return one, two, three, four

@@ -1,7 +1,7 @@
-"""The evidential objective: one kernel forward, one backward; each reads the logits once.
+"""The evidential objective of one to four maps: one kernel forward, one backward; each reads the logits once.
 
-A program takes ITERATIONS blocks of BLOCK pixels of one sample and writes one row of partial sums, which torch adds in
-a fixed order: no atomics, so that two runs are bitwise equal.
+A program takes ITERATIONS blocks of BLOCK pixels of one sample of one map and writes one row of partial sums, which
+torch adds in a fixed order: no atomics, so that two runs are bitwise equal.
 """
 
 import triton
@@ -9,7 +9,7 @@ import triton.language as tl
 
 from uml_kernels.special import LOG2_E, reciprocal
 
-from .dirichlet import hard_pixel, soft_pixel
+from .dirichlet import hard_pixel, is_class, soft_pixel
 from .evidence import load_evidence, total
 from .target import load_classes
 
@@ -29,18 +29,28 @@ def _load_target(target, sample, start, offset, mask, P, ignore_index, C: tl.con
 
 @triton.jit
 def _weigh(target, weight, class_weight, at, offset, mask, counted, factor, C: tl.constexpr, SOFT: tl.constexpr):
-    """Which pixels count, their weight in the Dice sums, and that in the loss."""
+    """Which pixels count, their weight in the Dice sums, and that in the loss; both are 0 where a pixel does not."""
     if weight is not None:
         given = tl.load(weight + at + offset, mask=mask, other=0.0).to(tl.float32)
         counted = counted & (given != 0)
         factor = factor * given
+    factor = tl.where(counted, factor, 0.0)
     loss_factor = factor
     if class_weight is not None:
         of_class = tl.zeros_like(factor)
         for c in tl.static_range(C):
-            of_class += tl.where(target == c, tl.load(class_weight + c).to(tl.float32), 0.0)
+            of_class += tl.where(is_class(target, c, C), tl.load(class_weight + c).to(tl.float32), 0.0)
         loss_factor = factor * of_class
     return counted, factor, loss_factor
+
+
+@triton.jit
+def _cleaned(evidence, counted, C: tl.constexpr):
+    """0 where a pixel does not count, so that products with its weight of 0 are 0 whatever its logits are."""
+    result = ()
+    for c in tl.static_range(C):
+        result += (tl.where(counted, evidence[c], 0.0),)
+    return result
 
 
 @triton.jit
@@ -52,12 +62,12 @@ def _pixel(evidence, target, C: tl.constexpr, SOFT: tl.constexpr):
 
 
 @triton.jit
-def _share(target, c: tl.constexpr, SOFT: tl.constexpr):
-    """The target's share of class c."""
+def _share(target, factor, c: tl.constexpr, C: tl.constexpr, SOFT: tl.constexpr):
+    """The weighted share of class c in the target."""
     if SOFT:
-        return target[c]
+        return factor * target[c]
     else:
-        return tl.where(target == c, 1.0, 0.0)
+        return tl.where(is_class(target, c, C), factor, 0.0)
 
 
 @triton.jit
@@ -81,17 +91,35 @@ def _probability(evidence, inverse_strength, C: tl.constexpr, DICE: tl.constexpr
 
 
 @triton.jit
+def _of_map(number, first, second, third, fourth):
+    """The pointer of a map by its number; the maps that are absent are None."""
+    pointer = first
+    if second is not None:
+        if number == 1:
+            pointer = second
+    if third is not None:
+        if number == 2:
+            pointer = third
+    if fourth is not None:
+        if number == 3:
+            pointer = fourth
+    return pointer
+
+
+@triton.jit
 def forward_kernel(
-    logits,
+    first,
+    second,  # or None
+    third,  # or None
+    fourth,  # or None
     target,
     weight,  # or None
     class_weight,  # or None
-    kl_weight,  # of `loss` and `gradient`
-    scale,  # of `gradient`
-    partial,  # or None: (B, programs of a sample, 4 [+ 3 C])
+    kl_weight,  # of `loss`
+    partial,  # or None: (maps, B, programs of a sample, 4 [+ 3 C])
     loss,  # or None: (B, P)
     vacuity,  # or None: (B, P)
-    gradient,  # or None: strided as the logits
+    B,
     P,
     programs,
     stride_sample,
@@ -105,66 +133,72 @@ def forward_kernel(
     BLOCK: tl.constexpr,
     ITERATIONS: tl.constexpr,
 ):
-    """Sums, or loss, of the pixels; with a gradient for an upstream one of `scale`."""
+    """Sums over the pixels of each sample and map, or the loss of each pixel of one map."""
     program = tl.program_id(0)
-    sample = (program // programs).to(tl.int64)
-    first = (program % programs).to(tl.int64) * (BLOCK * ITERATIONS)
+    row = program // programs
+    sample = (row % B).to(tl.int64)
+    logits = _of_map(row // B, first, second, third, fourth)
+    begin = (program % programs).to(tl.int64) * (BLOCK * ITERATIONS)
     offset = tl.arange(0, BLOCK)
     zero = tl.zeros([BLOCK], tl.float32)
     K: tl.constexpr = 4 if DICE == "none" else 4 + 3 * C
     sums = ()
     for _ in tl.static_range(K):
         sums += (zero,)
-    for i in range(tl.minimum(ITERATIONS, tl.cdiv(P - first, BLOCK)).to(tl.int32)):
-        start = first + i * BLOCK
+    for i in range(tl.minimum(ITERATIONS, tl.cdiv(P - begin, BLOCK)).to(tl.int32)):
+        start = begin + i * BLOCK
         mask = offset < P - start
         at = sample * P + start
         base = sample * stride_sample + start * stride_pixel
-        evidence, slopes = load_evidence(logits + base, offset * stride_pixel, stride_class, mask, C, KIND)
+        evidence, _slopes = load_evidence(logits + base, offset * stride_pixel, stride_class, mask, C, KIND)
         y, counted, factor = _load_target(target, sample, start, offset, mask, P, ignore_index, C, SOFT)
         counted, factor, loss_factor = _weigh(y, weight, class_weight, at, offset, mask, counted, factor, C, SOFT)
-        cross_entropy, kl, dce, dkl, inverse_strength = _pixel(evidence, y, C, SOFT)
+        if vacuity is not None:  # of the pixels that do not count too
+            tl.store(vacuity + at + offset, C * reciprocal(total(evidence, C) + C), mask=mask)
+        evidence = _cleaned(evidence, counted, C)
+        cross_entropy, kl, _dce, _dkl, inverse_strength = _pixel(evidence, y, C, SOFT)
         if loss is not None:
-            value = loss_factor * (cross_entropy + tl.load(kl_weight) * kl)
-            tl.store(loss + at + offset, tl.where(counted, value, 0.0), mask=mask)
-        if gradient is not None:
-            upstream = tl.load(scale) * loss_factor
-            upstream_kl = upstream * tl.load(kl_weight)
-            for c in tl.static_range(C):
-                value = (upstream * dce[c] + upstream_kl * dkl[c]) * slopes[c]
-                pointer = gradient + base + tl.cast(c, tl.int64) * stride_class + offset * stride_pixel
-                tl.store(pointer, tl.where(counted, value, 0.0).to(gradient.dtype.element_ty), mask=mask)
-        if vacuity is not None:
-            tl.store(vacuity + at + offset, C * inverse_strength, mask=mask)
+            tl.store(loss + at + offset, loss_factor * (cross_entropy + tl.load(kl_weight) * kl), mask=mask)
         if partial is not None:
-            terms = (loss_factor, loss_factor * cross_entropy, loss_factor * kl, loss_factor * (C * inverse_strength))
+            added = (
+                sums[0] + loss_factor,
+                sums[1] + loss_factor * cross_entropy,
+                sums[2] + loss_factor * kl,
+                sums[3] + loss_factor * (C * inverse_strength),
+            )
             if DICE != "none":
                 probability = _probability(evidence, inverse_strength, C, DICE)
                 for c in tl.static_range(C):
-                    terms += (factor * _share(y, c, SOFT) * probability[c],)
+                    added += (sums[4 + c] + _share(y, factor, c, C, SOFT) * probability[c],)
                 for c in tl.static_range(C):
-                    terms += (factor * probability[c],)
+                    added += (sums[4 + C + c] + factor * probability[c],)
                 for c in tl.static_range(C):
-                    terms += (factor * _share(y, c, SOFT),)
-            added = ()
-            for k in tl.static_range(K):
-                added += (sums[k] + tl.where(counted, terms[k], 0.0),)
+                    added += (sums[4 + 2 * C + c] + _share(y, factor, c, C, SOFT),)
             sums = added
     if partial is not None:
-        row = partial + program.to(tl.int64) * K
-        for k in tl.static_range(K):
-            tl.store(row + k, tl.sum(sums[k], 0))
+        to = partial + program.to(tl.int64) * K
+        count = tl.sum(sums[0], 0)
+        tl.store(to, count)
+        for k in tl.static_range(1, K):
+            tl.store(to + k, tl.sum(sums[k], 0) + 0.0 * count)  # NaN where a number is no class, as the count is
 
 
 @triton.jit
 def backward_kernel(
-    logits,
+    first,
+    second,  # or None
+    third,  # or None
+    fourth,  # or None
     target,
     weight,  # or None
     class_weight,  # or None
     kl_weight,  # of a loss per pixel
-    upstream,  # (B, P), or of sums (B, 4 [+ 3 C])
-    gradient,
+    upstream,  # (B, P), or of sums (maps, B, 4 [+ 3 C])
+    first_gradient,  # strided as the maps
+    second_gradient,  # or None
+    third_gradient,  # or None
+    fourth_gradient,  # or None
+    B,
     P,
     programs,
     stride_sample,
@@ -180,7 +214,10 @@ def backward_kernel(
 ):
     """The gradient of the logits for any upstream one."""
     program = tl.program_id(0)
-    sample = (program // programs).to(tl.int64)
+    row = program // programs
+    sample = (row % B).to(tl.int64)
+    logits = _of_map(row // B, first, second, third, fourth)
+    gradient = _of_map(row // B, first_gradient, second_gradient, third_gradient, fourth_gradient)
     start = (program % programs).to(tl.int64) * BLOCK
     offset = tl.arange(0, BLOCK)
     mask = offset < P - start
@@ -195,13 +232,13 @@ def backward_kernel(
         of_kl = of_cross_entropy * tl.load(kl_weight)
     else:
         K: tl.constexpr = 4 if DICE == "none" else 4 + 3 * C
-        row = upstream + sample * K
-        of_cross_entropy, of_kl = tl.load(row + 1) * loss_factor, tl.load(row + 2) * loss_factor
+        asked_of = upstream + row.to(tl.int64) * K
+        of_cross_entropy, of_kl = tl.load(asked_of + 1) * loss_factor, tl.load(asked_of + 2) * loss_factor
         if DICE != "none":
             probability = _probability(evidence, inverse_strength, C, DICE)
             asked, mean = (), tl.zeros_like(factor)
             for c in tl.static_range(C):
-                ask = factor * (tl.load(row + 4 + c) * _share(y, c, SOFT) + tl.load(row + 4 + C + c))
+                ask = tl.load(asked_of + 4 + c) * _share(y, factor, c, C, SOFT) + tl.load(asked_of + 4 + C + c) * factor
                 asked += (ask,)
                 mean += probability[c] * ask
     for c in tl.static_range(C):
@@ -212,14 +249,3 @@ def backward_kernel(
             value += inverse_strength * (asked[c] - mean)
         pointer = gradient + base + tl.cast(c, tl.int64) * stride_class + offset * stride_pixel
         tl.store(pointer, tl.where(counted, value * slopes[c], 0.0).to(gradient.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def rescale_kernel(values, factor, N, BLOCK: tl.constexpr):
-    """Values *= factor; reads and writes nothing where the factor is 1."""
-    by = tl.load(factor)
-    if by != 1.0:
-        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        mask = at < N
-        old = tl.load(values + at, mask=mask, other=0.0)
-        tl.store(values + at, (old.to(tl.float32) * by).to(values.dtype.element_ty), mask=mask)

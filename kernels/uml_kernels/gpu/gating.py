@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from uml_kernels.layout import addressable
 from uml_kernels.table import tiles
 
 from .launch import launch
@@ -112,10 +113,11 @@ def gated_backward_kernel(
 
 def gated(feature: Tensor, gate: Tensor, addend: Tensor | None) -> Tensor:
     """See `uml_kernels.gating`; gate is contiguous."""
+    result = torch.empty_like(feature)
+    feature, addend = addressable(feature), None if addend is None else addressable(addend)
     batch, channels, pixels = feature.shape
     chosen = tiles("gated_forward", feature)
     blocks, chunks = -(-pixels // chosen.block), -(-channels // chosen.iterations)
-    result = torch.empty_like(feature)
     launch(
         gated_kernel, batch * blocks * chunks, feature, gate, addend, result, channels, pixels, blocks, chunks,
         *feature.stride(), *((0, 0, 0) if addend is None else addend.stride()), *result.stride(),
@@ -128,11 +130,13 @@ def gated_backward(
     upstream: Tensor, feature: Tensor, gate: Tensor, addend: Tensor | None, apart: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of feature, gate, and addend; the last is empty unless it is asked for apart from the feature's."""
+    for_feature, for_gate = torch.empty_like(feature), torch.empty_like(gate)
+    for_addend = torch.empty_like(feature, dtype=addend.dtype) if apart and addend is not None else None
+    upstream, feature = addressable(upstream), addressable(feature)
+    addend = None if addend is None else addressable(addend)
     batch, channels, pixels = feature.shape
     chosen = tiles("gated_backward", feature)
     blocks = -(-pixels // chosen.block)
-    for_feature, for_gate = torch.empty_like(feature), torch.empty_like(gate)
-    for_addend = torch.empty_like(feature, dtype=addend.dtype) if apart and addend is not None else None
     launch(
         gated_backward_kernel, batch * blocks, upstream, feature, gate, addend, for_feature, for_gate, for_addend,
         channels, pixels, blocks, *upstream.stride(), *feature.stride(),

@@ -14,10 +14,10 @@ OPTIONS: Mapping[str, Any] = {"enable_fp_fusion": True}
 
 
 def launch(kernel: Any, programs: int, *arguments: Any, warps: int, **constants: Any) -> None:
-    """Start programs of a kernel on the device of its first argument, without waiting; nothing where there are none."""
+    """Start programs of a kernel on the device of its first tensor, without waiting; nothing where there are none."""
     if programs == 0:
         return
-    first: Tensor = arguments[0]
+    first = next(each for each in arguments if isinstance(each, Tensor))
     options = {**OPTIONS, "debug": True} if DEBUG else OPTIONS
     with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
         kernel[(programs,)](*arguments, **constants, num_warps=warps, **options)

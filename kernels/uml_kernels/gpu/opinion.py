@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from uml_kernels.layout import result_dtype
+from uml_kernels.layout import addressable, result_dtype
 from uml_kernels.special import exponential, log1p_unit, logarithm, reciprocal
 from uml_kernels.table import tiles
 
@@ -157,10 +157,11 @@ def _map(logits: Tensor) -> Tensor:
 
 def opinion(logits: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
     """See `uml_kernels.opinion`."""
+    evidence, vacuity, gate = torch.empty_like(logits, dtype=result_dtype(logits)), _map(logits), _map(logits)
+    logits = addressable(logits)
     batch, classes, pixels = logits.shape
     chosen = tiles("opinion_forward", logits)
     programs = -(-pixels // chosen.block)
-    evidence, vacuity, gate = torch.empty_like(logits, dtype=result_dtype(logits)), _map(logits), _map(logits)
     launch(
         opinion_kernel, batch * programs, logits, evidence, vacuity, gate, pixels, programs, *logits.stride(),
         *evidence.stride(), C=classes, KIND=kind, BLOCK=chosen.block, warps=chosen.warps,
@@ -172,10 +173,12 @@ def opinion_backward(
     logits: Tensor, for_evidence: Tensor | None, for_vacuity: Tensor | None, for_gate: Tensor | None, kind: str
 ) -> Tensor:
     """The gradient of the logits, in their dtype and strides, for upstream ones of which any may be None."""
+    gradient = torch.empty_like(logits)
+    logits = addressable(logits)
+    for_evidence = None if for_evidence is None else addressable(for_evidence)
     batch, classes, pixels = logits.shape
     chosen = tiles("opinion_backward", logits)
     programs = -(-pixels // chosen.block)
-    gradient = torch.empty_like(logits)
     launch(
         opinion_backward_kernel, batch * programs, logits, for_evidence,
         None if for_vacuity is None else for_vacuity.contiguous(), None if for_gate is None else for_gate.contiguous(),
@@ -187,12 +190,13 @@ def opinion_backward(
 
 def predictive_maps(logits: Tensor, kind: str, classes: bool) -> tuple[Tensor, Tensor, Tensor]:
     """See `uml_kernels.opinion.predictive_maps`; the first result is the probability, or the label."""
-    batch, count, pixels = logits.shape
-    chosen = tiles("predictive_maps", logits)
-    programs = -(-pixels // chosen.block)
     vacuity, entropy = _map(logits), _map(logits)
     probability = None if classes else torch.empty_like(logits, dtype=result_dtype(logits))
     label = torch.empty_like(vacuity, dtype=torch.uint8) if classes else None
+    logits = addressable(logits)
+    batch, count, pixels = logits.shape
+    chosen = tiles("predictive_maps", logits)
+    programs = -(-pixels // chosen.block)
     launch(
         maps_kernel, batch * programs, logits, probability, label, vacuity, entropy, pixels, programs,
         *logits.stride(), *((0, 0, 0) if probability is None else probability.stride()), C=count, KIND=kind,

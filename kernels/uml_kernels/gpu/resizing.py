@@ -86,21 +86,19 @@ def resized_kernel(
     sample, chunk, first, row, x = _place(tl.program_id(0), rows_of_blocks, columns_of_blocks, chunks, COLUMNS, BLOCK)
     channel = chunk.to(tl.int64) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     mask = ((first + row < to_height) & (x < to_width))[:, None] & (channel < channels)
-    top, _, _ = _neighbours(first, height, to_height)
     y0, y1, down = _neighbours(tl.minimum(first + row, to_height - 1), height, to_height)
     x0, x1, right = _neighbours(tl.minimum(x, to_width - 1), width, to_width)
-    upper = ((y0 - top) * stride_row)[:, None]
-    lower = ((y1 - top) * stride_row)[:, None]
-    left, beyond = (x0 * stride_column)[:, None], (x1 * stride_column)[:, None]
-    base = maps + sample * stride_sample + top.to(tl.int64) * stride_row + channel * stride_channel
+    upper, lower = (y0.to(tl.int64) * stride_row)[:, None], (y1.to(tl.int64) * stride_row)[:, None]
+    left, beyond = (x0.to(tl.int64) * stride_column)[:, None], (x1.to(tl.int64) * stride_column)[:, None]
+    base = maps + sample * stride_sample + channel * stride_channel
     a = tl.load(base + (upper + left), mask=mask, other=0.0).to(tl.float32)
     b = tl.load(base + (upper + beyond), mask=mask, other=0.0).to(tl.float32)
     c = tl.load(base + (lower + left), mask=mask, other=0.0).to(tl.float32)
     d = tl.load(base + (lower + beyond), mask=mask, other=0.0).to(tl.float32)
     down, right = down[:, None], right[:, None]
     value = (1.0 - down) * ((1.0 - right) * a + right * b) + down * ((1.0 - right) * c + right * d)
-    base = result + sample * to_sample + first.to(tl.int64) * to_row + channel * to_channel
-    tl.store(base + (row * to_row + x * to_column)[:, None], value, mask=mask)
+    to = ((first + row).to(tl.int64) * to_row + x.to(tl.int64) * to_column)[:, None]
+    tl.store(result + sample * to_sample + channel * to_channel + to, value, mask=mask)
 
 
 @triton.jit
@@ -136,15 +134,12 @@ def gathered_kernel(
     base = upstream + sample * stride_sample + channel * stride_channel
     if ROWS:
         own, coarse = tl.minimum(first + row, height - 1), height
-        top = _first_reader(first, height, fine)
-        base += top.to(tl.int64) * stride_row
         start = _first_reader(own, coarse, fine)
-        offset, step = (start - top) * stride_row + x * stride_column, stride_row
+        offset, step = start.to(tl.int64) * stride_row + x.to(tl.int64) * stride_column, stride_row
     else:
         own, coarse = tl.minimum(x, width - 1), width
-        base += first.to(tl.int64) * stride_row
         start = _first_reader(own, coarse, fine)
-        offset, step = row * stride_row + start * stride_column, stride_column
+        offset, step = (first + row).to(tl.int64) * stride_row + start.to(tl.int64) * stride_column, stride_column
     steps = tl.maximum(fine - 1, 1)
     share = 1.0 / steps.to(tl.float32)
     distance = start * (coarse - 1) - own * steps  # from the input to an output that may read it, in 1 / steps
@@ -156,8 +151,8 @@ def gathered_kernel(
         value += tl.where(reads, weight, 0.0)[:, None] * read
         offset += step
         distance += coarse - 1
-    base = result + sample * to_sample + first.to(tl.int64) * to_row + channel * to_channel
-    pointer = base + (row * to_row + x * to_column)[:, None]
+    to = ((first + row).to(tl.int64) * to_row + x.to(tl.int64) * to_column)[:, None]
+    pointer = result + sample * to_sample + channel * to_channel + to
     tl.store(pointer, value.to(result.dtype.element_ty), mask=mask)
 
 

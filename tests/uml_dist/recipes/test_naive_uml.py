@@ -8,7 +8,7 @@ from naive_uml import NaiveUml, naive_loss, naive_state
 from uml_dist.batch import Batch
 from uml_dist.recipes.uml.model import UmlModel
 from uml_dist.recipes.uml.network import UmlNetwork, UmlOutput
-from uml_dist.recipes.uml.objective import UmlObjective, counts, total, uml_terms
+from uml_dist.recipes.uml.objective import UmlObjective, counts, uml_terms
 from uml_dist.reduce import GlobalBatch
 
 # Of outputs and of gradients: torch knows trigamma to 5e-10 only, and the depth of the paper's encoders multiplies what
@@ -37,7 +37,7 @@ def batch_of(samples: int, height: int, width: int, dtype: torch.dtype) -> Batch
 
 def loss_of(output: UmlOutput, batch: Batch, fraction: float) -> torch.Tensor:
     objective = UmlObjective()
-    return total(uml_terms(output, batch, GlobalBatch([counts(batch)]), objective, fraction), objective.weights)
+    return uml_terms(output, batch, GlobalBatch([counts(batch)]), objective, fraction)["loss"]
 
 
 def relative(ours: torch.Tensor, expected: torch.Tensor) -> float:

@@ -5,7 +5,7 @@ import torch
 from uml_dist.batch import Batch, Prediction
 from uml_dist.random import random_address
 from uml_dist.recipes.uml.network import UmlModel, UmlNetwork
-from uml_dist.recipes.uml.objective import UmlObjective, counts, total, uml_terms
+from uml_dist.recipes.uml.objective import UmlObjective, counts, uml_terms
 from uml_dist.reduce import GlobalBatch
 
 NOISE, RATE = 0.5, 5e-3
@@ -68,7 +68,7 @@ def learn(batch: Batch, steps: int, pixel_classes: int, objective: UmlObjective 
             output = network(batch.image)
         terms = uml_terms(output, batch, whole, objective, step / steps)
         optimizer.zero_grad()
-        total(terms, objective.weights).backward()
+        terms["loss"].backward()
         optimizer.step()
     with torch.no_grad():
         return network.eval()(batch.image).prediction()

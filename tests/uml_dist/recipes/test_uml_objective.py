@@ -13,7 +13,7 @@ from eager_losses import logits_of
 from evidential_reference import kl_to_uniform as exact_kl
 from uml_dist.batch import Batch
 from uml_dist.recipes.uml.network import UmlOutput
-from uml_dist.recipes.uml.objective import UmlObjective, UmlWeights, counts, total, uml_terms
+from uml_dist.recipes.uml.objective import UmlObjective, UmlWeights, counts, uml_terms
 from uml_dist.reduce import GlobalBatch
 
 IMAGE_CLASSES, PIXEL_CLASSES, SIZE = 2, 3, (13, 18)
@@ -144,7 +144,7 @@ def test_terms_and_gradients_are_those_of_the_specification(switches, scope, wei
     for name, value in expected.items():
         assert terms[name].item() == pytest.approx(value.item(), rel=2e-6)
     whole = 0.3 * expected["classification"] + 1.5 * expected["segmentation"] + 0.7 * expected["mutual"]
-    found = total(terms, weights)
+    found = terms["loss"]
     assert found.item() == pytest.approx(whole.item(), rel=2e-6)
     gradients = zip(
         torch.autograd.grad(found, leaves),
@@ -275,7 +275,7 @@ def test_what_is_missing_gives_a_zero_that_still_reaches_every_output(scope, lac
     leaves = leaves_of(4)
     objective = UmlObjective(dice_scope=scope, **switches)
     terms = terms_of(batch, leaves, objective)
-    gradients = torch.autograd.grad(total(terms, objective.weights), leaves)  # raises for one that is not reached
+    gradients = torch.autograd.grad(terms["loss"], leaves)  # raises for one that is not reached
     assert all(gradient.isfinite().all() for gradient in gradients)
     if lacking != "masks":
         assert terms["classification"].item() == 0
@@ -302,8 +302,8 @@ class Half:
     def __init__(self, batch: Batch) -> None:
         self.counts = counts(batch)
 
-    def mean(self, local_sum, name):
-        return local_sum / self.counts[name].clamp(min=1)
+    def divisor(self, name):
+        return self.counts[name].clamp(min=1)
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
@@ -311,12 +311,12 @@ def test_the_sample_scope_is_additive_over_micro_batches(switches):
     batch, leaves = random_batch(), leaves_of(4)
     objective = UmlObjective(dice_scope="sample", **switches)
     whole = terms_of(batch, leaves, objective)
-    expected = torch.autograd.grad(total(whole, objective.weights), leaves)
+    expected = torch.autograd.grad(whole["loss"], leaves)
     halves, gradients = [], []
     for chosen in (slice(0, 2), slice(2, 4)):
         part, part_leaves = part_of(batch, leaves, chosen)
         halves.append(terms_of(part, part_leaves, objective, whole=Half(batch)))
-        gradients.append(torch.autograd.grad(total(halves[-1], objective.weights), part_leaves))
+        gradients.append(torch.autograd.grad(halves[-1]["loss"], part_leaves))
     for name in whole:
         assert whole[name].item() == pytest.approx(sum(half[name].item() for half in halves), rel=1e-6)
     for full, first, second in zip(expected, *gradients, strict=True):
@@ -329,6 +329,8 @@ def test_the_global_scope_forms_the_ratio_after_the_sums():
     seen = []
 
     class Recording(GlobalBatch):
+        alone = False
+
         def total(self, local):
             seen.append(local.detach())
             return local
@@ -341,6 +343,8 @@ def test_the_global_scope_forms_the_ratio_after_the_sums():
     torch.testing.assert_close(seen[1] + seen[2], seen[0])
 
     class Joined(Half):
+        alone = False
+
         def total(self, local):
             return local + seen[2]
 

@@ -1,13 +1,12 @@
 """The objective of UML: classification, segmentation and mutual loss (spec 2.4 to 2.8), as sums before ratios."""
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from uml_kernels import DiceSums, evidential_sums, level_sums
+from uml_kernels import EvidentialSums, LevelSums, TermWeights, combined_loss, evidential_sums, level_sums
 from uml_shards.sample import IGNORE
 
 from ...batch import Batch
@@ -59,11 +58,11 @@ class UmlObjective(Section):
         """Lambda: the weight of the KL terms when this share of the run is done."""
         return self.kl * (1.0 if self.anneal == 0 else min(1.0, fraction / self.anneal))
 
-    def over_levels(self, losses: Tensor) -> Tensor:
-        """The segmentation loss of its levels' (levels,), each of which stays in the graph."""
+    def level_weights(self, levels: int) -> list[float]:
+        """What each level's loss weighs in the segmentation loss; a level of weight 0 stays in the graph."""
         if self.level_reduction == "first":
-            return losses[0]
-        return losses.sum() if self.level_reduction == "sum" else losses.mean()
+            return [1.0] + [0.0] * (levels - 1)
+        return [1.0 if self.level_reduction == "sum" else 1.0 / levels] * levels
 
 
 def counts(batch: Batch) -> dict[str, Tensor]:
@@ -79,7 +78,7 @@ def counts(batch: Batch) -> dict[str, Tensor]:
 def uml_terms(
     output: UmlOutput, batch: Batch, whole: GlobalBatch, objective: UmlObjective, fraction: float
 ) -> dict[str, Tensor]:
-    """The three terms of the loss and their parts, float32 scalars in which the parts carry no gradient.
+    """The loss and its terms, float32 scalars of which the parts of terms carry no gradient.
 
     A rank without labels or masks forms every term too: it is 0, and so is its gradient.
 
@@ -91,57 +90,66 @@ def uml_terms(
         fraction: share of the run that is done.
 
     Returns:
-        "classification", "segmentation" and "mutual" (see `total`); their parts "classification_kl",
-        "mutual_cross_entropy", "mutual_kl" and "mutual_dice".
+        "loss", the weighted sum of the three terms, which training minimises; the terms "classification",
+        "segmentation" and "mutual"; and their parts "classification_kl", "mutual_cross_entropy", "mutual_kl" and
+        "mutual_dice".
     """
-    kl_weight, weight = objective.kl_weight(fraction), batch.weight
-    image = evidential_sums(output.class_logits, batch.label, dice="none", ignore_index=ABSENT)
-    class_error = whole.mean((weight * image.cross_entropy).sum(), "labelled")
-    class_kl = whole.mean((weight * image.kl).sum(), "labelled")
+    kl_weight, weights = objective.kl_weight(fraction), objective.weights
+    image_sums = evidential_sums(output.class_logits, batch.label, dice="none", ignore_index=ABSENT)
+    image = combined_loss(
+        image_sums,
+        term_weights=[TermWeights(cross_entropy=weights.classification, kl=weights.classification)],
+        kl_weight=kl_weight,
+        weight=batch.weight,
+        divisor=whole.divisor("labelled"),
+    )
 
-    pixel = evidential_sums(output.mutual_logits, batch.mask, dice=objective.dice_probability, ignore_index=IGNORE)
-    assert pixel.dice is not None
-    pixel_error = whole.mean((weight * pixel.cross_entropy).sum(), "pixels")
-    pixel_kl = whole.mean((weight * pixel.kl).sum(), "pixels")
-
+    sums = evidential_sums(output.mutual_logits, batch.mask, dice=objective.dice_probability, ignore_index=IGNORE)
     levels = level_sums(output.segmentation, batch.mask, size=output.padded_size, ignore_index=IGNORE)
-    # (3, maps, B, C): one tensor, so that one collective adds all of them over the ranks
-    overlaps = torch.stack([torch.cat((one[None], other)) for one, other in zip(pixel.dice, levels.dice, strict=True)])
-    dice = _dice_losses(overlaps, batch, whole, objective)
-    mutual_dice, level_losses = dice[0], dice[1:]
-    if objective.segmentation_loss == "cross_entropy_dice":
-        level_losses = level_losses + whole.mean((levels.cross_entropy * weight).sum(1), "pixels")
+    with_errors = float(objective.segmentation_loss == "cross_entropy_dice")
+    of_levels = objective.level_weights(len(output.segmentation))
+    shares = [weights.segmentation * share for share in of_levels]
+    weight: Tensor | None = batch.weight
+    if objective.dice_scope == "global" and not whole.alone:
+        sums, levels = _over_ranks(sums, levels, batch.weight, whole)
+        weight = None
+    pixel = combined_loss(
+        sums,
+        levels,
+        term_weights=[
+            TermWeights(*[weights.mutual] * 3),
+            *(TermWeights(with_errors * share, 0.0, share) for share in shares),
+        ],
+        kl_weight=kl_weight,
+        weight=weight,
+        divisor=whole.divisor("pixels"),
+        dice=objective.dice,
+        dice_per_sample=objective.dice_scope == "sample",
+        dice_divisor=whole.divisor("masked") if objective.dice_scope == "sample" else None,
+        smooth=SMOOTH,
+    )
+    level_losses = pixel.dice[1:] + with_errors * pixel.cross_entropy[1:]
     return {
-        "classification": class_error + kl_weight * class_kl,
-        "segmentation": objective.over_levels(level_losses),
-        "mutual": mutual_dice + pixel_error + kl_weight * pixel_kl,
-        "classification_kl": class_kl.detach(),
-        "mutual_cross_entropy": pixel_error.detach(),
-        "mutual_kl": pixel_kl.detach(),
-        "mutual_dice": mutual_dice.detach(),
+        "loss": image.loss + pixel.loss,
+        "classification": image.cross_entropy[0] + kl_weight * image.kl[0],
+        "segmentation": of_levels[0] * (level_losses.sum() if of_levels[-1] else level_losses[0]),
+        "mutual": pixel.dice[0] + pixel.cross_entropy[0] + kl_weight * pixel.kl[0],
+        "classification_kl": image.kl[0].detach(),
+        "mutual_cross_entropy": pixel.cross_entropy[0].detach(),
+        "mutual_kl": pixel.kl[0].detach(),
+        "mutual_dice": pixel.dice[0].detach(),
     }
 
 
-def total(terms: Mapping[str, Tensor], weights: UmlWeights) -> Tensor:
-    """The scalar that the network descends: the weighted sum of the three terms."""
+def _over_ranks(
+    sums: EvidentialSums, levels: LevelSums, weight: Tensor, whole: GlobalBatch
+) -> tuple[EvidentialSums, LevelSums]:
+    """The sums of all samples as those of one, with the overlaps of all ranks; the means stay this rank's share."""
+    own, of_levels = ((one.columns * weight[:, None]).sum(-2, keepdim=True) for one in (sums, levels))
+    own = own.unsqueeze(0)
+    # One tensor, so that one collective adds all overlaps
+    overlaps = whole.total(torch.cat([own[..., 4:], of_levels[..., 2:]]))
     return (
-        weights.classification * terms["classification"]
-        + weights.segmentation * terms["segmentation"]
-        + weights.mutual * terms["mutual"]
+        EvidentialSums(torch.cat([own[..., :4], overlaps[:1]], -1)),
+        LevelSums(torch.cat([of_levels[..., :2], overlaps[1:]], -1)),
     )
-
-
-def _dice_losses(sums: Tensor, batch: Batch, whole: GlobalBatch, objective: UmlObjective) -> Tensor:
-    """Dice losses (maps,) of the sums (3, maps, B, C) of maps of probabilities."""
-    if objective.dice_scope == "global":
-        sums = whole.total((sums * batch.weight[:, None]).sum(2))
-        return _loss(DiceSums(*sums), objective.dice)
-    masked = (batch.mask != IGNORE).flatten(1).any(1)
-    losses = _loss(DiceSums(*sums), objective.dice) * (batch.weight * masked)
-    return whole.mean(losses.sum(1), "masked")
-
-
-def _loss(sums: DiceSums, kind: str) -> Tensor:
-    """Mean over the classes, the last dimension, of -ln D or 1 - D; a class that is nowhere has D = 1."""
-    overlap = (2 * sums.intersection + SMOOTH) / (sums.predicted + sums.target + SMOOTH)
-    return (-overlap.log() if kind == "negative_log" else 1 - overlap).mean(-1)

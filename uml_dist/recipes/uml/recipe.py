@@ -16,7 +16,7 @@ from ...reduce import GlobalBatch
 from ..base import Progress, Recipe, Step, Trained
 from .model import UmlModel
 from .network import UmlNetwork
-from .objective import UmlObjective, counts, total, uml_terms
+from .objective import UmlObjective, counts, uml_terms
 
 
 class UmlRecipe(Recipe):
@@ -66,10 +66,9 @@ class UmlRecipe(Recipe):
         with random_address(batch.address):
             output = networks["uml"](batch.image)
         terms = uml_terms(output, batch, whole, self.objective, progress.fraction)
-        loss = total(terms, self.objective.weights)
         image = opinion(output.class_logits.detach())
         means = {"image": image.vacuity.mean(), "pixel": output.mutual_vacuity.detach().mean()}
-        return Step({"uml": loss}, {"loss": loss, **terms}, means)
+        return Step({"uml": terms["loss"]}, terms, means)
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
         """Opinions on image and pixels; the segmentation is the navigator's."""

@@ -1,0 +1,184 @@
+"""The combined loss of several maps: weighted Dice losses, mean cross-entropies and mean KL divergences.
+
+The sums come from `evidential_sums` and `level_sums`. Sums of several devices or ranks are added before this function,
+because a Dice loss is a ratio of sums. One kernel forms everything forward, and one backward.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from torch import Tensor
+
+from uml_kernels.check import as_scalar
+from uml_kernels.cpu import combined as twins
+from uml_kernels.operation import Operation
+
+if TYPE_CHECKING:
+    from uml_kernels.evidential import EvidentialSums
+    from uml_kernels.levels import LevelSums
+
+DiceKind = Literal["negative_log", "linear"]
+MOST_MAPS = 8
+
+
+class TermWeights(NamedTuple):
+    """What the terms of one map weigh in the loss.
+
+    Attributes:
+        cross_entropy: weight of the mean cross-entropy.
+        kl: weight of the mean KL divergence, times `kl_weight`.
+        dice: weight of the Dice loss.
+    """
+
+    cross_entropy: float = 0.0
+    kl: float = 0.0
+    dice: float = 0.0
+
+
+class CombinedLoss(NamedTuple):
+    """The loss and its terms, float32 (float64 of float64).
+
+    Attributes:
+        loss: a scalar, with gradient.
+        cross_entropy: (maps,), the mean cross-entropy of each map, with gradient like all terms but the vacuity.
+        kl: (maps,), the mean KL divergence, 0 for levels.
+        vacuity: (maps,), the mean vacuity, 0 for levels.
+        dice: (maps,), the Dice loss, 0 where the sums have no overlaps.
+    """
+
+    loss: Tensor
+    cross_entropy: Tensor
+    kl: Tensor
+    vacuity: Tensor
+    dice: Tensor
+
+
+def combined_loss(
+    evidential: "EvidentialSums | None" = None,
+    levels: "LevelSums | None" = None,
+    *,
+    term_weights: Sequence[TermWeights],
+    kl_weight: float | Tensor = 1.0,
+    weight: Tensor | None = None,
+    divisor: Tensor | None = None,
+    dice: DiceKind = "negative_log",
+    dice_per_sample: bool = False,
+    dice_divisor: Tensor | None = None,
+    smooth: float = 1e-5,
+) -> CombinedLoss:
+    """Mean terms of each map and their weighted sum.
+
+    Evidential maps come first, in their order, then the levels. With D = (2 I + smooth) / (P + T + smooth) of each
+    class, a Dice loss is the mean over the classes of -ln D or 1 - D.
+
+    Args:
+        evidential: sums of B samples, of one map or several.
+        levels: sums of the same B samples and classes.
+        term_weights: one `TermWeights` for each map.
+        kl_weight: a number or a tensor without dimensions; multiplies the KL weight of every map. A number is part of a
+            captured CUDA graph and of a compiled function: pass a tensor where it changes from step to step.
+        weight: (B,) of the samples, which multiplies their sums; 1 by default.
+        divisor: a scalar tensor, what the means divide by; by default the weighted count of the map's own pixels, and a
+            mean of no pixels is 0.
+        dice: "negative_log" for -ln D, "linear" for 1 - D.
+        dice_per_sample: form D of each sample, and of the losses of the samples with at least one counted pixel the
+            mean. By default one D of all samples together.
+        dice_divisor: a scalar tensor, what the mean over samples divides by; by default their weighted number.
+        smooth: added to both parts of D.
+
+    Raises:
+        ValueError: no sums, not one `TermWeights` for each map, a shape or device that does not fit, or an unknown kind
+            of Dice loss.
+    """
+    columns = [None if sums is None else sums.columns for sums in (evidential, levels)]
+    of_maps, of_levels = (None if one is None else one.reshape(-1, *one.shape[-2:]) for one in columns)
+    _check(of_maps, of_levels, term_weights, weight, dice)
+    present = [one for one in (of_maps, of_levels) if one is not None]
+    kl_weight = as_scalar("kl_weight", kl_weight, present[0])
+    for name, one in (("divisor", divisor), ("dice_divisor", dice_divisor)):
+        if one is not None and (one.dim() != 0 or one.device != present[0].device):
+            raise ValueError(
+                f"{name} has shape {tuple(one.shape)} on {one.device}; it must be a scalar beside the sums"
+            )
+    flat = [float(number) for one in term_weights for number in one]
+    settings = (flat, dice == "negative_log", dice_per_sample, smooth)
+    loss, terms = COMBINE(kl_weight, of_maps, of_levels, weight, divisor, dice_divisor, *settings)
+    return CombinedLoss(loss, terms[:, 0], terms[:, 1], terms[:, 2], terms[:, 3])
+
+
+def _check(
+    evidential: Tensor | None,
+    levels: Tensor | None,
+    term_weights: Sequence[TermWeights],
+    weight: Tensor | None,
+    dice: str,
+) -> None:
+    present = [one for one in (evidential, levels) if one is not None]
+    if not present:
+        raise ValueError("there are no sums: pass evidential, levels or both")
+    if dice not in ("negative_log", "linear"):
+        raise ValueError(f"dice is {dice!r}; choose negative_log or linear")
+    batch, maps = present[0].shape[1], sum(len(one) for one in present)
+    if len(term_weights) != maps or maps > MOST_MAPS:
+        raise ValueError(
+            f"term_weights has {len(term_weights)} entries for {maps} maps; it needs one for each of 1 to {MOST_MAPS}"
+        )
+    if evidential is not None and levels is not None:
+        if levels.shape[1] != batch:
+            raise ValueError(f"the levels have {levels.shape[1]} samples, the evidential sums {batch}")
+        if evidential.shape[2] > 4 and evidential.shape[2] - 4 != levels.shape[2] - 2:
+            raise ValueError("the levels have another number of classes than the evidential sums")
+    if weight is not None and (tuple(weight.shape) != (batch,) or weight.device != present[0].device):
+        raise ValueError(f"weight has shape {tuple(weight.shape)} on {weight.device}; {batch} samples need as many")
+
+
+def _shapes(kl_weight: Tensor, evidential: Tensor | None, levels: Tensor | None, *others: Any) -> tuple[Tensor, Tensor]:
+    present = [one for one in (evidential, levels) if one is not None]
+    return present[0].new_empty(()), present[0].new_empty((sum(one.shape[0] for one in present), 4))
+
+
+def _backward_shapes(
+    kl_weight: Tensor,
+    for_loss: Tensor | None,
+    for_terms: Tensor | None,
+    evidential: Tensor | None,
+    levels: Tensor | None,
+    *others: Any,
+) -> tuple[Tensor, Tensor]:
+    present = evidential if evidential is not None else levels
+    assert present is not None
+    one, two = (present.new_empty(0 if each is None else each.shape) for each in (evidential, levels))
+    return one, two
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:6])
+    ctx.settings = inputs[6:]
+
+
+def _gradient(ctx: Any, for_loss: Tensor | None, for_terms: Tensor | None) -> tuple[Tensor | None, ...]:
+    if for_loss is None and for_terms is None:
+        return (None,) * 10
+    kl_weight, *others = ctx.saved_tensors
+    gradients = COMBINE_BACKWARD(kl_weight, for_loss, for_terms, *others, *ctx.settings)
+    wanted = (None if sums is None else one for sums, one in zip(others, gradients, strict=False))
+    return None, *wanted, *[None] * 7
+
+
+_ARGUMENTS = (
+    "Tensor? evidential, Tensor? levels, Tensor? weight, Tensor? divisor, Tensor? dice_divisor, float[] term_weights, "
+    "bool negative_log, bool dice_per_sample, float smooth"
+)
+COMBINE_BACKWARD = Operation(
+    f"combined_loss_backward(Tensor kl_weight, Tensor? for_loss, Tensor? for_terms, {_ARGUMENTS}) -> (Tensor, Tensor)",
+    cpu=twins.combined_loss_backward,
+    gpu="combined.combined_loss_backward",
+    shapes=_backward_shapes,
+)
+COMBINE = Operation(
+    f"combined_loss(Tensor kl_weight, {_ARGUMENTS}) -> (Tensor, Tensor)",
+    cpu=twins.combined_loss,
+    gpu="combined.combined_loss",
+    shapes=_shapes,
+).differentiable(_save, _gradient)
