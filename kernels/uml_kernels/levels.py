@@ -64,12 +64,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _gradient(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = BACKWARD(upstream, *ctx.saved_tensors, *ctx.others)
-    levels = ctx.saved_tensors[:4]
-    return *(None if x is None else y for x, y in zip(levels, gradients, strict=True)), None, None, None, None
+    saved = ctx.saved_tensors  # unpacked once: a checkpoint refuses a second time
+    gradients = BACKWARD(upstream, *saved, *ctx.others)
+    return *(None if x is None else y for x, y in zip(saved[:4], gradients, strict=True)), None, None, None, None
 
 
-_ARGUMENTS = "Tensor first, Tensor? second, Tensor? third, Tensor? fourth, Tensor target, int height, int width"
+_ARGUMENTS = "Tensor first, Tensor? second, Tensor? third, Tensor? fourth, Tensor target, SymInt height, SymInt width"
 BACKWARD = Operation(
     f"level_sums_backward(Tensor upstream, {_ARGUMENTS}, int ignore_index) -> (Tensor, Tensor, Tensor, Tensor)",
     cpu=twins.level_sums_backward,
@@ -115,7 +115,7 @@ def level_sums(
     classes = levels[0].shape[1]
     count, cross_entropy, intersection, predicted, own = sums.split([1, 1, classes, classes, classes], 2)
     dice = DiceSums(intersection, predicted, own.detach())
-    return LevelSums(count[0, :, 0].detach(), cross_entropy.squeeze(2), dice)
+    return LevelSums(count.select(0, 0).squeeze(1).detach(), cross_entropy.squeeze(2), dice)
 
 
 def _check(levels: Sequence[Tensor], target: Tensor, size: tuple[int, int] | None) -> tuple[int, int]:
@@ -137,8 +137,8 @@ def _check(levels: Sequence[Tensor], target: Tensor, size: tuple[int, int] | Non
             raise ValueError(f"{name} has a side over {LARGEST_SIZE}")
     if not 2 <= first.shape[1] <= 16:
         raise ValueError(f"{first.shape[1]} classes; level_sums takes 2 to 16")
-    if target.dim() != 3 or len(target) != len(first) or 0 in target.shape[1:]:
-        raise ValueError(f"target of shape {tuple(target.shape)} is not (B, H, W) with B = {len(first)}")
+    if target.dim() != 3 or target.shape[0] != first.shape[0] or 0 in target.shape[1:]:
+        raise ValueError(f"target of shape {tuple(target.shape)} is not (B, H, W) with B = {first.shape[0]}")
     if target.dtype not in (torch.uint8, torch.int64):
         raise ValueError(f"target has dtype {target.dtype}; class numbers must be uint8 or int64")
     height, width = target.shape[1:] if size is None else size
