@@ -14,7 +14,8 @@ from uml_kernels.layout import at_least_float32
 
 def is_exporting() -> bool:
     """Whether a graph is being captured for another runtime; torch.compile does not count."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    # torch.compile of torch 2.10 takes torch.compiler.is_exporting() for True, but reads this flag of it as it is
+    return torch.compiler._is_exporting_flag or torch.jit.is_tracing()
 
 
 def evidence_of(logits: Tensor, kind: str) -> Tensor:

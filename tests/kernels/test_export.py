@@ -8,7 +8,7 @@ import torch
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from uml_kernels import Opinion, PredictiveMaps, gated, opinion, predictive_maps, resized
+from uml_kernels import Opinion, PredictiveMaps, gated, opinion, plain, predictive_maps, resized
 from uml_kernels.operation import INTERPRETED
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="graphs that are exported hold no kernel")
@@ -211,6 +211,22 @@ def test_onnx_keeps_extremes_and_nan(tmp_path, kind, dynamo):
     got = runtime.InferenceSession(path).run(None, {"image": logits.numpy()})
     for one, other in zip(got, pytree.tree_leaves(Functions()(logits)), strict=True):
         torch.testing.assert_close(torch.as_tensor(one), other, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+def test_what_is_compiled_keeps_the_operators_of_the_library():
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    network = Network().eval()
+    torch.compile(network, backend=backend, fullgraph=True)(EXAMPLE)
+    ours = {f"uml_kernels.{name}.default" for name in ("opinion", "predictive_maps", "gated", "resized")}
+    assert ours <= {str(node.target) for graph in graphs for node in graph.graph.nodes}
+    torch.export.export(network, (EXAMPLE,), strict=True)
+    assert not plain.is_exporting()
 
 
 def test_a_trace_has_aten_operators_and_takes_other_sizes():
