@@ -134,8 +134,8 @@ def test_a_debugged_program_stops_at_a_target_that_is_no_class():
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="runs the kernels")
-def test_a_gradient_formed_ahead_is_taken_once_and_then_formed_anew():
-    """The eager path of a GPU, which leaves the dispatcher out, by hand on the interpreter."""
+def test_a_gradient_formed_ahead_is_the_same_each_time_it_is_asked_for():
+    """The eager path of a GPU, which skips the dispatcher, by hand on the interpreter."""
     from uml_kernels.evidential import _total
 
     logits, target = drawn("cpu")
