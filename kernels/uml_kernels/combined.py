@@ -103,7 +103,7 @@ def combined_loss(
     flat = [float(number) for one in term_weights for number in one]
     settings = (flat, dice == "negative_log", dice_per_sample, smooth)
     loss, terms = COMBINE(kl_weight, of_maps, of_levels, weight, divisor, dice_divisor, *settings)
-    return CombinedLoss(loss, terms[:, 0], terms[:, 1], terms[:, 2], terms[:, 3])
+    return CombinedLoss(loss, *terms.unbind(1))
 
 
 def _check(

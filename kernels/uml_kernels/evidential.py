@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from uml_kernels.check import as_scalar, check_logits, check_numbers, check_target, check_weights
 from uml_kernels.combined import COMBINE
@@ -49,30 +50,35 @@ class EvidentialSums:
     @property
     def count(self) -> Tensor:
         """(B,), the sum of the weights."""
-        return self.columns[..., 0].detach()
+        return self.columns.select(-1, 0).detach()
 
     @property
     def cross_entropy(self) -> Tensor:
         """(B,), of the expected cross-entropies."""
-        return self.columns[..., 1]
+        return self.columns.select(-1, 1)
 
     @property
     def kl(self) -> Tensor:
         """(B,), of the KL divergences to the uniform Dirichlet."""
-        return self.columns[..., 2]
+        return self.columns.select(-1, 2)
 
     @property
     def vacuity(self) -> Tensor:
         """(B,), of the vacuities, without gradient; over the count they give the mean."""
-        return self.columns[..., 3].detach()
+        return self.columns.select(-1, 3).detach()
 
     @property
     def dice(self) -> DiceSums | None:
         """Of the probability that was asked for, each (B, C); None without."""
         if self.columns.shape[-1] == 4:
             return None
-        intersection, predicted, target = self.columns[..., 4:].unflatten(-1, (3, -1)).unbind(-2)
+        intersection, predicted, target = (
+            self.columns.narrow(-1, 4, self.columns.shape[-1] - 4).unflatten(-1, (3, -1)).unbind(-2)
+        )
         return DiceSums(intersection, predicted, target.detach())
+
+
+pytree.register_dataclass(EvidentialSums, serialized_type_name="uml_kernels.EvidentialSums")
 
 
 def evidential_sums(
@@ -122,7 +128,7 @@ def evidential_sums(
         *_alike(pixels, [as_pixels(each, dim) for each in maps[1:]]), target, weight, class_weight, kind, dice,
         ignore_index, False,
     )  # fmt: skip
-    return EvidentialSums(columns[0] if isinstance(logits, Tensor) else columns)
+    return EvidentialSums(columns.select(0, 0) if isinstance(logits, Tensor) else columns)
 
 
 def _alike(first: Tensor, others: Sequence[Tensor]) -> list[Tensor | None]:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uml_kernels import plain
 from uml_kernels.cpu import gating as twins
 from uml_kernels.layout import as_pixels
 from uml_kernels.operation import Operation
@@ -27,6 +28,8 @@ def gated(feature: Tensor, gate: Tensor, addend: Tensor | None = None) -> Tensor
         ValueError: shapes or devices that do not fit, or a dtype that is not floating.
     """
     _check(feature, gate, addend)
+    if plain.is_exporting():
+        return plain.gated(feature, gate, addend)
     pixels = as_pixels(feature)
     flat = gate.reshape(pixels.shape[0], pixels.shape[2]).contiguous()
     result = _gated(pixels, flat, None if addend is None else as_pixels(addend))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from uml_kernels.check import check_numbers
 from uml_kernels.cpu import levels as twins
@@ -34,18 +35,23 @@ class LevelSums:
     @property
     def count(self) -> Tensor:
         """(B,), the pixels."""
-        return self.columns[0, :, 0].detach()
+        return self.columns.select(-1, 0).select(-2, 0).detach()
 
     @property
     def cross_entropy(self) -> Tensor:
         """(levels, B), of -ln q at the target's class, with q = softmax of the logits."""
-        return self.columns[..., 1]
+        return self.columns.select(-1, 1)
 
     @property
     def dice(self) -> DiceSums:
         """Of q, each (levels, B, C)."""
-        intersection, predicted, target = self.columns[..., 2:].unflatten(-1, (3, -1)).unbind(-2)
+        intersection, predicted, target = (
+            self.columns.narrow(-1, 2, self.columns.shape[-1] - 2).unflatten(-1, (3, -1)).unbind(-2)
+        )
         return DiceSums(intersection, predicted, target.detach())
+
+
+pytree.register_dataclass(LevelSums, serialized_type_name="uml_kernels.LevelSums")
 
 
 def same_size(level: Tensor, target: Tensor) -> bool:
@@ -78,12 +84,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _gradient(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = BACKWARD(upstream, *ctx.saved_tensors, *ctx.others)
-    levels = ctx.saved_tensors[:4]
-    return *(None if x is None else y for x, y in zip(levels, gradients, strict=True)), None, None, None, None
+    saved = ctx.saved_tensors  # unpacked once: a checkpoint refuses a second time
+    gradients = BACKWARD(upstream, *saved, *ctx.others)
+    return *(None if x is None else y for x, y in zip(saved[:4], gradients, strict=True)), None, None, None, None
 
 
-_ARGUMENTS = "Tensor first, Tensor? second, Tensor? third, Tensor? fourth, Tensor target, int height, int width"
+_ARGUMENTS = "Tensor first, Tensor? second, Tensor? third, Tensor? fourth, Tensor target, SymInt height, SymInt width"
 BACKWARD = Operation(
     f"level_sums_backward(Tensor upstream, {_ARGUMENTS}, int ignore_index) -> (Tensor, Tensor, Tensor, Tensor)",
     cpu=twins.level_sums_backward,
@@ -147,8 +153,8 @@ def _check(levels: Sequence[Tensor], target: Tensor, size: tuple[int, int] | Non
             raise ValueError(f"{name} has a side over {LARGEST_SIZE}")
     if not 2 <= first.shape[1] <= 16:
         raise ValueError(f"{first.shape[1]} classes; level_sums takes 2 to 16")
-    if target.dim() != 3 or len(target) != len(first) or 0 in target.shape[1:]:
-        raise ValueError(f"target of shape {tuple(target.shape)} is not (B, H, W) with B = {len(first)}")
+    if target.dim() != 3 or target.shape[0] != first.shape[0] or 0 in target.shape[1:]:
+        raise ValueError(f"target of shape {tuple(target.shape)} is not (B, H, W) with B = {first.shape[0]}")
     if target.dtype not in (torch.uint8, torch.int64):
         raise ValueError(f"target has dtype {target.dtype}; class numbers must be uint8 or int64")
     height, width = target.shape[1:] if size is None else size

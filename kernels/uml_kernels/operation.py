@@ -1,23 +1,47 @@
 """One operator of the library `uml_kernels`: a CPU twin, a Triton launcher, shapes, and a gradient.
 
-Registered with torch.library, so that torch.compile traces it whole. In eager mode on a GPU the dispatcher is left out,
-which would cost more than the kernel. With TRITON_INTERPRET=1 the kernels themselves run on CPU tensors.
+Every operator is registered with torch.library, so torch.compile traces it whole and torch.func transforms it. In eager
+mode on a GPU plain tensors skip the dispatcher, which would cost more than the kernel. With TRITON_INTERPRET=1 the
+kernels themselves run on CPU tensors.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch.autograd.function import _SingleLevelFunction
+from torch.nn import Parameter
 
 LIBRARY = torch.library.Library("uml_kernels", "DEF")
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "") == "1"
 
 
+def needs_dispatcher(arguments: Sequence[Any]) -> bool:
+    """Whether something between the caller and the kernel has to see the call.
+
+    That is a compiler, an exporter, a trace, a transform of torch.func, a mode, or a tensor subclass such as a
+    FakeTensor. Autograd is not among them: the function that skips the dispatcher records it as well.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or any(isinstance(each, Tensor) and type(each) not in (Tensor, Parameter) for each in arguments)
+    )
+
+
 class Operation:
     """An operator; its arguments are positional.
+
+    Without `differentiable` it has no derivative, and asking for one is an error. With it, it has one derivative in
+    reverse mode. torch.vmap runs it once for each sample.
 
     Args:
         schema: as of torch.library, such as "vacuity(Tensor logits, str kind) -> Tensor".
@@ -34,35 +58,167 @@ class Operation:
         LIBRARY.define(schema)
         LIBRARY.impl(self.name, self._run_on_gpu if INTERPRETED else cpu, "CPU")
         LIBRARY.impl(self.name, self._run_on_gpu, "CUDA")
+        LIBRARY.impl(self.name, self._run_under_autograd, "Autograd")
         torch.library.register_fake(f"uml_kernels::{self.name}", shapes, lib=LIBRARY)
+        torch.library.register_vmap(f"uml_kernels::{self.name}", self._run_each_sample, lib=LIBRARY)
         self._registered = getattr(torch.ops.uml_kernels, self.name).default
+        self._recorded = self._make_recorded(_save_nothing, None)
 
-    def differentiable(
-        self, save: Callable[..., None], gradient: Callable[..., Any], eager: Callable[..., Any] | None = None
-    ) -> "Operation":
+    def differentiable(self, save: Callable[..., None], gradient: Callable[..., Any]) -> "Operation":
         """Register its gradient.
 
         Args:
-            save: of (ctx, inputs, output), as `setup_context` of torch.autograd.Function.
-            gradient: of (ctx, *upstream), one result for each input.
-            eager: what takes its place in eager mode on a GPU, where it may do what cannot be traced.
+            save: of (ctx, inputs, output), as `setup_context` of torch.autograd.Function. It saves with
+                `save_for_backward` every differentiable input that the gradient depends on.
+            gradient: of (ctx, *upstream), one result for each input. It runs without grad mode.
         """
-        torch.library.register_autograd(f"uml_kernels::{self.name}", gradient, setup_context=save, lib=LIBRARY)
-        members = {
-            "forward": staticmethod(self._run_on_gpu),
-            "setup_context": staticmethod(save),
-            "backward": staticmethod(torch.autograd.function.once_differentiable(eager or gradient)),
-        }
-        self._function = type(self.name, (torch.autograd.Function,), members)
+        self._recorded = self._make_recorded(save, gradient)
+        self._function = self._make_function(torch.autograd.Function, self._run_on_gpu, save, gradient)
         return self
 
     def __call__(self, *arguments: Any) -> Any:
         """The result, on the device of the first argument."""
-        first: Tensor = arguments[0]
-        if first.is_cuda and not torch.compiler.is_compiling():
+        if arguments[0].is_cuda and not needs_dispatcher(arguments):
             return self._run_on_gpu(*arguments) if self._function is None else self._function.apply(*arguments)
         return self._registered(*arguments)
 
     def _run_on_gpu(self, *arguments: Any) -> Any:
         module, _, function = self._gpu.partition(".")
-        return getattr(import_module(f"uml_kernels.gpu.{module}"), function)(*arguments)
+        try:
+            launchers = import_module(f"uml_kernels.gpu.{module}")
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "triton":
+                raise
+            raise RuntimeError(
+                f"uml_kernels.{self.name} needs Triton on a GPU: install it with pip install 'uml-kernels[triton]'"
+            ) from None
+        return getattr(launchers, function)(*arguments)
+
+    def _run_under_autograd(self, *arguments: Any) -> Any:
+        # The dispatcher calls this once for each level of torch.func's transforms, so the function has one level too
+        levels = torch._C._are_functorch_transforms_active()
+        modes = (torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()) if levels else None
+        with enable_single_level_autograd_function():
+            return self._recorded.apply(*arguments, modes)
+
+    def _run_below_autograd(self, *arguments: Any) -> Any:
+        *inputs, modes = arguments
+        with torch._C._AutoDispatchBelowAutograd():
+            if modes is None:
+                return self._registered(*inputs)
+            # A function turns both modes off, but the levels below record what this one passes on to them
+            with torch.set_grad_enabled(modes[0]), _set_fwd_grad_enabled(modes[1]):
+                return self._registered(*inputs)
+
+    def _run_each_sample(self, info: Any, dimensions: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
+        """The batching rule of torch.vmap."""
+        if info.batch_size == 0:
+            raise ValueError(f"uml_kernels.{self.name} cannot run under torch.vmap over a dimension of size 0")
+        results = [
+            self._registered(
+                *(
+                    each.select(dimension, sample) if isinstance(dimension, int) else each
+                    for each, dimension in zip(arguments, dimensions, strict=True)
+                )
+            )
+            for sample in range(info.batch_size)
+        ]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        stacked = tuple(torch.stack(each) for each in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    def _make_recorded(self, save: Any, gradient: Any) -> Any:
+        """The function of the dispatcher; its last argument is the modes, which have no gradient."""
+
+        def save_all(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            save(ctx, inputs[:-1], output)
+
+        def gradients(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+            results = gradient(ctx, *upstream)
+            return (*results, None) if isinstance(results, tuple) else (results, None)
+
+        return self._make_function(
+            _SingleLevelFunction, self._run_below_autograd, save_all, None if gradient is None else gradients
+        )
+
+    def _make_function(self, base: Any, forward: Any, save: Any, gradient: Any) -> Any:
+        def backward(ctx: Any, *upstream: Tensor | None) -> Any:
+            if gradient is None:
+                _refuse_derivative(self.name)
+            if not torch.is_grad_enabled():
+                return gradient(ctx, *upstream)
+            ctx = _Unpacked(ctx)
+            with torch.no_grad():
+                results = gradient(ctx, *upstream)
+            return _differentiated_once(self.name, results, (*upstream, *ctx.saved_tensors))
+
+        def jvp(ctx: Any, *tangents: Tensor | None) -> NoReturn:
+            if gradient is None:
+                _refuse_derivative(self.name)
+            raise NotImplementedError(
+                f"uml_kernels.{self.name} has no forward-mode derivative: "
+                "use reverse mode, such as torch.autograd.grad or torch.func.grad, vjp or jacrev"
+            )
+
+        members = {"forward": forward, "setup_context": save, "backward": backward, "jvp": jvp}
+        return type(self.name, (base,), {name: staticmethod(member) for name, member in members.items()})
+
+
+class _Unpacked:
+    """A context whose saved tensors are unpacked: under torch.utils.checkpoint that may be done once only."""
+
+    def __init__(self, ctx: Any) -> None:
+        self.__dict__.update(_ctx=ctx, saved_tensors=ctx.saved_tensors)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._ctx, name, value)
+
+
+class _Once(torch.autograd.Function):
+    """Gradients as they are, joined to what they depend on by a function that refuses to be differentiated.
+
+    torch's `once_differentiable` looks at the upstream gradients alone, which are often constant: a penalty on the
+    gradient would silently be a constant too.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(name: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(each.view_as(each) for each in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.name = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> NoReturn:
+        _refuse_derivative(f"{ctx.name}_backward")
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> NoReturn:
+        _refuse_derivative(f"{ctx.name}_backward")
+
+
+def _differentiated_once(name: str, results: Any, sources: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    results = results if isinstance(results, tuple) else (results,)
+    gradients = [each for each in results if each is not None]
+    joined = iter(_Once.apply(name, len(gradients), *gradients, *(each for each in sources if each is not None)))
+    return tuple(None if each is None else next(joined) for each in results)
+
+
+def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    pass
+
+
+def _refuse_derivative(name: str) -> NoReturn:
+    if name.endswith("_backward"):
+        raise NotImplementedError(
+            f"uml_kernels.{name.removesuffix('_backward')} can be differentiated once only: detach its gradient, "
+            "or use torch's own operators where a second derivative is needed (gradient penalty, Hessian)"
+        )
+    raise NotImplementedError(f"uml_kernels.{name} has no derivative: detach its input")

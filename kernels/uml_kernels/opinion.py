@@ -8,7 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
+from uml_kernels import plain
 from uml_kernels.check import check_logits
 from uml_kernels.cpu import opinion as twins
 from uml_kernels.layout import as_pixels, map_shape, result_dtype
@@ -26,13 +28,13 @@ class Opinion:
     """The opinion of a Dirichlet distribution with alpha = evidence + 1; what else it has is computed when asked for.
 
     Sum of belief + vacuity = 1; probability = belief + vacuity / C. All are differentiable, in float32 (float64 of
-    float64).
+    float64). A pytree of its three tensors: a model may return one under torch.func and torch.export.
 
     Attributes:
         evidence: (*lead, C, *S), from 0 to 1e9.
         vacuity: (*lead, *S) in (0, 1]: C / strength, the belief that no class has.
         gate: (*lead, *S) in [1/e, 1]: exp(-vacuity).
-        dim: the class dimension, counted from the front.
+        dim: the class dimension. That of `opinion` is counted from the back, so it stays right under torch.vmap.
     """
 
     evidence: Tensor
@@ -65,6 +67,25 @@ class Opinion:
         return (self.vacuity / self.evidence.shape[self.dim]).unsqueeze(self.dim)
 
 
+def _leaves(opinion: Opinion) -> tuple[list[Any], int]:
+    return [opinion.evidence, opinion.vacuity, opinion.gate], opinion.dim
+
+
+def _named_leaves(opinion: Opinion) -> tuple[list[tuple[Any, Any]], int]:
+    leaves, dim = _leaves(opinion)
+    names = ("evidence", "vacuity", "gate")
+    return [(pytree.GetAttrKey(name), leaf) for name, leaf in zip(names, leaves, strict=True)], dim
+
+
+pytree.register_pytree_node(
+    Opinion,
+    _leaves,
+    lambda leaves, dim: Opinion(*leaves, dim=dim),
+    serialized_type_name="uml_kernels.Opinion",
+    flatten_with_keys_fn=_named_leaves,
+)
+
+
 class PredictiveMaps(NamedTuple):
     """What inference reports of each pixel; float32 (float64 of float64), without gradient.
 
@@ -82,6 +103,9 @@ class PredictiveMaps(NamedTuple):
     entropy: Tensor
 
 
+pytree._register_namedtuple(PredictiveMaps, serialized_type_name="uml_kernels.PredictiveMaps")
+
+
 def opinion(logits: Tensor, kind: EvidenceKind = "softplus", dim: int = 1) -> Opinion:
     """The opinion that logits form: evidence, vacuity and gate of one read, with gradient by one pass.
 
@@ -97,10 +121,13 @@ def opinion(logits: Tensor, kind: EvidenceKind = "softplus", dim: int = 1) -> Op
     """
     check_logits(logits, dim, kind)
     dim %= logits.dim()
+    from_back = dim - logits.dim()
+    if plain.is_exporting():
+        return Opinion(*plain.opinion(logits, kind, dim), from_back)
     pixels, alone = _as_pixels(logits, dim)
     evidence, vacuity, gate = _opinion(pixels, kind)
     shape = map_shape(logits, dim)
-    return Opinion(_as_classes(evidence, logits, alone), vacuity.reshape(shape), gate.reshape(shape), dim)
+    return Opinion(_as_classes(evidence, logits, alone), vacuity.reshape(shape), gate.reshape(shape), from_back)
 
 
 def predictive_maps(
@@ -119,6 +146,9 @@ def predictive_maps(
     """
     check_logits(logits, dim, kind)
     logits, shape = logits.detach(), map_shape(logits, dim)
+    if plain.is_exporting():
+        first, vacuity, entropy = plain.predictive_maps(logits, kind, dim % logits.dim(), classes)
+        return PredictiveMaps(None if classes else first, first if classes else None, vacuity, entropy)
     pixels, alone = _as_pixels(logits, dim)
     first, vacuity, entropy = _predictive_maps(pixels, kind, classes)
     probability = None if classes else _as_classes(first, logits, alone)

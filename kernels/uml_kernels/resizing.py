@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uml_kernels import plain
 from uml_kernels.cpu import resizing as twins
 from uml_kernels.layout import at_least_float32, memory_format, result_dtype
 from uml_kernels.operation import Operation
@@ -33,6 +34,9 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     shape = tuple(maps.shape)
     if maps.dim() != 4 or not maps.is_floating_point():
         raise ValueError(f"maps have shape {shape} and dtype {maps.dtype}; they must be floating (B, C, H, W)")
+    if plain.is_exporting() and len(size) == 2:
+        # The limits and the case of equal sizes would each narrow the sizes that the graph takes
+        return plain.resized(maps, *size)
     if len(size) != 2 or not all(1 <= side <= LARGEST for side in (*size, *shape[2:])):
         raise ValueError(f"maps of {shape} cannot have the size {tuple(size)}; sides must be 1 to {LARGEST}")
     height, width = size

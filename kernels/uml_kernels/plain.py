@@ -1,0 +1,68 @@
+"""The functions that a model calls, of torch's own operators: for graphs that run where this library is not installed.
+
+torch.export, ONNX and torch.jit.trace get these instead of the library's operators. They have the numerics of the CPU
+twins and take any dynamic size. NaN stays NaN also in runtimes whose minimum and maximum drop it, hence the masks.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from uml_kernels.cpu.opinion import LARGEST, LARGEST_EXPONENT
+from uml_kernels.layout import at_least_float32
+
+
+def is_exporting() -> bool:
+    """Whether a graph is being captured for another runtime; torch.compile does not count."""
+    # torch.compile of torch 2.10 takes torch.compiler.is_exporting() for True, but reads this flag of it as it is
+    return torch.compiler._is_exporting_flag or torch.jit.is_tracing()
+
+
+def evidence_of(logits: Tensor, kind: str) -> Tensor:
+    """Evidence of logits, at most 1e9, elementwise."""
+    logits = at_least_float32(logits)
+    if kind == "softplus":
+        evidence = functional.softplus(logits, threshold=40)
+    elif kind == "exp":
+        evidence = logits.masked_fill(logits > LARGEST_EXPONENT, LARGEST_EXPONENT).exp()
+    else:
+        evidence = logits.masked_fill(logits < 0, 0.0 if kind == "relu" else torch.nan)
+    return evidence.masked_fill(evidence > LARGEST, LARGEST)
+
+
+def opinion(logits: Tensor, kind: str, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Evidence (*lead, C, *S), vacuity and gate (*lead, *S) of logits (*lead, C, *S)."""
+    evidence = evidence_of(logits, kind)
+    classes = logits.shape[dim]
+    vacuity = classes / (evidence.sum(dim) + classes)
+    return evidence, vacuity, torch.exp(-vacuity)
+
+
+def predictive_maps(logits: Tensor, kind: str, dim: int, classes: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Expected probability (*lead, C, *S) or label (*lead, *S), vacuity and entropy (*lead, *S)."""
+    evidence = evidence_of(logits, kind)
+    count = logits.shape[dim]
+    strength = evidence.sum(dim, keepdim=True) + count
+    probability = (evidence + 1) / strength
+    label = evidence.argmax(dim, keepdim=True)
+    numbers = torch.arange(count, device=logits.device).view(-1, *[1] * (logits.dim() - 1 - dim))
+    own = numbers == label
+    # As in the CPU twin: the logarithm of a probability near 1 would cancel
+    ratio = (evidence.masked_fill(own, 0).sum(dim, keepdim=True) + (count - 1)) / (evidence.amax(dim, keepdim=True) + 1)
+    surprise = torch.where(own & (ratio < 1), ratio.log1p(), -probability.log())
+    entropy = (probability * surprise).sum(dim)
+    first = label.to(torch.uint8).masked_fill(strength.isnan(), 255).squeeze(dim) if classes else probability
+    return first, (count / strength).squeeze(dim), entropy
+
+
+def gated(feature: Tensor, gate: Tensor, addend: Tensor | None) -> Tensor:
+    """(feature + addend) * gate in the dtype of the feature (B, F, *S); gate (B, *S)."""
+    total = at_least_float32(feature)
+    if addend is not None:
+        total = total + at_least_float32(addend)
+    return (total * at_least_float32(gate).unsqueeze(1)).to(feature.dtype)
+
+
+def resized(maps: Tensor, height: int, width: int) -> Tensor:
+    """(B, C, height, width) of maps (B, C, H, W)."""
+    return functional.interpolate(at_least_float32(maps), (height, width), mode="bilinear", align_corners=True)
