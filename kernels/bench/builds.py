@@ -124,7 +124,7 @@ def _resized(build: Build) -> Tensor:
 
 def _levels(build: Build) -> Any:
     levels = [build.maps(side=SIDE >> level) for level in range(4)]
-    return uml_kernels.level_sums(levels, build.target())
+    return uml_kernels.level_sums(levels, build.target()).columns
 
 
 def _maps(build: Build) -> Tensor:

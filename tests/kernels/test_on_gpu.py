@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from uml_kernels import evidential_loss, evidential_sums, gated, level_sums, opinion, predictive_maps, resized
+from uml_kernels import (
+    TermWeights,
+    combined_loss,
+    evidential_loss,
+    evidential_sums,
+    gated,
+    level_sums,
+    opinion,
+    predictive_maps,
+    resized,
+)
 
 pytestmark = pytest.mark.gpu
 
@@ -26,6 +36,7 @@ def everything(logits, target):
     sums, levels = evidential_sums(logits, target), level_sums([logits, half], target)
     parts = [evidential_loss(logits, target, 0.3, reduction=each).sum() for each in ("none", "mean", "sum")]
     parts += [sums.kl.sum(), sums.dice.intersection.sum(), levels.cross_entropy.sum(), levels.dice.predicted.sum()]
+    parts.append(combined_loss(sums, levels, term_weights=[TermWeights(1.0, 1.0, 1.0)] * 3, kl_weight=0.3).loss)
     return sum(parts) + gated(said.evidence, said.gate, logits).sum()
 
 
@@ -55,6 +66,60 @@ def test_a_graph_captures_forward_and_backward(device):
     graph.replay()
     torch.cuda.synchronize()
     assert torch.equal(logits.grad, expected)
+
+
+@pytest.mark.parametrize("name", ["uml-paper", "uml-v2", "mutual", "loss"])
+def test_a_profiler_counts_at_most_ten_kernels_of_an_objective(device, name):
+    from torch.profiler import ProfilerActivity, profile
+
+    from workloads import WORKLOADS, Setting, make_inputs
+
+    workload, inputs = WORKLOADS[name], make_inputs(Setting(name, batch=2, side=64), device)
+
+    def step():
+        result = workload.ours(inputs)
+        (result if isinstance(result, torch.Tensor) else result[0]).backward(inputs=inputs.maps)
+        for each in inputs.maps:
+            each.grad = None
+
+    step()  # kernels are compiled by now
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
+        step()
+        torch.cuda.synchronize()
+    kernels = [event.name for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    assert 3 <= len(kernels) <= 10, kernels
+
+
+def test_a_graph_of_a_whole_objective_follows_its_kl_weight(device):
+    logits, target = drawn(device)
+    half, kl_weight = torch.randn(2, 3, 32, 32, device=device), torch.tensor(0.1, device=device)
+
+    def loss():
+        sums, levels = evidential_sums(logits, target), level_sums([logits, half], target)
+        weights = [TermWeights(1.0, 1.0, 1.0), TermWeights(dice=0.5), TermWeights(dice=0.5)]
+        return combined_loss(sums, levels, term_weights=weights, kl_weight=kl_weight).loss
+
+    def step():
+        logits.grad = None
+        loss().backward()
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    logits.grad = None
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss().backward()
+    for number in (0.3, 0.9):
+        kl_weight.fill_(number)
+        graph.replay()
+        torch.cuda.synchronize()
+        found = logits.grad.clone()
+        (expected,) = torch.autograd.grad(loss(), logits)
+        assert torch.equal(found, expected)
 
 
 def test_more_than_two_billion_elements_are_addressed(device):

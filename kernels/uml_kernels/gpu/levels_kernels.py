@@ -97,23 +97,26 @@ def _sum_level(
                 plane = logits + tl.cast(c, tl.int64) * stride_class
                 value = tl.load(plane + start + column * stride_pixel, mask=mask, other=0.0).to(tl.float32)
                 values += (value,)
-        q, total, largest = _softmax(values, C)
-        own = zero
+        factor = tl.where(counted, factor, 0.0)
+        cleaned = ()
         for c in tl.static_range(C):
-            own += tl.where(number == c, values[c] - largest, 0.0)
-        terms = (factor, factor * (logarithm(total) - own))
+            cleaned += (tl.where(counted, values[c], 0.0),)
+        q, total, largest = _softmax(cleaned, C)
+        own = cleaned[0]
+        for c in tl.static_range(1, C):
+            own = tl.where(number == c, cleaned[c], own)
+        added = (sums[0] + factor, sums[1] + factor * (logarithm(total) - (own - largest)))
         for c in tl.static_range(C):
-            terms += (factor * tl.where(number == c, q[c], 0.0),)
+            added += (sums[2 + c] + tl.where(number == c, factor, 0.0) * q[c],)
         for c in tl.static_range(C):
-            terms += (factor * q[c],)
+            added += (sums[2 + C + c] + factor * q[c],)
         for c in tl.static_range(C):
-            terms += (factor * tl.where(number == c, 1.0, 0.0),)
-        added = ()
-        for k in tl.static_range(K):
-            added += (sums[k] + tl.where(counted, terms[k], 0.0),)
+            added += (sums[2 + 2 * C + c] + tl.where(number == c, factor, 0.0),)
         sums = added
-    for k in tl.static_range(K):
-        tl.store(row + k, tl.sum(sums[k], 0))
+    count = tl.sum(sums[0], 0)
+    tl.store(row, count)
+    for k in tl.static_range(1, K):
+        tl.store(row + k, tl.sum(sums[k], 0) + 0.0 * count)  # NaN where a number is no class, as the count is
 
 
 @triton.jit
@@ -273,14 +276,16 @@ def _asked_of_points(
             within = valid & (k < W - first_column) & (place < whole_width)
             rightness = place.to(tl.float32) * inverse_width + zero
             number, counted, factor = load_classes(pixels + k, within, ignore_index, C)
+            factor = tl.where(counted, factor * (1.0 - farness), 0.0)
             values, added = (), ()
             for c in tl.static_range(C):
-                values += ((1.0 - rightness) * lefts[c] + rightness * rights[c],)
-            slopes = _pixel_gradient(values, number, factor * (1.0 - farness), upstream, C)
+                value = (1.0 - rightness) * lefts[c] + rightness * rights[c]
+                values += (tl.where(counted, value, 0.0),)
+            slopes = _pixel_gradient(values, number, factor, upstream, C)
             for c in tl.static_range(C):
-                added += (sums[c] + tl.where(counted, (1.0 - rightness) * slopes[c], 0.0),)
+                added += (sums[c] + (1.0 - rightness) * slopes[c],)
             for c in tl.static_range(C):
-                added += (sums[C + c] + tl.where(counted, rightness * slopes[c], 0.0),)
+                added += (sums[C + c] + rightness * slopes[c],)
             sums = added
     lane = tl.arange(0, POINTS)
     first_in_row = line % width == 0
