@@ -64,7 +64,7 @@ bench-step: $(STAMP) ## time and memory of a training step, beside UML written n
 tune: $(STAMP) ## rows for uml_kernels/table.py, measured on a GPU
 	$(BENCH) $(BIN)/python kernels/bench/tune.py $(ARGS)
 
-gpu-check: ## all that needs a GPU, in 9 minutes, in the environment of PYTHON= (torch and triton)
+gpu-check: ## all that needs a GPU, in 9 minutes, in the environment of PYTHON= (torch and triton); ARGS=--rehearse: without one
 	$(BENCH)$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) kernels/bench/gpu_check.py $(ARGS)
 
 cluster-check: $(STAMP) ## ZeRO stages, all-reduce, resume and images/s on your GPUs, or with ARGS=--cpu on 4 CPU processes
