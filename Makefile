@@ -64,7 +64,7 @@ bench-step: $(STAMP) ## time and memory of a training step, beside UML written n
 tune: $(STAMP) ## rows for uml_kernels/table.py, measured on a GPU
 	$(BENCH) $(BIN)/python kernels/bench/tune.py $(ARGS)
 
-gpu-check: ## all that needs a GPU, in 9 minutes, in the environment of PYTHON= (torch and triton)
+gpu-check: ## all that needs a GPU, in 9 minutes, in the environment of PYTHON= (torch and triton); ARGS=--rehearse: without one
 	$(BENCH)$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) kernels/bench/gpu_check.py $(ARGS)
 
 cluster-check: $(STAMP) ## ZeRO stages, all-reduce, resume and images/s on your GPUs, or with ARGS=--cpu on 4 CPU processes
@@ -76,11 +76,10 @@ test: lint test-kernels ## lint and all tests but those on real images: quick on
 test-kernels: $(STAMP) ## the kernels themselves, in Triton's interpreter on the CPU
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels $(ARGS)
 
-# Triton 3.6's interpreter needs a NumPy that makes numbers of arrays of one element.
 test-triton: $(STAMP) ## the kernels, interpreted and compiled, with each version of Triton in TRITONS=
 	@for version in $(TRITONS); do \
 	    echo "Triton $$version"; site=build/triton-$$version; \
-	    [ -d $$site ] || $(BIN)/python -m pip install --quiet --no-deps --target $$site triton==$$version "numpy<2.4" || exit 1; \
+	    [ -d $$site ] || $(BIN)/python -m pip install --quiet --no-deps --target $$site triton==$$version || exit 1; \
 	    PYTHONPATH=$$site TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels || exit 1; \
 	    PYTHONPATH=$$site $(BIN)/python -m pytest -q tests/kernels/test_compile.py || exit 1; \
 	done

@@ -2,30 +2,44 @@
 
 Needs torch and Triton, no network and no installation of this project. First the kernels' tests on the GPU, then the
 microbenchmarks, then the tuner; then, where DeepSpeed can be imported, the loss within a training step, and 50 steps of
-training with each ZeRO stage. Every part has its share of the time; what did not fit is named.
+training with each ZeRO stage. The parts that can run share the time, and each is stopped at its own deadline. Results,
+logs and summary.txt lie in --out as they come. --rehearse runs the same plan on tiny maps on the CPU.
 """
 
 import argparse
-import csv
-import importlib.util
 import os
-import subprocess
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any
 
 import torch
 
-from report import COLUMNS, RESULTS
+import kernel_tests
+from machine import describe
+from plan import FAILED, LEFT_OUT, OK, Outcome, Part, missing, parts, pictures, seconds_of
+from processes import DEVICE_LOST, run_limited
+from report import RESULTS, default_folder, read_rows, write_rows
 
 ROOT = Path(__file__).parents[2]
 BENCH = Path(__file__).parent
 PATHS = (ROOT, ROOT / "kernels", ROOT / "shards", BENCH, ROOT / "tests" / "support", ROOT / "tests" / "benchmarks")
-FOR_TESTS = ("pytest", "mpmath", "hypothesis")
-FOR_TRAINING = ("deepspeed", "webdataset", "pydantic", "tomli_w", "prometheus_client", "safetensors", "sklearn", "PIL")
+NOT_INHERITED = ("TRITON_INTERPRET", "UML_KERNELS_DEBUG", "UML_KERNELS_COMPILE", "PYTEST_ADDOPTS", "OUT")
+"""Variables that would change what is measured."""
+
+RESERVE = 25.0
+"""Seconds kept for the pictures and the summary."""
+
+ATTEMPTS = 5
+"""Of a part that can go on after a crash."""
+
+TABLES = ("micro.csv", "loss_share.csv", "trainer.csv")
+"""Rows of the same columns, which gpu.csv holds together."""
+
 BRING = (
     "On a machine with a network: pip download --no-deps -d wheels {}\n"
     "(and what they need in turn). Here: pip install --no-index --no-deps --target site wheels/*.whl\n"
@@ -33,122 +47,173 @@ BRING = (
 )
 
 
-class Part(NamedTuple):
-    """One part of the check.
+def environment(part: Part, rehearse: bool, scratch: Path) -> dict[str, str]:
+    """Of every part: this checkout's packages first, those of the machine after them, and caches of its own."""
+    known = [str(path) for path in PATHS] + [path for path in [os.environ.get("PYTHONPATH")] if path]
+    kept = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+    changed = {
+        "PYTHONPATH": os.pathsep.join(known),
+        "PYTHONUNBUFFERED": "1",
+        "UML_KERNELS_DEVICE": "cpu" if rehearse else "cuda",
+        # The checkout may be read-only, and the home folder slow: everything that is written goes to local files.
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TRITON_CACHE_DIR": str(scratch / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
+        "MPLCONFIGDIR": str(scratch / "matplotlib"),
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(scratch / "hypothesis"),
+    }
+    if rehearse:
+        changed |= {"CUDA_VISIBLE_DEVICES": ""} | ({"TRITON_INTERPRET": "1"} if part.interpreted else {})
+    return kept | changed
 
-    Attributes:
-        title: printed before it.
-        command: arguments for Python.
-        seconds: after which it is stopped.
-        needs: modules without which it is left out.
-        interpreted: whether a rehearsal runs the kernels in Triton's interpreter.
+
+class Check:
+    """One run of all parts.
+
+    Args:
+        out: folder of the results.
+        scratch: of caches, shards and runs.
+        rehearse: whether everything is tiny and on the CPU.
+        seconds: of all parts together.
     """
 
-    title: str
-    command: list[str]
-    seconds: float
-    needs: Sequence[str] = ()
-    interpreted: bool = False
+    def __init__(self, out: Path, scratch: Path, rehearse: bool, seconds: float) -> None:
+        self.out, self.scratch, self.rehearse = out, scratch, rehearse
+        self.end = perf_counter() + seconds
+        self.outcomes: dict[str, Outcome] = {}
+        self.machine = describe()
+        (out / "logs").mkdir(parents=True, exist_ok=True)
+
+    def left(self) -> float:
+        """Seconds until the parts must have ended."""
+        return self.end - RESERVE - perf_counter()
+
+    def run_all(self, every: Sequence[Part]) -> None:
+        """Run the parts, each for its share of what is left, and draw what they measured."""
+        waiting = [part for part in every if not missing(part)]
+        for part in every:
+            limit = seconds_of(part, waiting, self.left()) if part in waiting else 0.0
+            self.note(part.title, self.run(part, limit))
+            waiting = [one for one in waiting if one is not part]
+        self.note("pictures", self.run(pictures(), RESERVE - 5))
+
+    def run(self, part: Part, limit: float) -> Outcome:
+        """Run one part; one that crashed goes on, where it can, behind what crashed."""
+        if names := missing(part):
+            print(f"\n=== {part.title}\nleft out: {', '.join(names)} missing.\n{BRING.format(' '.join(names))}")
+            return Outcome(LEFT_OUT, f"left out: {', '.join(names)} missing")
+        print(f"\n=== {part.title}, {limit:.0f} s at most", flush=True)
+        if limit < part.least and not self.rehearse:
+            return Outcome(FAILED, "left out for lack of time")
+        start, codes = perf_counter(), []
+        while not codes or (part.resumes and codes[-1] not in (0, 1, 2) and len(codes) < ATTEMPTS):
+            rest = limit - (perf_counter() - start)
+            if codes and rest < part.least:
+                break
+            words = [*part.command(self.out, self.scratch, rest), *(["--resume"] if codes else [])]
+            log = self.out / "logs" / f"{part.name}.log"
+            # The tests' own settings are in pyproject.toml, which pytest finds from the root.
+            code = run_limited(
+                [sys.executable, *words], rest, log, ROOT, environment(part, self.rehearse, self.scratch)
+            )
+            codes.append(code)
+            if code is None:
+                return Outcome(FAILED, f"STOPPED after {limit:.0f} s")
+        wrong = [code for code in codes if code != 0]
+        took = f"{perf_counter() - start:.0f} s"
+        if not wrong:
+            return Outcome(OK, f"done, {took}")
+        lost = " (the GPU was lost)" if DEVICE_LOST in wrong else ""
+        return Outcome(FAILED, f"FAILED with exit code {', '.join(map(str, wrong))}{lost}, {took}")
+
+    def note(self, title: str, outcome: Outcome) -> None:
+        """Keep an outcome, and write all that is known by now."""
+        self.outcomes[title] = outcome
+        try:
+            self.gather()
+            (self.out / "summary.txt").write_text(self.summary() + "\n", encoding="utf-8")
+        except Exception:  # a full disk, say: the other parts can still run and print
+            traceback.print_exc()
+
+    def gather(self) -> None:
+        """All rows of the parts' files in one; the tests' results as junit.xml, also where they were stopped."""
+        if results := kernel_tests.results_of(self.out / "tests"):
+            kernel_tests.write_junit(results, self.out / "tests" / "junit.xml")
+        rows: list[dict[str, Any]] = []
+        for name in TABLES:
+            rows += read_rows(self.out / name)
+        write_rows(self.out / "gpu.csv", rows)
+
+    def summary(self) -> str:
+        """What came of each part."""
+        lines = [self.machine, ""]
+        lines += [f"{title:24} {outcome.text}" for title, outcome in self.outcomes.items()]
+        results = kernel_tests.results_of(self.out / "tests")
+        lines += [kernel_tests.count(results)] if results else []
+        pictures = sorted(path.name for path in self.out.glob("*.png"))
+        rows = len(read_rows(self.out / "gpu.csv"))
+        lines.append(f"{rows} figures in {self.out / 'gpu.csv'}, {len(pictures)} pictures")
+        return "\n".join(lines)
+
+    def good(self) -> bool:
+        """Whether every part that could run did, to its end, and found nothing wrong."""
+        return all(outcome.word != FAILED for outcome in self.outcomes.values())
 
 
-def parts(out: Path, rehearse: bool, seconds: float) -> list[Part]:
-    """All of them, in the order of their weight."""
-    tests = ["-m", "pytest", "tests/kernels", "-q", "-x", "-p", "no:cacheprovider"]
-    tests += ["--ignore=tests/kernels/test_bench.py", "--ignore=tests/kernels/test_compile.py"]
-    micro = [str(BENCH / "micro.py"), "--out", str(out)]
-    tune = [str(BENCH / "tune.py"), "--brief"]
-    share = [str(BENCH / "loss_share.py"), "--out", str(out / "loss_share.csv")]
-    train = [str(BENCH / "trainer_check.py"), "--out", str(out / "trainer.csv")]
-    if rehearse:
-        tests = ["-m", "pytest", "tests/test_repository.py", "-q", "-p", "no:cacheprovider", "--collect-only"]
-        micro += ["--quick", "--no-compile", "--workload", "mutual", "--workload", "opinion"]
-        tune += ["--rehearse", "--kernel", "evidential_forward"]
-        small = ["--profile", "compact", "--width", "0.0625", "--size", "32", "--batch", "2"]
-        share += [*small, "--rounds", "2"]
-        train += [*small, "--steps", "2", "--stages", "1"]
-    else:
-        micro += ["--seconds", str(0.2 * seconds)]
-        tune += ["--seconds", str(0.1 * seconds)]
-        train += ["--seconds", str(0.15 * seconds)]
-    return [
-        Part("tests of the kernels", tests, 0.25 * seconds, FOR_TESTS),
-        Part("microbenchmarks", micro, 0.3 * seconds),
-        Part("tiles", tune, 0.15 * seconds, interpreted=True),
-        Part("the loss within a step", share, 0.1 * seconds, FOR_TRAINING),
-        Part("training", train, 0.2 * seconds, FOR_TRAINING),
-    ]
+def folder_of(chosen: argparse.Namespace) -> Path:
+    """The folder of the results, made here; one of the system's where that cannot be written.
 
-
-def environment(part: Part, rehearse: bool) -> dict[str, str]:
-    """Of every part: this checkout's packages first, those of the machine after them."""
-    known = [str(path) for path in PATHS] + [path for path in [os.environ.get("PYTHONPATH")] if path]
-    changed = {"PYTHONPATH": os.pathsep.join(known), "UML_KERNELS_DEVICE": "cpu" if rehearse else "cuda"}
-    return os.environ | changed | ({"TRITON_INTERPRET": "1"} if rehearse and part.interpreted else {})
-
-
-def run(part: Part, rehearse: bool, seconds: float) -> str:
-    """What came of it, in a few words."""
-    missing = [name for name in part.needs if importlib.util.find_spec(name) is None]
-    print(f"\n=== {part.title}", flush=True)
-    if missing:
-        print(f"left out: {', '.join(missing)} missing.\n" + BRING.format(" ".join(missing)))
-        return f"left out: {', '.join(missing)} missing"
-    limit = min(part.seconds, seconds)
-    if limit < 10 and not rehearse:
-        return "left out for lack of time"
-    start = perf_counter()
+    Raises:
+        ValueError: a rehearsal would overwrite results.
+    """
+    if chosen.out is None and chosen.rehearse:
+        return Path(tempfile.mkdtemp(prefix="gpu-check-rehearsal-"))
+    out = (chosen.out or default_folder()).absolute()
+    if chosen.rehearse and (out.resolve() == RESULTS.resolve() or (out / "summary.txt").exists()):
+        raise ValueError(f"a rehearsal would overwrite the results in {out}: name another folder with --out")
     try:
-        # The tests' own settings are in pyproject.toml, which pytest finds from the root.
-        done = subprocess.run(
-            [sys.executable, *part.command], cwd=ROOT, env=environment(part, rehearse), timeout=limit, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"stopped after {limit:.0f} s"
-    outcome = "done" if done.returncode == 0 else f"FAILED with exit code {done.returncode}"
-    return f"{outcome}, {perf_counter() - start:.0f} s"
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "summary.txt").write_text("", encoding="utf-8")
+    except OSError as error:
+        print(f"{out} cannot be written ({error.strerror})")
+        out = Path(tempfile.mkdtemp(prefix="gpu-check-"))
+    return out
 
 
-def gather(out: Path, target: Path) -> int:
-    """All rows of the parts' files in one; returns their number."""
-    rows: list[dict[str, str]] = []
-    for name in ("micro.csv", "loss_share.csv", "trainer.csv"):
-        if (out / name).exists():
-            with (out / name).open(newline="", encoding="utf-8") as file:
-                rows += list(csv.DictReader(file))
-    with target.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    return len(rows)
+def clean(out: Path) -> None:
+    """Remove what an earlier run left, so that no figure of it can be taken for one of this run."""
+    for pattern in (*TABLES, "gpu.csv", "tune.csv", "tune.txt", "micro_*.png", "*.begun", "logs/*.log", "tests/*"):
+        for path in out.glob(pattern):
+            path.unlink()
 
 
-def main(arguments: Sequence[str] | None = None, say: Callable[[str], None] = print) -> int:
-    """Run all parts; 0 where each one that could run did, 1 where one failed, 2 where there is no GPU."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all parts; 0 where all that could run did, 1 where one failed or was stopped, 2 where there is no GPU."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=520, help="of all parts together")
-    parser.add_argument(
-        "--rehearse", action="store_true", help="tiny maps on the CPU: whether the command itself works"
-    )
+    parser.add_argument("--seconds", type=float, default=500, help="of all parts together")
+    parser.add_argument("--rehearse", action="store_true", help="the same plan on tiny maps, on the CPU")
     parser.add_argument("--without-training", action="store_true", help="the kernels alone")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of gpu.csv and the PNG files")
+    parser.add_argument("--out", type=Path, help="folder of all results; default: $OUT, or kernels/bench/results")
     chosen = parser.parse_args(arguments)
     if not torch.cuda.is_available() and not chosen.rehearse:
         print("error: no GPU: this measures on one (--rehearse tries the command itself on the CPU)", file=sys.stderr)
         return 2
-    start, outcomes = perf_counter(), {}
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        for part in parts(Path(folder), chosen.rehearse, chosen.seconds)[: 3 if chosen.without_training else None]:
-            outcomes[part.title] = run(part, chosen.rehearse, chosen.seconds - (perf_counter() - start))
-        count = gather(Path(folder), chosen.out / "gpu.csv")
-        pictures = sorted(Path(folder).glob("*.png"))
-        for picture in pictures:
-            (chosen.out / picture.name).write_bytes(picture.read_bytes())
-    say("\n=== all")
-    for title, outcome in outcomes.items():
-        say(f"{title:24} {outcome}")
-    say(f"{count} figures in {chosen.out / 'gpu.csv'}, {len(pictures)} pictures")
-    return 1 if any("FAILED" in outcome for outcome in outcomes.values()) else 0
+    try:
+        out = folder_of(chosen)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    clean(out)
+    # Whoever stops this command stops its parts too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as folder:
+        check = Check(out, Path(folder), chosen.rehearse, chosen.seconds)
+        print(check.machine, flush=True)
+        check.run_all(parts(chosen.rehearse, not chosen.without_training))
+    print(
+        f"\n=== all\n{check.summary()}\n{'' if check.good() else 'NOT '}everything that could run is good", flush=True
+    )
+    return 0 if check.good() else 1
 
 
 if __name__ == "__main__":

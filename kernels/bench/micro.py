@@ -1,15 +1,17 @@
 """Times the library's calls beside torch's own operations, on the GPU or else on the CPU.
 
 Forward, backward and both, over classes, dtype, layout and size, one of them at a time around 8 x 3 x 512 x 512 in
-float32; on a GPU memory and the share of what the hardware could do too. What is most telling comes first, so that
---seconds may cut the rest.
+float32; on a GPU memory, CUDA graphs and the limits of the hardware too. All kernels are compiled first, in as many
+processes as there are cores. What is most telling comes first, so that --seconds may cut the rest.
 
     PYTHONPATH=kernels:kernels/bench:tests/support python kernels/bench/micro.py --seconds 240
 """
 
 import argparse
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -17,12 +19,23 @@ from typing import Any
 
 import torch
 
-from report import RESULTS, measured, write_rows
-from timing import in_turns, peak_mebibytes, with_launches
-from workloads import WORKLOADS, Function, Inputs, Setting, available, make_inputs
+from ahead import Task, do_tasks, prepare
+from measure import compiled_modes, label, measure, modes_of, release
+from processes import DEVICE_LOST, cores
+from report import Progress, default_folder, read_rows, write_rows
+from roofline import REHEARSED, Demand, Machine, demands, machine
+from timing import usable
+from uml_kernels.table import architecture
+from workloads import WORKLOADS, Setting, available, make_inputs
 
 COMPILED = {"cpu": ("mutual",), "cuda": ("mutual", "uml-v2", "maps")}
 """Workloads at whose first setting torch.compile takes part; compiling the others takes it minutes."""
+
+REHEARSED_LIMITS = ("mutual", "gated")
+"""Workloads whose limits --quick finds, which compiles their kernels: one with all counts, one with memory only."""
+
+AHEAD = 0.35
+"""Share of --seconds in which kernels are compiled before anything is measured."""
 
 
 def settings(names: Sequence[str], quick: bool) -> Iterator[Setting]:
@@ -39,118 +52,118 @@ def settings(names: Sequence[str], quick: bool) -> Iterator[Setting]:
     yield from (one._replace(**change) for change in others for one in centre)
 
 
-def tuple_of(result: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """One tensor, or several, as a tuple."""
-    return (result,) if isinstance(result, torch.Tensor) else result
+def backend_of(setting: Setting, first: bool, device: torch.device, chosen: argparse.Namespace) -> str:
+    """Of torch.compile for eager's composition; empty where it does not take part."""
+    if not first or chosen.no_compile or setting.workload not in COMPILED[device.type]:
+        return ""
+    return "aot_eager" if chosen.quick else "inductor"  # a rehearsal runs the same lines without waiting for code
 
 
-def modes_of(function: Function, inputs: Inputs) -> dict[str, Callable[[], object]]:
-    """Forward with a graph, backward through a graph that is there, and both; forward alone where nothing is asked."""
-
-    def forward() -> tuple[torch.Tensor, ...]:
-        return tuple_of(function(inputs))
-
-    there = forward()
-    asked = [i for i, one in enumerate(there) if one.requires_grad]
-    if not asked:
-        return {"forward": forward}
-    upstream = [torch.ones_like(there[i]) for i in asked]
-
-    def backward(outputs: tuple[torch.Tensor, ...] = there, keep: bool = True) -> object:
-        return torch.autograd.grad([outputs[i] for i in asked], inputs.maps, upstream, retain_graph=keep)
-
-    return {"forward": forward, "backward": backward, "full": lambda: backward(forward(), keep=False)}
+def tasks(every: Sequence[Setting], device: torch.device, chosen: argparse.Namespace) -> Iterator[Task]:
+    """What can be done before the measurements: torch.compile first, which takes longest."""
+    seen: set[str] = set()
+    calls: list[Task] = []
+    for setting in every:
+        first = setting.workload not in seen
+        seen.add(setting.workload)
+        if backend := backend_of(setting, first, device, chosen):
+            yield Task(f"compile {label(setting)}", partial(_compile, setting, device, backend))
+        calls.append(Task(f"call {label(setting)}", partial(_call, setting, device)))
+        if (first or setting.dtype == "bfloat16") and (not chosen.quick or setting.workload in REHEARSED_LIMITS):
+            calls.append(Task(f"demands {label(setting)}", partial(_demands, setting, device)))
+    yield from calls
 
 
-def copies(inputs: Inputs, outputs: tuple[torch.Tensor, ...]) -> dict[str, Callable[[], object]]:
-    """Copies of as many bytes as must be read and written: maps, target and results; backward gradients too."""
-    device = inputs.target.device
-    maps = sum(one.numel() * one.element_size() for one in inputs.maps)
-    forward = maps + inputs.target.numel() + sum(one.numel() * one.element_size() for one in outputs)
-    sizes = {"forward": forward, "backward": forward + maps, "full": 2 * forward + maps}
-    functions: dict[str, Callable[[], object]] = {}
-    for mode, size in sizes.items():
-        source = torch.zeros(size // 2, dtype=torch.uint8, device=device)
-        functions[mode] = partial(torch.empty_like(source).copy_, source)
-    return functions
+def _compile(setting: Setting, device: torch.device, backend: str) -> None:
+    for function in compiled_modes(setting, make_inputs(setting, device), backend).values():
+        function()
 
 
-def providers(setting: Setting, device: torch.device, compiled: bool) -> dict[str, Mapping[str, Callable[[], object]]]:
-    """By provider and mode, what is timed; all of one setting share its inputs."""
-    inputs, workload = make_inputs(setting, device), WORKLOADS[setting.workload]
-    outputs = tuple_of(workload.ours(inputs))
-    found: dict[str, Mapping[str, Callable[[], object]]] = {
-        "ours": modes_of(workload.ours, inputs),
-        "eager": modes_of(workload.eager, inputs),
-        "copy": copies(inputs, outputs),
-    }
-    if compiled:
-        found["compiled"] = modes_of(torch.compile(workload.eager, dynamic=False), inputs)
-    return found
+def _call(setting: Setting, device: torch.device) -> None:
+    for function in modes_of(WORKLOADS[setting.workload].ours, make_inputs(setting, device)).values():
+        function()
 
 
-def measure(setting: Setting, device: torch.device, rounds: int, compiled: bool) -> list[dict[str, Any]]:
-    """Rows of `report.COLUMNS` for one setting."""
-    words = {
-        "kernel": setting.workload, "classes": setting.classes, "dtype": setting.dtype, "layout": setting.layout,
-        "batch": setting.batch, "height": setting.side, "width": setting.side,
-    }  # fmt: skip
-    found, rows = providers(setting, device, compiled), []
-
-    def note(provider: str, mode: str, metric: str, unit: str, values: Sequence[float]) -> None:
-        rows.append(
-            measured(device, values, **words, provider=provider, mode=mode, metric=metric, unit=unit),
-        )
-
-    modes = list(found["ours"])
-    for mode in modes:
-        times = in_turns({name: one[mode] for name, one in found.items()}, rounds, min(5, rounds), device)
-        for name, values in times.items():
-            note(name, mode, "time", "ms", values)
-    if device.type == "cuda":
-        for name, one in found.items():
-            whole = one[modes[-1]]
-            note(name, modes[-1], "time with launches", "ms", with_launches(whole, min(rounds, 20), device))
-            if name != "copy":
-                note(name, modes[-1], "memory", "MiB", [peak_mebibytes(whole, device)])
-    return rows
-
-
-def roofline(rows: list[dict[str, Any]], chosen: Sequence[Setting], device: torch.device) -> list[dict[str, Any]]:
-    """Rows with the shares of our time that memory or instructions alone would take."""
-    from roofline import demands, machine
-    from uml_kernels.table import architecture
-
-    speeds, added = machine(device), []
-    for setting in chosen:
-        needed = demands(setting, architecture(device))
-        for row in rows:
-            same = (row["kernel"], row["classes"], row["dtype"], row["layout"], row["batch"], row["height"]) == setting
-            if not same or (row["provider"], row["metric"]) != ("ours", "time"):
-                continue
-            for metric, bound in needed[row["mode"]].milliseconds(speeds).items():
-                if math.isnan(bound):
-                    continue
-                shares = {key: bound / row[old] for key, old in (("p20", "p80"), ("p50", "p50"), ("p80", "p20"))}
-                added.append(row | {"metric": metric, "unit": "1"} | shares)
-    return added
+def _demands(setting: Setting, device: torch.device) -> list[Demand]:
+    name = architecture(device)
+    return demands(setting, "sm_90" if name == "any" else name)
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """One line of medians a setting and mode."""
+    """One line of medians a setting and mode, with the limit where it is known."""
+    lines: dict[tuple[Any, ...], dict[str, str]] = {}
     times: dict[tuple[Any, ...], dict[str, float]] = {}
     for row in rows:
-        if row["metric"] == "time":
-            key = tuple(row[name] for name in ("kernel", "classes", "dtype", "layout", "batch", "height", "mode"))
-            times.setdefault(key, {})[row["provider"]] = row["p50"]
-    for (kernel, classes, dtype, layout, batch, side, mode), by in times.items():
+        key = tuple(row[name] for name in ("kernel", "classes", "dtype", "layout", "batch", "height", "mode"))
+        words = lines.setdefault(key, {})
+        if row["metric"] in ("time", "graph"):
+            times.setdefault((*key, row["metric"]), {})[row["provider"]] = row["p50"]
+        elif row["metric"] == "share of limit":
+            words["limit"] = f"  {row['p50']:.0%} of {row['limit']}"
+    for (kernel, classes, dtype, layout, batch, side, mode, metric), by in times.items():
         shape = f"{batch} x {classes} x {side}²"
         figures = "  ".join(f"{name} {value:8.3f}" for name, value in by.items())
-        print(f"{kernel:10} {shape:15} {dtype:9} {layout:6} {mode:9} {figures}  x{by['eager'] / by['ours']:.1f}")
+        ratio = f"  x{by['eager'] / by['ours']:.1f}" if {"ours", "eager"} <= set(by) else ""
+        limit = lines[kernel, classes, dtype, layout, batch, side, mode].get("limit", "") if metric == "time" else ""
+        print(f"{kernel:10} {shape:15} {dtype:9} {layout:6} {mode:9} {metric:6} {figures}{ratio}{limit}", flush=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print, write and draw."""
+class Run:
+    """The measurements of one call of this command.
+
+    Args:
+        chosen: the command's arguments.
+        device: on which it measures.
+    """
+
+    def __init__(self, chosen: argparse.Namespace, device: torch.device) -> None:
+        self.chosen, self.device = chosen, device
+        self.path = chosen.out / "micro.csv"
+        self.rows = read_rows(self.path) if chosen.resume else []
+        self.failed: list[str] = []
+        self.machine: Machine | None = None
+        self.ahead: dict[str, Any] = {}
+
+    def prepare(self, words: Sequence[str], seconds: float) -> None:
+        """Compile what will be measured."""
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            done, errors = prepare(__file__, words, Path(folder), seconds, self.chosen.processes)
+        self.ahead = done
+        print(f"{len(done)} tasks compiled ahead" + "".join(f"\n  {name}: {text}" for name, text in errors.items()))
+        try:
+            speeds = machine(self.device) if self.device.type == "cuda" else REHEARSED
+        except Exception:  # times can still be measured, without the limits
+            traceback.print_exc()
+            return
+        self.machine = speeds
+        words = [f"{speeds.bytes / 1e12:.2f} TB/s copied", f"{speeds.special / 1e12:.2f}e12 MUFU/s"]
+        print(", ".join([*words, f"{speeds.issued / 1e12:.1f}e12 instructions/s"]), flush=True)
+
+    def one(self, setting: Setting, first: bool) -> bool:
+        """Measure a setting and write its rows; False where the device is lost."""
+        backend = backend_of(setting, first, self.device, self.chosen)
+        if backend and self.chosen.processes and f"compile {label(setting)}" not in self.ahead:
+            print(f"{label(setting)}: torch.compile is left out: it was not ready in time")
+            backend = ""
+        needed = [Demand(*each) for each in self.ahead.get(f"demands {label(setting)}", ())]
+        rounds, new = 3 if self.chosen.quick else self.chosen.rounds, []
+        try:
+            for row in measure(setting, self.device, rounds, backend, needed, self.machine):
+                new.append(row)
+        except Exception:  # the other settings can still be measured
+            self.failed.append(label(setting))
+            traceback.print_exc()
+        show(new)
+        self.rows += new
+        write_rows(self.path, self.rows)
+        if label(setting) in self.failed and not usable(self.device):
+            return False
+        release(self.device)
+        return True
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workload", choices=WORKLOADS, action="append", help="this one alone; may be given again")
     parser.add_argument("--rounds", type=int, default=50, help="of all providers, whose median is taken")
@@ -158,33 +171,52 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny maps and 3 rounds")
     parser.add_argument("--cpu", action="store_true", help="the CPU although there is a GPU")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile of the eager composition")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of micro.csv and the PNG files")
-    chosen = parser.parse_args(arguments)
+    parser.add_argument("--no-pictures", action="store_true", help="plots.py can draw them from micro.csv")
+    parser.add_argument(
+        "--processes", type=int, help="that compile ahead; default: as many as cores on a GPU, none on the CPU"
+    )
+    parser.add_argument("--resume", action="store_true", help="leave out what an earlier run into --out has begun")
+    parser.add_argument("--ahead", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=default_folder(), help="folder of micro.csv and the PNG files")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write and draw; 1 where our own calls failed or were wrong, 3 where the GPU is lost."""
+    words, chosen, start = list(sys.argv[1:] if arguments is None else arguments), parse(arguments), perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() and not chosen.cpu else "cpu")
-    rounds, start = 3 if chosen.quick else chosen.rounds, perf_counter()
+    if chosen.processes is None:
+        chosen.processes = cores() if device.type == "cuda" else 0
     every = list(settings([name for name in chosen.workload or WORKLOADS if name in available()], chosen.quick))
-    rows, done = [], []
+    if chosen.ahead is not None:
+        return do_tasks(tasks(every, device, chosen), chosen.ahead, device)
+    progress, run, done = Progress(chosen.out / "micro.begun", chosen.resume), Run(chosen, device), 0
+    write_rows(run.path, run.rows)
+    if chosen.processes and chosen.seconds > 0:
+        run.prepare(words, AHEAD * chosen.seconds)
+    firsts = {setting.workload: setting for setting in reversed(every)}
     for setting in every:
         if perf_counter() - start > chosen.seconds:
             break
-        centre = setting == Setting(setting.workload)
-        compiled = centre and setting.workload in COMPILED[device.type] and not chosen.no_compile
-        new = measure(setting, device, rounds, compiled)
-        show(new)
-        rows, done = rows + new, [*done, setting]
-        write_rows(chosen.out / "micro.csv", rows)  # kept even if this is stopped
-    if device.type == "cuda":
-        rows += roofline(rows, [one for one in done if one == Setting(one.workload)], device)
-    write_rows(chosen.out / "micro.csv", rows)
+        done += 1
+        if progress.begin(label(setting)) and not run.one(setting, firsts[setting.workload] == setting):
+            return DEVICE_LOST
+    pictures = [] if chosen.no_pictures else draw_all(run.rows, chosen.out)
+    left_out = f"; left out for lack of time: {len(every) - done} settings" if done < len(every) else ""
+    print(f"{done} settings{left_out}; written to {chosen.out}: micro.csv {' '.join(pictures)}")
+    if run.failed:
+        print(f"FAILED: {', '.join(run.failed)}")
+    return 1 if run.failed else 0
+
+
+def draw_all(rows: Sequence[dict[str, Any]], out: Path) -> list[str]:
+    """The pictures' names, or why there are none."""
     try:
         from plots import draw
-
-        pictures = draw(rows, chosen.out)
     except ImportError:
-        pictures = ["(no pictures: matplotlib is missing)"]
-    left_out = f"; left out for lack of time: {len(every) - len(done)} settings" if len(done) < len(every) else ""
-    print(f"{len(done)} settings{left_out}; written to {chosen.out}: micro.csv {' '.join(pictures)}")
+        return ["(no pictures: matplotlib is missing)"]
+    return draw(rows, out)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,5 +1,10 @@
-"""The pictures of the microbenchmarks: speed by size, speed-up, memory and shares of the hardware's speed."""
+"""The pictures of the microbenchmarks: speed by size, speed-up, memory and shares of the hardware's speed.
 
+PYTHONPATH=kernels:kernels/bench:tests/support python kernels/bench/plots.py micro.csv --out .
+"""
+
+import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +13,8 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 from matplotlib import pyplot
+
+from report import read_rows
 
 COLOURS = {"ours": "tab:blue", "eager": "tab:gray", "compiled": "tab:orange", "copy": "tab:green"}
 Rows = Sequence[dict[str, Any]]
@@ -34,7 +41,7 @@ def _save(figure: Any, path: Path, rows: Rows, title: str) -> str:
 
 
 def _by_size(rows: Rows, out: Path) -> str:
-    chosen = _of(rows, metric="time", mode="full", **_centre(rows))
+    chosen = _of(rows, metric="time", mode="full", **_centre(rows)) or _of(rows, metric="time", **_centre(rows))
     names = _names(chosen)
     figure, axes = pyplot.subplots(1, len(names), figsize=(2.6 * len(names) + 1, 3.2), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
@@ -64,29 +71,57 @@ def _label(row: dict[str, Any]) -> str:
 def _ratios(rows: Rows, metric: str) -> dict[str, float]:
     """Eager over ours, both passes together."""
     values = {(row["provider"], _label(row)): row["p50"] for row in _of(rows, metric=metric, mode="full")}
-    return {name: values["eager", name] / value for (provider, name), value in values.items() if provider == "ours"}
+    return {
+        name: values["eager", name] / value
+        for (provider, name), value in values.items()
+        if provider == "ours" and value > 0 and ("eager", name) in values
+    }
 
 
-def draw(rows: Rows, out: Path) -> list[str]:
-    """Write up to four PNG files into a folder, and give their names."""
-    if not rows:
-        return []
-    names = [
-        _by_size(rows, out),
-        _bars(
-            rows, _ratios(rows, "time"), out / "micro_speed_up.png", "forward and backward", "times faster than eager"
-        ),
-    ]
-    if memory := _ratios(rows, "memory"):
-        names.append(
-            _bars(rows, memory, out / "micro_memory.png", "forward and backward", "eager's peak memory / ours")
-        )
-    shares = {
-        f"{_label(row)} {row['mode']} {row['metric'].rpartition(' ')[2]}": row["p50"]
-        for metric in dict.fromkeys(row["metric"] for row in rows if row["metric"].startswith("share"))
+def _shares(rows: Rows) -> dict[str, float]:
+    """What share of our time each limit takes, at the centre; the limit that a call meets is named first."""
+    return {
+        f"{_label(row)} {row['mode']}: {_share_of(row)}": row["p50"]
+        for metric in dict.fromkeys(row["metric"] for row in rows if row["metric"].startswith("share of"))
         for row in _of(rows, metric=metric, **_centre(rows))
         if row["height"] == rows[0]["height"]
     }
-    if shares:
-        names.append(_bars(rows, shares, out / "micro_roofline.png", "share of the hardware's speed", "share"))
+
+
+def _share_of(row: dict[str, Any]) -> str:
+    name = row["metric"].removeprefix("share of ")
+    return f"limit ({row['limit']})" if name == "limit" else name
+
+
+def draw(rows: Rows, out: Path) -> list[str]:
+    """Write up to five PNG files into a folder, and give their names."""
+    if not rows:
+        return []
+    names = [_by_size(rows, out)]
+    # The metric, file, title and unit of the bars.
+    ratios = (
+        ("time", "micro_speed_up.png", "forward and backward", "times faster than eager"),
+        ("graph", "micro_graphs.png", "forward and backward in CUDA graphs", "times faster than eager"),
+        ("memory", "micro_memory.png", "forward and backward", "eager's peak memory / ours"),
+    )
+    for metric, name, title, unit in ratios:
+        if bars := _ratios(rows, metric):
+            names.append(_bars(rows, bars, out / name, title, unit))
+    if shares := _shares(rows):
+        names.append(_bars(rows, shares, out / "micro_roofline.png", "least time / time", "share"))
     return names
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw what a file of microbenchmarks holds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", type=Path, help="micro.csv")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the PNG files")
+    chosen = parser.parse_args(arguments)
+    names = draw(read_rows(chosen.rows), chosen.out)
+    print(f"pictures: {' '.join(names) or 'none: nothing was measured'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,7 +15,7 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 COLUMNS: tuple[str, ...] = (
     "kernel", "provider", "mode", "classes", "dtype", "layout", "batch", "height", "width", "metric", "unit",
-    "p20", "p50", "p80", "device", "driver", "torch", "triton", "date", "commit",
+    "p20", "p50", "p80", "limit", "device", "driver", "torch", "triton", "date", "commit",
 )  # fmt: skip
 """Of every measured figure; `measured` fills them."""
 
@@ -28,13 +28,15 @@ def stamp() -> dict[str, str]:
 
 def _commit() -> str:
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=False, timeout=20
+        )
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
         commit = git("rev-parse", "--short", "HEAD")
         return commit + ("+" if commit and git("status", "--porcelain", "--", "..") else "")
-    except OSError:
+    except (OSError, subprocess.SubprocessError):
         return ""
 
 
@@ -54,8 +56,12 @@ def device_name(device: torch.device) -> str:
 def _driver() -> str:
     try:
         command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
-    except (OSError, subprocess.CalledProcessError, IndexError):
+        return (
+            subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+            .stdout.splitlines()[0]
+            .strip()
+        )
+    except (OSError, subprocess.SubprocessError, IndexError):
         return ""
 
 
@@ -89,11 +95,54 @@ def measured(device: torch.device, values: Sequence[float], **words: Any) -> dic
     return {key: row.get(key, "") for key in COLUMNS}
 
 
+def default_folder() -> Path:
+    """Where results go unless --out names a folder: $OUT where it is set."""
+    return Path(os.environ["OUT"]) if os.environ.get("OUT") else RESULTS
+
+
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A CSV file with the first row's columns; floats with 5 digits."""
+    """A CSV file with the first row's columns; floats with 5 digits. One that is there is replaced at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    temporary = path.with_name(f"{path.name}.part")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else COLUMNS)
         writer.writeheader()
         for row in rows:
             writer.writerow({key: f"{value:.5g}" if isinstance(value, float) else value for key, value in row.items()})
+    temporary.replace(path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of `COLUMNS` that `write_rows` wrote; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    for row in rows:
+        row.update({name: float(row[name]) for name in ("p20", "p50", "p80")})
+        row.update({name: int(row[name]) for name in ("classes", "batch", "height", "width")})
+    return rows
+
+
+class Progress:
+    """What a measurement has begun, in a file: one that goes on after a crash leaves out what crashed.
+
+    Args:
+        path: of the file.
+        resume: whether what another process has begun is left out; otherwise the file starts anew.
+    """
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._known = set(path.read_text(encoding="utf-8").splitlines()) if resume and path.exists() else set()
+        if not resume:
+            path.write_text("", encoding="utf-8")
+
+    def begin(self, name: str) -> bool:
+        """Note that something begins; False where it has begun before."""
+        if name in self._known:
+            return False
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(name + "\n")
+        return True

@@ -30,11 +30,11 @@ def make_shards(folder: Path, size: int, samples: int) -> None:
 
 def train(stage: int, chosen: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
     """Rows of images a second, the share of the time that waited for data, the rate without it, and GB at the peak."""
-    run = chosen.out.parent / f"run-zero-{stage}"
+    run = chosen.scratch / f"run-zero-{stage}"
     settings = {
         "train.steps": chosen.steps, "train.log_every": max(1, chosen.steps // 10), "train.precision": "bf16",
         "train.validate_every": 10**6, "checkpoint.every": 10**6, "zero.stage": stage, "metrics.enabled": "false",
-        "streams.train.shards": chosen.out.parent / "phantom", "streams.train.count": chosen.batch,
+        "streams.train.shards": chosen.scratch / "phantom", "streams.train.count": chosen.batch,
         "model.profile": chosen.profile, "model.width": chosen.width,
     }  # fmt: skip
     words = [f"{key}={value}" for key, value in settings.items()]
@@ -76,13 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=150, help="begin no training after these")
     parser.add_argument("--stages", type=int, nargs="+", default=STAGES)
-    parser.add_argument("--out", type=Path, required=True, help="CSV file; shards and runs are put beside it")
+    parser.add_argument("--out", type=Path, required=True, help="CSV file")
+    parser.add_argument("--scratch", type=Path, help="folder of shards and runs; default: that of the CSV file")
     chosen = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen.out = chosen.out.absolute()
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    chosen.scratch = (chosen.scratch or chosen.out.parent).absolute()
+    chosen.scratch.mkdir(parents=True, exist_ok=True)
     start, rows, failed = perf_counter(), [], False
-    make_shards(chosen.out.parent / "phantom", chosen.size, 8 * chosen.batch)
+    make_shards(chosen.scratch / "phantom", chosen.size, 8 * chosen.batch)
     for stage in chosen.stages:
         if perf_counter() - start > chosen.seconds:
             print(f"left out for lack of time: ZeRO {stage}")

@@ -1,25 +1,47 @@
 """Tries block sizes, iterations and warps of every kernel on the GPU, and prints rows for uml_kernels/table.py.
 
-Candidates take turns in every round; the first of the fastest (within 2 %) is taken. Nothing is written.
+The candidates are the table's own tiles and their neighbours, a dozen a kernel: the table holds what the compiler's
+counts chose (128-bit loads, no spills), so that a better choice is a step or two away, and all 70 combinations of
+before would take the compiler four minutes a kernel. They are compiled first, in as many processes as there are cores;
+then they take turns in every round, and the first of the fastest (within 2 %) is taken. A row is printed, and written
+to tune.txt and tune.csv, as soon as it is measured.
 
     PYTHONPATH=kernels:kernels/bench:tests/support python kernels/bench/tune.py --brief
 """
 
 import argparse
+import csv
+import os
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import product
+from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
+from unittest.mock import patch
 
 import torch
+from torch.utils import _pytree
 
-from micro import modes_of
-from timing import in_turns
+from ahead import Task, do_tasks, prepare
+from launches import recorded
+from measure import modes_of
+from processes import DEVICE_LOST, cores
+from report import Progress, default_folder, stamp, write_rows
+from timing import in_turns, usable
+from uml_kernels import table
 from uml_kernels.table import TABLE, Row, Tiles, architecture
 from workloads import WORKLOADS, Setting, available, make_inputs
+
+if os.environ.get("TRITON_INTERPRET", "") == "1":  # a rehearsal
+    from interpreter import repair_interpreter
+
+    repair_interpreter()
 
 TUNED = {
     "evidential_forward": ("mutual", "forward"),
@@ -28,6 +50,7 @@ TUNED = {
     "level_backward": ("levels", "backward"),
     "opinion_forward": ("opinion", "forward"),
     "opinion_backward": ("opinion", "backward"),
+    "predictive_maps": ("maps", "forward"),
     "gated_forward": ("gated", "forward"),
     "gated_backward": ("gated", "backward"),
     "resized_forward": ("resized", "forward"),
@@ -37,15 +60,58 @@ TUNED = {
 
 CLASSES, DTYPES, LAYOUTS = (2, 3, 4, 8, 16), ("float32", "bfloat16"), ("first", "last")
 BRIEF = ((3,), ("float32", "bfloat16"), ("first",))
-BLOCKS, ITERATIONS, WARPS = (64, 128, 256, 512, 1024, 2048), (1, 2, 4, 8, 16), (2, 4, 8)
 CLOSE = 1.02
+STEPS = (
+    (1, 1, 1), (2, 1, 1), (0.5, 1, 1), (1, 1, 2), (1, 1, 0.5), (2, 1, 2), (0.5, 1, 0.5), (1, 2, 1), (1, 0.5, 1),
+    (1, 4, 1), (1, 0.25, 1), (2, 0.5, 1), (0.5, 2, 1),
+)  # fmt: skip
+"""Factors of block, iterations and warps: more and less work for a thread, larger and smaller programs, and both."""
+
+AHEAD = 0.5
+"""Share of --seconds in which candidates are compiled before any is measured."""
+
+TOLERANCE = 2e-2
+"""Between the results of two candidates, relative to the largest number: they differ by the order of sums, and by one
+rounding to bfloat16."""
 
 
-def candidates(kernel: str) -> list[Tiles]:
-    """Tiles of 1 to 16 pixels a thread; several iterations for the kernels that have them now."""
-    several = any(row.tiles.iterations > 1 for row in TABLE[kernel]["any"])
-    every = (Tiles(*each) for each in product(BLOCKS, ITERATIONS if several else (1,), WARPS))
-    return [one for one in every if 1 <= one.block / (32 * one.warps) <= 16]
+class WrongResultError(RuntimeError):
+    """A candidate does not compute what the table's own tiles do."""
+
+
+def present(kernel: str, setting: Setting, name: str = "any") -> Tiles:
+    """What the table has for a kernel, the maps of a setting and an architecture."""
+    inputs = make_inputs(setting._replace(batch=1, side=16), torch.device("meta"))
+    with patch.object(table, "architecture", lambda device: name):
+        return table.tiles(kernel, inputs.maps[0].flatten(2))
+
+
+def candidates(kernel: str, setting: Setting, name: str = "any") -> list[Tiles]:
+    """The table's tiles first, then their neighbours that launch something else than those before."""
+    centre, found, known = present(kernel, setting, name), [], set()
+    for factors in STEPS:
+        block, iterations, warps = (int(factor * value) for factor, value in zip(factors, centre, strict=True))
+        one = Tiles(block, iterations, warps)
+        several = centre.iterations > 1 or iterations == 1
+        if not several or iterations < 1 or not 1 <= warps <= 16 or block < 16:
+            continue
+        try:
+            launched = _launched(kernel, setting, one)
+        except Exception as error:  # a launcher may refuse tiles
+            print(f"{kernel} {tuple(one)}: {type(error).__name__}", file=sys.stderr)
+            continue
+        if launched not in known:
+            known.add(launched)
+            found.append(one)
+    return found
+
+
+def _launched(kernel: str, setting: Setting, one: Tiles) -> tuple[Any, ...]:
+    """What tells launches apart: a small map, say, takes fewer iterations than its tiles have."""
+    inputs = make_inputs(setting, torch.device("meta"))
+    with only(kernel, one):
+        launches = recorded(partial(WORKLOADS[setting.workload].ours, inputs))
+    return tuple((each.name, each.programs, tuple(each.constants.items()), each.warps) for each in launches)
 
 
 @contextmanager
@@ -59,29 +125,62 @@ def only(kernel: str, tiles: Tiles) -> Iterator[None]:
         TABLE[kernel] = before
 
 
-def best(
+class Candidates:
+    """The calls that take turns for one kernel and setting; all share their inputs."""
+
+    def __init__(self, kernel: str, setting: Setting, device: torch.device) -> None:
+        self.kernel, workload, mode = kernel, *TUNED[kernel]
+        self._function = modes_of(WORKLOADS[workload].ours, make_inputs(setting, device))[mode]
+
+    def run(self, tiles: Tiles) -> object:
+        """Launch with these tiles."""
+        with only(self.kernel, tiles):
+            return self._function()
+
+
+def agree(found: object, expected: object) -> bool:
+    """Whether two candidates computed the same."""
+    for one, other in zip(_pytree.tree_leaves(found), _pytree.tree_leaves(expected), strict=True):
+        error = (one.double() - other.double()).abs().max() / other.double().abs().max().clamp(min=1e-30)
+        if not error.item() <= TOLERANCE:
+            return False
+    return True
+
+
+def times_of(
     kernel: str, setting: Setting, device: torch.device, rounds: int, tried: Sequence[Tiles]
-) -> tuple[Tiles, float]:
-    """The fastest tiles and their milliseconds, of those that the compiler accepts."""
-    workload, mode = TUNED[kernel]
-    function = modes_of(WORKLOADS[workload].ours, make_inputs(setting, device))[mode]
+) -> dict[Tiles, float]:
+    """Milliseconds of the tiles that the compiler accepts, the table's own first.
 
-    def run(tiles: Tiles) -> object:
-        with only(kernel, tiles):
-            return function()
-
-    functions = {}
+    Raises:
+        WrongResultError: tiles change the result.
+    """
+    calls = Candidates(kernel, setting, device)
+    functions, expected, refused = {}, None, None
     for tiles in tried:
         try:
-            run(tiles)
+            result = calls.run(tiles)
         except Exception as error:  # whatever the compiler or the GPU finds too large
-            print(f"{kernel} {tiles}: {type(error).__name__}", file=sys.stderr)
+            print(f"{kernel} {tuple(tiles)}: {type(error).__name__}", file=sys.stderr)
+            refused = error
+            if not usable(device):
+                raise
             continue
-        functions[tiles] = partial(run, tiles)
+        expected = result if expected is None else expected
+        if not agree(result, expected):
+            raise WrongResultError(f"{kernel} with {tiles} computes something else than with {next(iter(functions))}")
+        functions[tiles] = partial(calls.run, tiles)
+    if not functions:
+        raise RuntimeError(f"{kernel}: no tiles can be launched") from refused
     named = {str(index): function for index, function in enumerate(functions.values())}
-    times = [median(values) for values in in_turns(named, rounds, 2, device).values()]
-    fastest = min(times)
-    return next((tiles, time) for tiles, time in zip(functions, times, strict=True) if time <= CLOSE * fastest)
+    times = in_turns(named, rounds, min(4, rounds // 2), device)
+    return dict(zip(functions, map(median, times.values()), strict=True))
+
+
+def best(times: Mapping[Tiles, float]) -> Tiles:
+    """The first of the fastest."""
+    fastest = min(times.values())
+    return next(tiles for tiles, time in times.items() if time <= CLOSE * fastest)
 
 
 def settings(kernel: str, brief: bool) -> Iterator[Setting]:
@@ -92,42 +191,127 @@ def settings(kernel: str, brief: bool) -> Iterator[Setting]:
 
 
 def row_of(setting: Setting, tiles: Tiles) -> str:
-    """As in uml_kernels/table.py."""
+    """As in uml_kernels/table.py, where the classes of features are their channels."""
+    channels = WORKLOADS[setting.workload].channels[0][0] or setting.classes
     width = 4 if setting.dtype == "float32" else 2
-    return f"Row({setting.classes}, Tiles{tuple(tiles)}, {setting.layout == 'last'}, {width})"
+    return f"Row({channels}, Tiles{tuple(tiles)}, {setting.layout == 'last'}, {width})"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Tune and print; 2 where there is no GPU."""
+def every(chosen: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, Setting, list[Tiles]]]:
+    """Kernels, settings and candidates."""
+    name = architecture(device)
+    for kernel in chosen.kernel or TUNED:
+        if kernel not in TABLE or TUNED[kernel][0] not in available():
+            continue
+        for setting in settings(kernel, chosen.brief or chosen.rehearse):
+            if chosen.rehearse:
+                setting = setting._replace(batch=1, side=8)
+            yield kernel, setting, candidates(kernel, setting, name)[: 2 if chosen.rehearse else None]
+            if chosen.rehearse:
+                break
+
+
+def tasks(chosen: argparse.Namespace, device: torch.device) -> Iterator[Task]:
+    """A task for each candidate."""
+    for kernel, setting, tried in every(chosen, device):
+        for one in tried:
+            yield Task(f"{kernel} {setting} {one}", partial(_compile, kernel, setting, one, device))
+
+
+def _compile(kernel: str, setting: Setting, one: Tiles, device: torch.device) -> None:
+    Candidates(kernel, setting, device).run(one)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernel", choices=TUNED, action="append", help="this one alone; may be given again")
     parser.add_argument("--brief", action="store_true", help="3 classes, channels first")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=3600, help="begin no setting after these")
     parser.add_argument("--rehearse", action="store_true", help="tiny maps and two candidates, on the CPU")
-    chosen = parser.parse_args(arguments)
+    parser.add_argument("--processes", type=int, default=cores(), help="that compile ahead; 0: none")
+    parser.add_argument("--resume", action="store_true", help="leave out what an earlier run into --out has begun")
+    parser.add_argument("--ahead", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=default_folder(), help="folder of tune.csv and tune.txt")
+    return parser.parse_args(arguments)
+
+
+class Results:
+    """What was measured, in tune.csv, and the rows for the table in tune.txt.
+
+    Args:
+        out: their folder.
+        resume: whether what is there is kept.
+        device: on which was measured.
+    """
+
+    def __init__(self, out: Path, resume: bool, device: torch.device) -> None:
+        self._text, self._table = out / "tune.txt", out / "tune.csv"
+        self._architecture = architecture(device)
+        self._rows: list[dict[str, Any]] = []
+        if resume and self._table.exists():
+            with self._table.open(newline="", encoding="utf-8") as file:
+                self._rows += csv.DictReader(file)
+        self._write()
+
+    def add(self, kernel: str, setting: Setting, times: Mapping[Tiles, float]) -> None:
+        """Print and write a kernel's row."""
+        fastest, before = best(times), next(iter(times))
+        comment = f"{times[fastest]:.4f} ms, {times[before]:.4f} ms before"
+        row = f"{row_of(setting, fastest)},  # {comment}"
+        print(f"{kernel}: {row}", flush=True)
+        for tiles, time in times.items():
+            words = {"kernel": kernel, "architecture": self._architecture, **setting._asdict(), **tiles._asdict()}
+            notes = {"ms": time, "before": int(tiles == before), "row": row if tiles == fastest else ""}
+            self._rows.append({**words, **notes, "torch": torch.__version__, **stamp()})
+        self._write()
+
+    def _write(self) -> None:
+        write_rows(self._table, self._rows)
+        rows: dict[str, list[str]] = {}
+        for one in self._rows:
+            rows.setdefault(one["kernel"], []).extend([one["row"]] if one["row"] else [])
+        lines = [f"# {self._architecture}, torch {torch.__version__}"]
+        for kernel, each in rows.items():
+            lines += [f'"{kernel}": {{"{self._architecture}": (', *(f"    {row}" for row in each), ")},"]
+        self._text.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Tune and print; 1 where tiles change a result, 2 where there is no GPU, 3 where it is lost."""
+    words, chosen, start = list(sys.argv[1:] if arguments is None else arguments), parse(arguments), perf_counter()
     if not torch.cuda.is_available() and not chosen.rehearse:
         print("error: no GPU: tiles are measured on one", file=sys.stderr)
         return 2
     device = torch.device("cpu" if chosen.rehearse else "cuda")
-    start, left_out = perf_counter(), []
-    kernels = [one for one in chosen.kernel or TUNED if one in TABLE and TUNED[one][0] in available()]
-    print(f"# {architecture(device)}, torch {torch.__version__}")
-    for kernel in kernels:
-        rows = []
-        for setting in settings(kernel, chosen.brief or chosen.rehearse):
-            if perf_counter() - start > chosen.seconds:
-                left_out.append(kernel)
-                break
-            if chosen.rehearse:
-                setting = setting._replace(batch=1, side=16)
-            tried = candidates(kernel)[: 2 if chosen.rehearse else None]
-            tiles, time = best(kernel, setting, device, 2 if chosen.rehearse else chosen.rounds, tried)
-            rows.append(f"{row_of(setting, tiles)},  # {time:.4f} ms")
-        if rows:
-            print(f'"{kernel}": {{"{architecture(device)}": (\n    ' + "\n    ".join(rows) + "\n)},", flush=True)
-    print(f"# not measured: {', '.join([*left_out, *sorted(set(TABLE) - set(kernels))]) or 'nothing'}")
-    return 0
+    if chosen.ahead is not None:
+        return do_tasks(tasks(chosen, device), chosen.ahead, device)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    if chosen.processes:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            done, errors = prepare(__file__, words, Path(folder), AHEAD * chosen.seconds, chosen.processes)
+        print(f"# {len(done)} candidates compiled ahead, {len(errors)} refused")
+    progress, results = Progress(chosen.out / "tune.begun", chosen.resume), Results(chosen.out, chosen.resume, device)
+    measured, left_out, failed, rounds = set(), [], [], 1 if chosen.rehearse else chosen.rounds
+    for kernel, setting, tried in every(chosen, device):
+        if perf_counter() - start > chosen.seconds:
+            left_out.append(row_of(setting, tried[0]).partition(" Tiles")[0] + f" of {kernel}")
+            continue
+        measured.add(kernel)
+        if not progress.begin(f"{kernel} {setting}"):
+            continue
+        try:
+            results.add(kernel, setting, times_of(kernel, setting, device, rounds, tried))
+        except Exception:  # the other kernels can still be measured
+            traceback.print_exc()
+            failed.append(kernel)
+            if not usable(device):
+                return DEVICE_LOST
+    print(f"# not measured: {', '.join([*left_out, *sorted(set(TABLE) - measured)]) or 'nothing'}")
+    if failed:
+        print(f"# FAILED: {', '.join(failed)}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,10 @@ import pytest
 import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "") == "1"
+if INTERPRETED:
+    from interpreter import repair_interpreter
+
+    repair_interpreter()
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import csv
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,17 +15,14 @@ pytest.importorskip("matplotlib")
 import cpu
 import errors
 import gpu_check
+import measure
 import micro
 import static
 import tune
-from plots import draw
-from report import COLUMNS, measured
-from roofline import Demand, Machine, demands
-from timing import in_turns
-from uml_kernels.table import TABLE, Tiles
+from report import COLUMNS
 from workloads import WORKLOADS, Setting, available, make_inputs
 
-NO_GPU = pytest.mark.skipif(gpu_check.torch.cuda.is_available(), reason="there is a GPU")
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -56,9 +51,9 @@ def test_what_has_no_gradient_is_timed_forward_alone(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(available()))
 def test_both_forms_of_a_workload_compute_the_same(name):
-    inputs = make_inputs(Setting(name, batch=2, side=16), gpu_check.torch.device("cpu"))
-    ours, eager = (micro.tuple_of(form(inputs)) for form in (WORKLOADS[name].ours, WORKLOADS[name].eager))
-    gpu_check.torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-5)
+    inputs = make_inputs(Setting(name, batch=2, side=16), torch.device("cpu"))
+    ours, eager = (measure.tuple_of(form(inputs)) for form in (WORKLOADS[name].ours, WORKLOADS[name].eager))
+    torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-5)
 
 
 def test_the_named_workloads_of_uml_can_be_measured():
@@ -69,20 +64,6 @@ def test_a_time_limit_leaves_settings_out_and_says_so(tmp_path, capsys):
     micro.main(["--quick", "--cpu", "--no-compile", "--seconds", "-1", "--out", str(tmp_path)])
     assert "left out for lack of time" in capsys.readouterr().out
     assert read(tmp_path / "micro.csv") == []
-
-
-def test_memory_and_roofline_are_drawn_where_they_were_measured(tmp_path):
-    device = gpu_check.torch.device("cpu")
-    words = {
-        "kernel": "mutual", "classes": 3, "dtype": "float32", "layout": "first", "batch": 1, "height": 8, "width": 8,
-        "mode": "full", "unit": "",
-    }  # fmt: skip
-    rows = [
-        measured(device, [1.0, 2.0], **words, provider=provider, metric=metric)
-        for provider in ("ours", "eager")
-        for metric in ("time", "memory", "share of bandwidth")
-    ]
-    assert len(draw(rows, tmp_path)) == len(list(tmp_path.glob("*.png"))) == 4
 
 
 def test_errors_of_the_loss_are_drawn_and_small(tmp_path):
@@ -111,52 +92,8 @@ def test_the_benchmark_of_the_cpu_compares_the_twins_with_eager(tmp_path, monkey
     assert "left out: twin compiled" in capsys.readouterr().out
 
 
-def test_tuning_puts_the_table_back():
-    before = TABLE["evidential_forward"]
-    with tune.only("evidential_forward", Tiles(64, 1, 2)):
-        assert [row.tiles for row in TABLE["evidential_forward"]["any"]] == [Tiles(64, 1, 2)]
-    assert TABLE["evidential_forward"] == before
-
-
-def test_every_row_that_the_tuner_prints_can_be_pasted():
-    row = tune.row_of(next(tune.settings("evidential_forward", True)), Tiles(512, 4, 4))
-    assert row == "Row(3, Tiles(512, 4, 4), False, 4)"
-
-
-def test_functions_take_turns():
-    order: list[str] = []
-    functions = {name: lambda name=name: order.append(name) for name in "ab"}
-    times = in_turns(functions, rounds=2, warm_up=1, device=gpu_check.torch.device("cpu"))
-    assert order == ["a", "b"] * 3
-    assert [len(values) for values in times.values()] == [2, 2]
-
-
 @NO_GPU
 @pytest.mark.parametrize("command", [tune, gpu_check])
 def test_what_needs_a_gpu_says_so_in_one_line(command, capsys):
     assert command.main([]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_the_check_of_a_gpu_can_be_rehearsed(tmp_path):
-    command = [sys.executable, gpu_check.__file__, "--rehearse", "--without-training", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert tuple(read(tmp_path / "gpu.csv")[0]) == COLUMNS
-    assert "evidential_forward" in done.stdout
-
-
-def test_a_part_whose_modules_are_missing_says_how_to_bring_them(capsys):
-    part = gpu_check.Part("training", [], 10, ["no_such_module"])
-    assert "no_such_module" in gpu_check.run(part, False, 60)
-    assert "pip download --no-deps" in capsys.readouterr().out
-
-
-def test_the_least_times_of_a_workload_count_its_bytes_and_instructions():
-    setting = Setting("mutual", 2, side=64)
-    needed, pixels = demands(setting, "sm_90"), 8 * 64 * 64
-    assert needed["forward"].bytes == pytest.approx(9 * pixels, rel=0.1)
-    assert needed["backward"].bytes == pytest.approx(17 * pixels, rel=0.1)
-    assert needed["full"].special == needed["forward"].special + needed["backward"].special
-    least = Demand(2.0, 3.0, 5.0).milliseconds(Machine(1000.0, 1000.0, 1000.0))
-    assert least == {"share of bandwidth": 2.0, "share of MUFU": 3.0, "share of issue": 5.0}

@@ -1,0 +1,89 @@
+"""A pytest plugin: runs the tests that no other process has taken, and writes each result as soon as it is there.
+
+Loaded by kernel_tests.py in several processes. Results are lines of JSON in files of UML_TESTS_OUT, so that a run that
+is killed leaves those of all tests before; UML_TESTS_CLAIMS is the folder in which tests are taken.
+"""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from processes import take
+
+OUT, CLAIMS = Path(os.environ["UML_TESTS_OUT"]), Path(os.environ["UML_TESTS_CLAIMS"])
+PER_FILE = int(os.environ.get("UML_TESTS_PER_FILE", "0"))
+"""How many tests of each file are run; 0: all."""
+
+NUMBERS: dict[str, int] = {}
+OTHERS: set[str] = set()
+"""Tests that another process has taken."""
+
+_session: list[pytest.Session] = []
+
+
+def _write(test: str, outcome: str, seconds: float = 0.0, message: str = "") -> None:
+    line = {"test": test, "outcome": outcome, "seconds": round(seconds, 3), "message": message[-4000:]}
+    with (OUT / f"results-{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Keep the session, to end it when the GPU is lost."""
+    _session.append(session)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Number the tests; the first process writes their names."""
+    if PER_FILE:
+        seen: Counter[Path] = Counter()
+        chosen = []
+        for item in items:
+            seen[item.path] += 1
+            chosen += [item] if seen[item.path] <= PER_FILE else []
+        items[:] = chosen
+    NUMBERS.update({item.nodeid: number for number, item in enumerate(items)})
+    temporary = OUT / f"collected-{os.getpid()}.json"
+    temporary.write_text(json.dumps(list(NUMBERS)), encoding="utf-8")
+    temporary.replace(OUT / "collected.json")
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """A file that cannot be imported is a failed test."""
+    if report.failed:
+        _write(report.nodeid, "failed", message=report.longreprtext)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Take the test, or skip it before any of its fixtures is made."""
+    if not take(CLAIMS, NUMBERS[item.nodeid]):
+        OTHERS.add(item.nodeid)
+        pytest.skip("another process has taken it")
+    _write(item.nodeid, "started")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Write the result of a test of ours."""
+    if report.nodeid in OTHERS or (report.when != "call" and report.passed):
+        return
+    message = "" if report.passed else report.longreprtext
+    _write(report.nodeid, report.outcome, report.duration, message)
+    if report.failed and _lost():
+        _session[0].shouldstop = "the GPU takes no more work from this process"
+
+
+def _lost() -> bool:
+    """Whether the GPU's context is unusable: all further tests of this process would fail."""
+    if os.environ.get("UML_KERNELS_DEVICE", "cpu") == "cpu":
+        return False
+    try:
+        torch.cuda.synchronize()
+    except Exception as error:  # of several types, by the version of torch
+        print(f"after an error: {error}")
+        return True
+    return False
