@@ -276,17 +276,16 @@ def _asked_of_points(
             within = valid & (k < W - first_column) & (place < whole_width)
             rightness = place.to(tl.float32) * inverse_width + zero
             number, counted, factor = load_classes(pixels + k, within, ignore_index, C)
-            factor = tl.where(counted, factor * (1.0 - farness), 0.0)
-            values, added = (), ()
+            values, near_sums, next_sums = (), (), ()
             for c in tl.static_range(C):
-                value = (1.0 - rightness) * lefts[c] + rightness * rights[c]
-                values += (tl.where(counted, value, 0.0),)
-            slopes = _pixel_gradient(values, number, factor, upstream, C)
+                values += ((1.0 - rightness) * lefts[c] + rightness * rights[c],)
+            slopes = _pixel_gradient(values, number, factor * (1.0 - farness), upstream, C)
             for c in tl.static_range(C):
-                added += (sums[c] + (1.0 - rightness) * slopes[c],)
-            for c in tl.static_range(C):
-                added += (sums[C + c] + rightness * slopes[c],)
-            sums = added
+                slope = tl.where(counted, slopes[c], 0.0)
+                share = rightness * slope
+                near_sums += (sums[c] + (slope - share),)
+                next_sums += (sums[C + c] + share,)
+            sums = near_sums + next_sums
     lane = tl.arange(0, POINTS)
     first_in_row = line % width == 0
     stored = inside_line & (lane > 0)
