@@ -18,10 +18,12 @@ from xml.etree import ElementTree
 from processes import cores, work_together
 
 ROOT = Path(__file__).parents[2]
-FILES = ("on_gpu", "operations", "levels", "evidential", "opinion", "gating", "resizing", "special")
+FILES = (
+    "on_gpu", "combined", "corners", "operations", "levels", "evidential", "opinion", "gating", "resizing", "special",
+)  # fmt: skip
 """What only a GPU can tell comes first, then what takes longest. Files that are not named here come last."""
 
-NOT_HERE = ("bench", "compile", "gpu_check", "measure")
+NOT_HERE = ("bench", "compile", "export", "gpu_check", "interpreter", "measure", "package")
 """Of tests/kernels: what needs no GPU."""
 
 FAILURES = 30
