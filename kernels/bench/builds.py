@@ -188,6 +188,8 @@ def built(build: Build, architecture: str) -> list[Built]:
         pointers, integers, constants = launch.pointers, launch.integers, launch.constants
         key = (launch.name, tuple(pointers.items()), tuple(constants.items()), launch.programs)
         if key not in kernels:
-            compiled = compile_kernel(launch.kernel, pointers, integers, constants, architecture, launch.warps)
+            compiled = compile_kernel(
+                launch.kernel, pointers, integers, constants, architecture, launch.warps, launch.registers
+            )
             kernels[key] = Built(build, launch, compiled)
     return list(kernels.values())

@@ -56,6 +56,7 @@ def compile_kernel(
     constants: Mapping[str, Any],
     architecture: str,
     warps: int,
+    registers: int | None = None,
 ) -> Compiled:
     """Compile as a launch on a GPU of that architecture would, without one.
 
@@ -66,6 +67,7 @@ def compile_kernel(
         constants: values of the constexpr arguments. ITERATIONS counts the trips of a kernel's one loop.
         architecture: such as "sm_90" or "gfx942".
         warps: of a program.
+        registers: that a thread may take at most; by default the compiler chooses.
 
     Raises:
         ValueError: an argument of the kernel that is in none of the three.
@@ -90,7 +92,10 @@ def compile_kernel(
         else:
             raise ValueError(f"{kernel.__name__} has an argument {name} without a type: name it in one of the three")
     source = ASTSource(kernel, signature=signature, constexprs=values, attrs=attributes)
-    done = triton.compile(source, target=_target(architecture), options={**OPTIONS, "num_warps": warps})
+    options = {**OPTIONS, "num_warps": warps}
+    if registers is not None and architecture != AMD:
+        options["maxnreg"] = registers
+    done = triton.compile(source, target=_target(architecture), options=options)
     return _read(done.asm, architecture, constants.get("ITERATIONS"))
 
 

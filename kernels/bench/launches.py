@@ -26,7 +26,7 @@ class Launch(NamedTuple):
     Attributes:
         kernel: the function under `triton.jit`.
         programs: in the grid.
-        pointers, integers, constants, warps: as of `compile_kernel`.
+        pointers, integers, constants, warps, registers: as of `compile_kernel`.
         bytes: of all tensors in its arguments, each once.
         backward: whether the call itself was over.
     """
@@ -39,6 +39,7 @@ class Launch(NamedTuple):
     warps: int
     bytes: int
     backward: bool = False
+    registers: int | None = None
 
     @property
     def name(self) -> str:
@@ -57,8 +58,10 @@ def recorded(call: Callable[[], Any], architecture: str = "any") -> list[Launch]
     """
     launches: list[Launch] = []
 
-    def note(kernel: Any, programs: int, *arguments: Any, warps: int, **constants: Any) -> None:
-        launches.append(_launch(kernel, programs, arguments, warps, constants))
+    def note(
+        kernel: Any, programs: int, *arguments: Any, warps: int, registers: int | None = None, **constants: Any
+    ) -> None:
+        launches.append(_launch(kernel, programs, arguments, warps, constants)._replace(registers=registers))
 
     with _instead_of_launch(note), patch.object(table, "architecture", lambda device: architecture):
         differentiable = [one for one in _tensors(call()) if one.requires_grad]

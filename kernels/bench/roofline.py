@@ -115,7 +115,9 @@ def demands(setting: Setting, architecture: str) -> list[Demand]:
     inputs = make_inputs(setting, torch.device("meta"))
     found = []
     for one in recorded(partial(WORKLOADS[setting.workload].ours, inputs), architecture):
-        compiled = compile_kernel(one.kernel, one.pointers, one.integers, one.constants, architecture, one.warps)
+        compiled = compile_kernel(
+            one.kernel, one.pointers, one.integers, one.constants, architecture, one.warps, one.registers
+        )
         threads = one.programs * one.warps * 32
         found.append(Demand(one.name, one.backward, one.bytes, compiled.special * threads, compiled.executed * threads))
     return found

@@ -90,11 +90,12 @@ def candidates(kernel: str, setting: Setting, name: str = "any") -> list[Tiles]:
     """The table's tiles first, then their neighbours that launch something else than those before."""
     centre, found, known = present(kernel, setting, name), [], set()
     for factors in STEPS:
-        block, iterations, warps = (int(factor * value) for factor, value in zip(factors, centre, strict=True))
-        one = Tiles(block, iterations, warps)
+        block, iterations, warps = (int(factor * value) for factor, value in zip(factors, centre[:3], strict=True))
         several = centre.iterations > 1 or iterations == 1
         if not several or iterations < 1 or not 1 <= warps <= 16 or block < 16:
             continue
+        as_much_work = block * centre.warps == centre.block * warps
+        one = Tiles(block, iterations, warps, centre.registers if as_much_work else None)
         try:
             launched = _launched(kernel, setting, one)
         except Exception as error:  # a launcher may refuse tiles
@@ -194,7 +195,8 @@ def row_of(setting: Setting, tiles: Tiles) -> str:
     """As in uml_kernels/table.py, where the classes of features are their channels."""
     channels = WORKLOADS[setting.workload].channels[0][0] or setting.classes
     width = 4 if setting.dtype == "float32" else 2
-    return f"Row({channels}, Tiles{tuple(tiles)}, {setting.layout == 'last'}, {width})"
+    numbers = tuple(each for each in tiles if each is not None)
+    return f"Row({channels}, Tiles{numbers}, {setting.layout == 'last'}, {width})"
 
 
 def every(chosen: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, Setting, list[Tiles]]]:

@@ -314,8 +314,9 @@ def environment_like_a_gpu_machine(folder: Path) -> Path:
     """Python of an environment in a folder, which is used as it is where it is there."""
     python = folder / "bin" / "python"
     if not python.exists():
-        newest = shutil.which("python3.12") or sys.executable
-        subprocess.run([newest, "-m", "venv", folder], check=True)
+        found = shutil.which("python3.12")
+        runs = found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0
+        subprocess.run([found if runs else sys.executable, "-m", "venv", folder], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
     return python
 

@@ -19,11 +19,11 @@ def _constants(
     """The number of samples, and what the kernels are compiled for."""
     maps, batch, columns = (0, 0, 4) if evidential is None else evidential.shape
     count, levels_batch, level_columns = (0, 0, 2) if levels is None else levels.shape
-    classes = max((columns - 4) // 3, (level_columns - 2) // 3)
-    batch = max(batch, levels_batch)
+    classes, batch = max((columns - 4) // 3, (level_columns - 2) // 3), max(batch, levels_batch)
+    rows = min(MOST_ROWS, 1 << max(batch - 1, 0).bit_length())
     constants = {
         "M": maps, "L": count, "C": classes, "OVERLAPS": columns > 4,
-        "LANES": 1 << max(classes - 1, 0).bit_length(), "ROWS": min(MOST_ROWS, 1 << max(batch - 1, 0).bit_length()),
+        "LANES": 1 << max(classes - 1, 0).bit_length(), "ROWS": rows, "ITERATIONS": -(-batch // rows),
         "PER_SAMPLE": dice_per_sample, "NEGATIVE_LOG": negative_log,
     }  # fmt: skip
     return batch, constants

@@ -48,14 +48,15 @@ def _loss_of_overlap(numerator, denominator, inside, C: tl.constexpr, NEGATIVE_L
 @triton.jit
 def _totals(
     sums, weight, B, smooth, K: tl.constexpr, DICE_AT: tl.constexpr, C: tl.constexpr, LANES: tl.constexpr,
-    ROWS: tl.constexpr, PER_SAMPLE: tl.constexpr, NEGATIVE_LOG: tl.constexpr,
+    ROWS: tl.constexpr, ITERATIONS: tl.constexpr, PER_SAMPLE: tl.constexpr, NEGATIVE_LOG: tl.constexpr,
 ):  # fmt: skip
     """Of one map, weighted: count, cross-entropy, KL, vacuity; Dice sums (LANES,); Dice per sample and its samples."""
     count, cross_entropy = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
     kl, vacuity = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
     of_samples, samples = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
     intersection, both = tl.zeros([ROWS, LANES], tl.float32), tl.zeros([ROWS, LANES], tl.float32)
-    for first in range(0, B, ROWS):
+    for i in range(ITERATIONS):
+        first = i * ROWS
         at, inside, factor, own, other = _rows(sums, weight, first, B, K, DICE_AT, C, LANES, ROWS)
         counted = tl.load(at, mask=inside, other=0.0)
         count += factor * counted
@@ -90,11 +91,12 @@ def _divided_by(given, count):
 @triton.jit
 def _terms(
     sums, weight, divisor, dice_divisor, B, smooth, K: tl.constexpr, DICE_AT: tl.constexpr, C: tl.constexpr,
-    LANES: tl.constexpr, ROWS: tl.constexpr, PER_SAMPLE: tl.constexpr, NEGATIVE_LOG: tl.constexpr,
+    LANES: tl.constexpr, ROWS: tl.constexpr, ITERATIONS: tl.constexpr, PER_SAMPLE: tl.constexpr,
+    NEGATIVE_LOG: tl.constexpr,
 ):  # fmt: skip
     """Mean cross-entropy, KL and vacuity of one map, and its Dice loss."""
     count, cross_entropy, kl, vacuity, intersection, both, of_samples, samples = _totals(
-        sums, weight, B, smooth, K, DICE_AT, C, LANES, ROWS, PER_SAMPLE, NEGATIVE_LOG
+        sums, weight, B, smooth, K, DICE_AT, C, LANES, ROWS, ITERATIONS, PER_SAMPLE, NEGATIVE_LOG
     )
     by = _divided_by(divisor, count)
     if C == 0:
@@ -126,6 +128,7 @@ def forward_kernel(
     OVERLAPS: tl.constexpr,  # whether evidential sums have those of Dice
     LANES: tl.constexpr,
     ROWS: tl.constexpr,
+    ITERATIONS: tl.constexpr,  # so many times ROWS are at least B
     PER_SAMPLE: tl.constexpr,
     NEGATIVE_LOG: tl.constexpr,
 ):
@@ -137,12 +140,12 @@ def forward_kernel(
         if n < M:
             cross_entropy, kl, vacuity, dice = _terms(
                 evidential + n * B * K, weight, divisor, dice_divisor, B, smooth, K, 4, C if OVERLAPS else 0, LANES,
-                ROWS, PER_SAMPLE, NEGATIVE_LOG,
+                ROWS, ITERATIONS, PER_SAMPLE, NEGATIVE_LOG,
             )  # fmt: skip
         else:
             cross_entropy, kl, vacuity, dice = _terms(
                 levels + (n - M) * B * (2 + 3 * C), weight, divisor, dice_divisor, B, smooth, 2 + 3 * C, 2, C, LANES,
-                ROWS, PER_SAMPLE, NEGATIVE_LOG,
+                ROWS, ITERATIONS, PER_SAMPLE, NEGATIVE_LOG,
             )  # fmt: skip
         total += (
             term_weights[3 * n] * cross_entropy + term_weights[3 * n + 1] * of_kl * kl + term_weights[3 * n + 2] * dice
@@ -157,18 +160,19 @@ def forward_kernel(
 @triton.jit
 def _differentiate(
     sums, gradient, of_cross_entropy, of_kl, of_dice, weight, divisor, dice_divisor, B, smooth, K: tl.constexpr,
-    DICE_AT: tl.constexpr, C: tl.constexpr, LANES: tl.constexpr, ROWS: tl.constexpr, PER_SAMPLE: tl.constexpr,
-    NEGATIVE_LOG: tl.constexpr,
+    DICE_AT: tl.constexpr, C: tl.constexpr, LANES: tl.constexpr, ROWS: tl.constexpr, ITERATIONS: tl.constexpr,
+    PER_SAMPLE: tl.constexpr, NEGATIVE_LOG: tl.constexpr,
 ):  # fmt: skip
     """The gradient of one map's sums."""
     count, _, _, _, total_intersection, total_both, _, samples = _totals(
-        sums, weight, B, smooth, K, DICE_AT, C, LANES, ROWS, PER_SAMPLE, NEGATIVE_LOG
+        sums, weight, B, smooth, K, DICE_AT, C, LANES, ROWS, ITERATIONS, PER_SAMPLE, NEGATIVE_LOG
     )
     inverse = 1.0 / _divided_by(divisor, count)
     if PER_SAMPLE:
         of_dice /= _divided_by(dice_divisor, samples)
     lane = tl.arange(0, LANES)[None, :]
-    for first in range(0, B, ROWS):
+    for i in range(ITERATIONS):
+        first = i * ROWS
         at, inside, factor, intersection, both = _rows(sums, weight, first, B, K, DICE_AT, C, LANES, ROWS)
         to = gradient + (first + tl.arange(0, ROWS)).to(tl.int64) * K
         zero = tl.zeros([ROWS], tl.float32)
@@ -217,6 +221,7 @@ def backward_kernel(
     OVERLAPS: tl.constexpr,
     LANES: tl.constexpr,
     ROWS: tl.constexpr,
+    ITERATIONS: tl.constexpr,  # so many times ROWS are at least B
     PER_SAMPLE: tl.constexpr,
     NEGATIVE_LOG: tl.constexpr,
 ):
@@ -236,11 +241,12 @@ def backward_kernel(
         if n < M:
             _differentiate(
                 evidential + n * B * K, evidential_gradient + n * B * K, of_cross_entropy, of_kl, of_dice, weight,
-                divisor, dice_divisor, B, smooth, K, 4, C if OVERLAPS else 0, LANES, ROWS, PER_SAMPLE, NEGATIVE_LOG,
+                divisor, dice_divisor, B, smooth, K, 4, C if OVERLAPS else 0, LANES, ROWS, ITERATIONS, PER_SAMPLE,
+                NEGATIVE_LOG,
             )  # fmt: skip
         else:
             at = (n - M) * B * (2 + 3 * C)
             _differentiate(
                 levels + at, levels_gradient + at, of_cross_entropy, of_kl, of_dice, weight, divisor, dice_divisor, B,
-                smooth, 2 + 3 * C, 2, C, LANES, ROWS, PER_SAMPLE, NEGATIVE_LOG,
+                smooth, 2 + 3 * C, 2, C, LANES, ROWS, ITERATIONS, PER_SAMPLE, NEGATIVE_LOG,
             )  # fmt: skip

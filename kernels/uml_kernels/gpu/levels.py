@@ -95,7 +95,7 @@ def level_sums_backward(
         backward_kernel, ends[4], *levels, *gradients, target.contiguous(), upstream.float().contiguous(), len(first),
         *target.shape[1:], *_whole(height, width), *_sizes(levels), *ends[1:4], ignore_index,
         C=classes, FIRST=taken[0], SECOND=taken[1], THIRD=taken[2], FOURTH=taken[3], BLOCK=chosen.block,
-        warps=chosen.warps,
+        warps=chosen.warps, registers=chosen.registers,
     )  # fmt: skip
     one, two, three, four = (first.new_empty(0) if gradient is None else gradient for gradient in gradients)
     return one, two, three, four
