@@ -86,13 +86,14 @@ def test_the_readme_has_no_link_that_leads_nowhere_on_a_package_index():
     assert [link for link in links if not link.startswith(("https://", "#"))] == []
 
 
-def test_installed_beside_torch_the_example_of_the_readme_runs(site, tmp_path):
-    (example,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def test_installed_beside_torch_the_examples_of_the_readme_run(site, tmp_path):
+    examples = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert examples
     program = (
         "import importlib.metadata, uml_kernels\n"
         "print(uml_kernels.__version__, importlib.metadata.version('uml-kernels'), uml_kernels.__file__)\n"
     )
-    version, installed, file = run(site, tmp_path, program + example).splitlines()[0].split()
+    version, installed, file = run(site, tmp_path, program + "\n".join(examples)).splitlines()[0].split()
     assert version == installed == uml_kernels.__version__
     assert Path(file).parent == site / "uml_kernels"
 
