@@ -10,7 +10,7 @@ if os.environ.get("TRITON_INTERPRET", "") == "1":
 pytest.importorskip("triton")
 
 from builds import Build, built, few
-from compile import NVIDIA, compile_kernel
+from compile import AMD, NVIDIA, compile_kernel
 from sass import Instruction, executed
 
 BUILDS = list(few())
@@ -29,6 +29,13 @@ def test_kernels_compile_without_spilling_and_without_float64(build):
             where = f"{launch.name} for {architecture}"
             assert (compiled.spills, compiled.local_bytes) == (0, 0), where
             assert not re.search(r"\.f64\b", compiled.text), where
+
+
+def test_kernels_compile_for_amd_without_ptx():
+    for operation in ("evidential_sums", "predictive_maps"):
+        for _, launch, compiled in built(Build(operation, 2), AMD):
+            assert compiled.spills == 0, launch.name
+            assert "v_log_f32" in compiled.text or "v_rcp_f32" in compiled.text, launch.name
 
 
 def test_kernels_of_a_call_are_told_apart_and_named():
