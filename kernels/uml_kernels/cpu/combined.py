@@ -1,49 +1,87 @@
-"""The CPU twin of combining sums into a loss and its terms, with its gradient in closed form."""
+"""The CPU twin of combining sums into a loss and its terms, with its gradient in closed form; all maps at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-COUNT, CROSS_ENTROPY, KL, VACUITY = range(4)
 
+class _Setting(NamedTuple):
+    """What all maps share; see `uml_kernels.combined`."""
 
-class _Map(NamedTuple):
-    """The sums of one map, and where its Dice sums begin."""
-
-    columns: Tensor  # (B, K)
-    evidential: bool
-    overlaps: int
-
-    @property
-    def classes(self) -> int:
-        return (self.columns.shape[1] - self.overlaps) // 3
-
-
-def _maps(evidential: Tensor | None, levels: Tensor | None) -> Iterator[_Map]:
-    for sums, overlaps in ((evidential, 4), (levels, 2)):
-        if sums is not None:
-            yield from (_Map(columns, overlaps == 4, overlaps) for columns in sums.unbind())
+    weight: Tensor | None  # (B,)
+    divisor: Tensor | None
+    dice_divisor: Tensor | None
+    negative_log: bool
+    dice_per_sample: bool
+    smooth: float
 
 
 class _Dice(NamedTuple):
-    """Of one map: numerators and denominators of D (R, C), R = B or 1, and what each row weighs in the mean (R,)."""
+    """Numerators and denominators of D (M, R, C), R = 1 or of each sample B, and what a row weighs (M, R) or 1."""
 
     numerator: Tensor
     denominator: Tensor
-    share: Tensor
+    share: Tensor | float
 
 
-def _dice(one: _Map, weight: Tensor, divisor: Tensor | None, per_sample: bool, smooth: float) -> _Dice:
-    sums = one.columns[:, one.overlaps :].unflatten(1, (3, one.classes))
-    if per_sample:
-        counted = weight * (one.columns[:, COUNT] > 0)
-        share = counted / (_positive(counted.sum()) if divisor is None else divisor.to(counted.dtype))
-    else:
-        sums, share = (sums * weight.view(-1, 1, 1)).sum(0, keepdim=True), weight.new_ones(1)
-    intersection, predicted, target = sums.unbind(1)
-    return _Dice(2 * intersection + smooth, predicted + target + smooth, share)
+class _Sums:
+    """The sums (M, B, K) of M maps of one kind, whose Dice sums begin at a column."""
+
+    def __init__(self, columns: Tensor, first: int, setting: _Setting) -> None:
+        self.columns, self.first, self.setting = columns, first, setting
+        self.classes = (columns.shape[2] - first) // 3
+        dtype = columns.dtype
+        self.weight = None if setting.weight is None else setting.weight.to(dtype).unsqueeze(1)
+        self.total = (columns if self.weight is None else columns * self.weight).sum(1)
+        self.divisor = _positive(self.total[:, :1]) if setting.divisor is None else setting.divisor.to(dtype)
+
+    def dice(self) -> _Dice:
+        """Of all samples together, or of each."""
+        setting = self.setting
+        if setting.dice_per_sample:
+            rows = self.columns
+            share = (rows[:, :, 0] > 0).to(rows.dtype)
+            share = share if self.weight is None else share * self.weight.squeeze(1)
+            count = _positive(share.sum(1, keepdim=True)) if setting.dice_divisor is None else setting.dice_divisor
+            share = share / count.to(rows.dtype)
+        else:
+            rows, share = self.total.unsqueeze(1), 1.0
+        intersection, predicted, target = rows[:, :, self.first :].unflatten(2, (3, self.classes)).unbind(2)
+        return _Dice(intersection * 2 + setting.smooth, predicted + target + setting.smooth, share)
+
+    def terms(self) -> Tensor:
+        """(M, 4): mean cross-entropy, KL and vacuity, and the Dice loss."""
+        terms = self.columns.new_zeros(len(self.columns), 4)
+        terms[:, : self.first - 1] = self.total[:, 1 : self.first] / self.divisor
+        if self.classes:
+            numerator, denominator, share = self.dice()
+            overlap = numerator / denominator
+            each = overlap.log().neg() if self.setting.negative_log else 1 - overlap
+            terms[:, 3] = (each.mean(2) * share).sum(1)
+        return terms
+
+    def gradient(self, asked: Tensor) -> Tensor:
+        """Of the sums, for an upstream one (M, 4) of the terms."""
+        gradient = torch.zeros_like(self.columns, memory_format=torch.contiguous_format)
+        means = 2 if self.first == 4 else 1  # cross-entropy, and of evidential sums KL
+        gradient[:, :, 1 : 1 + means] = (asked[:, :means] / self.divisor).unsqueeze(1)
+        if self.classes:
+            numerator, denominator, share = self.dice()
+            inverse = 1 / denominator
+            if self.setting.negative_log:
+                for_numerator, for_denominator = -1 / numerator, inverse
+            else:
+                for_numerator, for_denominator = -inverse, numerator * inverse * inverse
+            rows = asked[:, 3:] * share / self.classes
+            both = torch.cat([2 * for_numerator, for_denominator], 2) * rows.unsqueeze(2)
+            gradient[:, :, self.first : self.first + 2 * self.classes] = both
+        if self.weight is not None:
+            # A share per sample holds the weight already
+            weighed = slice(0, self.first if self.setting.dice_per_sample else None)
+            gradient[:, :, weighed] *= self.weight
+        return gradient
 
 
 def _positive(count: Tensor) -> Tensor:
@@ -51,16 +89,12 @@ def _positive(count: Tensor) -> Tensor:
     return torch.where(count > 0, count, 1.0)
 
 
-def _divisor(one: _Map, weight: Tensor, divisor: Tensor | None) -> Tensor:
-    if divisor is not None:
-        return divisor.to(weight.dtype)
-    return _positive((weight * one.columns[:, COUNT]).sum())
-
-
-def _weight(evidential: Tensor | None, levels: Tensor | None, weight: Tensor | None) -> Tensor:
-    sums = evidential if evidential is not None else levels
-    assert sums is not None
-    return sums.new_ones(sums.shape[1]) if weight is None else weight.to(sums.dtype)
+def _weights(term_weights: Sequence[float], kl_weight: Tensor, like: Tensor) -> Tensor:
+    """(maps, 4): what each term weighs in the loss; the vacuity nothing."""
+    given = [term_weights[i : i + 3] for i in range(0, len(term_weights), 3)]
+    weights = like.new_tensor([(cross_entropy, kl, 0.0, dice) for cross_entropy, kl, dice in given])
+    weights[:, 1] *= kl_weight
+    return weights
 
 
 def combined_loss(
@@ -76,24 +110,11 @@ def combined_loss(
     smooth: float,
 ) -> tuple[Tensor, Tensor]:
     """See `uml_kernels.combined`: the loss, and the terms (maps, 4)."""
-    weight = _weight(evidential, levels, weight)
-    terms = []
-    for one in _maps(evidential, levels):
-        inverse = 1 / _divisor(one, weight, divisor)
-        sums = (one.columns[:, :4] * weight.unsqueeze(1)).sum(0) * inverse
-        zero = torch.zeros_like(sums[0])
-        dice = zero
-        if one.classes:
-            parts = _dice(one, weight, dice_divisor, dice_per_sample, smooth)
-            overlap = parts.numerator / parts.denominator
-            each = -overlap.log() if negative_log else 1 - overlap
-            dice = (each.mean(1) * parts.share).sum()
-        kl, vacuity = (sums[KL], sums[VACUITY]) if one.evidential else (zero, zero)
-        terms.append(torch.stack([sums[CROSS_ENTROPY], kl, vacuity, dice]))
-    table = torch.stack(terms)
-    of_cross_entropy, of_kl, of_dice = table.new_tensor(term_weights).reshape(-1, 3).unbind(1)
-    loss = of_cross_entropy * table[:, 0] + of_kl * kl_weight * table[:, 1] + of_dice * table[:, 3]
-    return loss.sum(), table
+    setting = _Setting(weight, divisor, dice_divisor, negative_log, dice_per_sample, smooth)
+    given = ((evidential, 4), (levels, 2))
+    found = [_Sums(sums, first, setting).terms() for sums, first in given if sums is not None]
+    terms = torch.cat(found)
+    return (terms * _weights(term_weights, kl_weight, terms)).sum(), terms
 
 
 def combined_loss_backward(
@@ -111,35 +132,17 @@ def combined_loss_backward(
     smooth: float,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the sums; empty where there are none."""
-    weight = _weight(evidential, levels, weight)
-    gradients = []
-    for number, one in enumerate(_maps(evidential, levels)):
-        asked = one.columns.new_zeros(4) if for_terms is None else for_terms[number].clone()
-        if for_loss is not None:
-            of_cross_entropy, of_kl, of_dice = term_weights[3 * number : 3 * number + 3]
-            asked[0] += for_loss * of_cross_entropy
-            asked[1] += for_loss * of_kl * kl_weight
-            asked[3] += for_loss * of_dice
-        gradient = torch.zeros_like(one.columns, memory_format=torch.contiguous_format)
-        share = weight / _divisor(one, weight, divisor)
-        gradient[:, CROSS_ENTROPY] = asked[0] * share
-        if one.evidential:
-            gradient[:, KL] = asked[1] * share
-        if one.classes:
-            parts = _dice(one, weight, dice_divisor, dice_per_sample, smooth)
-            inverse = 1 / parts.denominator
-            if negative_log:
-                for_numerator, for_denominator = -1 / parts.numerator, inverse
-            else:
-                for_numerator, for_denominator = -inverse, parts.numerator * inverse * inverse
-            # Of one D of all samples, every sample's sums count with its weight; of a D per sample, with their own row
-            rows = (asked[3] * (parts.share if dice_per_sample else weight) / one.classes).unsqueeze(1)
-            both = torch.stack([2 * for_numerator, for_denominator], 1) * rows.unsqueeze(2)
-            gradient[:, one.overlaps : one.overlaps + 2 * one.classes] = both.flatten(1)
-        gradients.append(gradient)
-    found = []
-    for sums in (evidential, levels):
-        count = 0 if sums is None else len(sums)
-        found.append(torch.stack(gradients[:count]) if count else kl_weight.new_empty(0, dtype=weight.dtype))
-        del gradients[:count]
-    return found[0], found[1]
+    setting = _Setting(weight, divisor, dice_divisor, negative_log, dice_per_sample, smooth)
+    asked = for_terms
+    if for_loss is not None:
+        like = evidential if evidential is not None else levels
+        assert like is not None
+        of_loss = for_loss * _weights(term_weights, kl_weight, like)
+        asked = of_loss if asked is None else asked + of_loss
+    assert asked is not None
+    maps = 0 if evidential is None else len(evidential)
+    one, two = (
+        kl_weight.new_empty(0) if sums is None else _Sums(sums, first, setting).gradient(part)
+        for sums, first, part in ((evidential, 4, asked[:maps]), (levels, 2, asked[maps:]))
+    )
+    return one, two
