@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 from torch.nn import Parameter
@@ -97,6 +98,9 @@ class Operation:
     def _run_under_autograd(self, *arguments: Any) -> Any:
         # The dispatcher calls this once for each level of torch.func's transforms, so the function has one level too
         levels = torch._C._are_functorch_transforms_active()
+        if not levels and not torch.is_grad_enabled() and forward_ad._current_level < 0:
+            with torch._C._AutoDispatchBelowAutograd():
+                return self._registered(*arguments)
         modes = (torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()) if levels else None
         with enable_single_level_autograd_function():
             return self._recorded.apply(*arguments, modes)
