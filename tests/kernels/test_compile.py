@@ -47,6 +47,8 @@ def test_few_classes_are_loaded_128_bits_at_a_time():
     for classes in (2, 3):
         for _, launch, compiled in built(Build("evidential_sums", classes), "sm_90"):
             assert compiled.wide_loads >= classes, launch.name
+    for _, launch, compiled in built(Build("evidential_sums", 3, "bfloat16"), "sm_90"):
+        assert compiled.wide_loads >= 3, launch.name
 
 
 def test_an_argument_without_a_type_is_named():
