@@ -7,10 +7,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from launches import recorded
 
-NO_KERNEL = (
-    "view", "reshape", "detach", "alias", "expand", "select", "slice", "split", "squeeze", "permute", "transpose",
-    "unbind", "as_strided", "empty", "lift", "t.default", "_to_copy.same",
-)  # fmt: skip
+NO_KERNEL = {
+    "view", "_unsafe_view", "detach", "alias", "expand", "select", "slice", "split", "split_with_sizes", "narrow",
+    "squeeze", "unsqueeze", "permute", "transpose", "t", "unbind", "unflatten", "as_strided", "empty", "empty_like",
+    "empty_strided", "new_empty",
+}  # fmt: skip
 """Operators that move or make no data."""
 
 
@@ -20,8 +21,8 @@ class _Counter(TorchDispatchMode):
         self.names: list[str] = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.name().partition("::")[2]
-        if not any(word in name for word in NO_KERNEL):
+        name = function.name().partition("::")[2].partition(".")[0]
+        if name not in NO_KERNEL:
             self.names.append(name)
         return function(*args, **(kwargs or {}))
 
