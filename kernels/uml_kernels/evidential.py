@@ -128,7 +128,7 @@ def evidential_sums(
         *_alike(pixels, [as_pixels(each, dim) for each in maps[1:]]), target, weight, class_weight, kind, dice,
         ignore_index, False,
     )  # fmt: skip
-    return EvidentialSums(columns.select(0, 0) if isinstance(logits, Tensor) else columns)
+    return EvidentialSums(columns.squeeze(0) if isinstance(logits, Tensor) else columns)
 
 
 def _alike(first: Tensor, others: Sequence[Tensor]) -> list[Tensor | None]:
