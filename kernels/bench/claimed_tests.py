@@ -1,4 +1,4 @@
-"""A pytest plugin: runs the tests that no other process has taken, and writes each result as soon as it is there.
+"""A pytest plugin: runs the tests that no other process has taken, and writes each result immediately.
 
 Loaded by kernel_tests.py in several processes. Results are lines of JSON in files of UML_TESTS_OUT, so that a run that
 is killed leaves those of all tests before; UML_TESTS_CLAIMS is the folder in which tests are taken.

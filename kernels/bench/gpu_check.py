@@ -40,6 +40,10 @@ ATTEMPTS = 5
 TABLES = ("micro.csv", "loss_share.csv", "trainer.csv")
 """Rows of the same columns, which gpu.csv holds together."""
 
+OTHERS = ("gpu.csv", "tune.csv", "tune.txt", "tune.begun", "micro.begun")
+PICTURES = ("time", "speed_up", "graphs", "memory", "roofline")
+"""What else the parts write into the folder of the results."""
+
 BRING = (
     "On a machine with a network: pip download --no-deps -d wheels {}\n"
     "(and what they need in turn). Here: pip install --no-index --no-deps --target site wheels/*.whl\n"
@@ -181,14 +185,16 @@ def folder_of(chosen: argparse.Namespace) -> Path:
 
 
 def clean(out: Path) -> None:
-    """Remove what an earlier run left, so that no figure of it can be taken for one of this run."""
-    for pattern in (*TABLES, "gpu.csv", "tune.csv", "tune.txt", "micro_*.png", "*.begun", "logs/*.log", "tests/*"):
+    """Remove an earlier run's results, so that none of them can be taken for one of this run, and no other file."""
+    logs = [f"logs/{part.name}.log" for part in (*parts(rehearse=False, training=True), pictures())]
+    tests = [f"tests/{name}" for name in ("junit.xml", *kernel_tests.WRITTEN)]
+    for pattern in (*TABLES, *OTHERS, *(f"micro_{name}.png" for name in PICTURES), *logs, *tests):
         for path in out.glob(pattern):
             path.unlink()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all parts; 0 where all that could run did, 1 where one failed or was stopped, 2 where there is no GPU."""
+    """Run all parts. Exit codes: 0 all that could run passed, 1 one failed or was stopped, 2 no GPU."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=500, help="of all parts together")
     parser.add_argument("--rehearse", action="store_true", help="the same plan on tiny maps, on the CPU")

@@ -26,6 +26,9 @@ FILES = (
 NOT_HERE = ("bench", "compile", "export", "gpu_check", "interpreter", "measure", "package")
 """Of tests/kernels: what needs no GPU."""
 
+WRITTEN = ("results-*.jsonl", "collected*.json", "worker-*.log")
+"""By the processes, into the folder of the results."""
+
 FAILURES = 30
 """After which a process ends: one defect should not hide the others, and many do not need all their traces."""
 
@@ -105,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     out = chosen.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    for old in (*out.glob("results-*.jsonl"), *out.glob("collected*.json"), *out.glob("worker-*.log")):
+    for old in (path for pattern in WRITTEN for path in out.glob(pattern)):
         old.unlink()
     # Warnings are read once, not by every process; a file that cannot be imported must not hide the others.
     words = ["-q", "-p", "no:cacheprovider", "-p", "claimed_tests", "--continue-on-collection-errors", "-W", "ignore"]

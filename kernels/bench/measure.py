@@ -108,7 +108,7 @@ def _without(setting: Setting, name: str, error: BaseException, device: torch.de
 
 
 def release(device: torch.device) -> None:
-    """Give back the memory of what is no longer referred to: graphs have pools of their own."""
+    """Free unreferenced memory, that of CUDA graphs' own pools too."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -101,7 +101,7 @@ def default_folder() -> Path:
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A CSV file with the first row's columns; floats with 5 digits. One that is there is replaced at once."""
+    """A CSV file with the first row's columns; floats with 5 digits. An existing file is replaced atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.part")
     with temporary.open("w", newline="", encoding="utf-8") as file:

@@ -281,7 +281,7 @@ class Results:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Tune and print; 1 where tiles change a result, 2 where there is no GPU, 3 where it is lost."""
+    """Tune and print. Exit codes: 1 tiles change a result, 2 no GPU, 3 the GPU is lost."""
     words, chosen, start = list(sys.argv[1:] if arguments is None else arguments), parse(arguments), perf_counter()
     if not torch.cuda.is_available() and not chosen.rehearse:
         print("error: no GPU: tiles are measured on one", file=sys.stderr)

@@ -280,6 +280,18 @@ def test_a_rehearsal_overwrites_no_results(tmp_path, capsys):
     out.rmdir()
 
 
+def test_a_folder_that_holds_other_files_keeps_them(tmp_path):
+    """As the project's own root, whose tests/ and logs/ are not results of this command."""
+    others = [tmp_path / name for name in ("tests/test_mine.py", "logs/training.log", "mine.begun", "micro_mine.png")]
+    old = [tmp_path / name for name in ("gpu.csv", "micro_time.png", "tests/junit.xml", "logs/tests.log", "tune.begun")]
+    for path in (*others, *old):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    gpu_check.clean(tmp_path)
+    assert all(path.exists() for path in others)
+    assert not any(path.exists() for path in old)
+
+
 def assert_whole(out: Path) -> None:
     """A rehearsal has left every file that a run on a GPU leaves, with rows in it."""
     assert {path.name for path in out.iterdir()} >= FILES

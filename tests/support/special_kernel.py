@@ -43,19 +43,18 @@ def evaluate(function: str, x: Tensor) -> Tensor:
 
 UNITS = {
     "create_exp2": lambda exact, error: exact * (1 + 2**-22 * error),
-    "create_rsqrt": lambda exact, error: exact * (1 + 2**-22 * error),
     # 1 ulp: 2^-23 of the power of two below
     "create_fdiv": lambda exact, error: exact + 2**-23 * error * np.exp2(np.floor(np.log2(np.abs(exact)))),
     # Absolute within 0.5 to 2, where the logarithm is between -1 and 1, and relative elsewhere
     "create_log2": lambda exact, error: exact + 2**-22 * error * np.maximum(1, np.abs(exact)),
 }
-"""What the interpreter's operations become with errors -1 to 1: as documented in the PTX manual for ex2, rsqrt, rcp and
+"""What the interpreter's operations become with errors -1 to 1: as the PTX manual documents of ex2, rcp and
 lg2.approx.ftz."""
 
 
 @contextmanager
 def disturbed() -> Iterator[None]:
-    """Let the interpreter's 2^x, 1 / sqrt(x), quotients and log2 err as a GPU's approximate units may, at random."""
+    """Let the interpreter's 2^x, quotients and log2 err as a GPU's approximate units may, at random."""
     from triton.runtime.interpreter import InterpreterBuilder
 
     random = np.random.default_rng(0)

@@ -6,6 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+OF_MAPS, OF_LEVELS = 4, 2
+"""The columns of evidential and of level sums at which their Dice sums begin."""
+
 
 class _Setting(NamedTuple):
     """What all maps share; see `uml_kernels.combined`."""
@@ -65,7 +68,7 @@ class _Sums:
     def gradient(self, asked: Tensor) -> Tensor:
         """Of the sums, for an upstream one (M, 4) of the terms."""
         gradient = torch.zeros_like(self.columns, memory_format=torch.contiguous_format)
-        means = 2 if self.first == 4 else 1  # cross-entropy, and of evidential sums KL
+        means = 2 if self.first == OF_MAPS else 1  # cross-entropy, and of evidential sums KL
         gradient[:, :, 1 : 1 + means] = (asked[:, :means] / self.divisor).unsqueeze(1)
         if self.classes:
             numerator, denominator, share = self.dice()
@@ -111,7 +114,7 @@ def combined_loss(
 ) -> tuple[Tensor, Tensor]:
     """See `uml_kernels.combined`: the loss, and the terms (maps, 4)."""
     setting = _Setting(weight, divisor, dice_divisor, negative_log, dice_per_sample, smooth)
-    given = ((evidential, 4), (levels, 2))
+    given = ((evidential, OF_MAPS), (levels, OF_LEVELS))
     found = [_Sums(sums, first, setting).terms() for sums, first in given if sums is not None]
     terms = torch.cat(found)
     return (terms * _weights(term_weights, kl_weight, terms)).sum(), terms
@@ -143,6 +146,6 @@ def combined_loss_backward(
     maps = 0 if evidential is None else len(evidential)
     one, two = (
         kl_weight.new_empty(0) if sums is None else _Sums(sums, first, setting).gradient(part)
-        for sums, first, part in ((evidential, 4, asked[:maps]), (levels, 2, asked[maps:]))
+        for sums, first, part in ((evidential, OF_MAPS, asked[:maps]), (levels, OF_LEVELS, asked[maps:]))
     )
     return one, two

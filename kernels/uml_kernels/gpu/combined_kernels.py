@@ -128,7 +128,7 @@ def forward_kernel(
     OVERLAPS: tl.constexpr,  # whether evidential sums have those of Dice
     LANES: tl.constexpr,
     ROWS: tl.constexpr,
-    ITERATIONS: tl.constexpr,  # so many times ROWS are at least B
+    ITERATIONS: tl.constexpr,  # blocks of ROWS samples that cover B
     PER_SAMPLE: tl.constexpr,
     NEGATIVE_LOG: tl.constexpr,
 ):
@@ -221,7 +221,7 @@ def backward_kernel(
     OVERLAPS: tl.constexpr,
     LANES: tl.constexpr,
     ROWS: tl.constexpr,
-    ITERATIONS: tl.constexpr,  # so many times ROWS are at least B
+    ITERATIONS: tl.constexpr,  # blocks of ROWS samples that cover B
     PER_SAMPLE: tl.constexpr,
     NEGATIVE_LOG: tl.constexpr,
 ):
