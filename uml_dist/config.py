@@ -70,6 +70,10 @@ class DataConfig(Section):
     augment: Literal["none", "light"] = Field(
         default="light", description="flips, quarter turns and +-10 % scale, or none"
     )
+    normalise: Literal["statistics", "unit"] = Field(
+        default="statistics",
+        description="inputs by the mean and standard deviation of the training data, or scaled to [0, 1] alone",
+    )
     cache: str | None = Field(
         default=None, description="folder that keeps shards read from URLs; default: uml_shards in ~/.cache"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from uml_shards.address import parse_location
 from uml_shards.cache import Cache
 from uml_shards.joined import JoinedSplit, Samples
-from uml_shards.manifest import Statistics
+from uml_shards.manifest import Manifest, Statistics
 from uml_shards.part import part_of
 from uml_shards.plan import InOrder, Plan, owned_slots
 from uml_shards.sampling import WeightedPlan, groups_of_classes, groups_of_sets
@@ -148,6 +148,18 @@ def make_streams(
         )
         for name in config.streams
     }
+
+
+def input_statistics(config: RunConfig, manifest: Manifest) -> Statistics:
+    """Mean and standard deviation by which every image of a run is normalised, after it is scaled to [0, 1].
+
+    Args:
+        config: of the run.
+        manifest: of the first stream's training data.
+    """
+    if config.data.normalise == "unit":
+        return Statistics(mean=(0.0,) * manifest.channels, std=(1.0,) * manifest.channels)
+    return manifest.statistics
 
 
 def evaluation_stream(config: RunConfig, split: Split, size: tuple[int, ...], statistics: Statistics) -> Stream:
