@@ -41,6 +41,32 @@ def sum_over_ranks(local: Tensor) -> Tensor:
     return _SumOverRanks.apply(local) if world_size() > 1 else local  # type: ignore[return-value]
 
 
+class _MeanOverRanks(torch.autograd.Function):
+    """Mean over ranks of what each rank uses in its own way: the upstream gradients differ, and are averaged."""
+
+    @staticmethod
+    def forward(context: Any, local: Tensor) -> Tensor:
+        return _mean(local)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return _mean(gradient)
+
+
+def _mean(local: Tensor) -> Tensor:
+    total = local.detach().clone()
+    distributed.all_reduce(total)
+    return total / world_size()
+
+
+def mean_over_ranks(local: Tensor) -> Tensor:
+    """A tensor averaged over all ranks, with its gradient, such as a statistic of the whole batch inside a network.
+
+    Every rank must call it, and run backward through it.
+    """
+    return _MeanOverRanks.apply(local) if world_size() > 1 else local  # type: ignore[return-value]
+
+
 class GlobalBatch:
     """The global batch that one micro batch on one rank belongs to.
 

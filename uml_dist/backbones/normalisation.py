@@ -1,9 +1,12 @@
-"""The two normalisations of encoders: group normalisation, and batch normalisation frozen at given statistics."""
+"""Group normalisation, batch normalisation over all ranks, and batch normalisation frozen at given statistics."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from ..reduce import mean_over_ranks, world_size
 
 Normalisation = Callable[[int], nn.Module]
 """Makes the normalisation of so many channels."""
@@ -27,6 +30,10 @@ class FrozenBatchNorm(nn.Module):
     """`torch.nn.BatchNorm2d` in evaluation, whatever the mode: statistics and affine map are buffers and stay.
 
     Meant for given weights only: at its start it is the identity, and a network of identities does not train.
+
+    Args:
+        channels: of the feature.
+        epsilon: added to the variance.
     """
 
     weight: Tensor
@@ -34,8 +41,9 @@ class FrozenBatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, epsilon: float = EPSILON) -> None:
         super().__init__()
+        self.epsilon = epsilon
         self.register_buffer("weight", torch.ones(channels))
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -46,7 +54,44 @@ class FrozenBatchNorm(nn.Module):
 
         As one multiply-add: autograd then keeps no copy of the feature, as it would for `functional.batch_norm`.
         """
-        scale = self.weight * (self.running_var + EPSILON).rsqrt()
+        scale = self.weight * (self.running_var + self.epsilon).rsqrt()
         shift = self.bias - self.running_mean * scale
         scale, shift = (each.to(feature.dtype)[:, None, None] for each in (scale, shift))
         return torch.addcmul(shift, feature, scale)
+
+
+class GlobalBatchNorm(nn.Module):
+    """`torch.nn.BatchNorm2d` whose training statistics are those of the global batch, so that ranks do not differ."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    MOMENTUM = 0.1
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Normalise (B, channels, H, W); ranks have equally many samples."""
+        if not self.training or world_size() == 1:
+            running = self.running_mean, self.running_var
+            return functional.batch_norm(
+                feature, *running, self.weight, self.bias, self.training, self.MOMENTUM, EPSILON
+            )
+        with torch.autocast(feature.device.type, enabled=False):
+            values = feature if feature.dtype == torch.float64 else feature.float()
+            mean = mean_over_ranks(values.mean((0, 2, 3)))
+            values = values - mean[:, None, None]
+            variance = mean_over_ranks(values.square().mean((0, 2, 3)))
+            self._update(mean.detach(), variance.detach(), world_size() * feature.numel() // len(mean))
+            scale = self.weight * (variance + EPSILON).rsqrt()
+            return torch.addcmul(self.bias[:, None, None], values, scale[:, None, None]).to(feature.dtype)
+
+    def _update(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.MOMENTUM)
+        unbiased = variance * (count / max(count - 1, 1))
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.MOMENTUM)

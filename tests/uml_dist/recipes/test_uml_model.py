@@ -65,9 +65,8 @@ def test_each_task_s_encoder_can_be_chosen_and_brings_its_own_widths():
 def test_parameters_are_those_of_the_paper_less_the_dead_ones():
     """Of 61.41 M (Q = 3, K = 2), 22.05 M are dead stages; frozen normalisations hold buffers only.
 
-    Fewer than the tolerance are biases of the mixer that we leave out: those of the channel query (1) and value (256)
-    at each level change nothing. Those of the place query and value, 256 each, would change the function slightly; the
-    paper's equations have none.
+    Fewer than the tolerance are biases of the mixer that are left out: those of the channel query (1) and value (256)
+    at each level change nothing.
     """
     with_weights = {"classification_weights": "a.pth", "segmentation_weights": "b.pth"}
     paper = network(profile="paper", encoder=with_weights)
@@ -80,8 +79,8 @@ def test_parameters_are_those_of_the_paper_less_the_dead_ones():
         "navigator": 3.78,
         "instructor": 13.55,
     }
-    assert count == pytest.approx(expected, abs=0.0101)
-    assert sum(count.values()) == pytest.approx(61.41 - 22.05, abs=0.0101)
+    assert count == pytest.approx(expected, abs=0.0065)
+    assert sum(count.values()) == pytest.approx(61.41 - 22.05, abs=0.0065)
 
 
 def test_normalisation_is_frozen_where_weights_are_given_and_of_groups_elsewhere():
@@ -94,10 +93,42 @@ def test_normalisation_is_frozen_where_weights_are_given_and_of_groups_elsewhere
     assert kinds(model.classification_encoder) == kinds(model.navigator) == {"GroupNorm"}
 
 
+def test_the_profile_release_has_the_authors_layers():
+    model = network(profile="release")
+
+    def kinds(module):
+        return {type(each).__name__ for each in module.modules() if "Norm" in type(each).__name__}
+
+    assert kinds(model.classification_encoder) == kinds(model.segmentation_encoder) == {"FrozenBatchNorm"}
+    assert kinds(model.mutual) == kinds(model.navigator) == kinds(model.instructor) == {"GlobalBatchNorm"}
+    assert {norm.epsilon for norm in model.modules() if isinstance(norm, FrozenBatchNorm)} == {0.0}
+    assert [name for name, _ in model.instructor.head.named_parameters() if name.endswith("bias")] == [
+        f"{4 * block + 2}.bias" for block in range(4)
+    ]
+    assert model.instructor.out.bias is None
+
+
+def test_a_single_choice_of_the_release_can_be_taken_alone():
+    model = network(profile="paper", decoder_norm="batch")
+    kinds = {type(each).__name__ for each in model.modules() if "Norm" in type(each).__name__}
+    assert kinds == {"GroupNorm", "GlobalBatchNorm", "LayerNorm"}
+    assert model.instructor.out.bias is not None
+
+
+def test_the_release_without_weights_says_what_its_frozen_norms_are():
+    started = recipe("model.profile=release", "model.width=0.0625")
+    lines = started.networks["uml"].start(started.networks["uml"].build())
+    assert len(lines) == 2
+    assert "is the identity, so activations grow: give model.encoder.classification_weights" in lines[0]
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("model.profile=papers",), "run.toml: model.profile = 'papers': Input should be 'compact' or 'paper'"),
+        (
+            ("model.profile=papers",),
+            "run.toml: model.profile = 'papers': Input should be 'compact', 'paper' or 'release'",
+        ),
         (("model.depth=3",), "run.toml: unknown key model.depth"),
         (
             ("model.encoder.classification=resnet",),
@@ -110,6 +141,10 @@ def test_normalisation_is_frozen_where_weights_are_given_and_of_groups_elsewhere
         (
             ("model.profile=paper", "model.norm=frozen", "model.encoder.segmentation_weights=a.pth"),
             'run.toml: model: norm = "frozen" needs weights: set model.encoder.classification_weights',
+        ),
+        (
+            ("model.profile=release", "model.checkpointing=true"),
+            "model: checkpointing recomputes activations, and batch norm would count every batch twice: set",
         ),
         (
             ("model.encoder.classification_weights=a.pth",),

@@ -1,12 +1,14 @@
 """The three heads of UML: mutual feature decoder, uncertainty navigator, uncertainty instructor (spec 3.3 to 3.5)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from uml_kernels import gated, opinion, resized
 
+from ...backbones.normalisation import GlobalBatchNorm
 from ...fork import fork
 from .fusion import MaskFusion
 from .layers import DoubleConvolution, JoinedPointwise, pointwise, resize, with_input_anew
@@ -20,15 +22,16 @@ class MutualDecoder(nn.Module):
         mixed: channels of the four mixed features.
         hidden: channels between the two linear maps at the end.
         classes: C.
-        dropout: probability.
+        model: the configuration.
     """
 
-    def __init__(self, mixed: Sequence[int], hidden: int, classes: int, dropout: float) -> None:
+    def __init__(self, mixed: Sequence[int], hidden: int, classes: int, model: UmlModel) -> None:
         super().__init__()
         first, second, third, fourth = mixed
-        self.third = DoubleConvolution(fourth, third, dropout, doubled=True)
-        self.second = DoubleConvolution(2 * third, second, dropout, doubled=True)
-        self.first = DoubleConvolution(2 * second, first, dropout, doubled=True)
+        dropout, norm = model.dropout, model.decoder_normalisation
+        self.third = DoubleConvolution(fourth, third, dropout, norm, doubled=True)
+        self.second = DoubleConvolution(2 * third, second, dropout, norm, doubled=True)
+        self.first = DoubleConvolution(2 * second, first, dropout, norm, doubled=True)
         self.head = nn.Sequential(JoinedPointwise(2 * first, hidden), pointwise(hidden, classes))
 
     def forward(self, mixed: Sequence[Tensor]) -> Tensor:
@@ -60,17 +63,17 @@ class UncertaintyNavigator(nn.Module):
     ) -> None:
         super().__init__()
         first, second, third, fourth = segmented
-        dropout = model.dropout
+        dropout, norm = model.dropout, model.decoder_normalisation
         self.detach_uncertainty = detach_uncertainty
         self.mask_source = model.mask_source
         self.widths = (2 * first, 2 * second, 2 * third, fourth)
         self.reduce = pointwise(fourth + bottom, fourth)
-        self.bottom = MaskFusion(fourth, fourth, classes, dropout)
-        self.third = DoubleConvolution(fourth, third, dropout, doubled=True)
-        self.second = DoubleConvolution(2 * third, second, dropout, doubled=True)
-        self.first = DoubleConvolution(2 * second, first, dropout, doubled=True)
+        self.bottom = MaskFusion(fourth, fourth, classes, dropout, norm)
+        self.third = DoubleConvolution(fourth, third, dropout, norm, doubled=True)
+        self.second = DoubleConvolution(2 * third, second, dropout, norm, doubled=True)
+        self.first = DoubleConvolution(2 * second, first, dropout, norm, doubled=True)
         self.scores = nn.ModuleList(JoinedPointwise(width, classes) for width in self.widths)
-        self.top = MaskFusion(2 * first, 2 * first, classes, dropout)
+        self.top = MaskFusion(2 * first, 2 * first, classes, dropout, norm)
         self.fused_scores = pointwise(2 * first, classes) if model.un_top_in_seg else None
 
     def forward(self, segmented: Sequence[Tensor], mixed: Tensor, mutual: Tensor) -> tuple[tuple[Tensor, ...], ...]:
@@ -113,11 +116,11 @@ class UncertaintyNavigator(nn.Module):
 
 
 class DilatedDepthwise(nn.Conv2d):
-    """A 3x3 convolution of dilation 2 of each channel by itself; the feature's edges are repeated around it."""
+    """A 3x3 convolution of dilation 2 of each channel by itself, around which edges are repeated or zeros stand."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, padding_mode: Literal["replicate", "zeros"]) -> None:
         super().__init__(
-            channels, channels, 3, padding=2, dilation=2, groups=channels, bias=False, padding_mode="replicate"
+            channels, channels, 3, padding=2, dilation=2, groups=channels, bias=False, padding_mode=padding_mode
         )
 
     def forward(self, feature: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -125,14 +128,22 @@ class DilatedDepthwise(nn.Conv2d):
         return with_input_anew(super().forward, feature)
 
 
-def separable(inputs: int, outputs: int) -> tuple[nn.Conv2d, nn.Conv2d]:
-    """A depthwise convolution and a 1x1 one, which together with a ReLU keep the variance."""
-    depthwise = DilatedDepthwise(inputs)
+def adapted_separable(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    """A depthwise convolution, a 1x1 one and a ReLU, which together keep the variance: nothing normalises."""
+    depthwise = DilatedDepthwise(inputs, "replicate")
     across = nn.Conv2d(inputs, outputs, 1)
     nn.init.kaiming_normal_(depthwise.weight, nonlinearity="linear")
     nn.init.kaiming_normal_(across.weight, nonlinearity="relu")
     nn.init.zeros_(across.bias)  # type: ignore[arg-type]
-    return depthwise, across
+    return depthwise, across, nn.ReLU()
+
+
+def published_separable(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    """A depthwise convolution, a 1x1 one, batch normalisation and a ReLU, as the authors have them."""
+    layers = DilatedDepthwise(inputs, "zeros"), pointwise(inputs, outputs)
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return *layers, GlobalBatchNorm(outputs), nn.ReLU()
 
 
 UNINFORMED = -1.0
@@ -144,28 +155,32 @@ become the same for every image: after 2500 images of the phantom an AUROC of 0.
 class UncertaintyInstructor(nn.Module):
     """Classifies the image, with the navigator's feature as guide.
 
-    The paper's head has batch normalisation. This one has none: group normalisation in its place divides by a sample's
-    own contrast, which tells the class. Nor does it pad with zeros: they reach the middle of a small feature.
+    The published head has batch normalisation, zero padding and a last map without bias (`model.head = "published"`).
+    The adapted one has no normalisation: group normalisation in its place divides by a sample's own contrast, which
+    tells the class. Nor does it pad with zeros: they reach the middle of a small feature.
 
     Args:
         inputs: channels of the fourth mixed feature and the classification encoder's together.
         widths: channels of the four separable convolutions.
         guide: channels of the navigator's feature.
         classes: K.
-        dropout: probability.
+        model: the configuration.
     """
 
-    def __init__(self, inputs: int, widths: Sequence[int], guide: int, classes: int, dropout: float) -> None:
+    def __init__(self, inputs: int, widths: Sequence[int], guide: int, classes: int, model: UmlModel) -> None:
         super().__init__()
+        published = model.resolved("head") == "published"
+        separable = published_separable if published else adapted_separable
         layers: list[nn.Module] = []
         for width in widths:
-            layers += [*separable(inputs, width), nn.ReLU()]
+            layers += separable(inputs, width)
             inputs = width
         self.head = nn.Sequential(*layers)
-        self.instruct = DoubleConvolution(guide, inputs, dropout)
-        self.out = nn.Linear(inputs, classes)
-        nn.init.normal_(self.out.weight, std=0.01)
-        nn.init.constant_(self.out.bias, UNINFORMED)
+        self.instruct = DoubleConvolution(guide, inputs, model.dropout, model.decoder_normalisation)
+        self.out = nn.Linear(inputs, classes, bias=not published)
+        if not published:
+            nn.init.normal_(self.out.weight, std=0.01)
+            nn.init.constant_(self.out.bias, UNINFORMED)
 
     def forward(self, classified: Tensor, mixed: Tensor, guide: Tensor) -> Tensor:
         """Logits (B, K) whose softplus is the evidence."""

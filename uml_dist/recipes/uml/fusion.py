@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from uml_kernels.layout import at_least_float32
 
-from ...backbones.normalisation import EPSILON, group_norm
+from ...backbones.normalisation import EPSILON, Normalisation, group_norm
 from ...random import KeyedDropout
-from .layers import JoinedPointwise, resize
+from .layers import JoinedPointwise, pointwise, resize
 
 
 class MaskEmbedding(nn.Module):
@@ -53,6 +53,13 @@ class MaskEmbedding(nn.Module):
         return centre.expand_as(means).flatten(1), (variance + EPSILON).sqrt().expand_as(means).flatten(1)
 
 
+class DenseMaskEmbedding(nn.Sequential):
+    """1x1 convolution of a mask, normalisation, dropout of channels, ReLU, formed at every point."""
+
+    def __init__(self, classes: int, channels: int, dropout: float, norm: Normalisation) -> None:
+        super().__init__(pointwise(classes, channels), norm(channels), KeyedDropout(dropout), nn.ReLU(inplace=True))
+
+
 class MaskFusion(nn.Module):
     """Joins a feature with an embedding of a reliable mask.
 
@@ -61,11 +68,16 @@ class MaskFusion(nn.Module):
         outputs: channels.
         classes: C, of the mask.
         dropout: probability.
+        norm: makes the normalisation; group normalisation's statistics are known without forming the embedding.
     """
 
-    def __init__(self, channels: int, outputs: int, classes: int, dropout: float) -> None:
+    def __init__(self, channels: int, outputs: int, classes: int, dropout: float, norm: Normalisation) -> None:
         super().__init__()
-        self.embed = MaskEmbedding(classes, channels, dropout)
+        self.embed = (
+            MaskEmbedding(classes, channels, dropout)
+            if norm is group_norm
+            else DenseMaskEmbedding(classes, channels, dropout, norm)
+        )
         self.out = JoinedPointwise(2 * channels, outputs)
 
     def forward(self, features: Sequence[Tensor], mask: Tensor, size: Sequence[int]) -> Tensor:
@@ -74,7 +86,10 @@ class MaskFusion(nn.Module):
         It is resized before the last 1x1 convolution, with which bilinear interpolation commutes: the same result for
         less where the size is smaller.
         """
-        if mask.shape[2:] == tuple(size):
+        if isinstance(self.embed, DenseMaskEmbedding):
+            embedded = resize(self.embed(mask), size)
+            features = [resize(feature, size) for feature in features]
+        elif mask.shape[2:] == tuple(size):
             embedded = self.embed(mask, mask)
         else:
             rows, down = _neighbours(mask.shape[2], size[0], mask)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from ...backbones.normalisation import group_norm
+from ...backbones.normalisation import Normalisation
 from ...random import KeyedDropout
 
 
@@ -80,12 +80,13 @@ class DoubleConvolution(nn.Sequential):
         inputs: channels.
         outputs: channels.
         dropout: probability.
+        norm: makes the normalisations.
         doubled: the input is features, of `inputs` channels together, that are brought to twice their size first.
     """
 
-    def __init__(self, inputs: int, outputs: int, dropout: float, doubled: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int, dropout: float, norm: Normalisation, doubled: bool = False) -> None:
         first = DoublingConvolution(inputs, outputs) if doubled else nn.Conv2d(inputs, outputs, 3, padding=1)
         layers: list[nn.Module] = []
         for convolution in (first, nn.Conv2d(outputs, outputs, 3, padding=1)):
-            layers += [convolution, group_norm(outputs), KeyedDropout(dropout), nn.ReLU(inplace=True)]
+            layers += [convolution, norm(outputs), KeyedDropout(dropout), nn.ReLU(inplace=True)]
         super().__init__(*layers)

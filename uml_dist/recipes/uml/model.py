@@ -1,13 +1,14 @@
 """`[model]` of the recipe `uml`: profile, widths, and each task's encoder."""
 
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
 from ...backbones import ENCODERS, Encoder, EncoderName, load_weights
-from ...backbones.normalisation import FrozenBatchNorm, Normalisation, group_norm
+from ...backbones.normalisation import EPSILON, FrozenBatchNorm, GlobalBatchNorm, Normalisation, group_norm
 from ...config import ModelConfig, Section
 from ...errors import UmlError
 
@@ -19,15 +20,29 @@ TASKS: dict[Task, tuple[int, int, int, int]] = {"classification": CLASSIFIED, "s
 PUBLISHED_CHANNELS = 3
 
 
+DecoderNorm = Literal["group", "batch"]
+Head = Literal["adapted", "published"]
+Initialisation = Literal["unit_gain", "fan_out"]
+
+
 class Profile(NamedTuple):
-    """Defaults that belong together."""
+    """Defaults that belong together; each field but the encoders is a key of `[model]` too."""
 
     width: float
     classification: EncoderName
     segmentation: EncoderName
+    frozen: bool = False
+    frozen_epsilon: float = EPSILON
+    decoder_norm: DecoderNorm = "group"
+    head: Head = "adapted"
+    initialisation: Initialisation = "unit_gain"
 
 
-PROFILES = {"compact": Profile(1 / 8, "compact", "compact"), "paper": Profile(1.0, "res2net50", "vgg16")}
+PROFILES = {
+    "compact": Profile(1 / 8, "compact", "compact"),
+    "paper": Profile(1.0, "res2net50", "vgg16"),
+    "release": Profile(1.0, "res2net50", "vgg16", True, 0.0, "batch", "published", "fan_out"),
+}
 
 
 class UmlEncoders(Section):
@@ -58,12 +73,14 @@ class EncoderChoice(NamedTuple):
         name: of the encoder.
         widths: channels of its four features.
         weights: file of its published weights.
+        frozen: whether batch norm is frozen at the statistics of the weights.
         norm: makes its normalisations; `nn.Identity` for none.
     """
 
     name: EncoderName
     widths: tuple[int, ...]
     weights: str | None
+    frozen: bool
     norm: Normalisation
 
     def build(self, channels: int) -> Encoder:
@@ -81,8 +98,10 @@ class EncoderChoice(NamedTuple):
 class UmlModel(ModelConfig):
     """`[model]` of the recipe `uml`."""
 
-    profile: Literal["compact", "paper"] = Field(
-        default="compact", description="encoders and default width: small, or those of the paper"
+    profile: Literal["compact", "paper", "release"] = Field(
+        default="compact",
+        description="defaults that belong together: a small network; the paper's; or the paper's with every layer as "
+        "in the authors' code",
     )
     width: float | None = Field(
         default=None, gt=0, description="all channels are scaled by it; default: the profile's (1/8 or 1)"
@@ -91,7 +110,27 @@ class UmlModel(ModelConfig):
     norm: Literal["auto", "frozen", "group"] = Field(
         default="auto",
         description="of the encoders: batch norm frozen at given weights' statistics, or group norm; auto: frozen "
-        "where weights are given",
+        "where weights are given, and in the profile release",
+    )
+    frozen_epsilon: float | None = Field(
+        default=None,
+        ge=0,
+        description="added to the variance in frozen batch norm; default: the profile's (1e-5, or 0 of release)",
+    )
+    decoder_norm: DecoderNorm | None = Field(
+        default=None,
+        description="of the decoders: group norm, or batch norm over the global batch; default: the profile's (group, "
+        "or batch of release)",
+    )
+    head: Head | None = Field(
+        default=None,
+        description="of the classification: adapted has no normalisation, repeats edges and has biases; published has "
+        "batch norm, zero padding and none; default: the profile's (adapted, or published of release)",
+    )
+    initialisation: Initialisation | None = Field(
+        default=None,
+        description="of the convolutions outside the encoders: maps to scores keep the variance, or Kaiming by fan-out "
+        "everywhere; default: the profile's (unit_gain, or fan_out of release)",
     )
     dropout: float = Field(default=0.1, ge=0, lt=1, description="probability of dropping a channel in the decoders")
     un_top_in_seg: bool = Field(
@@ -103,10 +142,20 @@ class UmlModel(ModelConfig):
         default="evidence", description="what of the mutual opinion is added to the scores in the reliable masks"
     )
 
+    def resolved(self, key: str) -> Any:
+        """The value of a key of `Profile`: this configuration's or, where it has none, the profile's."""
+        value = getattr(self, key)
+        return getattr(PROFILES[self.profile], key) if value is None else value
+
     @property
     def scale(self) -> float:
         """The factor of all channels."""
-        return self.width or PROFILES[self.profile].width
+        return self.resolved("width")
+
+    @property
+    def decoder_normalisation(self) -> Normalisation:
+        """What makes the decoders' normalisations."""
+        return GlobalBatchNorm if self.resolved("decoder_norm") == "batch" else group_norm
 
     def encoder_of(self, task: Task) -> EncoderChoice:
         """What encodes the image for a task.
@@ -118,15 +167,31 @@ class UmlModel(ModelConfig):
         name: EncoderName = getattr(self.encoder, task) or getattr(PROFILES[self.profile], task)
         widths = scaled(ENCODERS[name].widths or TASKS[task], self.scale)
         weights: str | None = getattr(self.encoder, f"{task}_weights")
-        norm = FrozenBatchNorm if weights else group_norm
+        frozen = weights is not None or (PROFILES[self.profile].frozen and self.norm == "auto")
+        norm = partial(FrozenBatchNorm, epsilon=self.resolved("frozen_epsilon")) if frozen else group_norm
         if name == "compact" and task == "classification":
-            norm = nn.Identity
-        return EncoderChoice(name, widths, weights, norm)
+            frozen, norm = False, nn.Identity
+        return EncoderChoice(name, widths, weights, frozen, norm)
+
+    def starts_as_identity(self, task: Task) -> bool:
+        """Whether the batch norm of a task's encoder is frozen without weights: meant for comparisons alone."""
+        choice = self.encoder_of(task)
+        return choice.frozen and choice.weights is None
+
+    @model_validator(mode="after")
+    def _recomputes_once(self) -> "UmlModel":
+        batch_norm = self.resolved("decoder_norm") == "batch" or self.resolved("head") == "published"
+        if self.checkpointing and batch_norm:
+            raise ValueError(
+                "checkpointing recomputes activations, and batch norm would count every batch twice: set "
+                'checkpointing = false, or decoder_norm = "group" and head = "adapted"'
+            )
+        return self
 
     @model_validator(mode="after")
     def _weights_suit(self) -> "UmlModel":
         for task in TASKS:
-            name, widths, weights, _ = self.encoder_of(task)
+            name, widths, weights, *_ = self.encoder_of(task)
             kind = ENCODERS[name]
             if weights is None:
                 if self.norm == "frozen":

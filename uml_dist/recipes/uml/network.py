@@ -99,10 +99,10 @@ class UmlNetwork(nn.Module):
         first, second, third = scaled(MIXED, width)
         self.mixer = FeatureMixer(classified, segmented, hidden, (first, second, third))
         mixed = self.mixer.widths
-        self.mutual = MutualDecoder(mixed, scaled((EVIDENCE_HIDDEN,), width)[0], pixel_classes, model.dropout)
+        self.mutual = MutualDecoder(mixed, scaled((EVIDENCE_HIDDEN,), width)[0], pixel_classes, model)
         self.navigator = UncertaintyNavigator(segmented, mixed[3], pixel_classes, model, detach_uncertainty)
         self.instructor = UncertaintyInstructor(
-            classified[3] + mixed[3], scaled(INSTRUCTOR, width), self.navigator.widths[0], image_classes, model.dropout
+            classified[3] + mixed[3], scaled(INSTRUCTOR, width), self.navigator.widths[0], image_classes, model
         )
         self._initialise(pixel_classes)
         name_layers(self)
@@ -121,15 +121,19 @@ class UmlNetwork(nn.Module):
     def _initialise(self, pixel_classes: int) -> None:
         """Kaiming-normal convolutions outside of the encoders and the instructor's head.
 
-        The maps to C scores keep the variance of their inputs: by fan-out it would grow by the ratio of the channels,
-        and softmax start saturated.
+        Unless all are by fan-out, as published, the maps to C scores keep the variance of their inputs: by fan-out it
+        would grow by the ratio of the channels, and softmax start saturated.
         """
-        for part in (self.mixer, self.mutual, self.navigator, self.instructor.instruct):
+        by_fan_out = self.model.resolved("initialisation") == "fan_out"
+        for part in (self.mutual, self.navigator, self.instructor.instruct):
             for module in part.modules():
                 if isinstance(module, nn.Conv2d):
-                    to_scores = module.out_channels <= pixel_classes and module.groups == 1
+                    to_scores = module.out_channels <= pixel_classes and module.groups == 1 and not by_fan_out
                     mode, gain = ("fan_in", "linear") if to_scores else ("fan_out", "relu")
                     nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity=gain)
+        for parameter in self.mixer.parameters() if by_fan_out else ():
+            if parameter.dim() == 2:
+                nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> UmlOutput:
         """Outputs for an image (B, channels, H, W) of any size: it is padded to multiples of 8, outputs are cropped."""
