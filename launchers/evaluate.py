@@ -70,6 +70,8 @@ def main() -> int:
             raise
         leave_with(error)
     run = run.to(device_of(world, devices))
+    for note in run.notes if world.rank == 0 else ():
+        print(note, file=sys.stderr, flush=True)
     if world.size > 1:
         distributed.init_process_group("nccl" if run.device.type == "cuda" else "gloo")
     try:

@@ -19,11 +19,12 @@ from .config_file import read_config
 from .errors import UmlError
 from .evaluate import Predictor
 from .random import name_layers
-from .recipes import Recipe, Trained, recipe_class
+from .recipes import Recipe, recipe_class, trained_source
 from .train.checkpoint import RunState, read_networks, read_state, verify
 from .train.checkpoint_folder import find_checkpoint, place_of
-from .train.data import evaluation_stream, image_size, open_splits, open_stream_split
+from .train.data import evaluation_stream, image_size, input_statistics, open_splits, open_stream_split
 from .train.setup import check_classes
+from .train.state import with_added
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Run:
         networks: by name, in evaluation mode.
         size: (H, W) of every sample, or (H, W, D) of every patch.
         device: of the networks.
+        notes: lines for the user on how the checkpoint was read.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class Run:
     networks: Mapping[str, nn.Module]
     size: tuple[int, ...]
     device: torch.device
+    notes: tuple[str, ...] = ()
 
     @property
     def manifest(self) -> Manifest:
@@ -58,7 +61,7 @@ class Run:
     @property
     def statistics(self) -> Statistics:
         """By which images are normalised."""
-        return self.manifest.statistics
+        return input_statistics(self.config, self.manifest)
 
     @property
     def shards(self) -> Location:
@@ -138,8 +141,9 @@ def load_run(
             raise UmlError(f"run {path} was trained on other shards than those in {now}: name its own")
     recipe = kind(config, {name: split.manifest for name, split in splits.items()})
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    networks = {name: network.to(chosen) for name, network in _networks(recipe, folder).items()}
-    return Run(path, folder, state, config, recipe, networks, image_size(config, splits), chosen)
+    networks, lines = _networks(recipe, folder)
+    networks = {name: network.to(chosen) for name, network in networks.items()}
+    return Run(path, folder, state, config, recipe, networks, image_size(config, splits), chosen, tuple(lines))
 
 
 def _checkpoint(run: Path, name: str) -> Path:
@@ -165,19 +169,20 @@ def _with_shards(config: RunConfig, first: str, shards: str | Path | None) -> Ru
     return config.model_copy(update={"streams": streams})
 
 
-def _networks(recipe: Recipe, checkpoint: Path) -> dict[str, nn.Module]:
-    states = read_networks(checkpoint, optimizer=False)
-    networks = {}
-    for name, role in recipe.networks.items():
-        source = role if isinstance(role, Trained) else recipe.networks[role.of]
-        assert isinstance(source, Trained), f"network {name} copies {source}, which is not trained"
+def _networks(recipe: Recipe, checkpoint: Path) -> tuple[dict[str, nn.Module], list[str]]:
+    """The networks of a checkpoint, and lines for the user on how they were read."""
+    states, networks, lines = read_networks(checkpoint, optimizer=False), {}, []
+    for name in recipe.networks:
+        source = trained_source(recipe.networks, name)
         module = name_layers(source.build())
         try:
-            module.load_state_dict(states[name].weights, strict=True)
+            state, more = with_added(states[name], module, source.added, str(checkpoint))
+            module.load_state_dict(state.weights, strict=True)
         except (KeyError, RuntimeError):
             raise UmlError(
                 f"checkpoint {checkpoint} does not fit network {name} of its configuration: "
                 "read it with the version of uml_dist that wrote it"
             ) from None
         networks[name] = module.eval().requires_grad_(False)
-    return networks
+        lines += more
+    return networks, lines

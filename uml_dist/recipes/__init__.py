@@ -3,7 +3,7 @@
 from importlib import import_module
 
 from ..errors import UmlError
-from .base import Averaged, Frozen, Phase, Progress, Recipe, Step, Trained
+from .base import Averaged, Frozen, Phase, Progress, Recipe, Step, Trained, trained_source
 
 RECIPES = {"uml": "uml_dist.recipes.uml.recipe:UmlRecipe"}
 """Name -> module:class. Looked up late, so that a configuration loads no other recipe's code."""
@@ -21,4 +21,15 @@ def recipe_class(name: str) -> type[Recipe]:
     return getattr(import_module(module), attribute)
 
 
-__all__ = ["RECIPES", "Averaged", "Frozen", "Phase", "Progress", "Recipe", "Step", "Trained", "recipe_class"]
+__all__ = [
+    "RECIPES",
+    "Averaged",
+    "Frozen",
+    "Phase",
+    "Progress",
+    "Recipe",
+    "Step",
+    "Trained",
+    "recipe_class",
+    "trained_source",
+]

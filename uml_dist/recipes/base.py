@@ -1,5 +1,6 @@
 """What a recipe declares. The Trainer knows no more of a method than this."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +24,13 @@ class Trained:
         start: fills in the weights that a fresh run starts from, such as published ones, in place and drawing no random
             numbers; returns lines for the user. Not called where weights come from elsewhere: from a checkpoint, or by
             `model.init`.
+        added: matches the parameters that checkpoints of earlier versions lack. They are read as zeros, with which the
+            network must be the function that it was.
     """
 
     build: Callable[[], nn.Module]
     start: Callable[[nn.Module], Sequence[str]] | None = None
+    added: re.Pattern[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,14 @@ class Frozen:
 
 
 Network = Trained | Averaged | Frozen
+
+
+def trained_source(networks: Mapping[str, Network], name: str) -> Trained:
+    """The trained network that a network is, or whose weights it copies."""
+    network = networks[name]
+    source = network if isinstance(network, Trained) else networks[network.of]
+    assert isinstance(source, Trained), f"network {name} copies {source}, which is not trained"
+    return source
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from uml_shards.keyed import word
 from ..config import RunConfig
 from ..errors import UmlError
 from ..random import name_layers
-from ..recipes import Averaged, Frozen, Phase, Recipe, Trained
+from ..recipes import Averaged, Frozen, Phase, Recipe, Trained, trained_source
 from .engine import full_weights, make_engine, module_of, read_engine, write_moments
-from .state import NetworkState
+from .state import NetworkState, with_added
 
 
 class Networks(Mapping[str, nn.Module]):
@@ -33,10 +33,8 @@ class Networks(Mapping[str, nn.Module]):
         self._engines: dict[str, deepspeed.DeepSpeedEngine] = {}
         self._resting: dict[str, NetworkState] = {}
         for name, role in self.roles.items():
-            source = role if isinstance(role, Trained) else self.roles[role.of]
-            assert isinstance(source, Trained), f"network {name} copies {source}, which is not trained"
             seeded = name if isinstance(role, Trained) else role.of
-            self._modules[name] = self._build(source, seeded)
+            self._modules[name] = self._build(trained_source(self.roles, name), seeded)
 
     def __getitem__(self, name: str) -> nn.Module:
         return self._engines[name] if name in self._engines else self._modules[name]
@@ -118,6 +116,16 @@ class Networks(Mapping[str, nn.Module]):
             else:
                 states[name] = NetworkState(read_weights(module))
         return states
+
+    def complete(self, states: Mapping[str, NetworkState], where: str) -> tuple[dict[str, NetworkState], list[str]]:
+        """States of a checkpoint, with zeros for what earlier versions lacked, and lines for the user on that."""
+        completed, lines = {}, []
+        for name, state in states.items():
+            if name in self._modules:
+                state, more = with_added(state, self._modules[name], trained_source(self.roles, name).added, where)
+                lines += more
+            completed[name] = state
+        return completed, lines
 
     def load(self, states: Mapping[str, NetworkState]) -> None:
         """Take over the states of a checkpoint, before any network learns."""

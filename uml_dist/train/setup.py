@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 from uml_shards.address import parse_location
 from uml_shards.joined import Samples
@@ -13,13 +14,13 @@ from uml_shards.manifest import Manifest, Statistics
 from uml_shards.split import Split
 
 from ..config import RunConfig
-from ..config_file import differences
+from ..config_file import differences, validate
 from ..errors import UmlError
 from ..evaluate.metrics import metric_names
 from ..recipes import Phase, Progress, Recipe, recipe_class
 from .checkpoint import RunState, newest_whole, read_state
 from .checkpoint_folder import checkpoints_in, find_checkpoint
-from .data import Share, image_size, make_plan, open_splits, open_stream_split, share_of
+from .data import Share, image_size, input_statistics, make_plan, open_splits, open_stream_split, share_of
 
 MAY_CHANGE = re.compile(
     r"(checkpoint|deepspeed|metrics|zero)\.|data\.(cache|cache_gigabytes|workers|on_bad_sample)"
@@ -67,7 +68,7 @@ class Setup:
     @property
     def statistics(self) -> Statistics:
         """By which the images of all streams and of the validation are normalised."""
-        return self.splits[self.first_stream].manifest.statistics
+        return input_statistics(self.config, self.splits[self.first_stream].manifest)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -158,12 +159,20 @@ def find_resume(
             now += f", or another list than {stream.labelled_ids}" if stream.labelled_ids else ""
             raise UmlError(f"run {run} was started with other shards than those in {now}: choose another --run")
     now = setup.config.model_dump(mode="json", exclude_none=True)
-    changed = [line for line in differences(state.config, now) if not MAY_CHANGE.match(line)]
+    changed = [line for line in differences(_with_defaults(state.config), now) if not MAY_CHANGE.match(line)]
     if changed:
         raise UmlError(f"run {run} was started with another configuration ({'; '.join(changed)}): choose another --run")
     if left:
         say(left)
     return checkpoint, state
+
+
+def _with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A checkpoint's configuration with the settings that were added since; their defaults are what was done before."""
+    try:
+        return validate(stored, "checkpoint").model_dump(mode="json", exclude_none=True)
+    except UmlError:  # a setting that no longer exists is a difference, which names it
+        return stored
 
 
 def check_start(setup: Setup) -> None:

@@ -1,8 +1,11 @@
 """The state of a network outside of any engine."""
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 @dataclass
@@ -18,3 +21,31 @@ class NetworkState:
     weights: dict[str, Tensor]
     moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     steps: int = 0
+
+
+def with_added(
+    state: NetworkState, module: nn.Module, added: re.Pattern[str] | None, where: str
+) -> tuple[NetworkState, list[str]]:
+    """A state of an earlier version, completed with zeros for the parameters that were added since.
+
+    Args:
+        state: of a checkpoint.
+        module: the network as it is built now.
+        added: matches the parameters that may be missing; see `Trained.added`.
+        where: the state comes from, for the line.
+
+    Returns:
+        The state, and a line for the user if anything was missing.
+    """
+    own = dict(module.named_parameters())
+    missing = [name for name in own if added and added.fullmatch(name) and name not in state.weights]
+    if not missing:
+        return state, []
+
+    def completed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {**tensors, **{name: torch.zeros(own[name].shape, dtype=own[name].dtype) for name in missing}}
+
+    moments = {moment: completed(tensors) for moment, tensors in state.moments.items()}
+    more = f" and {len(missing) - 1} more parameters" if missing[1:] else ""
+    line = f"{where} was written by an earlier version, which had no {missing[0]}{more}: they start at zero"
+    return replace(state, weights=completed(state.weights), moments=moments), [line]

@@ -28,6 +28,7 @@ from .optimizer import learning_rate
 from .report import Reporter
 from .run_folder import RunFolder, versions
 from .setup import Setup
+from .state import NetworkState
 
 SKIPPED_IN_A_ROW = 100
 """Placeholders in a row after which a rank takes its data for broken, whatever `on_bad_sample` allows."""
@@ -68,7 +69,10 @@ class Trainer:
 
     def resume(self, checkpoint: Path, state: RunState) -> None:
         """Go on from a checkpoint."""
-        self.networks.load(read_networks(checkpoint))
+        states, lines = self.networks.complete(read_networks(checkpoint), str(checkpoint))
+        self.networks.load(states)
+        for line in lines:
+            self.reporter.say(line)
         if state.config["train"]["best"] != self.config.train.best:
             state.best = state.best_step = None
         self.state = replace(state, config=self.state.config, versions=self.state.versions)
@@ -79,10 +83,12 @@ class Trainer:
         Raises:
             UmlError: it cannot be read, or its networks are of another architecture.
         """
-        weights = read_weights_file(path, tuple(self.networks))
-        afresh = self.networks.start_from(weights, str(path))
+        given = {name: NetworkState(w) for name, w in read_weights_file(path, tuple(self.networks)).items()}
+        states, lines = self.networks.complete(given, str(path))
+        afresh = self.networks.start_from({name: state.weights for name, state in states.items()}, str(path))
         others = f"; of other shapes, so they start afresh: {', '.join(afresh)}" if afresh else ""
-        self.reporter.say(f"weights from {path}{others}")
+        for line in (f"weights from {path}{others}", *lines):
+            self.reporter.say(line)
 
     def run(self) -> None:
         """Train to the end."""

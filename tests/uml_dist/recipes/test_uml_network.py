@@ -155,8 +155,9 @@ def test_the_mixer_is_the_attention_of_the_paper_without_its_widest_tensor(outpu
     value = conv(mixer.channel_value.weight, joined).flatten(2)
     channel = torch.sigmoid(mixer.channel_norm(mixer.channel_out((value @ query.transpose(1, 2)).squeeze(2))))
     weighted = joined * channel[:, :, None, None]
-    query = conv(mixer.place_query.weight, weighted).mean((2, 3))
-    place = torch.sigmoid(torch.einsum("bc,bchw->bhw", query, conv(mixer.place_value, weighted)))
+    query = (conv(mixer.place_query.weight, weighted) + mixer.place_query.bias[:, None, None]).mean((2, 3))
+    value = conv(mixer.place_value, weighted) + mixer.place_value_bias[:, None, None]
+    place = torch.sigmoid(torch.einsum("bc,bchw->bhw", query, value))
     expected = weighted + place.unsqueeze(1) * weighted
     expected = expected if outputs is None else conv(mixer.out, expected)
     torch.testing.assert_close(mixer(classified, segmented), expected, rtol=1e-12, atol=1e-12)

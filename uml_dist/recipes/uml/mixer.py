@@ -20,8 +20,10 @@ def _parameter(outputs: int, inputs: int) -> nn.Parameter:
 class LevelMixer(nn.Module):
     """Mixes two features of one level.
 
-    A bias of the channel query would not change its softmax, and a channel shuffle would only rename weights: neither
-    is here. The matrices are parameters of this module, not of children: ZeRO-3 gathers what a called module owns.
+    The published mixer also shuffles channels and has biases in the channel attention's query and value. They change
+    no output that other weights cannot give: a shuffle renames weights, softmax cancels the query's bias, and
+    `channel_out` absorbs the value's. They are left out. The matrices are parameters of this module, not of children:
+    ZeRO-3 gathers what a called module owns.
 
     Args:
         classified: channels of the classification encoder's feature.
@@ -41,8 +43,9 @@ class LevelMixer(nn.Module):
         self.channel_value = nn.Linear(joined, hidden, bias=False)
         self.channel_out = nn.Linear(hidden, joined)
         self.channel_norm = nn.LayerNorm(joined)
-        self.place_query = nn.Linear(joined, hidden, bias=False)
+        self.place_query = nn.Linear(joined, hidden)
         self.place_value = _parameter(hidden, joined)
+        self.place_value_bias = nn.Parameter(torch.empty(hidden).uniform_(-1, 1) / joined**0.5)
         self.out = None if outputs is None else _parameter(outputs, joined)
 
     def forward(self, classified: Tensor, segmented: Tensor) -> Tensor:
@@ -64,9 +67,11 @@ class LevelMixer(nn.Module):
         attended, mean = (pooled @ project.T).unbind(1)  # X q^T and the mean of X
         channel = torch.sigmoid(self.channel_norm(self.channel_out(self.channel_value(attended))))
 
-        key = self.place_query(mean * channel) @ self.place_value  # (B, 2 hidden)
+        place_query = self.place_query(mean * channel)  # (B, hidden)
+        key = (place_query @ self.place_value) * channel  # (B, 2 hidden)
+        offset = (place_query @ self.place_value_bias)[:, None, None]
         rows = torch.diag_embed(channel) if self.out is None else self.out * channel.unsqueeze(1)
-        place = torch.sigmoid(apply(((key * channel) @ project).unsqueeze(1)))
+        place = torch.sigmoid(apply((key @ project).unsqueeze(1)) + offset)
         mixed = apply(rows @ project) * (1 + place)
         return mixed.mT.unflatten(2, classified.shape[2:])
 

@@ -1,5 +1,6 @@
 """The recipe `uml`: one network, one stream, one phase."""
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -14,9 +15,12 @@ from ...errors import UmlError
 from ...random import random_address
 from ...reduce import GlobalBatch
 from ..base import Progress, Recipe, Step, Trained
-from .model import UmlModel
+from .model import TASKS, UmlModel
 from .network import UmlNetwork
 from .objective import UmlObjective, counts, uml_terms
+
+ADDED = re.compile(r"mixer\.levels\.\d\.(place_query\.bias|place_value_bias)")
+"""Biases of the mixer's place attention, which the first checkpoints lack."""
 
 
 class UmlRecipe(Recipe):
@@ -41,7 +45,7 @@ class UmlRecipe(Recipe):
     @property
     def networks(self) -> Mapping[str, Trained]:
         """The one network."""
-        return {"uml": Trained(self._build, self._start)}
+        return {"uml": Trained(self._build, self._start, added=ADDED)}
 
     def check_start(self) -> None:
         """Compare the encoders' weight files with the encoders."""
@@ -86,4 +90,11 @@ class UmlRecipe(Recipe):
 
     def _start(self, network: nn.Module) -> list[str]:
         assert isinstance(network, UmlNetwork)
-        return network.load_encoders()
+        lines = network.load_encoders()
+        for task in TASKS:
+            if self.model.starts_as_identity(task):
+                lines.append(
+                    f"model.profile = release freezes the {task} encoder's batch norm, which without weights is the "
+                    f"identity, so activations grow: give model.encoder.{task}_weights"
+                )
+        return lines
