@@ -15,7 +15,7 @@ endif
 
 export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo shards bench bench-static bench-errors bench-micro bench-step bench-shards tune gpu-check cluster-check \
+.PHONY: help install demo shards bench bench-static bench-errors bench-micro bench-step bench-shards bench-deviations tune gpu-check cluster-check \
     test test-quick test-kernels test-triton test-distributed test-real lint format clean
 
 DATASET ?= phantom
@@ -60,6 +60,9 @@ bench-shards: $(STAMP) ## samples/s of one core beside stock webdataset, resume 
 
 bench-step: $(STAMP) ## time and memory of a training step, beside UML written naively: table, CSV and PNG in runs/bench
 	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/step.py $(ARGS)
+
+bench-deviations: $(STAMP) ## what each difference from the authors' network changes of UML's outputs, one by one
+	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/deviations.py $(ARGS)
 
 tune: $(STAMP) ## rows for uml_kernels/table.py, measured on a GPU
 	$(BENCH) $(BIN)/python kernels/bench/tune.py $(ARGS)
