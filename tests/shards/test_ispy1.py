@@ -64,7 +64,15 @@ def test_a_split_is_written_and_read(tmp_path):
         (lambda raw: save_volume(ispy1_mask(raw, 1002), np.zeros((*ISPY1_SHAPE, 2))), "has 4 dimensions"),
         (
             lambda raw: (raw / "outcome_new.csv").write_text("SUBJECTID,PCR\n1001,yes\n"),
-            "row 2: patient '1001' with PCR",
+            "row 2: patient '1001' with PCR 'yes': must be 0 or 1, or empty",
+        ),
+        (
+            lambda raw: (raw / "outcome_new.csv").write_text("SUBJECTID,PCR\n1001,0\n1001,1\n"),
+            "row 3: patient '1001' comes twice",
+        ),
+        (
+            lambda raw: (raw / "outcome_new.csv").write_text("SUBJECTID,PCR\n../1001,0\n"),
+            r"row 2: patient '\.\./1001': SUBJECTID must be letters and digits",
         ),
         (lambda raw: (raw / "outcome_new.csv").write_text("id,PCR\n1001,1\n"), "needs the columns SUBJECTID and PCR"),
         (lambda raw: (raw / "outcome_new.csv").unlink(), "holds neither outcome_new.csv nor"),

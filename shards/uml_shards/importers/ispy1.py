@@ -5,7 +5,6 @@ slices of a patient are in one split. What UML's authors do otherwise: each slic
 far end of a volume where the tumour is near its begin, and splits by the order of the table.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,13 +16,10 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import ShardError
-from ..keyed import keyed_permutation
 from .base import Importer, Source
 from .encode import encode_grey, encode_image, encode_json
+from .ispy1_table import SHARES, draw_splits, read_outcomes
 from .nifti import open_nifti, read_nifti
-from .table import read_table
-
-_SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
 class Settings(BaseModel):
@@ -68,9 +64,9 @@ needs the extras volumes, and tables for .xlsx"""
             ShardError: the table is missing or wrong, no patient has files, or a patient's volumes do not fit.
         """
         assert self.raw is not None
-        outcomes = _outcomes(self.raw)
-        split_of = _draw_splits(outcomes, self.options.seed)
-        found: dict[str, list[_Item]] = {split: [] for split in _SHARES}
+        outcomes = read_outcomes(self.raw)
+        split_of = draw_splits(outcomes, self.options.seed)
+        found: dict[str, list[_Item]] = {split: [] for split in SHARES}
         for patient, label in outcomes.items():
             image = self.raw / "Dataset ISPY" / f"ISPY_{patient}" / "DCEMRI_1.nii"
             mask = self.raw / "Tumor_segmentation_new" / f"ISPY_{patient}_tumor_mask.nii"
@@ -122,39 +118,6 @@ def choose_slices(sizes: NDArray[np.int64], count: int) -> list[int]:
         return []
     order = np.argsort(np.abs(marked - int(np.argmax(sizes))), kind="stable")
     return sorted(marked[order[:count]].tolist())
-
-
-def _outcomes(raw: Path) -> dict[str, int]:
-    """Patient -> 1 for a complete response, from the table; patients whose outcome is empty are left out."""
-    table = next((raw / name for name in ("outcome_new.csv", "outcome_new.xlsx") if (raw / name).is_file()), None)
-    if table is None:
-        raise ShardError(f"ispy1: {raw} holds neither outcome_new.csv nor outcome_new.xlsx")
-    outcomes: dict[str, int] = {}
-    for number, row in enumerate(read_table(table), start=2):
-        if not {"SUBJECTID", "PCR"} <= row.keys():
-            raise ShardError(f"ispy1: {table} needs the columns SUBJECTID and PCR")
-        patient, outcome = (str("" if row[name] is None else row[name]).strip() for name in ("SUBJECTID", "PCR"))
-        if outcome == "":
-            continue
-        patient = patient.removesuffix(".0")
-        if outcome not in ("0", "1", "0.0", "1.0") or not patient.isalnum() or patient in outcomes:
-            raise ShardError(
-                f"ispy1: {table} row {number}: patient {patient!r} with PCR {outcome!r} comes twice or is wrong"
-            )
-        outcomes[patient] = int(float(outcome))
-    return outcomes
-
-
-def _draw_splits(outcomes: Mapping[str, int], seed: int) -> dict[str, str]:
-    """Patient -> split, in the same shares of each class."""
-    found = {}
-    for label in sorted(set(outcomes.values())):
-        patients = sorted(patient for patient, outcome in outcomes.items() if outcome == label)
-        order = keyed_permutation(len(patients), seed, "ispy1", "splits", label)
-        ends = np.round(np.cumsum(list(_SHARES.values())) * len(patients)).astype(int)
-        for place, number in enumerate(order):
-            found[patients[number]] = list(_SHARES)[int(np.searchsorted(ends, place, side="right"))]
-    return found
 
 
 def _tumour(image: Path, mask: Path) -> NDArray[np.int64]:
