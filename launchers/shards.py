@@ -103,7 +103,8 @@ def info(given: argparse.Namespace) -> int:
         )
         size = "x".join(str(side) for side in split.size) if split.size else "of several sizes"
         kind = "volumes" if split.dimensions == 3 else "images"
-        print(f"{split.split}: {kind} {size}, {split.channels} channels, mean {mean}, std {std}")
+        channels = "1 channel" if split.channels == 1 else f"{split.channels} channels"
+        print(f"{split.split}: {kind} {size}, {channels}, mean {mean}, std {std}")
     first = manifests[0]
     masks = ", ".join(first.mask_classes or first.mask_names) or "none"
     print(f"data set: {first.dataset}\nmasks:    {masks}\nlicence:  {first.licence}\nsource:   {first.source}")

@@ -87,7 +87,8 @@ def check_image(shape: tuple[int, ...], layout: Layout) -> None:
     """
     *size, channels = shape
     if layout.channels not in (None, channels):
-        raise ShardError(f"image has {channels} channels, the manifest says {layout.channels}")
+        count = "1 channel" if channels == 1 else f"{channels} channels"
+        raise ShardError(f"image has {count}, the manifest says {layout.channels}")
     if layout.size not in (None, tuple(size)):
         raise ShardError(f"image is {_by(size)}, the manifest says {_by(layout.size)}")
 

@@ -2,15 +2,19 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from commands import command_of, load_script
 from layouts import RAW
+from published import checkpoint, save
 from uml_dist.config_file import read_config
+from uml_dist.train.setup import prepare
 from uml_shards.split import open_split
 
+AS_AUTHORS = "--set split=table slice_rule=upward scale=slice"
 LAUNCHERS = Path(__file__).parents[2] / "launchers"
 CONFIGS = sorted((LAUNCHERS / "configs").glob("*.toml"))
 COMMAND = re.compile(r'^# make shards DATASET=(\w+) RAW=path/to/\w+(?: ARGS="([^"]*)")?', re.MULTILINE)
@@ -67,3 +71,58 @@ def test_every_configuration_runs_dry_on_shards_of_its_data_set(
 def test_every_configuration_names_the_command_that_makes_its_shards(path):
     wanted = {f"data/shards/{dataset}" for dataset, _ in commands(path)}
     assert {stream.shards for stream in read_config(path).streams.values()} == wanted
+
+
+def write_published_weights(text: str, folder: Path) -> str:
+    """A configuration whose weights are no longer comments, and files of the published keys where it names them."""
+    text = re.sub(r"^# (?=\[model\.encoder\]$|\w+_weights = )", "", text, flags=re.MULTILINE)
+    encoder = tomllib.loads(text)["model"]["encoder"]
+    assert set(encoder) == {"classification_weights", "segmentation_weights"}
+    for path in map(Path, encoder.values()):
+        (folder / path).parent.mkdir(exist_ok=True)
+        kind = "res2net50 of its authors and of timm" if "res2net50" in path.name else "vgg16_bn of torchvision"
+        save(checkpoint(kind), folder / path)
+    return text
+
+
+@pytest.fixture
+def with_weights(tmp_path, shards_of, monkeypatch):
+    """The configuration of I-SPY 1 with published weights, and the words for shards as UML's authors prepare them."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    path = LAUNCHERS / "configs" / "uml_ispy1.toml"
+    assert ("ispy1", AS_AUTHORS) in commands(path)
+    config = tmp_path / "run.toml"
+    config.write_text(write_published_weights(path.read_text(encoding="utf-8"), tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return config, f"streams.train.shards={shards_of('ispy1', AS_AUTHORS)}"
+
+
+def test_grey_shards_of_the_authors_setting_run_dry_with_published_weights(with_weights, monkeypatch, capsys):
+    config, shards = with_weights
+    run = command_of(load_script(LAUNCHERS / "train.py"), monkeypatch, capsys)
+    code, printed, error = run("--config", config, "--num_gpus", "1", "--dry-run", shards)
+    assert (code, error) == (0, "")
+    assert re.search(r"^stream train: 180 samples of 256 x 256, ", printed, re.MULTILINE)
+    (config.parent / "weights" / "vgg16_bn-6c64b313.pth").unlink()
+    code, _, error = run("--config", config, "--num_gpus", "1", "--dry-run", shards)
+    assert (code, error) == (
+        2,
+        "error: weights weights/vgg16_bn-6c64b313.pth: there is no such file: download it first\n",
+    )
+
+
+def test_published_weights_start_a_network_for_the_grey_shards(with_weights):
+    config, shards = with_weights
+    setup = prepare(read_config(config, [shards]), 1)
+    assert setup.recipe.manifests["train"].channels == 1
+    role = setup.recipe.networks["uml"]
+    network = role.build()
+    classification, segmentation = role.start(network)
+    for line, name in ((classification, "res2net50_v1b_26w_4s-3cf99910"), (segmentation, "vgg16_bn-6c64b313")):
+        assert line.startswith(f"weights weights/{name}.pth: not used: ")
+        assert line.endswith("; first convolution summed over RGB, as the images are grey")
+    # Every tensor of the files is full of one number, 1 in the first convolutions.
+    for first in (network.classification_encoder.conv1[0], network.segmentation_encoder.features[0]):
+        assert first.weight.shape[1] == 1
+        assert (first.weight == 3).all()

@@ -68,7 +68,7 @@ BROKEN = {
     "grey among colours": (
         {"jpg": encode_image(ZEROS, False)[1]},
         "image",
-        "image has 1 channels, the manifest says 3",
+        "image has 1 channel, the manifest says 3",
     ),
     "an image of another size": (
         {"jpg": encode_image(np.zeros((8, 9, 3), np.uint8), False)[1]},

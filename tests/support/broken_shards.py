@@ -99,6 +99,13 @@ def other_classes(shards: Path, folder: Path) -> Path:
     return copy
 
 
+def grey(shards: Path, folder: Path) -> Path:
+    """Validation images of another number of channels than those of training."""
+    copy = shutil.copytree(shards, folder / "grey")
+    restate(copy / "val", channels=1, statistics={"mean": [0.5], "std": [0.2]})
+    return copy
+
+
 Wrong = Callable[[Path, Path], Path]
 
 WRONG_SHARDS: dict[Wrong, str] = {
@@ -109,6 +116,7 @@ WRONG_SHARDS: dict[Wrong, str] = {
     no_manifest: r"train/manifest\.json is no manifest of schema 2: ",
     no_validation: r"shard folder .*val does not exist",
     other_classes: r"the classes of validation are .*naevus.*, those of the first stream .*benign",
+    grey: r"channels is 1 in the images of validation and 3 in those of training: make the shards of one of them anew",
 }
 """What makes wrong shards of sound ones in a folder -> what the error says."""
 

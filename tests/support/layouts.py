@@ -60,13 +60,30 @@ def ispy1_mask(raw: Path, patient: int) -> Path:
 
 
 def write_ispy1(raw: Path, patients: int = 20) -> Path:
-    """Volumes that rise along the slices; the tumour is in slices 1 to 4, largest in 2."""
+    """Volumes of 8 slices, each of one value; the tumour is in slices 1 to 4, largest in 2."""
     for patient in range(1001, 1001 + patients):
         save_volume(ispy1_image(raw, patient), np.broadcast_to(np.linspace(0, 700, ISPY1_SHAPE[2]), ISPY1_SHAPE))
         tumour = np.zeros(ISPY1_SHAPE)
         tumour[2, 3:5, 1:5] = 1
         tumour[2:9, 3, 2] = 1
         save_volume(ispy1_mask(raw, patient), tumour)
+    return _write_outcomes(raw, patients)
+
+
+def write_deep_ispy1(raw: Path, patients: int = 20) -> Path:
+    """Volumes of 16 slices that rise along every axis; the tumour is in slices 2 to 13, largest in 4."""
+    x, y, z = np.indices((*ISPY1_SHAPE[:2], 16))
+    for patient in range(1001, 1001 + patients):
+        save_volume(ispy1_image(raw, patient), x + 20 * y + 100 * z)
+        tumour = np.zeros(x.shape)
+        tumour[2, 3:5, 2:14] = 1
+        tumour[2:9, 3, 4] = 1
+        save_volume(ispy1_mask(raw, patient), tumour)
+    return _write_outcomes(raw, patients)
+
+
+def _write_outcomes(raw: Path, patients: int) -> Path:
+    """The table: every fourth response is complete, one patient's is not known."""
     rows = [f"{1001 + i}.0,{float(i % 4 == 0)}" for i in range(patients)]
     (raw / "outcome_new.csv").write_text("\n".join(["SUBJECTID,PCR", *rows, "1999,"]) + "\n")
     return raw
@@ -125,7 +142,7 @@ def write_folder(raw: Path, patients: int = 40) -> Path:
 RAW: dict[str, Callable[[Path], Path]] = {
     "folder": write_folder,
     "isic2017": write_isic2017,
-    "ispy1": write_ispy1,
+    "ispy1": write_deep_ispy1,
     "refuge": write_refuge,
 }
 """Writes the raw data of an importer; the phantom needs none."""

@@ -60,6 +60,13 @@ def test_sixteen_bits_are_scaled_by_their_own_largest_value():
     np.testing.assert_allclose(found, [[[-0.4, 0.0, 1.6]]], atol=1e-6)
 
 
+def test_a_grey_image_and_its_repetition_in_rgb_are_normalised_alike():
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 1), dtype=np.uint8)
+    grey = normalise(image, np.float32([0.3]), np.float32([0.2]))
+    rgb = normalise(image.repeat(3, axis=2), np.float32([0.3] * 3), np.float32([0.2] * 3))
+    assert np.array_equal(rgb, grey.repeat(3, axis=0))
+
+
 def test_a_channel_that_never_changes_stays_finite():
     image = np.full((*SIZE, 1), 255, dtype=np.uint8)
     assert np.array_equal(normalise(image, np.float32([1.0]), np.float32([0.0])), np.zeros((1, *SIZE)))

@@ -20,7 +20,7 @@ BLOCKS = (3, 4, 6)
 EXPANSION = 4
 SCALES = 4
 FEWEST_CHANNELS = 4
-PUBLISHED = Published(unused=re.compile(r"(layer4|fc)\..+"))
+PUBLISHED = Published(unused=re.compile(r"(layer4|fc)\..+"), first="conv1.0.weight")
 """Of the authors' res2net50_v1b_26w_4s and of timm's res2net50d, whose names and shapes agree."""
 
 

@@ -29,6 +29,7 @@ def _positions() -> Iterator[tuple[int, int, int]]:
 
 PUBLISHED = Published(
     unused=re.compile(r"features\.(3[4-9]|4\d)\..+|(classifier|pre_logits|head)\..+|conv5_[123]\..+"),
+    first="features.0.weight",
     renamed={
         f"conv{stage}_{number}.{part}.{key}": f"features.{place + after}.{key}"
         for stage, number, place in _positions()

@@ -16,6 +16,7 @@ from ..errors import UmlError
 SUFFIXES = (".safetensors", ".pth", ".pt")
 COUNTERS = re.compile(r"(.*\.)?num_batches_tracked")
 NAMED = 3
+RGB = 3
 
 
 @dataclass(frozen=True)
@@ -24,28 +25,33 @@ class Published:
 
     Attributes:
         unused: matches the keys of parts that are never built.
+        first: the module's key of the first convolution's weight, (outputs, channels of the image, height, width).
         renamed: key in another project's file -> key of the module.
     """
 
     unused: re.Pattern[str]
+    first: str
     renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_weights(module: nn.Module, path: str | Path, published: Published) -> str:
     """Fill an encoder with a published file's weights: all of its parameters and buffers, converted to its dtype.
 
-    A module on the meta device is only compared with the file.
+    Where the module is for grey images and the file for RGB images, the first convolution's weight is summed over its
+    inputs, which is the same function as repeating the grey image as R, G and B. A module on the meta device is only
+    compared with the file.
 
     Args:
-        module: its `state_dict` has the published keys and shapes.
+        module: its `state_dict` has the published keys and shapes, but for the channels of the image.
         path: a .safetensors file, or a .pth file of a plain dictionary (read without running its pickled code).
         published: which keys of the file are dropped or renamed.
 
     Returns:
-        In a line, what of the file was not used.
+        In a line, what of the file was not used, and whether the first convolution was summed.
 
     Raises:
-        UmlError: the file cannot be read; a key is missing or not expected; a shape is another.
+        UmlError: the file cannot be read; a key is missing or not expected; a shape is another; or the file is for RGB
+            images and the module for images that are neither RGB nor grey.
     """
     tensors = {key: tensor for key, tensor in _read(Path(path)).items() if not COUNTERS.fullmatch(key)}
     unused = [key for key in tensors if published.unused.fullmatch(key)]
@@ -54,6 +60,7 @@ def load_weights(module: nn.Module, path: str | Path, published: Published) -> s
     for problem, keys in (("lacks", own.keys() - given.keys()), ("has unexpected", given.keys() - own.keys())):
         if keys:
             raise UmlError(f"weights {path}: the file {problem} {_few(keys)}: it is of another architecture")
+    summed = _sum_over_rgb(given, published.first, own[published.first].shape, path)
     shapes = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(own[key].shape)}"
         for key in own
@@ -63,7 +70,35 @@ def load_weights(module: nn.Module, path: str | Path, published: Published) -> s
         raise UmlError(f"weights {path}: the file has {_few(shapes)}: it is of another architecture")
     if not any(tensor.is_meta for tensor in own.values()):
         module.load_state_dict(given)
-    return f"weights {path}: not used: {_few(unused) if unused else 'none'}"
+    line = f"weights {path}: not used: {_few(unused) if unused else 'none'}"
+    return f"{line}; first convolution summed over RGB, as the images are grey" if summed else line
+
+
+def _sum_over_rgb(given: dict[str, Tensor], first: str, own: torch.Size, path: str | Path) -> bool:
+    """Sum the first convolution's weight over R, G and B where the module is for grey images.
+
+    Args:
+        given: key -> tensor; changed in place.
+        first: key of that weight.
+        own: its shape in the module.
+        path: of the file, for errors.
+
+    Returns:
+        Whether it was summed. A weight that differs in more than the channels of the image is left as it is.
+
+    Raises:
+        UmlError: the file is for RGB images, and the module for images that are neither RGB nor grey.
+    """
+    outputs, channels, *size = own
+    if channels == RGB or given[first].shape != (outputs, RGB, *size):
+        return False
+    if channels != 1:
+        raise UmlError(
+            f"weights {path} were trained on RGB images and fit RGB or grey ones, but the images have {channels} "
+            "channels: leave the weights out"
+        )
+    given[first] = given[first].double().sum(1, keepdim=True)
+    return True
 
 
 def _read(path: Path) -> dict[str, Tensor]:

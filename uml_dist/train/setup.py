@@ -232,7 +232,8 @@ def check_classes(config: RunConfig, manifest: Manifest, first: Manifest, name: 
             )
         if manifest.channels != first.channels:
             raise UmlError(
-                f"the images of {name} have {manifest.channels} channels, those of training {first.channels}"
+                f"the number of channels is {manifest.channels} in the images of {name} and {first.channels} in those "
+                "of training: make the shards of one of them anew"
             )
         if classes != getattr(first, key):
             raise UmlError(f"the {key} of {name} are {classes}, those of the first stream {getattr(first, key)}")

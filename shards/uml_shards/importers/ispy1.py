@@ -1,29 +1,32 @@
 """I-SPY 1 (ACRIN 6657): breast MRI with tumour masks, and whether the response to chemotherapy was complete.
 
 Slices of the volumes of one contrast phase, as UML takes them: those around the one in which the tumour is largest. All
-slices of a patient are in one split. What UML's authors do otherwise: each slice scaled by its own range, slices of the
-far end of a volume where the tumour is near its begin, and splits by the order of the table.
+slices of a patient are in one split.
+
+The settings split=table, slice_rule=upward and scale=slice choose splits, slices and intensities as UML's authors do.
+What UML's authors do otherwise, whatever the settings: near a volume's first slice their walk goes on at negative
+numbers, which are slices of the far end; and they store images and masks as JPEG, in the volume's own size. Here the
+walk ends at the first slice, masks are stored without loss, and both are resized (`--size 0` keeps the volume's size).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..errors import ShardError
-from ..keyed import keyed_permutation
-from .base import Importer, Source
+from .base import Importer, Options, Source
 from .encode import encode_grey, encode_image, encode_json
+from .ispy1_table import SHARES, draw_splits, order_splits, read_outcomes
 from .nifti import open_nifti, read_nifti
-from .table import read_table
 
-_SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
+_LATER = frozenset({"split", "slice_rule", "scale"})
+_OF_VOLUME_SCALE = frozenset({"low", "high"})
 
 
 class Settings(BaseModel):
@@ -31,9 +34,28 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    split: Literal["seeded", "table"] = Field(
+        default="seeded",
+        description="seeded: patients drawn by --seed; table: in the order of the table, as UML's authors split them",
+    )
     slices: int = Field(default=10, gt=0, description="of each patient, around the one with the largest tumour")
+    slice_rule: Literal["nearest", "upward"] = Field(
+        default="nearest",
+        description="nearest: those nearest to the largest tumour, fewer where a volume has fewer; upward: exactly so "
+        "many, walking up from below it, as UML's authors take them",
+    )
+    scale: Literal["volume", "slice"] = Field(
+        default="volume",
+        description="volume: by low and high; slice: by each slice's minimum and maximum, as UML's authors scale it",
+    )
     low: float = Field(default=0.5, ge=0, lt=50, description="percentile of a volume's values that becomes black")
     high: float = Field(default=99.5, gt=50, le=100, description="percentile that becomes white")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Settings":
+        if self.scale == "slice" and (idle := sorted(_OF_VOLUME_SCALE & self.model_fields_set)):
+            raise ValueError(f"{idle[0]} does nothing with scale=slice: leave it out")
+        return self
 
 
 @dataclass(frozen=True)
@@ -46,7 +68,7 @@ class _Item:
 
 
 class Ispy1(Importer):
-    """The tree of the copy that UML's authors name; slices as 8-bit grey, scaled by a window of the whole volume."""
+    """The tree of the copy that UML's authors name; slices as 8-bit grey."""
 
     name = "ispy1"
     summary = "157 patients with breast cancer, slices of MRI with the tumour, pathologic complete response or not"
@@ -60,26 +82,44 @@ RAW/outcome_new.xlsx or outcome_new.csv, with the columns SUBJECTID and PCR (0 o
 needs the extras volumes, and tables for .xlsx"""
     default_size = 256
     settings_type = Settings
+    settings: Settings
+
+    def __init__(self, raw: str | Path | None = None, options: Options | None = None) -> None:
+        super().__init__(raw, options)
+        if self.settings.split == "table" and self.options.seed:
+            raise ShardError(f"ispy1: --seed {self.options.seed} does nothing with split=table: leave it out")
+
+    @property
+    def manifest_options(self) -> dict[str, Any]:
+        """What the manifest says, without what is of no meaning."""
+        # With default settings the manifest is that of shards made before these settings were there: finished splits
+        # are found to be the same, and a run goes on with shards that were made anew.
+        left_out = {key for key in _LATER if getattr(self.settings, key) == Settings.model_fields[key].default}
+        if self.settings.scale == "slice":
+            left_out |= _OF_VOLUME_SCALE
+        if self.settings.split == "table":
+            left_out.add("seed")
+        return {key: value for key, value in super().manifest_options.items() if key not in left_out}
 
     def splits(self) -> dict[str, Source]:
-        """Patients drawn by --seed into train, val and test, 8 : 1 : 1 in each class.
+        """Patients in train, val and test, about 8 : 1 : 1 in each class, drawn by --seed or in the table's order.
 
         Raises:
-            ShardError: the table is missing or wrong, no patient has files, or a patient's volumes do not fit.
+            ShardError: the table is missing or wrong, a patient's files are missing or do not fit, or too few slices
+                show a tumour.
         """
         assert self.raw is not None
-        outcomes = _outcomes(self.raw)
-        split_of = _draw_splits(outcomes, self.options.seed)
-        found: dict[str, list[_Item]] = {split: [] for split in _SHARES}
+        outcomes = read_outcomes(self.raw)
+        in_order = self.settings.split == "table"
+        split_of = order_splits(outcomes) if in_order else draw_splits(outcomes, self.options.seed)
+        found: dict[str, list[_Item]] = {split: [] for split in SHARES}
         for patient, label in outcomes.items():
             image = self.raw / "Dataset ISPY" / f"ISPY_{patient}" / "DCEMRI_1.nii"
             mask = self.raw / "Tumor_segmentation_new" / f"ISPY_{patient}_tumor_mask.nii"
             for path in (image, mask):
                 if not path.is_file():
                     raise ShardError(f"ispy1: {path} of the table's patient {patient} is missing")
-            chosen = choose_slices(_tumour(image, mask), self.settings.slices)
-            if not chosen:
-                raise ShardError(f"ispy1: {mask} marks no tumour: take patient {patient} out of the table")
+            chosen = self._choose(patient, image, mask)
             found[split_of[patient]] += [_Item(patient, image, mask, number, label) for number in chosen]
         return {
             split: Source(
@@ -94,9 +134,12 @@ needs the extras volumes, and tables for .xlsx"""
 
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
         """One slice, turned as the authors turn it, with its tumour."""
-        volume = _windowed(item.image, self.settings.low, self.settings.high)
+        if self.settings.scale == "slice":
+            grey = _stretched(item.image, item.slice)
+        else:
+            grey = _windowed(item.image, self.settings.low, self.settings.high)[..., item.slice]
         tumour = read_nifti(item.mask)[..., item.slice] > 0
-        image = Image.fromarray(np.flipud(np.rot90(volume[..., item.slice])))
+        image = Image.fromarray(np.flipud(np.rot90(grey)))
         mask = Image.fromarray(np.flipud(np.rot90(tumour)).astype(np.uint8))
         size = (self.size, self.size) if self.size else image.size
         image = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
@@ -105,6 +148,21 @@ needs the extras volumes, and tables for .xlsx"""
         meta = {"patient": item.patient, "slice": item.slice}
         components = {extension: data, "mask.png": encode_grey(mask), "json": encode_json(item.label, meta)}
         return f"ispy1-{item.patient}-{item.slice:03d}", components
+
+    def _choose(self, patient: str, image: Path, mask: Path) -> list[int]:
+        """The slices of a patient, by the rule that is set."""
+        sizes, count = _tumour(image, mask), self.settings.slices
+        if not sizes.any():
+            raise ShardError(f"ispy1: {mask} marks no tumour: take patient {patient} out of the table")
+        if self.settings.slice_rule == "nearest":
+            return choose_slices(sizes, count)
+        chosen = choose_upward(sizes, count)
+        if len(chosen) < count:
+            raise ShardError(
+                f"ispy1: {mask}: slice_rule=upward finds {len(chosen)} slices with a tumour and needs {count}: take "
+                f"patient {patient} out of the table, set fewer slices, or use slice_rule=nearest"
+            )
+        return chosen
 
 
 IMPORTER = Ispy1
@@ -124,37 +182,20 @@ def choose_slices(sizes: NDArray[np.int64], count: int) -> list[int]:
     return sorted(marked[order[:count]].tolist())
 
 
-def _outcomes(raw: Path) -> dict[str, int]:
-    """Patient -> 1 for a complete response, from the table; patients whose outcome is empty are left out."""
-    table = next((raw / name for name in ("outcome_new.csv", "outcome_new.xlsx") if (raw / name).is_file()), None)
-    if table is None:
-        raise ShardError(f"ispy1: {raw} holds neither outcome_new.csv nor outcome_new.xlsx")
-    outcomes: dict[str, int] = {}
-    for number, row in enumerate(read_table(table), start=2):
-        if not {"SUBJECTID", "PCR"} <= row.keys():
-            raise ShardError(f"ispy1: {table} needs the columns SUBJECTID and PCR")
-        patient, outcome = (str("" if row[name] is None else row[name]).strip() for name in ("SUBJECTID", "PCR"))
-        if outcome == "":
-            continue
-        patient = patient.removesuffix(".0")
-        if outcome not in ("0", "1", "0.0", "1.0") or not patient.isalnum() or patient in outcomes:
-            raise ShardError(
-                f"ispy1: {table} row {number}: patient {patient!r} with PCR {outcome!r} comes twice or is wrong"
-            )
-        outcomes[patient] = int(float(outcome))
-    return outcomes
+def choose_upward(sizes: NDArray[np.int64], count: int) -> list[int]:
+    """The slices with a tumour that UML's authors take, ascending.
 
+    They are the first `count` on two walks: up from count // 2 slices below the one where the tumour is largest to the
+    last slice, then down over the count - 1 slices below the start. Unlike the authors' walks, both stay in the volume.
 
-def _draw_splits(outcomes: Mapping[str, int], seed: int) -> dict[str, str]:
-    """Patient -> split, in the same shares of each class."""
-    found = {}
-    for label in sorted(set(outcomes.values())):
-        patients = sorted(patient for patient, outcome in outcomes.items() if outcome == label)
-        order = keyed_permutation(len(patients), seed, "ispy1", "splits", label)
-        ends = np.round(np.cumsum(list(_SHARES.values())) * len(patients)).astype(int)
-        for place, number in enumerate(order):
-            found[patients[number]] = list(_SHARES)[int(np.searchsorted(ends, place, side="right"))]
-    return found
+    Args:
+        sizes: (D,) pixels of the tumour in each slice.
+        count: at most so many.
+    """
+    start = int(np.argmax(sizes)) - count // 2
+    upward = range(max(start, 0), len(sizes))
+    downward = range(start - 1, max(start - count, -1), -1)
+    return sorted([number for number in (*upward, *downward) if sizes[number]][:count])
 
 
 def _tumour(image: Path, mask: Path) -> NDArray[np.int64]:
@@ -171,4 +212,17 @@ def _windowed(path: Path, low: float, high: float) -> NDArray[np.uint8]:
     black, white = np.percentile(values, [low, high])
     if white <= black:
         raise ShardError(f"{path}: the values of its percentiles {low} and {high} are the same, {black:g}")
+    return _grey(values, black, white)
+
+
+def _stretched(path: Path, number: int) -> NDArray[np.uint8]:
+    """A slice in 8 bits, by its own least and largest value."""
+    values = read_nifti(path)[..., number]
+    black, white = values.min(), values.max()
+    if white <= black:
+        raise ShardError(f"{path}: all values of slice {number} are {black:g}: scale=slice needs two different ones")
+    return _grey(values, black, white)
+
+
+def _grey(values: NDArray[np.float32], black: Any, white: Any) -> NDArray[np.uint8]:
     return np.round(np.clip((values - black) / (white - black), 0, 1) * 255).astype(np.uint8)

@@ -5,21 +5,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from published import fill_statistics
 from uml_dist.backbones import ENCODERS, Res2Net50, Vgg16
 from uml_dist.backbones.normalisation import FrozenBatchNorm, group_norm
 from uml_dist.backbones.res2net import Block
 
 PAPER = {"res2net50": (64, 256, 512, 1024), "vgg16": (64, 128, 256, 512)}
-
-
-def fill(module: nn.Module) -> None:
-    """Statistics and affine maps such as training leaves behind."""
-    for norm in module.modules():
-        if isinstance(norm, FrozenBatchNorm):
-            norm.weight.uniform_(0.5, 1.5)
-            norm.bias.normal_(std=0.3)
-            norm.running_mean.normal_(std=0.3)
-            norm.running_var.uniform_(0.2, 2)
 
 
 def parameters(module: nn.Module) -> int:
@@ -67,7 +58,7 @@ def test_every_parameter_has_a_gradient_from_the_features(name, norm):
 def test_a_frozen_batch_norm_is_torch_s_in_evaluation(training):
     torch.manual_seed(0)
     frozen, torchs = FrozenBatchNorm(5).double(), nn.BatchNorm2d(5).double().eval()
-    fill(frozen)
+    fill_statistics(frozen)
     frozen.running_var[0] = 0  # where the epsilon decides
     torchs.load_state_dict({**frozen.state_dict(), "num_batches_tracked": torch.tensor(7)})
     feature = torch.randn(2, 5, 3, 4).double()
@@ -118,7 +109,7 @@ def restated_block(block: Block, feature: torch.Tensor, stride: int | None) -> t
 def test_a_res2net_block_is_that_of_its_paper(stride):
     torch.manual_seed(0)
     block = Block(24 if stride else 64, 64, stride, FrozenBatchNorm).double()
-    fill(block)
+    fill_statistics(block)
     feature = torch.randn(2, 24 if stride else 64, 8, 12).double()
     expected = restated_block(block, feature, stride)
     torch.testing.assert_close(block(feature), expected, rtol=1e-12, atol=1e-12)
@@ -135,7 +126,7 @@ def test_res2net_s_split_has_the_widths_of_26w_4s():
 def test_vgg_is_convolution_normalisation_relu_with_pooling_between_stages():
     torch.manual_seed(0)
     encoder = Vgg16(3, (8, 16, 24, 40), FrozenBatchNorm).double()
-    fill(encoder)
+    fill_statistics(encoder)
     image = torch.randn(2, 3, 16, 24).double()
     own = encoder.state_dict()
     numbers = sorted({int(key.split(".")[1]) for key in own if own[key].dim() == 4})

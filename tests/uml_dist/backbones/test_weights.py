@@ -1,105 +1,28 @@
 """Published weights: files with every key and shape of the published ones load; any other is one line."""
 
 import re
-from collections.abc import Iterator
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
+from published import KEYS, checkpoint, fill_statistics, save
 from uml_dist.backbones import ENCODERS, load_weights
 from uml_dist.backbones.normalisation import FrozenBatchNorm
 from uml_dist.errors import UmlError
 
-BLOCKS = (3, 4, 6, 3)
-VGG = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-KEYS = {
-    "res2net50 of its authors and of timm": "res2net50",
-    "vgg16_bn of torchvision": "vgg16",
-    "vgg16_bn of timm": "vgg16",
-    "5stages_vgg16_bn of JCS": "vgg16",
-}
+PUBLISHED = [name for name, kind in ENCODERS.items() if kind.published]
+SUMMED = "; first convolution summed over RGB, as the images are grey"
 
 
-def norm(prefix: str, channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for key in ("weight", "bias", "running_mean", "running_var"):
-        yield f"{prefix}.{key}", (channels,)
-    yield f"{prefix}.num_batches_tracked", ()
-
-
-def res2net_keys() -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The keys of res2net50_v1b_26w_4s, and of timm's res2net50d: a deep stem and average pooling in the shortcut."""
-    for place, inputs, outputs in ((0, 3, 32), (3, 32, 32), (6, 32, 64)):
-        yield f"conv1.{place}.weight", (outputs, inputs, 3, 3)
-        yield from norm(f"conv1.{place + 1}" if place < 6 else "bn1", outputs)
-    inputs = 64
-    for stage, blocks in enumerate(BLOCKS, 1):
-        planes = 32 << stage
-        width, outputs = planes * 26 // 64, 4 * planes
-        for block in range(blocks):
-            prefix = f"layer{stage}.{block}"
-            yield f"{prefix}.conv1.weight", (4 * width, inputs, 1, 1)
-            yield from norm(f"{prefix}.bn1", 4 * width)
-            for scale in range(3):
-                yield f"{prefix}.convs.{scale}.weight", (width, width, 3, 3)
-                yield from norm(f"{prefix}.bns.{scale}", width)
-            yield f"{prefix}.conv3.weight", (outputs, 4 * width, 1, 1)
-            yield from norm(f"{prefix}.bn3", outputs)
-            if block == 0:
-                yield f"{prefix}.downsample.1.weight", (outputs, inputs, 1, 1)
-                yield from norm(f"{prefix}.downsample.2", outputs)
-            inputs = outputs
-    yield from (("fc.weight", (1000, 2048)), ("fc.bias", (1000,)))
-
-
-def vgg_keys(project: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    place, inputs = 0, 3
-    for stage, widths in enumerate(VGG, 1):
-        for number, width in enumerate(widths, 1):
-            ours = project == "JCS"
-            convolution = f"conv{stage}_{number}.conv" if ours else f"features.{place}"
-            yield f"{convolution}.weight", (width, inputs, 3, 3)
-            yield f"{convolution}.bias", (width,)
-            yield from norm(f"conv{stage}_{number}.bn" if ours else f"features.{place + 1}", width)
-            place, inputs = place + 3, width
-        place += 1
-    # Thin stand-ins for the classifiers, whose 120 M weights nobody reads.
-    if project == "torchvision":
-        yield from ((f"classifier.{layer}.{key}", (1,)) for layer in (0, 3, 6) for key in ("weight", "bias"))
-    if project == "timm":
-        layers = ("pre_logits.fc1", "pre_logits.fc2", "head.fc")
-        yield from ((f"{layer}.{key}", (1,)) for layer in layers for key in ("weight", "bias"))
-
-
-def checkpoint(kind: str) -> dict[str, Tensor]:
-    """Tensors, each full of one number that tells it from the others, under every key of a published file."""
-    keys = res2net_keys() if kind.startswith("res2net") else vgg_keys(kind.rpartition(" ")[2])
-    return {
-        key: torch.tensor(index, dtype=torch.long if key.endswith("tracked") else torch.float32).expand(shape)
-        for index, (key, shape) in enumerate(keys)
-        if not (kind == "5stages_vgg16_bn of JCS" and key.endswith("tracked"))
-    }
-
-
-def encoder_of(kind: str, device: str = "cpu"):
+def encoder_of(kind: str, device: str = "cpu", channels: int = 3):
     name = KEYS.get(kind, kind)
     with torch.device("meta"):
-        encoder = ENCODERS[name].make(3, ENCODERS[name].widths, FrozenBatchNorm)
+        encoder = ENCODERS[name].make(channels, ENCODERS[name].widths, FrozenBatchNorm)
     if device != "meta":
         encoder.to_empty(device=device)
         for tensor in encoder.state_dict().values():
             tensor.fill_(-1)
     return encoder, ENCODERS[name].published
-
-
-def save(tensors, path):
-    if path.suffix == ".safetensors":
-        # In half precision, as some are published.
-        save_file({key: tensor.half().contiguous() for key, tensor in tensors.items()}, path)
-    else:
-        torch.save(tensors, path)
-    return path
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
@@ -133,8 +56,47 @@ def test_the_parts_arrive_where_they_belong(tmp_path):
         assert torch.equal(state[ours], tensors[theirs])
 
 
-def refusal(kind, tensors, path, device="meta") -> str:
-    encoder, published = encoder_of(kind, device)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_grey_image_and_its_repetition_in_rgb_give_the_same_features_and_gradients(name, tmp_path):
+    torch.manual_seed(0)
+    kind = ENCODERS[name]
+    rgb = kind.make(3, kind.widths, FrozenBatchNorm).double()
+    grey = kind.make(1, kind.widths, FrozenBatchNorm).double()
+    fill_statistics(rgb)
+    path = tmp_path / "weights.pth"
+    torch.save(rgb.state_dict(), path)
+    assert load_weights(grey, path, kind.published) == f"weights {path}: not used: none{SUMMED}"
+
+    image = torch.randn(2, 1, 16, 16, dtype=torch.float64)
+    features, repeated = grey(image), rgb(image.repeat(1, 3, 1, 1))
+    for ours, theirs in zip(features, repeated, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12 * float(theirs.detach().abs().max()))
+    for each in (features, repeated):
+        sum(feature.square().mean() for feature in each).backward()
+    theirs = dict(rgb.named_parameters())
+    for key, parameter in grey.named_parameters():
+        # Each input of the first convolution sees the same image, and so has the gradient of their sum.
+        expected = theirs[key].grad[:, :1] if key == kind.published.first else theirs[key].grad
+        torch.testing.assert_close(parameter.grad, expected, rtol=0, atol=1e-12 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("kind", KEYS)
+def test_files_with_the_published_keys_load_into_an_encoder_of_grey_images(kind, suffix, tmp_path):
+    tensors = checkpoint(kind)
+    path = save(tensors, tmp_path / f"weights.{suffix}")
+    for device in ("meta", "cpu"):
+        encoder, published = encoder_of(kind, device, channels=1)
+        assert load_weights(encoder, path, published).endswith(SUMMED)
+    # Every tensor of the file is full of one number.
+    (number,) = next(iter(tensors.values())).unique()
+    first, *others = encoder.state_dict().values()
+    assert (first == 3 * number).all()
+    assert all((tensor == tensor.flatten()[0]).all() and (tensor > number).all() for tensor in others)
+
+
+def refusal(kind, tensors, path, device="meta", channels=3) -> str:
+    encoder, published = encoder_of(kind, device, channels)
     with pytest.raises(UmlError) as raised:
         load_weights(encoder, save(tensors, path), published)
     line = str(raised.value)
@@ -155,6 +117,35 @@ def test_missing_unexpected_and_misshapen_keys_are_one_line_and_change_nothing(k
     assert "the file has unexpected layer5.0.conv1.weight: " in line
     line = refusal(kind, {**tensors, first: torch.ones(2, 3)}, tmp_path / "c.pth", "cpu")
     assert f"the file has {first} (2, 3) instead of {tuple(tensors[first].shape)}: " in line
+
+
+@pytest.mark.parametrize("kind", ["res2net50 of its authors and of timm", "vgg16_bn of timm"])
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_of_other_channels_are_refused(kind, device, channels, tmp_path):
+    path = tmp_path / "a.pth"
+    assert refusal(kind, checkpoint(kind), path, device, channels) == (
+        f"weights {path} were trained on RGB images and fit RGB or grey ones, but the images have {channels} channels: "
+        "leave the weights out"
+    )
+
+
+@pytest.mark.parametrize("kind", ["res2net50 of its authors and of timm", "vgg16_bn of timm"])
+@pytest.mark.parametrize("shape", [(16, 3, 3, 3), (1, 3, 3, 3), (64, 3, 7, 7), (3,), ()])
+def test_grey_images_excuse_no_other_difference_of_the_first_convolution(kind, shape, tmp_path):
+    tensors = checkpoint(kind)
+    first = next(iter(tensors))
+    own = (tensors[first].shape[0], 1, 3, 3)
+    line = refusal(kind, {**tensors, first: torch.ones(shape)}, tmp_path / "a.pth", "cpu", channels=1)
+    assert f"the file has {first} {shape} instead of {own}: it is of another architecture" in line
+
+
+def test_weights_of_grey_images_load_into_an_encoder_of_grey_images_as_they_are(tmp_path):
+    tensors = checkpoint("vgg16_bn of timm")
+    grey = {**tensors, "features.0.weight": torch.full((64, 1, 3, 3), 5.0)}
+    encoder, published = encoder_of("vgg16", channels=1)
+    assert SUMMED not in load_weights(encoder, save(grey, tmp_path / "a.pth"), published)
+    assert (encoder.state_dict()["features.0.weight"] == 5).all()
 
 
 def test_a_file_of_another_network_names_a_few_keys_and_counts_the_others(tmp_path):

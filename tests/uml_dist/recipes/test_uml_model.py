@@ -170,8 +170,29 @@ def test_weight_files_are_compared_before_anything_is_built(tmp_path):
     assert refused(*VGG_ALONE, word(absent)) == f"weights {absent}: there is no such file: download it first"
     path = weights_file(tmp_path / "vgg.pth", "vgg16", **{"features.0.weight": torch.ones(2)})
     assert "has features.0.weight (2,) instead of (64, 3, 3, 3): " in refused(*VGG_ALONE, word(path))
-    line = refused(*VGG_ALONE, word(path), channels=1, statistics={"mean": [0.5], "std": [0.5]})
-    assert line == "model.encoder.segmentation_weights are of RGB images, the shards' have 1 channels: leave them out"
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_published_weights_are_refused_for_images_that_are_neither_rgb_nor_grey(channels, tmp_path):
+    path = weights_file(tmp_path / "vgg.pth", "vgg16")
+    word = f"model.encoder.segmentation_weights={path}"
+    statistics = {"mean": [0.5] * channels, "std": [0.5] * channels}
+    line = refused(*VGG_ALONE, word, channels=channels, statistics=statistics)
+    assert line.endswith(f"but the images have {channels} channels: leave the weights out")
+
+
+def test_published_weights_are_summed_over_rgb_for_grey_images(tmp_path):
+    path = weights_file(tmp_path / "vgg.pth", "vgg16")
+    words = (*VGG_ALONE, f"model.encoder.segmentation_weights={path}")
+    grey = recipe(*words, channels=1, statistics={"mean": [0.5], "std": [0.5]})
+    grey.check_start()
+    role = grey.networks["uml"]
+    network = role.build()
+    (line,) = role.start(network)
+    assert line == f"weights {path}: not used: none; first convolution summed over RGB, as the images are grey"
+    given = torch.load(path)["features.0.weight"]
+    loaded = network.segmentation_encoder.state_dict()["features.0.weight"]
+    torch.testing.assert_close(loaded, given[:, 0:1] + given[:, 1:2] + given[:, 2:3])
 
 
 def test_a_network_is_built_without_the_files_and_starts_with_their_weights(tmp_path):

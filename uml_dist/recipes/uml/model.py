@@ -10,14 +10,12 @@ from torch import nn
 from ...backbones import ENCODERS, Encoder, EncoderName, load_weights
 from ...backbones.normalisation import EPSILON, FrozenBatchNorm, GlobalBatchNorm, Normalisation, group_norm
 from ...config import ModelConfig, Section
-from ...errors import UmlError
 
 Task = Literal["classification", "segmentation"]
 CLASSIFIED = (64, 256, 512, 1024)
 SEGMENTED = (64, 128, 256, 512)
 TASKS: dict[Task, tuple[int, int, int, int]] = {"classification": CLASSIFIED, "segmentation": SEGMENTED}
 """Each task, and the channels of an encoder that has none of its own."""
-PUBLISHED_CHANNELS = 3
 
 
 DecoderNorm = Literal["group", "batch"]
@@ -217,19 +215,13 @@ class UmlModel(ModelConfig):
         """Compare the weight files with the encoders, without building these, for images of so many channels.
 
         Raises:
-            UmlError: see `uml_dist.backbones.load_weights`; or the images are not RGB.
+            UmlError: see `uml_dist.backbones.load_weights`.
         """
         for task in TASKS:
             choice = self.encoder_of(task)
-            if choice.weights is None:
-                continue
-            if channels != PUBLISHED_CHANNELS:
-                raise UmlError(
-                    f"model.encoder.{task}_weights are of RGB images, the shards' have {channels} channels: "
-                    "leave them out"
-                )
-            with torch.device("meta"):
-                choice.load(choice.build(channels))
+            if choice.weights:
+                with torch.device("meta"):
+                    choice.load(choice.build(channels))
 
 
 def scaled(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
