@@ -121,6 +121,7 @@ WRONG_SETTINGS: dict[tuple[str, ...], str] = {
     ("streams.train.count=9",): r"streams\.train\.count = 9 cannot be shared by 2 ranks: use 1, 3, 9 ranks, or another",
     ("train.micro_batch=1",): r"train\.micro_batch = 1 splits a step into 4 micro batches, .*dice_scope = \"sample\"",
     ("train.best=dise",): r"train\.best = 'dise' is no metric of this data: use one of loss, .*dice_lesion",
+    ("train.empty_masks=zero",): r"train\.empty_masks = 'zero': .*'one' or 'leave-out'",
     (
         "streams.other.shards=x",
         "streams.other.count=4",

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from uml_shards.manifest import Manifest
+from uml_shards.truth import EmptyRule
 
 from . import weighted
 from .cases import Case
-from .columns import Columns, EmptyRule
+from .columns import Columns
 from .pixels import CALIBRATION_BINS
 from .weighted import Floats, Metric
 
@@ -38,11 +39,11 @@ DEFINITIONS = {
 }
 """What each metric is; a name that ends with _ is followed by that of a class or task."""
 
-EMPTY_RULES = {
-    "one": "dice and iou of a class that is neither in the mask nor predicted are 1; on one side only, 0",
-    "leave-out": "cases where a class is neither in the mask nor predicted are left out of its dice and iou; "
-    "on one side only, both are 0",
+EMPTY_RULES: Mapping[EmptyRule, str] = {
+    "one": "Dice and IoU of a class are 1 in cases where it is neither in the mask nor predicted",
+    "leave-out": "cases where a class is neither in the mask nor predicted are left out of its Dice and IoU",
 }
+"""What each rule for empty masks means, for tables that hold Dice. On one side only, both are 0 under either rule."""
 
 FORMED = 0.95
 """Share of the bootstrap draws in which a metric must be formed to have an interval."""
@@ -129,6 +130,11 @@ def metric_names(manifest: Manifest) -> list[str]:
 def definition_of(name: str) -> str:
     """What a metric is."""
     return DEFINITIONS.get(name) or DEFINITIONS[name.partition("_")[0] + "_"]
+
+
+def is_overlap(name: str) -> bool:
+    """Whether a metric is a Dice or an IoU, which depend on the rule for empty masks."""
+    return name.partition("_")[0] in ("dice", "iou")
 
 
 def _metrics(cases: Sequence[Case], manifest: Manifest, empty: EmptyRule) -> Mapping[str, Metric]:

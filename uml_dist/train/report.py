@@ -10,6 +10,7 @@ import torch.distributed as distributed
 from torch import Tensor
 
 from uml_shards.manifest import Manifest
+from uml_shards.truth import EmptyRule
 
 from ..evaluate.examples import Example
 from ..recipes import Progress, Step
@@ -115,10 +116,11 @@ class Reporter:
         self._start = self._step_start
         return values
 
-    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write the figures of a validation."""
+    def validated(self, step: int, metrics: Mapping[str, float], empty: EmptyRule) -> None:
+        """Write the figures of a validation, and the rule for empty masks that they follow."""
         self._metrics.record_validation(metrics)
-        self._folder.append_metrics({"step": step, **{f"validation_{name}": value for name, value in metrics.items()}})
+        named = {f"validation_{name}": value for name, value in metrics.items()}
+        self._folder.append_metrics({"step": step, "empty_masks": empty, **named})
         shown = [f"{name} {metrics[name]:.4f}" for name in HEADLINES if name in metrics]
         self.say(f"validation at step {step}: " + "  ".join(shown or ["no figures"]))
 

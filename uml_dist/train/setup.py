@@ -24,7 +24,7 @@ from .data import Share, image_size, make_plan, open_splits, open_stream_split, 
 MAY_CHANGE = re.compile(
     r"(checkpoint|deepspeed|metrics|zero)\.|data\.(cache|cache_gigabytes|workers|on_bad_sample)"
     r"|streams\.[^.]+\.((more_)?shards|labelled_ids)"
-    r"|model\.(checkpointing|init)|train\.(best|log_every|micro_batch|validate_every)"
+    r"|model\.(checkpointing|init)|train\.(best|empty_masks|log_every|micro_batch|validate_every)"
     r"|model\.(\w+\.)*(\w+_)?weights: (?!None -> |.* -> None$)"
 )
 """Settings that a resumed run may change: where things are and how they are computed, but not what, save rounding.

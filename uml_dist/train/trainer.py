@@ -16,7 +16,7 @@ from uml_shards.loader import load
 from ..batch import Batch, collate
 from ..evaluate import Predictor, evaluate_split, summarise
 from ..evaluate.examples import choose, predict_examples
-from ..evaluate.metrics import LOWER_IS_BETTER
+from ..evaluate.metrics import LOWER_IS_BETTER, is_overlap
 from ..recipes import Phase
 from ..reduce import GlobalBatch, world_size
 from .checkpoint import RunState, read_networks, read_weights_file, save_checkpoint
@@ -69,7 +69,9 @@ class Trainer:
     def resume(self, checkpoint: Path, state: RunState) -> None:
         """Go on from a checkpoint."""
         self.networks.load(read_networks(checkpoint))
-        if state.config["train"]["best"] != self.config.train.best:
+        before, now = state.config["train"], self.config.train
+        other_rule = before.get("empty_masks", "one") != now.empty_masks
+        if before["best"] != now.best or (other_rule and is_overlap(now.best)):
             state.best = state.best_step = None
         self.state = replace(state, config=self.state.config, versions=self.state.versions)
 
@@ -176,11 +178,13 @@ class Trainer:
         stream = evaluation_stream(self.config, split, self.setup.size, self.setup.statistics)
         predictor = Predictor(self.setup.recipe, self.networks, self.device, self.autocast())
         cases = evaluate_split(predictor, stream, share.micro_batch, self.workers)
-        metrics = summarise(cases, split.manifest)
-        self.reporter.validated(self.state.step, metrics)
+        empty = self.config.train.empty_masks
+        metrics = summarise(cases, split.manifest, empty)
+        self.reporter.validated(self.state.step, metrics, empty)
         if metrics:
             # Every rank predicts them, since ZeRO-3 gathers parameters in every forward pass; one draws.
-            examples = predict_examples(predictor, stream, choose(cases, split.manifest), share.micro_batch)
+            chosen = choose(cases, split.manifest, empty)
+            examples = predict_examples(predictor, stream, chosen, share.micro_batch, empty)
             self.reporter.picture(self.state.step, split.manifest, examples)
         name = self.config.train.best
         value = metrics.get(name)

@@ -57,6 +57,15 @@ def test_wrong_settings_are_one_line(partly_known, words):
     assert re.search(WRONG_SETTINGS[words], line), line
 
 
+def test_a_run_of_before_the_rule_for_empty_masks_goes_on(partly_known, tmp_path):
+    tree = uml_tree(partly_known)
+    setup = setup_of(tree)
+    config = setup.config.model_dump(mode="json", exclude_none=True)
+    del config["train"]["empty_masks"]
+    save_checkpoint(tmp_path / "checkpoints", {}, RunState("uml", step=1, data=setup.digests, config=config))
+    assert find_resume(setup, tmp_path, "auto") is not None
+
+
 def test_mask_values_out_of_range_are_one_line_when_they_are_read(tmp_path):
     shards = write_shards(tmp_path, ThreePixelClasses, "train", "val")
     for name in ("train", "val"):
@@ -316,6 +325,7 @@ def test_a_resumed_run_may_not_compute_something_else(partly_known, tmp_path, wo
         "train.validate_every=9",
         "train.micro_batch=100",
         "train.best=accuracy",
+        "train.empty_masks=leave-out",
         "deepspeed.wall_clock_breakdown=true",
     ],
 )
