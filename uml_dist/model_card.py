@@ -8,6 +8,7 @@ import tomli_w
 from uml_shards.manifest import Manifest
 
 from .evaluate.metrics import EMPTY_RULES, is_overlap
+from .evaluate.selection import parse_selection
 from .train.checkpoint import RunState
 
 CAUTION = """\
@@ -43,7 +44,7 @@ def model_card(
         *(_data(name, state.data.get(name), manifest) for name, manifest in manifests.items()),
         "Whether weights may be passed on depends on the licence of the data too.",
         "## Figures",
-        *_figures(validation, evaluations),
+        *_figures(validation, evaluations, parse_selection(state.config["train"]["best"]).name),
         "## Configuration",
         "Of paths and URLs, the last part only.\n\n```toml\n" + tomli_w.dumps(state.config).strip() + "\n```",
         "## Versions",
@@ -74,7 +75,7 @@ def _data(name: str, digest: str | None, manifest: Manifest | None) -> str:
     return "\n".join(lines)
 
 
-def _figures(validation: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+def _figures(validation: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]], best: str) -> list[str]:
     parts = []
     for record in evaluations:
         intervals = record.get("intervals", {})
@@ -83,7 +84,7 @@ def _figures(validation: Mapping[str, Any], evaluations: Sequence[Mapping[str, A
         parts.append(f"{title}\n\n{_table(('metric', 'value', 'interval'), rows)}{_empty_masks(record)}")
     if validation:
         rows = [(name, _number(value)) for name, value in validation["metrics"].items()]
-        title = f"Validation at step {validation['step']}, by which the best checkpoint is chosen:"
+        title = f"Validation at step {validation['step']}; the best checkpoint is chosen by `{best}`:"
         parts.append(f"{title}\n\n{_table(('metric', 'value'), rows)}{_empty_masks(validation)}")
     return parts or ["None: the run was not validated."]
 

@@ -231,6 +231,14 @@ def test_names_leave_out_what_a_split_without_labels_or_masks_cannot_give():
     assert "dice" not in metric_names(manifest_of(masked=0))
 
 
+@pytest.mark.parametrize("only", [0, 1])
+def test_names_leave_out_what_a_split_of_one_class_cannot_give(only):
+    manifest = manifest_of(tasks={"malignant": (1,)}, class_counts=(8 * (1 - only), 8 * only))
+    right, wrong = (0.8, 0.2), (0.3, 0.7)
+    cases = [{**pixel_case([(9, 9, 10), (1, 2, 1)]), **image_case(only, *said)} for said in (right, wrong)]
+    assert metric_names(manifest) == list(summarise(cases, manifest))
+
+
 def test_intervals_are_the_percentiles_that_scipy_draws():
     label, probability, cases = drawn_cases(2, samples=120)
     found = intervals(cases, manifest_of(), draws=2000)
