@@ -39,7 +39,12 @@ def call(script: str, *arguments: str, quiet: bool = False) -> None:
 
 
 def table(record: dict[str, Any], best: Ceiling) -> str:
-    """The figures of an evaluation with their intervals, and what a perfect model would reach on the same images."""
+    """The figures of an evaluation with their intervals, and what a perfect model would reach on the same images.
+
+    Args:
+        record: of metrics.json.
+        best: the ceiling under the record's rule for empty masks, which is stated below the table.
+    """
     counts = record["counts"]
     title = f"{counts['cases']} images, {counts['pixels'] / 1e6:.1f} million pixels"
     lines = [f"{title:<40}{'step ' + str(record['step']):>9}   {'95 % interval':<18}{'ceiling':>7}", "-" * 77]
@@ -48,6 +53,7 @@ def table(record: dict[str, Any], best: Ceiling) -> str:
         cells = f"{row:<40}" + (f"{value:>9.3f}" if value is not None else f"{'-':>9}")
         cells += "   " + f"{f'{interval[0]:.3f} to {interval[1]:.3f}' if interval else '':<18}"
         lines.append(cells + (f"{getattr(best, top):>7.3f}" if top else f"{'':>7}"))
+    lines += ["", f"Empty masks, for figures and ceiling alike: {record['empty_masks_rule']}."]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -69,7 +75,7 @@ def main() -> int:
     call("evaluate.py", "--run", str(options.run), "--split", SPLIT, "--num_gpus", workers, quiet=True)
     folder = options.run / "evaluation" / SPLIT
     record = json.loads((folder / "metrics.json").read_text())
-    print(f"\n{table(record, ceiling(open_split(SHARDS / SPLIT)))}\n")
+    print(f"\n{table(record, ceiling(open_split(SHARDS / SPLIT), record['empty_masks']))}\n")
     print("The ceiling is a model that knows the probabilities from which labels and masks were drawn.")
     print(f"picture:    {folder / 'sheet.png'}\nrun folder: {options.run}")
     return 0

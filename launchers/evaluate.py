@@ -11,7 +11,6 @@ import torch.distributed as distributed
 
 from uml_dist.errors import UmlError
 from uml_dist.evaluate import evaluate_split
-from uml_dist.evaluate.columns import EmptyRule
 from uml_dist.evaluate.examples import choose, predict_examples
 from uml_dist.evaluate.results import metrics_record, printed_table, write_cases, write_metrics
 from uml_dist.evaluate.sheet import write_sheet
@@ -29,6 +28,7 @@ from uml_dist.run import Run, load_run
 from uml_dist.train.data import loader_workers
 from uml_dist.train.run_folder import versions
 from uml_shards import ShardError, Split
+from uml_shards.truth import EmptyRule
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -47,8 +47,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--empty-masks",
         choices=get_args(EmptyRule),
-        default="one",
-        help="Dice and IoU where a class is neither there nor predicted: 1 (default), or leave such cases out",
+        help="Dice and IoU where a class is neither in the mask nor predicted: 1, or leave such cases out "
+        "(default: as in the validations, train.empty_masks)",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
@@ -112,15 +112,16 @@ def device_of(world: World, devices: Devices) -> torch.device:
 def evaluate(run: Run, split: Split, options: argparse.Namespace, world: World) -> None:
     """Evaluate on all ranks; the first one writes and prints."""
     manifest, stream = split.manifest, run.stream(split)
+    empty = options.empty_masks or run.config.train.empty_masks
     workers = loader_workers(run.config, run.device.type == "cuda", world.local_size)
     speaks = world.rank == 0
     if speaks:
         print(f"{run.path}, {run.checkpoint.name}: {len(split)} samples of {split.path}", flush=True)
     cases = evaluate_split(run.predictor, stream, options.batch_size, workers)
-    chosen = choose(cases, manifest)
+    chosen = choose(cases, manifest, empty)
     if not speaks:
         return
-    examples = predict_examples(run.predictor, stream, chosen, options.batch_size)
+    examples = predict_examples(run.predictor, stream, chosen, options.batch_size, empty)
     record = {
         "run": run.path.name,
         "recipe": run.config.recipe,
@@ -129,12 +130,12 @@ def evaluate(run: Run, split: Split, options: argparse.Namespace, world: World) 
         "dataset": manifest.dataset,
         "split": manifest.split,
         "data_digest": manifest.digest,
-        **metrics_record(cases, manifest, options.empty_masks),
+        **metrics_record(cases, manifest, empty),
         "versions": versions(),
     }
     folder = run.path / "evaluation" / manifest.split
     heading = f"{run.path.name}: {manifest.dataset} {manifest.split}, step {run.state.step}"
-    write_cases(folder / "cases.csv", cases, manifest, options.empty_masks)
+    write_cases(folder / "cases.csv", cases, manifest, empty)
     if examples:
         write_sheet(folder / "sheet.png", examples, manifest.mask_classes, heading)
     write_metrics(folder / "metrics.json", record)

@@ -8,6 +8,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from uml_shards.truth import EmptyRule
+
 
 class Section(BaseModel):
     """A table of the configuration: immutable, and an unknown key is an error."""
@@ -156,7 +158,16 @@ class TrainConfig(Section):
         default=500, gt=0, description="steps between two validations; there is one at the end too"
     )
     validate_split: str = Field(default="val", description="split of the first stream's shards for validation")
-    best: str = Field(default="dice", description="validation metric by which the best checkpoint is chosen")
+    best: str = Field(
+        default="dice",
+        description="metric of the validations by which the best checkpoint is chosen, or the mean of several: "
+        "mean(accuracy, dice)",
+    )
+    empty_masks: EmptyRule = Field(
+        default="one",
+        description="how Dice and IoU of a class count that is neither in the mask nor predicted, in validations and, "
+        "by default, in evaluations: as 1, or the case is left out",
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":

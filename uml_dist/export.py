@@ -122,7 +122,7 @@ def _last_validation(run: Path, step: int) -> dict[str, Any]:
             key.removeprefix("validation_"): value for key, value in record.items() if key.startswith("validation_")
         }
         if figures and record.get("step", step + 1) <= step:
-            last = {"step": record["step"], "metrics": figures}
+            last = {"step": record["step"], "metrics": figures, "empty_masks": record.get("empty_masks")}
     return last
 
 

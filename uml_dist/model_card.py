@@ -7,6 +7,8 @@ import tomli_w
 
 from uml_shards.manifest import Manifest
 
+from .evaluate.metrics import EMPTY_RULES, is_overlap
+from .evaluate.selection import parse_selection
 from .train.checkpoint import RunState
 
 CAUTION = """\
@@ -27,7 +29,7 @@ def model_card(
         state: of the checkpoint.
         networks: name -> numbers in its weights and buffers.
         manifests: of every stream; None where its shards are not at hand.
-        validation: step and metrics of the last validation; may be empty.
+        validation: step, metrics and rule for empty masks of the last validation; may be empty.
         evaluations: records of `evaluate.py`.
     """
     parts = [
@@ -42,7 +44,7 @@ def model_card(
         *(_data(name, state.data.get(name), manifest) for name, manifest in manifests.items()),
         "Whether weights may be passed on depends on the licence of the data too.",
         "## Figures",
-        *_figures(validation, evaluations),
+        *_figures(validation, evaluations, parse_selection(state.config["train"]["best"]).name),
         "## Configuration",
         "Of paths and URLs, the last part only.\n\n```toml\n" + tomli_w.dumps(state.config).strip() + "\n```",
         "## Versions",
@@ -73,18 +75,26 @@ def _data(name: str, digest: str | None, manifest: Manifest | None) -> str:
     return "\n".join(lines)
 
 
-def _figures(validation: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+def _figures(validation: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]], best: str) -> list[str]:
     parts = []
     for record in evaluations:
         intervals = record.get("intervals", {})
         rows = [(name, _number(value), _interval(intervals.get(name))) for name, value in record["metrics"].items()]
         title = f"Evaluation on {record.get('dataset')}, split {record.get('split')}, with 95 % intervals over cases:"
-        parts.append(f"{title}\n\n{_table(('metric', 'value', 'interval'), rows)}")
+        parts.append(f"{title}\n\n{_table(('metric', 'value', 'interval'), rows)}{_empty_masks(record)}")
     if validation:
         rows = [(name, _number(value)) for name, value in validation["metrics"].items()]
-        title = f"Validation at step {validation['step']}, by which the best checkpoint is chosen:"
-        parts.append(f"{title}\n\n{_table(('metric', 'value'), rows)}")
+        title = f"Validation at step {validation['step']}; the best checkpoint is chosen by `{best}`:"
+        parts.append(f"{title}\n\n{_table(('metric', 'value'), rows)}{_empty_masks(validation)}")
     return parts or ["None: the run was not validated."]
+
+
+def _empty_masks(record: Mapping[str, Any]) -> str:
+    """The rule for empty masks that a table follows, for below it; empty where there is no Dice, or it is not known."""
+    rule = record.get("empty_masks")
+    if not rule or not any(map(is_overlap, record["metrics"])):
+        return ""
+    return f"\n\nEmpty masks: {EMPTY_RULES.get(rule, rule)}."
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

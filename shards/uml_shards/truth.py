@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,9 @@ TRUTH = "truth.png"
 CLASS_PROBABILITY = "class_probability"
 """Entry of the json that holds the probability of each class."""
 
+EmptyRule = Literal["one", "leave-out"]
+"""How an overlap counts of a class that is neither in a sample's mask nor predicted: as 1, or not at all."""
+
 
 @dataclass(frozen=True)
 class Ceiling:
@@ -25,8 +29,8 @@ class Ceiling:
     Attributes:
         auroc: of the true probability of class 1 against the drawn labels.
         accuracy: of the more probable class.
-        dice: of the pixels with probability >= 0.5 against the drawn mask, averaged over the samples where either has
-            foreground.
+        dice: of the pixels with probability >= 0.5 against the drawn mask, averaged over the samples; NaN where no
+            sample counts.
         ece: expected calibration error of the more probable class: what the draw alone leaves in this split.
     """
 
@@ -60,8 +64,13 @@ def foreground_probability(split: Split, number: int) -> NDArray[np.float32]:
     return decode_grey(components[TRUTH], TRUTH).astype(np.float32) / np.float32(255)
 
 
-def ceiling(split: Split) -> Ceiling:
+def ceiling(split: Split, empty: EmptyRule = "one") -> Ceiling:
     """The scores of the truth itself on a split of two classes and a binary mask.
+
+    Args:
+        split: that stores its truth.
+        empty: "one": the Dice of a sample without foreground in the mask and in the truth is 1; "leave-out": that
+            sample counts in no Dice. Figures are comparable under the same rule only.
 
     Raises:
         ShardError: the split does not store its truth.
@@ -75,12 +84,14 @@ def ceiling(split: Split) -> Ceiling:
         drawn = sample.mask == 1
         if truth.any() or drawn.any():
             dices.append(2.0 * np.sum(truth & drawn) / (np.sum(truth) + np.sum(drawn)))
+        elif empty == "one":
+            dices.append(1.0)
     positive = np.asarray(probabilities)
     hits = (positive >= 0.5) == np.asarray(labels)
     return Ceiling(
         auroc=auroc(labels, probabilities),
         accuracy=float(np.mean(hits)),
-        dice=float(np.mean(dices)),
+        dice=float(np.mean(dices)) if dices else float("nan"),
         ece=calibration_error(np.maximum(positive, 1.0 - positive), hits),
     )
 

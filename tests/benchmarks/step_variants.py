@@ -1,12 +1,15 @@
-"""The variants of a training step: naive or ours, float32 or bf16 autocast, with or without checkpointing."""
+"""The variants of a training step: as published or ours, float32 or bf16 autocast, with or without checkpointing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from naive_uml import NaiveUml, naive_loss, naive_state
+from naive_loss import naive_loss
+from naive_state import give_statistics
+from naive_uml import NaiveUml
 from uml_dist.batch import Batch
 from uml_dist.random import random_address
 from uml_dist.recipes.uml.model import UmlModel
@@ -19,45 +22,63 @@ FRACTION = 0.25
 """Of the run: the weight of the KL terms is 0.5, so that they are computed and count."""
 
 Step = Callable[[], float]
+Kind = Literal["published", "frozen", "group"]
+MODELS: dict[Kind, dict[str, Any]] = {
+    "published": {"profile": "release"},
+    "frozen": {
+        "profile": "release",
+        "frozen_epsilon": 1e-5,
+        "decoder_norm": "group",
+        "head": "adapted",
+        "initialisation": "unit_gain",
+    },
+    "group": {"profile": "paper"},
+}
+"""Settings of a network of the paper's encoders: the authors'; ours as it is with weight files; ours without."""
+NAMES = {"published": "as published", "frozen": "ours, frozen encoders", "group": "ours, group norm"}
 
 
 @dataclass(frozen=True)
 class Variant:
     """One row of the table."""
 
-    naive: bool
+    kind: Kind
     bf16: bool = False
     checkpointing: bool = False
 
     @property
     def name(self) -> str:
-        precision = "bf16 autocast" if self.bf16 else "float32"
         kept = ", checkpointing" if self.checkpointing else ""
-        return f"{'naive' if self.naive else 'ours'} {precision}{kept}"
+        return f"{NAMES[self.kind]}, {'bf16' if self.bf16 else 'float32'}{kept}"
 
 
 VARIANTS = (
-    Variant(naive=True),
-    Variant(naive=False),
-    Variant(naive=False, checkpointing=True),
-    Variant(naive=False, bf16=True),
-    Variant(naive=False, bf16=True, checkpointing=True),
-    Variant(naive=True, bf16=True),
+    Variant("published"),
+    Variant("frozen"),
+    Variant("group"),
+    Variant("group", checkpointing=True),
+    Variant("group", bf16=True),
+    Variant("group", bf16=True, checkpointing=True),
+    Variant("published", bf16=True),
 )
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all variants have in common."""
+    """What all variants have in common.
+
+    The profile is "paper", whose `MODELS` are compared, or "compact", which has no published counterpart: there the
+    reference is the specification written out, with our encoders and norms.
+    """
 
     profile: str
     width: float
     size: int
     batch: int
 
-    def model(self, checkpointing: bool = False) -> UmlModel:
-        fields = {"profile": self.profile, "width": self.width, "checkpointing": checkpointing}
-        return UmlModel.model_validate(fields)
+    def model(self, kind: Kind, checkpointing: bool = False) -> UmlModel:
+        fields = MODELS[kind] if self.profile == "paper" else {"profile": self.profile}
+        return UmlModel.model_validate({**fields, "width": self.width, "checkpointing": checkpointing})
 
     def data(self) -> Batch:
         generator, shape = torch.Generator().manual_seed(1), (self.batch, self.size, self.size)
@@ -72,17 +93,14 @@ class Setting:
         )
 
 
-def make_ours(setting: Setting, checkpointing: bool = False) -> UmlNetwork:
+def make_network(setting: Setting, kind: Kind, checkpointing: bool = False) -> nn.Module:
+    """The network of a variant; frozen norms have the statistics of the batch's features, as trained weights would."""
     torch.manual_seed(0)
-    return UmlNetwork(setting.model(checkpointing), CHANNELS, PIXEL_CLASSES, IMAGE_CLASSES)
-
-
-def make_naive(setting: Setting, ours: UmlNetwork | None = None) -> NaiveUml:
-    """A naive network, the same function as ours if one is given."""
-    naive = NaiveUml(setting.model(), CHANNELS, PIXEL_CLASSES, IMAGE_CLASSES)
-    if ours is not None:
-        naive.load_state_dict(naive_state(ours.state_dict()))
-    return naive
+    build = NaiveUml if kind == "published" else UmlNetwork
+    network = build(setting.model(kind, checkpointing), CHANNELS, PIXEL_CLASSES, IMAGE_CLASSES)
+    if kind != "group":
+        give_statistics(network.eval(), setting.data().image)
+    return network.train()
 
 
 def loss_of(network: nn.Module, batch: Batch) -> Tensor:

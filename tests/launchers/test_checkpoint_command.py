@@ -262,7 +262,7 @@ def test_the_card_says_what_the_weights_are(command, run, partly_known, tmp_path
         f"licence: {manifest.licence}",
         "phantom, split train, 96 samples",
         "| dice | 0.2500 | 0.2000 to 0.3000 |",
-        "Validation at step 4",
+        "Validation at step 4; the best checkpoint is chosen by `dice`:",
         "| dice | 0.4000 |",
         "dropout = 0.2",
         f"| torch | {torch.__version__} |",
@@ -270,6 +270,18 @@ def test_the_card_says_what_the_weights_are(command, run, partly_known, tmp_path
     ):
         assert words in card, words
     assert str(partly_known.parent) not in card + (tmp_path / "out" / "state.json").read_text()
+
+
+def test_the_card_names_the_mean_that_chose_the_weights_and_the_rule_for_empty_masks(command, partly_known, tmp_path):
+    mean = "mean(accuracy, dice)"
+    tree = uml_tree(partly_known, train__best="mean(accuracy,dice)", train__empty_masks="leave-out")
+    run = make_run(tmp_path / "run", tree, steps=(4,))
+    validation = {"step": 4, "empty_masks": "leave-out", "validation_dice": 0.5, f"validation_{mean}": 0.625}
+    (run / "metrics.jsonl").write_text(json.dumps(validation) + "\n")
+    command("export", "--run", run, "--out", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"the best checkpoint is chosen by `{mean}`:" in card
+    assert f"| {mean} | 0.6250 |\n\nEmpty masks: cases where a class is neither in the mask nor predicted" in card
 
 
 def test_without_the_shards_it_exports_all_the_same_and_says_so(command, run, partly_known, tmp_path):

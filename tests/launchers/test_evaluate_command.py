@@ -96,7 +96,26 @@ def test_another_split_checkpoint_and_place_of_the_shards(command, run_folder, p
     record = json.loads((run_folder / "evaluation" / "train" / "metrics.json").read_text())
     assert (record["checkpoint"], record["split"], record["counts"]["cases"]) == ("step-000003", "train", 96)
     assert record["counts"]["masked"] == 64
-    assert "left out" in record["empty_masks"]
+    assert (record["empty_masks"], "left out" in record["empty_masks_rule"]) == ("leave-out", True)
+
+
+def test_the_rule_for_empty_masks_is_that_of_the_validations_unless_another_is_given(command, run_folder):
+    def evaluated(*words):
+        code, printed, error = command("--run", run_folder, *words)
+        assert (code, error) == (0, "")
+        record = json.loads((run_folder / "evaluation" / "val" / "metrics.json").read_text())
+        assert f"empty masks: {record['empty_masks_rule']}\n" in printed
+        return record["empty_masks"]
+
+    assert evaluated() == "one"
+    config = run_folder / "config.toml"
+    text = config.read_text()
+    assert 'empty_masks = "one"' in text
+    config.write_text(text.replace('empty_masks = "one"', 'empty_masks = "leave-out"'))
+    assert evaluated() == "leave-out"
+    assert evaluated("--empty-masks", "one") == "one"
+    config.write_text(text.replace('empty_masks = "one"\n', ""))  # a run of before there was that setting
+    assert evaluated() == "one"
 
 
 def test_what_is_not_there_is_one_line(command, run_folder, tmp_path):

@@ -11,8 +11,10 @@ from sklearn.preprocessing import StandardScaler
 
 from uml_shards import ShardError, open_split
 from uml_shards.importers import Options, find_importer
+from uml_shards.importers.encode import encode_grey
+from uml_shards.importers.phantom import PhantomImporter
 from uml_shards.phantom import draw
-from uml_shards.truth import auroc, ceiling, foreground_probability
+from uml_shards.truth import TRUTH, auroc, ceiling, foreground_probability
 from uml_shards.writer import write_split
 
 FROZEN = "a7a1fa5f2835a882b9c18fde87eec58c57be909b6a9ec116a3e22a0bfde7b18d"
@@ -102,6 +104,41 @@ def test_ceiling_leaves_moderate_ambiguity(made):
     assert 0.80 < best.accuracy < 0.90
     assert 0.93 < best.dice < 0.97
     assert 0.0 < best.ece < 0.06
+
+
+class FourMasks(PhantomImporter):
+    """Four samples: nothing there and nothing drawn; all of it drawn; half of it drawn; drawn where nothing is."""
+
+    areas = ((0, 0), (8, 8), (8, 4), (0, 4))
+
+    def encode(self, item):
+        key, components = super().encode(item)
+        truth, mask = np.zeros((2, self.size, self.size), dtype=np.uint8)
+        rows, drawn = self.areas[item[1]]
+        truth[:rows], mask[:drawn] = 255, 1
+        return key, components | {TRUTH: encode_grey(truth), "mask.png": encode_grey(mask)}
+
+
+class NothingThere(FourMasks):
+    """Four samples without foreground."""
+
+    areas = ((0, 0),) * 4
+
+
+def ceiling_of(kind, folder, *rule):
+    importer = kind(None, Options(size=16, counts={"val": 4}))
+    write_split(importer, "val", importer.splits()["val"], folder / kind.__name__, quiet=True)
+    return ceiling(open_split(folder / kind.__name__), *rule).dice
+
+
+def test_the_ceiling_counts_samples_without_foreground_as_one_or_leaves_them_out(tmp_path):
+    # 8 rows there and 4 of them drawn: 2 * 4 / (8 + 4).
+    assert ceiling_of(FourMasks, tmp_path) == pytest.approx((1 + 1 + 2 / 3 + 0) / 4)
+    split = open_split(tmp_path / "FourMasks")
+    assert ceiling(split, "one") == ceiling(split)
+    assert ceiling(split, "leave-out").dice == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert ceiling_of(NothingThere, tmp_path) == 1.0
+    assert np.isnan(ceiling(open_split(tmp_path / "NothingThere"), "leave-out").dice)
 
 
 def colours(split) -> tuple[np.ndarray, np.ndarray]:

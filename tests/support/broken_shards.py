@@ -128,7 +128,10 @@ WRONG_SETTINGS: dict[tuple[str, ...], str] = {
     ("model.mask_classes=4",): r"model\.mask_classes = 4, but the shards of train have 2 \(background, lesion\)",
     ("streams.train.count=9",): r"streams\.train\.count = 9 cannot be shared by 2 ranks: use 1, 3, 9 ranks, or another",
     ("train.micro_batch=1",): r"train\.micro_batch = 1 splits a step into 4 micro batches, .*dice_scope = \"sample\"",
-    ("train.best=dise",): r"train\.best = 'dise' is no metric of this data: use one of loss, .*dice_lesion",
+    ("train.best=dise",): r"train\.best: 'dise' is no metric of this data \(did you mean dice\?\): .*, dice_lesion, ",
+    ("train.best=mean(accuracy, dice_cup)",): r"train\.best: 'dice_cup' is no metric of this data \(did you mean dice",
+    ("train.best=mean(loss, dice)",): r"train\.best = 'mean\(loss, dice\)': lower is better for loss, higher for dice",
+    ("train.empty_masks=zero",): r"train\.empty_masks = 'zero': .*'one' or 'leave-out'",
     (
         "streams.other.shards=x",
         "streams.other.count=4",

@@ -18,6 +18,7 @@ from runs import Trace, train
 from uml_dist.config_file import validate
 from uml_dist.launch import Devices
 from uml_dist.reduce import GlobalBatch, world_size
+from uml_dist.train import trainer as trainer_module
 from uml_dist.train.main import Start, train_rank
 from uml_dist.train.setup import find_resume, prepare
 from uml_shards import ShardError
@@ -89,6 +90,17 @@ def refusal_of(tree: dict[str, Any]) -> str:
 def train_validating(tree: dict[str, Any], run: str) -> Trace:
     """A training with its validations."""
     return train(tree, run, validate_too=True)
+
+
+def train_with_figures(jobs: list[tuple[dict[str, Any], str, list[dict[str, float]], int | None]]) -> None:
+    """Trainings one after the other, each with given figures instead of those of its validations.
+
+    Args:
+        jobs: of each the configuration, the run folder, the figures of its validations and the step to stop at.
+    """
+    for tree, run, figures, stop_at in jobs:
+        with patch.object(trainer_module, "summarise", side_effect=figures):
+            train(tree, run, validate_too=True, stop_at=stop_at)
 
 
 def starts_of(trees: list[dict[str, Any]]) -> list[Trace]:

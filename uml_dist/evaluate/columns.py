@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from uml_shards.manifest import Manifest
+from uml_shards.truth import EmptyRule
 
 from .cases import Case
 from .weighted import Flags, Floats
-
-EmptyRule = Literal["one", "leave-out"]
-"""What the overlap of a class is that is neither in a case's mask nor predicted: 1, or no figure at all."""
 
 
 class Columns:
@@ -87,6 +84,15 @@ class Columns:
         dice = np.where(sizes > 0, 2.0 * both / np.maximum(sizes, 1.0), none)
         iou = np.where(sizes > 0, both / np.maximum(sizes - both, 1.0), none)
         return np.where(self.masked, dice, np.nan), np.where(self.masked, iou, np.nan)
+
+    @cached_property
+    def dice(self) -> Floats:
+        """(N,), the mean Dice of a case over the classes but the background that count in it; NaN where none does."""
+        numbers = range(1, len(self.manifest.mask_classes))
+        dices = np.array([self.overlap(number)[0] for number in numbers]).reshape(len(numbers), len(self.cases))
+        counted = np.isfinite(dices)
+        number = counted.sum(0)
+        return np.where(number > 0, np.where(counted, dices, 0.0).sum(0) / np.maximum(number, 1), np.nan)
 
     def counts(self) -> dict[str, int]:
         """Cases, what they have, and how often a class is empty in the truth, in the prediction or in both."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from uml_shards.manifest import Manifest
 from uml_shards.stream import Stream
+from uml_shards.truth import EmptyRule
 
 from ..batch import Batch, Prediction
 from .cases import Case, Predictor
@@ -41,25 +42,25 @@ class Example:
     reliable: NDArray[np.float32] | None
 
 
-def choose(cases: Sequence[Case], manifest: Manifest, count: int = COUNT) -> list[Case]:
+def choose(cases: Sequence[Case], manifest: Manifest, empty: EmptyRule = "one", count: int = COUNT) -> list[Case]:
     """Cases for a sheet: as many of each image class, from the best to the worst Dice of its cases in even steps.
 
-    By the likelihood of the label where there are no masks; equals are in the order of their keys. What a class cannot
-    fill goes to cases of the others.
+    By the likelihood of the label where there are no masks; equals are in the order of their keys. Cases without a Dice
+    come last. What a class cannot fill goes to cases of the others.
 
     Args:
         cases: of the split.
         manifest: of the split.
+        empty: the rule for classes that are neither in a mask nor predicted.
         count: cases wanted.
 
     Returns:
         The chosen ones, best first.
     """
-    columns = Columns(cases, manifest)
+    columns = Columns(cases, manifest, empty)
     score = -np.nan_to_num(columns.column("image_nll"), nan=np.inf)
-    if columns.masked.any():
-        overlaps = [columns.overlap(number)[0] for number in range(1, len(manifest.mask_classes))]
-        score = np.where(columns.masked, np.mean(overlaps, axis=0), -1.0) if overlaps else score
+    if columns.masked.any() and len(manifest.mask_classes) > 1:
+        score = np.nan_to_num(columns.dice, nan=-1.0)
     ranking = sorted(range(len(cases)), key=lambda index: (-score[index], cases[index]["key"]))
     groups = [[index for index in ranking if columns.label[index] == k] for k in sorted(set(columns.label.tolist()))]
     chosen: set[int] = set()
@@ -78,7 +79,9 @@ def _evenly(items: Sequence[int], count: int) -> list[int]:
     return [items[round(step)] for step in np.linspace(0, len(items) - 1, count)]
 
 
-def predict_examples(predictor: Predictor, stream: Stream, cases: Sequence[Case], batch_size: int) -> list[Example]:
+def predict_examples(
+    predictor: Predictor, stream: Stream, cases: Sequence[Case], batch_size: int, empty: EmptyRule = "one"
+) -> list[Example]:
     """What the recipe says of some cases of a split. All ranks must call it, with the same cases.
 
     Args:
@@ -86,21 +89,22 @@ def predict_examples(predictor: Predictor, stream: Stream, cases: Sequence[Case]
         stream: the split, in its own order.
         cases: of it.
         batch_size: samples at once.
+        empty: the rule for the Dice in their titles.
     """
     examples: list[Example] = []
     positions = [int(case["position"]) for case in cases]
     for batch, prediction in predictor.predictions(stream, positions, batch_size):
         for index in range(len(batch)):
-            examples.append(_example(batch, prediction, index, cases[len(examples)], stream))
+            examples.append(_example(batch, prediction, index, cases[len(examples)], stream, empty))
     return examples
 
 
-def _example(batch: Batch, prediction: Prediction, index: int, case: Case, stream: Stream) -> Example:
+def _example(batch: Batch, prediction: Prediction, index: int, case: Case, stream: Stream, empty: EmptyRule) -> Example:
     manifest, statistics = stream.split.manifest, stream.statistics
     pixels, mask = prediction.pixel_probability, batch.mask[index]
     image = batch.image[index].float().cpu().numpy().transpose(1, 2, 0)
     image = np.clip(image * np.asarray(statistics.std) + np.asarray(statistics.mean), 0.0, 1.0).astype(np.float32)
-    title, wrong = _title(case, manifest)
+    title, wrong = _title(case, manifest, empty)
     has_truth = mask.dim() == 2 and bool((mask != 255).any())
     scores = prediction.reliable_mask
     return Example(
@@ -118,9 +122,9 @@ def _array(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.float().cpu().numpy()
 
 
-def _title(case: Case, manifest: Manifest) -> tuple[str, bool]:
+def _title(case: Case, manifest: Manifest, empty: EmptyRule) -> tuple[str, bool]:
     """Key, label -> predicted class with its probability, vacuity, Dice; and whether the class is wrong."""
-    columns = Columns([case], manifest)
+    columns = Columns([case], manifest, empty)
     key = case["key"]
     parts = [key if len(key) <= 24 else f"{key[:11]}…{key[-12:]}"]
     label = int(columns.label[0])
@@ -133,6 +137,6 @@ def _title(case: Case, manifest: Manifest) -> tuple[str, bool]:
     if columns.has("image_vacuity"):
         parts.append(f"vacuity {case['image_vacuity']:.2f}")
     if columns.masked[0] and len(manifest.mask_classes) > 1:
-        dices = [columns.overlap(number)[0][0] for number in range(1, len(manifest.mask_classes))]
-        parts.append(f"Dice {np.mean(dices):.2f}")
+        dice = columns.dice[0]
+        parts.append(f"Dice {dice:.2f}" if np.isfinite(dice) else "Dice left out")
     return "    ".join(parts), wrong

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from uml_shards.manifest import Manifest
+from uml_shards.truth import EmptyRule
 
 from . import weighted
 from .cases import Case
-from .columns import Columns, EmptyRule
+from .columns import Columns
 from .pixels import CALIBRATION_BINS
 from .weighted import Floats, Metric
 
@@ -38,11 +39,11 @@ DEFINITIONS = {
 }
 """What each metric is; a name that ends with _ is followed by that of a class or task."""
 
-EMPTY_RULES = {
-    "one": "dice and iou of a class that is neither in the mask nor predicted are 1; on one side only, 0",
-    "leave-out": "cases where a class is neither in the mask nor predicted are left out of its dice and iou; "
-    "on one side only, both are 0",
+EMPTY_RULES: Mapping[EmptyRule, str] = {
+    "one": "Dice and IoU of a class are 1 in cases where it is neither in the mask nor predicted",
+    "leave-out": "cases where a class is neither in the mask nor predicted are left out of its Dice and IoU",
 }
+"""What each rule for empty masks means, for tables that hold Dice. On one side only, both are 0 under either rule."""
 
 FORMED = 0.95
 """Share of the bootstrap draws in which a metric must be formed to have an interval."""
@@ -111,24 +112,50 @@ def intervals(
 
 def metric_names(manifest: Manifest) -> list[str]:
     """The metrics that `summarise` can form of a split, if the recipe says all that they need."""
-    names = ["loss"]
-    if manifest.labelled:
-        names += ["image_nll", "accuracy", "balanced_accuracy", "macro_f1", "auroc"]
-        names += [f"auroc_{task}" for task in ("tasks", *manifest.tasks) if manifest.tasks]
-        names += ["image_ece", "image_error_auroc_vacuity", "image_error_auroc_entropy"]
-    if manifest.masked:
-        classes = manifest.mask_classes[1:]
-        names += [
-            "pixel_nll",
-            *(f"{kind}{name}" for kind in ("dice", "iou") for name in ("", *map("_{}".format, classes))),
-        ]
-        names += ["pixel_ece", "pixel_error_auroc_vacuity", "pixel_error_auroc_entropy"]
-    return names
+    return [name for name, lacking in formable(manifest).items() if not lacking]
+
+
+def formable(manifest: Manifest) -> dict[str, str]:
+    """Every metric of a data set's classes and tasks -> what this split lacks to form it; empty where nothing."""
+    labels = "" if manifest.labelled else "an image with a label"
+    masks = "" if manifest.masked else "an image with a mask"
+    numbers = frozenset(range(len(manifest.classes)))
+    every = labels or _absent(manifest, [frozenset({number}) for number in numbers])
+    lacks = {"loss": "", "image_nll": labels, "accuracy": labels, "balanced_accuracy": every, "macro_f1": every}
+    lacks["auroc"] = every or ("a second class" if len(numbers) < 2 else "")
+    tasks = {
+        f"auroc_{name}": labels or _absent(manifest, [frozenset(positive), numbers - set(positive)])
+        for name, positive in manifest.tasks.items()
+    }
+    if tasks:
+        lacks["auroc_tasks"] = next(filter(None, tasks.values()), "")
+    lacks |= tasks
+    lacks |= dict.fromkeys(("image_ece", "image_error_auroc_vacuity", "image_error_auroc_entropy"), labels)
+    lacks["pixel_nll"] = masks
+    foreground = manifest.mask_classes[1:]
+    for kind in ("dice", "iou") if foreground else ():
+        lacks |= dict.fromkeys((kind, *map(f"{kind}_{{}}".format, foreground)), masks)
+    return lacks | dict.fromkeys(("pixel_ece", "pixel_error_auroc_vacuity", "pixel_error_auroc_entropy"), masks)
 
 
 def definition_of(name: str) -> str:
     """What a metric is."""
     return DEFINITIONS.get(name) or DEFINITIONS[name.partition("_")[0] + "_"]
+
+
+def is_overlap(name: str) -> bool:
+    """Whether a metric is a Dice or an IoU, which depend on the rule for empty masks."""
+    return name.partition("_")[0] in ("dice", "iou")
+
+
+def _absent(manifest: Manifest, groups: Sequence[frozenset[int]]) -> str:
+    """The first group of image classes of which a split has no sample, in words; empty where it has all of them."""
+    counts = manifest.class_counts or (1,) * len(manifest.classes)
+    for group in groups:
+        if not any(counts[number] for number in group):
+            names = [manifest.classes[number] for number in sorted(group)]
+            return f"an image of {' or '.join(names) or 'another class'}"
+    return ""
 
 
 def _metrics(cases: Sequence[Case], manifest: Manifest, empty: EmptyRule) -> Mapping[str, Metric]:

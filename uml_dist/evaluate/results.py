@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from uml_shards.manifest import Manifest
+from uml_shards.truth import EmptyRule
 
 from .cases import Case
-from .columns import Columns, EmptyRule
-from .metrics import EMPTY_RULES, definition_of, intervals, summarise
+from .columns import Columns
+from .metrics import EMPTY_RULES, definition_of, intervals, is_overlap, summarise
 
 DRAWS = 1000
 LEVEL = 0.95
@@ -37,7 +38,8 @@ def metrics_record(
         "interval": {"kind": "bootstrap percentile over cases", "level": LEVEL, "draws": DRAWS, "seed": seed},
         "counts": {"samples": manifest.samples, **Columns(cases, manifest, empty).counts()},
         "definitions": {name: definition_of(name) for name in metrics},
-        "empty_masks": EMPTY_RULES[empty],
+        "empty_masks": empty,
+        "empty_masks_rule": EMPTY_RULES[empty],
     }
 
 
@@ -72,7 +74,7 @@ def write_cases(path: Path, cases: Sequence[Case], manifest: Manifest, empty: Em
 
 
 def printed_table(record: Mapping[str, Any]) -> str:
-    """The metrics of a record with their intervals, for a terminal."""
+    """The metrics of a record with their intervals, for a terminal; below, the rule for empty masks if it has Dice."""
     width = max((len(name) for name in record["metrics"]), default=6)
     level = round(100 * record["interval"]["level"])
     lines = [f"{'metric':<{width}}  {'value':>7}  {level} % interval", "-" * (width + 27)]
@@ -80,6 +82,8 @@ def printed_table(record: Mapping[str, Any]) -> str:
         lines.append(f"{name:<{width}}  {value:>7.4f}  {printed_interval(record['intervals'].get(name))}".rstrip())
     if not record["metrics"]:
         lines.append("none: there are no labels or masks, or the predictions are no numbers")
+    if any(map(is_overlap, record["metrics"])):
+        lines += ["", f"empty masks: {record['empty_masks_rule']}"]
     return "\n".join(lines)
 
 

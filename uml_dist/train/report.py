@@ -10,6 +10,7 @@ import torch.distributed as distributed
 from torch import Tensor
 
 from uml_shards.manifest import Manifest
+from uml_shards.truth import EmptyRule
 
 from ..evaluate.examples import Example
 from ..recipes import Progress, Step
@@ -115,11 +116,21 @@ class Reporter:
         self._start = self._step_start
         return values
 
-    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write the figures of a validation."""
-        self._metrics.record_validation(metrics)
-        self._folder.append_metrics({"step": step, **{f"validation_{name}": value for name, value in metrics.items()}})
-        shown = [f"{name} {metrics[name]:.4f}" for name in HEADLINES if name in metrics]
+    def validated(self, step: int, figures: Mapping[str, float], best: str, empty: EmptyRule) -> None:
+        """Write the figures of a validation.
+
+        Args:
+            step: of the run.
+            figures: by name.
+            best: name of the figure by which the best checkpoint is chosen; it may be missing.
+            empty: the rule for empty masks that they follow.
+        """
+        self._metrics.record_validation(figures)
+        named = {f"validation_{name}": value for name, value in figures.items()}
+        self._folder.append_metrics({"step": step, "empty_masks": empty, **named})
+        shown = [f"{name} {figures[name]:.4f}" for name in dict.fromkeys([*HEADLINES, best]) if name in figures]
+        if figures and best not in figures:
+            shown.append(f"{best} not formed")
         self.say(f"validation at step {step}: " + "  ".join(shown or ["no figures"]))
 
     def picture(self, step: int, manifest: Manifest, examples: Sequence[Example]) -> None:

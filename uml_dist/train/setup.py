@@ -16,7 +16,7 @@ from uml_shards.split import Split
 from ..config import RunConfig
 from ..config_file import differences, validate
 from ..errors import UmlError
-from ..evaluate.metrics import metric_names
+from ..evaluate.selection import Selection, check_selection, parse_selection
 from ..recipes import Phase, Progress, Recipe, recipe_class
 from .checkpoint import RunState, newest_whole, read_state
 from .checkpoint_folder import checkpoints_in, find_checkpoint
@@ -25,7 +25,7 @@ from .data import Share, image_size, input_statistics, make_plan, open_splits, o
 MAY_CHANGE = re.compile(
     r"(checkpoint|deepspeed|metrics|zero)\.|data\.(cache|cache_gigabytes|workers|on_bad_sample)"
     r"|streams\.[^.]+\.((more_)?shards|labelled_ids)"
-    r"|model\.(checkpointing|init)|train\.(best|log_every|micro_batch|validate_every)"
+    r"|model\.(checkpointing|init)|train\.(best|empty_masks|log_every|micro_batch|validate_every)"
     r"|model\.(\w+\.)*(\w+_)?weights: (?!None -> |.* -> None$)"
 )
 """Settings that a resumed run may change: where things are and how they are computed, but not what, save rounding.
@@ -75,6 +75,11 @@ class Setup:
         """The digest of each stream's manifest, which of a part tells which samples are in it."""
         return {name: split.manifest.digest for name, split in self.splits.items()}
 
+    @property
+    def selection(self) -> Selection:
+        """What the best checkpoint is chosen by."""
+        return parse_selection(self.config.train.best)
+
     def progress(self, run: RunState) -> Progress:
         """How far a run is."""
         phase, steps = self.phases[min(run.phase, len(self.phases) - 1)]
@@ -116,9 +121,7 @@ def prepare(config: RunConfig, ranks: int) -> Setup:
                 f"train.micro_batch = {config.train.micro_batch} splits a step into {share.accumulation} micro "
                 f"batches, but {recipe.why_no_accumulation}"
             )
-    names = metric_names(validation.manifest)
-    if config.train.best not in names:
-        raise UmlError(f"train.best = {config.train.best!r} is no metric of this data: use one of {', '.join(names)}")
+    check_selection(parse_selection(config.train.best), validation.manifest)
     return Setup(config, recipe, splits, validation, image_size(config, splits), phases)
 
 

@@ -16,7 +16,7 @@ from uml_shards.loader import load
 from ..batch import Batch, collate
 from ..evaluate import Predictor, evaluate_split, summarise
 from ..evaluate.examples import choose, predict_examples
-from ..evaluate.metrics import LOWER_IS_BETTER
+from ..evaluate.selection import parse_selection
 from ..recipes import Phase
 from ..reduce import GlobalBatch, world_size
 from .checkpoint import RunState, read_networks, read_weights_file, save_checkpoint
@@ -66,6 +66,7 @@ class Trainer:
         )
         self._norms: dict[str, torch.Tensor | float | None] = {}
         self._bad_in_a_row = 0
+        self._missing: list[str] = []
 
     def resume(self, checkpoint: Path, state: RunState) -> None:
         """Go on from a checkpoint."""
@@ -73,9 +74,15 @@ class Trainer:
         self.networks.load(states)
         for line in lines:
             self.reporter.say(line)
-        if state.config["train"]["best"] != self.config.train.best:
+        if self._chooses_otherwise(state.config["train"]):
             state.best = state.best_step = None
         self.state = replace(state, config=self.state.config, versions=self.state.versions)
+
+    def _chooses_otherwise(self, before: Mapping[str, Any]) -> bool:
+        """Whether a run's earlier settings `[train]` compared validations by another figure."""
+        selection = self.setup.selection
+        other_rule = before.get("empty_masks", "one") != self.config.train.empty_masks
+        return parse_selection(before["best"]) != selection or (other_rule and selection.depends_on_empty_masks)
 
     def start_from(self, path: Path) -> None:
         """Begin with the weights of a checkpoint, a run folder's best one, or a safetensors file of the first network.
@@ -98,6 +105,11 @@ class Trainer:
                 self._run_phase(phase, steps)
             self.state.phase += 1
             self.state.phase_step = 0
+        if self.state.best is None and self._missing:
+            self.reporter.say(
+                f"no validation could form train.best = {self.setup.selection.name} (the last one lacked "
+                f"{', '.join(self._missing)}), so no checkpoint is the best: name one by --checkpoint, such as latest"
+            )
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision in which networks compute."""
@@ -182,18 +194,18 @@ class Trainer:
         stream = evaluation_stream(self.config, split, self.setup.size, self.setup.statistics)
         predictor = Predictor(self.setup.recipe, self.networks, self.device, self.autocast())
         cases = evaluate_split(predictor, stream, share.micro_batch, self.workers)
-        metrics = summarise(cases, split.manifest)
-        self.reporter.validated(self.state.step, metrics)
+        empty = self.config.train.empty_masks
+        metrics = summarise(cases, split.manifest, empty)
+        selection = self.setup.selection
+        value, self._missing = selection.value(metrics), selection.missing(metrics)
+        figures = metrics if value is None else {**metrics, selection.name: value}
+        self.reporter.validated(self.state.step, figures, selection.name, empty)
         if metrics:
             # Every rank predicts them, since ZeRO-3 gathers parameters in every forward pass; one draws.
-            examples = predict_examples(predictor, stream, choose(cases, split.manifest), share.micro_batch)
+            chosen = choose(cases, split.manifest, empty)
+            examples = predict_examples(predictor, stream, chosen, share.micro_batch, empty)
             self.reporter.picture(self.state.step, split.manifest, examples)
-        name = self.config.train.best
-        value = metrics.get(name)
-        if value is None or value != value:
-            return False
-        sign = -1.0 if name in LOWER_IS_BETTER else 1.0
-        if self.state.best is not None and sign * value <= sign * self.state.best:
+        if value is None or not selection.is_better(value, self.state.best):
             return False
         self.state.best, self.state.best_step = value, self.state.step
         return True

@@ -146,6 +146,19 @@ def test_empty_classes_are_left_out_where_that_is_the_rule_and_counted_either_wa
     }
 
 
+def test_the_dice_of_a_case_is_the_mean_over_the_classes_that_count_in_it():
+    manifest = manifest_of(mask_classes=("background", "lesion", "hair"))
+    cases = [
+        pixel_case([(50, 50, 50), (10, 20, 20), (0, 0, 0)]),
+        pixel_case([(50, 50, 50), (0, 0, 0), (0, 0, 0)]),
+        pixel_case([(50, 50, 60), (0, 10, 0), (0, 0, 0)]),
+        unmasked_case(3),
+    ]
+    np.testing.assert_allclose(Columns(cases, manifest).dice, [0.75, 1.0, 0.5, NAN])
+    np.testing.assert_allclose(Columns(cases, manifest, "leave-out").dice, [0.5, NAN, 0.0, NAN])
+    assert np.isnan(Columns(cases, manifest_of(mask_classes=("background",))).dice).all()
+
+
 def test_iou_is_the_mean_over_masked_cases():
     cases = [pixel_case([(50, 60, 60), (30, 40, 40)]), pixel_case([(80, 90, 80), (10, 10, 20)]), unmasked_case()]
     found = summarise(cases, manifest_of())
@@ -216,6 +229,14 @@ def test_names_leave_out_what_a_split_without_labels_or_masks_cannot_give():
     assert metric_names(manifest_of(labelled=0, masked=0)) == ["loss"]
     assert "accuracy" not in metric_names(manifest_of(labelled=0))
     assert "dice" not in metric_names(manifest_of(masked=0))
+
+
+@pytest.mark.parametrize("only", [0, 1])
+def test_names_leave_out_what_a_split_of_one_class_cannot_give(only):
+    manifest = manifest_of(tasks={"malignant": (1,)}, class_counts=(8 * (1 - only), 8 * only))
+    right, wrong = (0.8, 0.2), (0.3, 0.7)
+    cases = [{**pixel_case([(9, 9, 10), (1, 2, 1)]), **image_case(only, *said)} for said in (right, wrong)]
+    assert metric_names(manifest) == list(summarise(cases, manifest))
 
 
 def test_intervals_are_the_percentiles_that_scipy_draws():

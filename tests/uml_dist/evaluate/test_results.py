@@ -44,7 +44,7 @@ def test_the_record_says_figures_intervals_counts_and_what_they_mean(split, case
     assert (read["counts"]["samples"], read["counts"]["cases"]) == (SAMPLES, SAMPLES)
     assert (read["counts"]["labelled"], read["counts"]["masked"]) == (split.manifest.labelled, split.manifest.masked)
     assert read["counts"]["pixels"] == 256 * split.manifest.masked
-    assert "are 1" in read["empty_masks"]
+    assert (read["empty_masks"], "are 1" in read["empty_masks_rule"]) == ("one", True)
     assert [path.name for path in (tmp_path / "evaluation").iterdir()] == ["metrics.json"]
 
 
@@ -95,6 +95,15 @@ def test_the_table_has_a_line_for_each_metric_with_its_interval(split, cases):
     record = metrics_record(cases, split.manifest)
     low, high = record["intervals"]["dice"]
     lines = printed_table(record).splitlines()
-    assert [line.split()[0] for line in lines[2:]] == list(record["metrics"])
+    assert [line.split()[0] for line in lines[2:-2]] == list(record["metrics"])
     assert f"{record['metrics']['dice']:.4f}  {low:.4f} to {high:.4f}" in printed_table(record)
     assert "none: there are no labels" in printed_table(metrics_record([], split.manifest))
+
+
+def test_a_table_with_dice_states_the_rule_for_empty_masks(split, cases):
+    one, left_out = (metrics_record(cases, split.manifest, empty) for empty in ("one", "leave-out"))
+    assert (one["empty_masks"], left_out["empty_masks"]) == ("one", "leave-out")
+    assert printed_table(one).splitlines()[-1] == f"empty masks: {one['empty_masks_rule']}"
+    assert "are left out of its Dice and IoU" in printed_table(left_out).splitlines()[-1]
+    unmasked = [{name: value for name, value in case.items() if "pixel" not in name} for case in cases]
+    assert "empty masks" not in printed_table(metrics_record(unmasked, split.manifest))

@@ -41,6 +41,13 @@ def test_a_class_of_few_cases_leaves_its_places_to_the_others():
     assert choose([], manifest_of()) == []
 
 
+def test_cases_whose_dice_is_left_out_come_last_and_else_count_as_found():
+    empty = {"intersection_1": 0, "predicted_1": 0, "true_1": 0}
+    cases = [case(0, 0, 40) | empty, case(1, 0, 40), case(2, 0, 0)]
+    assert [one["key"] for one in choose(cases, manifest_of())] == ["0000", "0001", "0002"]
+    assert [one["key"] for one in choose(cases, manifest_of(), "leave-out")] == ["0001", "0002", "0000"]
+
+
 def test_without_masks_the_likelihood_of_the_label_ranks():
     cases = [{"key": f"{n:04d}", "label": 0, "image_nll": abs(7 - n)} for n in range(30)]
     chosen = choose(cases, manifest_of(mask_classes=()))

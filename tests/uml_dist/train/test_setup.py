@@ -57,6 +57,33 @@ def test_wrong_settings_are_one_line(partly_known, words):
     assert re.search(WRONG_SETTINGS[words], line), line
 
 
+@pytest.mark.parametrize(
+    ("best", "changes", "message"),
+    [
+        ("mean(dice, accuracy)", {"labelled": 0}, "accuracy needs an image with a label, and split val has none"),
+        ("mean(dice, accuracy)", {"masked": 0}, "dice needs an image with a mask, and split val has none"),
+        ("auroc", {"class_counts": [12, 0]}, "auroc needs an image of malignant, and split val has none"),
+    ],
+)
+def test_a_best_checkpoint_that_the_validation_split_cannot_choose_is_one_line(
+    partly_known, tmp_path, best, changes, message
+):
+    shards = shutil.copytree(partly_known, tmp_path / "shards")
+    tree = uml_tree(shards, train__best=best)
+    assert setup_of(tree).selection.name == best
+    restate(shards / "val", **changes)
+    assert refused(tree).startswith(f"train.best: {message}: use one of ")
+
+
+def test_a_run_of_before_the_rule_for_empty_masks_goes_on(partly_known, tmp_path):
+    tree = uml_tree(partly_known)
+    setup = setup_of(tree)
+    config = setup.config.model_dump(mode="json", exclude_none=True)
+    del config["train"]["empty_masks"]
+    save_checkpoint(tmp_path / "checkpoints", {}, RunState("uml", step=1, data=setup.digests, config=config))
+    assert find_resume(setup, tmp_path, "auto") is not None
+
+
 def test_mask_values_out_of_range_are_one_line_when_they_are_read(tmp_path):
     shards = write_shards(tmp_path, ThreePixelClasses, "train", "val")
     for name in ("train", "val"):
@@ -316,6 +343,8 @@ def test_a_resumed_run_may_not_compute_something_else(partly_known, tmp_path, wo
         "train.validate_every=9",
         "train.micro_batch=100",
         "train.best=accuracy",
+        "train.best=mean(accuracy, dice)",
+        "train.empty_masks=leave-out",
         "deepspeed.wall_clock_breakdown=true",
     ],
 )

@@ -1,0 +1,102 @@
+"""The best checkpoint by the mean of several metrics, through the real Trainer."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from runs import uml_tree
+from uml_dist.train.checkpoint import read_state
+from uml_dist.train.checkpoint_folder import find_checkpoint
+from worldly import train_as_the_command, train_with_figures
+from worlds import run_world
+
+MEAN = "mean(accuracy, dice)"
+
+pytestmark = pytest.mark.distributed
+
+
+def validations_of(run):
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {record["step"]: record for record in records if "validation_loss" in record}
+
+
+def best_of(run):
+    """The step that the run's best checkpoint was saved at, and the value it was chosen by."""
+    checkpoint = find_checkpoint(run, "best")
+    assert checkpoint is not None
+    state = read_state(checkpoint)
+    assert state.best_step == state.step
+    return state.best_step, state.best
+
+
+def test_the_best_checkpoint_is_the_one_of_the_best_mean(partly_known, tmp_path):
+    run = tmp_path / "run"
+    words = {"train__best": " mean( accuracy,dice )", "train__empty_masks": "leave-out", "optimizer__lr": 0.02}
+    tree = uml_tree(partly_known, train__steps=5, train__validate_every=1, checkpoint__every=1, **words)
+    ((code, said, errors),) = run_world(1, train_as_the_command, tree, str(run))
+    assert (code, errors) == (0, "")
+    records = validations_of(run)
+    means = {step: (one["validation_accuracy"] + one["validation_dice"]) / 2 for step, one in records.items()}
+    assert sorted(means) == [1, 2, 3, 4, 5]
+    step, value = best_of(run)
+    assert step == max(means, key=lambda step: means[step])
+    assert value == pytest.approx(means[step])
+    for number, record in records.items():
+        assert record[f"validation_{MEAN}"] == pytest.approx(means[number])
+        assert record["empty_masks"] == "leave-out"
+        assert re.search(
+            rf"^validation at step {number}: .*  {re.escape(MEAN)} {means[number]:.4f}$", said, re.MULTILINE
+        )
+
+
+def test_a_metric_that_no_validation_forms_is_told_at_the_end(partly_known, tmp_path):
+    """The toy recipe predicts no pixels, which only its validations show."""
+    run = tmp_path / "run"
+    stream = {"shards": str(partly_known), "count": 8}
+    tree = {
+        "recipe": "toy",
+        "streams": {"labelled": stream, "unlabelled": stream},
+        "data": {"workers": 0},
+        "train": {"steps": 2, "best": MEAN, "validate_every": 1},
+        "metrics": {"enabled": False},
+    }
+    ((code, said, errors),) = run_world(1, train_as_the_command, tree, str(run))
+    assert (code, errors) == (0, "")
+    assert len(re.findall(rf"^validation at step \d: .*  {re.escape(MEAN)} not formed$", said, re.MULTILINE)) == 2
+    assert (
+        f"no validation could form train.best = {MEAN} (the last one lacked dice), so no checkpoint is the best" in said
+    )
+    assert find_checkpoint(run, "best") is None
+
+
+def figures(accuracy, dice):
+    return {"accuracy": accuracy, "dice": dice}
+
+
+def test_the_best_is_kept_over_a_resume_and_chosen_anew_by_another_figure(partly_known, tmp_path):
+    """The best accuracy is of step 1, the best Dice of step 3, the best mean of step 2."""
+    first = [figures(0.9, 0.1), figures(0.7, 0.6), figures(0.1, 0.9)]
+    then = [figures(0.6, 0.6)]
+    tree = uml_tree(partly_known, train__steps=4, train__validate_every=1, train__best=MEAN, checkpoint__every=1)
+    tree["train"]["empty_masks"] = "one"
+    other = uml_tree(partly_known, train__steps=4, train__validate_every=1, train__best="accuracy", checkpoint__every=1)
+    run_world(
+        1, train_with_figures, [(one, str(tmp_path / name), first, 3) for one, name in ((tree, "m"), (other, "a"))]
+    )
+    assert best_of(tmp_path / "m") == (2, pytest.approx(0.65))
+    assert best_of(tmp_path / "a") == (1, 0.9)
+
+    cases = {
+        "same": ("m", {"best": "mean(accuracy,  dice)"}, (2, pytest.approx(0.65))),
+        "other": ("m", {"best": "dice"}, (4, 0.6)),
+        "rule": ("m", {"best": MEAN, "empty_masks": "leave-out"}, (4, pytest.approx(0.6))),
+        "rule of no use": ("a", {"best": "accuracy", "empty_masks": "leave-out"}, (1, 0.9)),
+    }
+    jobs = []
+    for name, (source, words, _) in cases.items():
+        run = shutil.copytree(tmp_path / source, tmp_path / name)
+        jobs.append(({**tree, "train": {**tree["train"], **words}}, str(run), then, None))
+    run_world(1, train_with_figures, jobs)
+    assert {name: best_of(tmp_path / name) for name in cases} == {name: best for name, (_, _, best) in cases.items()}
