@@ -135,3 +135,10 @@ def test_weighted_sampling_sees_the_same_global_batches_on_any_number_of_ranks(p
     one, two, four = (run_world(ranks, train_each, [tree])[0][0] for ranks in (1, 2, 4))
     for other in (two, four):
         assert max(abs(x - y) for x, y in zip(other.losses, one.losses, strict=True)) <= 1e-6
+
+
+def test_a_network_wide_enough_for_convolutions_at_half_size_is_bitwise_equal_at_every_stage(partly_known):
+    trees = [uml_tree(partly_known, model__width=0.5, zero__stage=stage, train__steps=2) for stage in range(4)]
+    traces = run_world(2, train_each, trees)[0]
+    assert_bitwise_equal(*traces)
+    assert loss_error(traces[0], run_world(1, train_plainly, trees[0])[0]) <= LOSS

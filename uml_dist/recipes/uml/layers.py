@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...backbones.normalisation import Normalisation
 from ...random import KeyedDropout
+from .doubling import convolve_doubled, convolves_faster_at_half_size
 
 
 def resize(feature: Tensor, size: Sequence[int]) -> Tensor:
@@ -57,6 +58,9 @@ class DoublingConvolution(nn.Conv2d):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """(B, outputs, 2 H, 2 W) of features (B, channels, H, W) whose channels are `inputs` together."""
+        if convolves_faster_at_half_size(features):
+            assert self.bias is not None
+            return convolve_doubled(features, self.weight, self.bias)
         starts = accumulate((feature.shape[1] for feature in features), initial=0)
         first, *others = (
             with_input_anew(partial(self._convolve, start), feature)
