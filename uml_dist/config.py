@@ -152,7 +152,11 @@ class TrainConfig(Section):
         description="most samples per rank at once; the accumulation follows from it. Default: no accumulation",
     )
     seed: int = Field(default=0, ge=0, description="of weights, order, augmentation and dropout")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the networks; losses stay in float32")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="fp32",
+        description="of the networks; losses stay in float32. auto: bf16 where the GPU or processor has instructions "
+        "for it, else fp32",
+    )
     log_every: int = Field(default=10, gt=0, description="steps between two lines of the log")
     validate_every: int = Field(
         default=500, gt=0, description="steps between two validations; there is one at the end too"

@@ -18,6 +18,7 @@ from .config import RunConfig
 from .config_file import read_config
 from .errors import UmlError
 from .evaluate import Predictor
+from .launch.precision import computes_in_bf16
 from .random import name_layers
 from .recipes import Recipe, recipe_class, trained_source
 from .train.checkpoint import RunState, read_networks, read_state, verify
@@ -71,7 +72,8 @@ class Run:
     @property
     def predictor(self) -> Predictor:
         """The recipe with its networks, in the precision of the training."""
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+        enabled = computes_in_bf16(self.config.train.precision, self.device)
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
         return Predictor(self.recipe, self.networks, self.device, autocast)
 
     def predict(self, batch: Batch) -> Prediction:

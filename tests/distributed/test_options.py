@@ -105,7 +105,7 @@ def test_a_checkpoint_holds_the_moments_in_the_parameters_shapes(partly_known, t
 def test_deepspeed_s_configuration_follows_from_ours_and_passes_the_rest_through(partly_known):
     tree = uml_tree(partly_known, zero__stage=2, optimizer__clip=0.5)
     tree["deepspeed"] = {"wall_clock_breakdown": True, "zero_optimization": {"reduce_bucket_size": 1000}}
-    found = deepspeed_config(validate(tree, "test"), "uml", 4, 2)
+    found = deepspeed_config(validate(tree, "test"), "uml", 4, 2, torch.device("cpu"))
     assert found["train_micro_batch_size_per_gpu"] == 4
     assert found["gradient_accumulation_steps"] == 2
     assert found["gradient_clipping"] == 0.5

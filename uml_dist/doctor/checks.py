@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..launch.devices import read_driver, read_torch
-from . import compiler, folders, gpus, limits, network, packages, run_folder, shared_memory, variables
+from . import compiler, folders, gpus, limits, network, packages, processor, run_folder, shared_memory, variables
 from .finding import Finding, answer
 
 PACKAGES = ("uml_dist", "uml_kernels", "uml_shards")
 CPU_WORKERS = 2  # what the demo starts
-SLOW = {"torch", "driver"}  # an import from a cold disk, a driver that wakes: they take the time they want
+SLOW = {"torch", "driver", "processor"}  # an import from a cold disk, a driver that wakes: they take the time they want
 Checks = list[tuple[str, Callable[[], Finding]]]
 
 
@@ -90,6 +90,7 @@ def _machine_checks(environment: Mapping[str, str], usable: int) -> Checks:
         return variables.check_threads(environment, usable, allowed)
 
     return [
+        ("processor", lambda: processor.check_processor(processor.read_processor(), usable)),
         ("cores", cores),
         ("threads", threads),
         ("memory", lambda: limits.check_memory(limits.read_memory(), usable or CPU_WORKERS)),

@@ -20,14 +20,17 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from ..config import RunConfig
+from ..launch.precision import computes_in_bf16
 from .optimizer import make_optimizer
 from .state import NetworkState
 
 logger.setLevel("WARNING")
 
 
-def deepspeed_config(config: RunConfig, network: str, micro_batch: int, accumulation: int) -> dict[str, Any]:
-    """DeepSpeed's configuration of one network's engine."""
+def deepspeed_config(
+    config: RunConfig, network: str, micro_batch: int, accumulation: int, device: torch.device
+) -> dict[str, Any]:
+    """DeepSpeed's configuration of one network's engine on a device."""
     return {
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -45,7 +48,7 @@ def deepspeed_config(config: RunConfig, network: str, micro_batch: int, accumula
         },
         # With modules listed here gradients would travel in bf16.
         "torch_autocast": {
-            "enabled": config.train.precision == "bf16",
+            "enabled": computes_in_bf16(config.train.precision, device),
             "dtype": "bfloat16",
             "lower_precision_safe_modules": [],
         },
@@ -59,7 +62,7 @@ def make_engine(
     engine, *_ = deepspeed.initialize(
         model=module,
         optimizer=make_optimizer(module.parameters(), config.optimizer_of(network)),
-        config=deepspeed_config(config, network, micro_batch, accumulation),
+        config=deepspeed_config(config, network, micro_batch, accumulation, next(module.parameters()).device),
         dist_init_required=False,
     )
     return engine

@@ -16,6 +16,7 @@ from uml_shards.errors import ShardError
 
 from ..errors import UmlError
 from ..launch import Devices, World, enter_world, leave_with
+from ..launch.precision import computes_in_bf16, describe_bf16
 from ..telemetry import Metrics, MetricsServer, serve_metrics
 from .checkpoint import RunState
 from .progress_line import ProgressPrinter
@@ -177,11 +178,13 @@ def _say_hello(setup: Setup, world: World, trainer: Trainer, metrics: list[str])
     words = [
         f"run {trainer.folder.path}: recipe {setup.config.recipe}, {parameters / 1e6:.2f} M parameters",
         f"{world.size} {'GPUs' if trainer.device.type == 'cuda' else 'CPU processes'}, ZeRO {setup.config.zero.stage}",
-        setup.config.train.precision,
+        "bf16" if computes_in_bf16(setup.config.train.precision, trainer.device) else "fp32",
     ]
     if trainer.state.step:
         words.append(f"resumed at step {trainer.state.step}")
     trainer.reporter.say(", ".join(words))
+    if world.rank == 0 and (slower := describe_bf16(setup.config.train.precision, trainer.device)):
+        trainer.reporter.say(slower)
     if metrics:
         trainer.reporter.say(
             f"metrics of {len(metrics)} ranks: {metrics[0]}" + (f" to {metrics[-1]}" if metrics[1:] else "")

@@ -17,6 +17,7 @@ from ..batch import Batch, collate
 from ..evaluate import Predictor, evaluate_split, summarise
 from ..evaluate.examples import choose, predict_examples
 from ..evaluate.selection import parse_selection
+from ..launch.precision import computes_in_bf16
 from ..recipes import Phase
 from ..reduce import GlobalBatch, world_size
 from .checkpoint import RunState, read_networks, read_weights_file, save_checkpoint
@@ -113,7 +114,8 @@ class Trainer:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision in which networks compute."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+        enabled = computes_in_bf16(self.config.train.precision, self.device)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _run_phase(self, phase: Phase, steps: int) -> None:
         share = self.setup.share(phase, self.rank, world_size())
