@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree
 
-from naive_uml import naive_loss
+from naive_loss import naive_loss
 from report import measured, write_rows
-from step_variants import FRACTION, Setting, make_optimizer, make_ours
+from step_variants import FRACTION, Setting, make_network, make_optimizer
 from timing import in_turns
 from uml_dist.random import random_address
 from uml_dist.recipes.uml.objective import UmlObjective, counts, uml_terms
@@ -24,7 +24,7 @@ from uml_dist.reduce import GlobalBatch
 
 def functions(setting: Setting, device: torch.device) -> dict[str, Callable[[], object]]:
     """The step, and the two losses with their gradients."""
-    network, batch, objective = make_ours(setting).to(device), setting.data().to(device), UmlObjective()
+    network, batch, objective = make_network(setting, "group").to(device), setting.data().to(device), UmlObjective()
     optimizer = make_optimizer(network)
 
     def fused(output: Any) -> torch.Tensor:

@@ -1,8 +1,10 @@
-"""Times the training step of the naive UML and of ours side by side: `make bench-step`.
+"""Times the training step of UML as published and of ours side by side: `make bench-step`.
 
-All variants of one table live in one process and take turns, so that what else the machine does meets all alike; each
-one's peak memory is measured in a process of its own (step_memory.py). No step loads data: what that costs beside it is
-measured by itself (step_loading.py). A second table says where the cost goes.
+The published network is the reference of the tests (tests/support/naive_uml.py): the specification, written out, with
+the layers and the norms of the authors' code. Ours is timed with the encoders' batch norm frozen, as the published one
+has it, and with group norm, as from scratch. All variants live in one process and take turns, so that what else the
+machine does meets all alike; each one's peak memory is measured in a process of its own (step_memory.py). No step loads
+data: what that costs beside it is measured by itself (step_loading.py). A second table shows where the cost goes.
 
     PYTHONPATH=tests/support python tests/benchmarks/step.py --steps 10 --width 1 --size 128 --batch 4
 """
@@ -19,20 +21,33 @@ from step_costs import costs
 from step_loading import loading
 from step_memory import peak_memory
 from step_report import print_costs, print_steps, write_costs, write_plot, write_steps
-from step_variants import VARIANTS, Setting, Step, Variant, make_naive, make_optimizer, make_ours, make_step
+from step_variants import (
+    Setting,
+    Step,
+    Variant,
+    kinds_of,
+    make_network,
+    make_optimizer,
+    make_step,
+    variants_of,
+)
+from uml_dist.launch.precision import bf16_factor, instruction_set
 
 
 def make_steps(setting: Setting) -> dict[Variant, Step]:
-    """A step of each variant; variants of one implementation train the same parameters, so that memory suffices."""
-    ours, checkpointed = make_ours(setting), make_ours(setting, checkpointing=True)
-    checkpointed.load_state_dict(dict(ours.named_parameters()), strict=False, assign=True)
-    naive = make_naive(setting, ours)
-    optimizers = {True: make_optimizer(naive), False: make_optimizer(ours)}
+    """A step of each variant; variants of one kind train the same parameters, so that memory suffices."""
     batch, steps = setting.data(), {}
-    for variant in VARIANTS:
-        network = naive if variant.naive else checkpointed if variant.checkpointing else ours
-        steps[variant] = make_step(network, optimizers[variant.naive], batch, variant.bf16)
-    return steps
+    for kind in kinds_of(setting):
+        network = make_network(setting, kind)
+        optimizer = make_optimizer(network)
+        for variant in variants_of(setting):
+            if variant.kind == kind:
+                own = network
+                if variant.checkpointing:
+                    own = make_network(setting, kind, checkpointing=True)
+                    own.load_state_dict(dict(network.named_parameters()), strict=False, assign=True)
+                steps[variant] = make_step(own, optimizer, batch, variant.bf16)
+    return {variant: steps[variant] for variant in variants_of(setting)}
 
 
 def in_turns(steps: dict[Variant, Step], rounds: int, warm_up: int) -> dict[Variant, float]:
@@ -62,8 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setting = Setting(chosen.profile, chosen.width, chosen.size, chosen.batch)
     torch.set_num_threads(chosen.threads)
 
-    memory = {variant: peak_memory(variant, setting, chosen.threads) for variant in VARIANTS}
-    parts = costs(setting)
+    variants = variants_of(setting)
+    if not any(variant.bf16 for variant in variants):
+        print(
+            print(
+                f"bf16 is left out: {instruction_set()} has no instructions for it; it takes {bf16_factor():.1f} times"
+            )
+        )
+    memory = {variant: peak_memory(variant, setting, chosen.threads) for variant in variants}
+    parts = costs(setting, kinds_of(setting))
     batch_seconds = loading(setting, 5 * chosen.steps)
     seconds = in_turns(make_steps(setting), chosen.steps, chosen.warm_up)
 

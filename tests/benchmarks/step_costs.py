@@ -1,12 +1,13 @@
-"""Parameters, multiply-adds and activations saved for backward, of each part of the naive network and of ours."""
+"""Parameters, multiply-adds and activations saved for backward, of each part of the published network and of ours."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from step_variants import Setting, loss_of, make_naive, make_ours
+from step_variants import Kind, Setting, loss_of, make_network
 
 PARTS = {
     "encoders": ("classification_encoder", "segmentation_encoder"),
@@ -43,10 +44,9 @@ def _called(module: nn.Module) -> list[nn.Module]:
     return list(module) if isinstance(module, nn.ModuleList) else [module]
 
 
-def costs(setting: Setting) -> dict[str, Costs]:
-    """Of "naive" and "ours": part -> "parameters", "multiply_adds" of forward, "saved" bytes for backward."""
-    ours = make_ours(setting)
-    return {"naive": _costs(make_naive(setting, ours), setting), "ours": _costs(ours, setting)}
+def costs(setting: Setting, kinds: Sequence[Kind]) -> dict[Kind, Costs]:
+    """By kind of network and part: "parameters", "multiply_adds" of forward, "saved" bytes for backward."""
+    return {kind: _costs(make_network(setting, kind), setting) for kind in kinds}
 
 
 def _costs(network: nn.Module, setting: Setting) -> Costs:
@@ -64,11 +64,14 @@ def _costs(network: nn.Module, setting: Setting) -> Costs:
     with counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = loss_of(network, setting.data())  # while it is there no storage is given back, and no address used twice
         parts.enter(REST)
-    assert loss.requires_grad
+    loss.backward()  # tells what is never run: the published encoders' last stages
     return {
         part: {
             "parameters": sum(
-                p.numel() for name in PARTS.get(part, ()) for p in network.get_submodule(name).parameters()
+                p.numel()
+                for name in PARTS.get(part, ())
+                for p in network.get_submodule(name).parameters()
+                if p.grad is not None
             ),
             "multiply_adds": parts.multiply_adds[part],
             "saved": saved[part],

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from step_variants import Setting, Variant, make_naive, make_optimizer, make_ours, make_step
+from step_variants import Setting, Variant, make_network, make_optimizer, make_step
 
 CHILD_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 GIBI = 2**30
@@ -43,7 +43,7 @@ def _measure(variant: Variant, setting: Setting, threads: int) -> dict[str, floa
     torch.set_num_threads(threads)
     libraries = _status("VmRSS")
     batch = setting.data()
-    network = make_naive(setting) if variant.naive else make_ours(setting, variant.checkpointing)
+    network = make_network(setting, variant.kind, variant.checkpointing)
     step = make_step(network, make_optimizer(network), batch, variant.bf16)
     step()  # makes the moments, and whatever the libraries make once
     gc.collect()

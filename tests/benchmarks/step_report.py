@@ -12,7 +12,8 @@ import matplotlib as mpl
 import torch
 
 from step_costs import Costs
-from step_variants import VARIANTS, Setting, Variant
+from step_variants import NAMES, VARIANTS, Kind, Setting, Variant
+from uml_dist.launch.precision import instruction_set
 
 mpl.use("Agg")
 from matplotlib import pyplot
@@ -27,6 +28,7 @@ def machine() -> dict[str, Any]:
     """What the numbers depend on."""
     return {
         "processor": _processor(),
+        "instructions": instruction_set(),
         "cores": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),
         "torch": torch.__version__,
@@ -54,15 +56,14 @@ def _step_rows(seconds: Seconds, memory: Memory, loading: float) -> list[dict[st
     return rows
 
 
-def _cost_rows(parts: Mapping[str, Costs]) -> list[dict[str, Any]]:
+def _cost_rows(parts: Mapping[Kind, Costs]) -> list[dict[str, Any]]:
     rows = []
-    names = (*parts["ours"], "total")
-    for part in names:
+    for part in (*parts["published"], "total"):
         row: dict[str, Any] = {"part": part}
         for cost, unit in UNITS.items():
-            for side in ("naive", "ours"):
-                chosen = parts[side].values() if part == "total" else (parts[side][part],)
-                row[f"{side}_{cost}"] = sum(one[cost] for one in chosen) / unit
+            for kind, of_kind in parts.items():
+                chosen = of_kind.values() if part == "total" else (of_kind[part],)
+                row[f"{kind}_{cost}"] = sum(one[cost] for one in chosen) / unit
         rows.append(row)
     return rows
 
@@ -70,8 +71,8 @@ def _cost_rows(parts: Mapping[str, Costs]) -> list[dict[str, Any]]:
 def print_steps(setting: Setting, seconds: Seconds, memory: Memory, loading: float) -> None:
     """One line a variant; `loading` is the seconds of one core for a batch."""
     where = machine()
-    machine_now = f"{where['processor']}, {where['cores']} threads, load {where['load']}, torch {where['torch']}"
-    print(f"\n{_title(setting)}; {machine_now}")
+    machine_now = f"{where['processor']} ({where['instructions']}), {where['cores']} threads, load {where['load']}"
+    print(f"\n{_title(setting)}; {machine_now}, torch {where['torch']}")
     print("peak: above the libraries; step: above parameters and moments at rest too; ratios are to the first line")
     print("steps load no data; loading: how much longer they take where no worker reads ahead\n")
     head = f"{'variant':34} {'s':>7} {'speed-up':>9} {'peak GiB':>9} {'ratio':>6} {'step GiB':>9} {'ratio':>6}"
@@ -85,16 +86,19 @@ def print_steps(setting: Setting, seconds: Seconds, memory: Memory, loading: flo
     print(f"\na batch of the phantom, read, augmented and collated: {1e3 * loading:.1f} ms of one core")
 
 
-def print_costs(parts: Mapping[str, Costs]) -> None:
-    """One line a part."""
-    print(f"\n{'':16}{'parameters, M':>18}{'multiply-adds, G':>20}{'saved, MiB':>18}")
-    print(f"{'part':16}" + f"{'naive':>9}{'ours':>9}" + f"{'naive':>11}{'ours':>9}" + f"{'naive':>9}{'ours':>9}")
+def print_costs(parts: Mapping[Kind, Costs]) -> None:
+    """One line a part, with the parameters, multiply-adds and saved activations of each kind of network."""
+    columns = [(cost, kind) for cost in UNITS for kind in parts]
+    heads = {"parameters": "M parameters", "multiply_adds": "G multiply-adds", "saved": "MiB saved"}
+    width = 13 * len(parts)
+    print("\n" + " " * 16 + "".join(f"{heads[cost]:>{width}}" for cost in UNITS))
+    print(f"{'part':16}" + "".join(f"{kind:>13}" for _, kind in columns))
     for row in _cost_rows(parts):
-        print(
-            f"{row['part']:16}{row['naive_parameters']:9.2f}{row['ours_parameters']:9.2f}"
-            f"{row['naive_multiply_adds']:11.2f}{row['ours_multiply_adds']:9.2f}"
-            f"{row['naive_saved']:9.0f}{row['ours_saved']:9.0f}"
-        )
+        print(f"{row['part']:16}" + "".join(f"{row[f'{kind}_{cost}']:13.2f}" for cost, kind in columns))
+    total = _cost_rows(parts)[-1]
+    for kind in parts:
+        share = total[f"{kind}_saved"] / total["published_saved"]
+        print(f"{NAMES[kind]}: {share:.2f} of what the published network saves")
     print("multiply-adds of one forward pass; saved: what float32 keeps for backward, without checkpointing\n")
 
 
@@ -104,7 +108,7 @@ def write_steps(path: Path, setting: Setting, steps: int, seconds: Seconds, memo
     _write(path, [{**row, **common} for row in _step_rows(seconds, memory, loading)])
 
 
-def write_costs(path: Path, setting: Setting, parts: Mapping[str, Costs]) -> None:
+def write_costs(path: Path, setting: Setting, parts: Mapping[Kind, Costs]) -> None:
     """One row a part: millions of parameters, 1e9 multiply-adds, MiB saved."""
     _write(path, [{**row, **vars(setting)} for row in _cost_rows(parts)])
 
@@ -122,14 +126,14 @@ def write_plot(path: Path, setting: Setting, seconds: Seconds, memory: Memory) -
     rows, where = _step_rows(seconds, memory, 0.0), machine()
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 3.4), sharey=True)
     names = [row["variant"] for row in rows]
-    colours = ["tab:gray" if variant.naive else "tab:blue" for variant in seconds]
+    colours = ["tab:gray" if variant.kind == "published" else "tab:blue" for variant in seconds]
     for axis, key, label in zip(axes, ("seconds", "peak_gib"), ("seconds a step", "peak memory, GiB"), strict=True):
         bars = axis.barh(names, [row[key] for row in rows], color=colours)
         axis.bar_label(bars, fmt="%.2f", padding=3)
         axis.set_xlabel(label)
         axis.margins(x=0.15)
     axes[0].invert_yaxis()
-    figure.suptitle(f"{_title(setting)}; {where['processor']}, {where['cores']} threads, {where['date']}", fontsize=10)
+    figure.suptitle(f"{_title(setting)}; {where['processor']}, {where['instructions']}, {where['date']}", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -11,6 +11,7 @@ from naive_loss import naive_loss
 from naive_state import give_statistics
 from naive_uml import NaiveUml
 from uml_dist.batch import Batch
+from uml_dist.launch.precision import has_bf16
 from uml_dist.random import random_address
 from uml_dist.recipes.uml.model import UmlModel
 from uml_dist.recipes.uml.network import UmlNetwork, UmlOutput
@@ -68,7 +69,7 @@ class Setting:
     """What all variants have in common.
 
     The profile is "paper", whose `MODELS` are compared, or "compact", which has no published counterpart: there the
-    reference is the specification written out, with our encoders and norms.
+    reference is the specification written out, with our compact encoders and the authors' norms elsewhere.
     """
 
     profile: str
@@ -91,6 +92,17 @@ class Setting:
             position=torch.arange(self.batch),
             keys=tuple(map(str, range(self.batch))),
         )
+
+
+def kinds_of(setting: Setting) -> tuple[Kind, ...]:
+    """The networks that there are of a profile: the compact encoders have no frozen norms."""
+    return ("published", "frozen", "group") if setting.profile == "paper" else ("published", "group")
+
+
+def variants_of(setting: Setting) -> list[Variant]:
+    """The rows of the table; bf16 where the processor has instructions for it."""
+    kinds, bf16 = kinds_of(setting), has_bf16(torch.device("cpu"))
+    return [variant for variant in VARIANTS if variant.kind in kinds and (bf16 or not variant.bf16)]
 
 
 def make_network(setting: Setting, kind: Kind, checkpointing: bool = False) -> nn.Module:

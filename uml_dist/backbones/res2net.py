@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..fork import fork
+from ..recomputation import recomputed
 from .normalisation import Normalisation
 from .weights import Published
 
@@ -66,7 +67,13 @@ class Block(nn.Module):
             scales.append(functional.relu(norm(convolution(joined))))
         scales.append(last if self.stride is None else functional.avg_pool2d(last, 3, self.stride, padding=1))
         shortcut = feature if self.downsample is None else self.downsample(feature)
-        return functional.relu(self.bn3(self.conv3(torch.cat(scales, 1))) + shortcut)
+        joined = torch.cat(scales, 1)
+        if isinstance(self.bn3, nn.GroupNorm):
+            # It would keep its input, the block's widest feature, which takes few multiply-adds to compute anew.
+            wide = recomputed(lambda feature: self.bn3(self.conv3(feature)), joined)
+        else:
+            wide = self.bn3(self.conv3(joined))
+        return functional.relu(wide + shortcut)
 
 
 class Res2Net50(nn.Module):

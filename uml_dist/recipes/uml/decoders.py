@@ -10,8 +10,9 @@ from uml_kernels import gated, opinion, resized
 
 from ...backbones.normalisation import GlobalBatchNorm
 from ...fork import fork
+from ...recomputation import recomputed
 from .fusion import MaskFusion
-from .layers import DoubleConvolution, JoinedPointwise, pointwise, resize, with_input_anew
+from .layers import DoubleConvolution, JoinedPointwise, pointwise, resize
 from .model import UmlModel
 
 
@@ -125,7 +126,7 @@ class DilatedDepthwise(nn.Conv2d):
 
     def forward(self, feature: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """(B, channels, H, W) of (B, channels, H, W)."""
-        return with_input_anew(super().forward, feature)
+        return recomputed(super().forward, feature)
 
 
 def adapted_separable(inputs: int, outputs: int) -> tuple[nn.Module, ...]:

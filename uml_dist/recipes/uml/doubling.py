@@ -1,10 +1,10 @@
 """A 3x3 convolution of features at twice their size, computed at the size that they have.
 
 Bilinear interpolation and convolution are both linear, and a tap's map of channels commutes with interpolation. So each
-of the nine taps is applied as a matrix of channels where the features are, a quarter of the places, and what it gives is
-interpolated and shifted: along the columns for each row of taps, then along the rows for all. Either is a product with a
-sparse matrix that is the same for all samples. Of the multiply-adds of the convolution a quarter is left, and the
-products with the matrices, which count where channels are few. The enlarged features are never formed.
+of the nine taps is applied as a matrix of channels at the features' own size, which has a quarter of the places. The
+result is interpolated and shifted: along the columns for each row of taps, then along the rows for all. Both are
+products with a matrix that is the same for all samples. A quarter of the convolution's multiply-adds is left, and those
+of the interpolation, which count where channels are few. The enlarged features are never formed.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from torch.autograd.function import once_differentiable
 
 TAPS = 3
 FEWEST_CHANNELS = 128
-"""Input channels from which this is faster than interpolating first. Forward and backward on 2 cores, batch 4, 256 -> 64
-channels from 64 to 128 pixels: 128 ms instead of 167 (AVX-512) and 432 (AVX2); of 32 -> 8 channels from 48 to 96 pixels,
-18 ms instead of 6 and 8."""
+"""Input channels from which this is faster than interpolating first. Forward and backward, on 2 cores: for 4 samples,
+256 -> 64 channels, 64 -> 128 pixels, 128 ms instead of 167 (AVX-512) or 432 (AVX2); for 8 samples, 32 -> 8 channels,
+48 -> 96 pixels, 18 ms instead of 6 or 8."""
 
 
 def convolves_faster_at_half_size(features: Sequence[Tensor]) -> bool:
@@ -118,7 +118,7 @@ def _along_rows(size: int, dtype: torch.dtype) -> Tensor:
 
 
 def _interpolation(size: int) -> Tensor:
-    """(2 size, size, 3), float64: what each place weighs where each tap reads, in bilinear interpolation to twice the size.
+    """(2 size, size, 3), float64: the weights of the inputs in what each tap reads, interpolated to twice the size.
 
     A tap reads one place before its output, at it, or after it; outside are zeros.
     """

@@ -1,16 +1,15 @@
 """Layers of UML's heads that keep little at full resolution for backward."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-from ...backbones.normalisation import Normalisation
+from ...backbones.normalisation import Normalisation, group_norm
 from ...random import KeyedDropout
+from ...recomputation import recomputed
 from .doubling import convolve_doubled, convolves_faster_at_half_size
 
 
@@ -37,16 +36,6 @@ class JoinedPointwise(nn.Conv2d):
         return sum(others, first)
 
 
-def with_input_anew(convolution: Callable[[Tensor], Tensor], feature: Tensor) -> Tensor:
-    """A convolution that enlarges or pads its feature first: backward does that anew, and keeps the feature alone.
-
-    The convolution itself does not run again.
-    """
-    if not torch.is_grad_enabled():
-        return convolution(feature)
-    return checkpoint(convolution, feature, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
-
-
 class DoublingConvolution(nn.Conv2d):
     """A 3x3 convolution of several features' channels at twice their size.
 
@@ -63,7 +52,7 @@ class DoublingConvolution(nn.Conv2d):
             return convolve_doubled(features, self.weight, self.bias)
         starts = accumulate((feature.shape[1] for feature in features), initial=0)
         first, *others = (
-            with_input_anew(partial(self._convolve, start), feature)
+            recomputed(partial(self._convolve, start), feature)
             for start, feature in zip(starts, features, strict=False)
         )
         return sum(others, first)
@@ -78,7 +67,8 @@ class DoublingConvolution(nn.Conv2d):
 class DoubleConvolution(nn.Sequential):
     """Twice: 3x3 convolution, normalisation, dropout of channels, ReLU.
 
-    Dropout scales by no negative number, so that it may as well come before ReLU, which then works in place.
+    Dropout scales by no negative number, so that it may as well come before ReLU, which then works in place. Of what is
+    between the convolutions, backward keeps the first normalisation's input alone, and computes the rest anew.
 
     Args:
         inputs: channels.
@@ -94,3 +84,18 @@ class DoubleConvolution(nn.Sequential):
         for convolution in (first, nn.Conv2d(outputs, outputs, 3, padding=1)):
             layers += [convolution, norm(outputs), KeyedDropout(dropout), nn.ReLU(inplace=True)]
         super().__init__(*layers)
+        # Batch norm would count the batch twice.
+        self._recomputes = norm is group_norm
+
+    def forward(self, features: Sequence[Tensor] | Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """(B, outputs, H, W) of (B, inputs, H, W), or of features at half the size."""
+        first, *middle, second, norm, dropout, relu = self
+        feature = first(features)
+
+        def between(feature: Tensor) -> Tensor:
+            for layer in (*middle, second):
+                feature = layer(feature)
+            return feature
+
+        feature = recomputed(between, feature) if self._recomputes else between(feature)
+        return relu(dropout(norm(feature)))

@@ -4,20 +4,18 @@ Source: Ren et al., "Uncertainty-informed Mutual Learning for Joint Medical Imag
 MICCAI 2023; all widths are scaled by one number.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from uml_kernels import opinion
 
 from ...batch import Prediction
 from ...fork import fork
-from ...random import current_address, name_layers, random_address
+from ...random import name_layers
+from ...recomputation import recomputed
 from .decoders import MutualDecoder, UncertaintyInstructor, UncertaintyNavigator
 from .mixer import FeatureMixer
 from .model import UmlModel, scaled
@@ -168,10 +166,4 @@ class UmlNetwork(nn.Module):
         """Run a part of the network; with checkpointing, its activations are recomputed in backward."""
         if not (self.model.checkpointing and torch.is_grad_enabled()):
             return module(*inputs)
-        return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=_same_address())
-
-
-def _same_address() -> Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
-    """Contexts for the first run and the recomputation: the latter runs when the batch's address is no longer set."""
-    address = current_address()
-    return lambda: (nullcontext(), random_address(address))
+        return recomputed(module, *inputs)
