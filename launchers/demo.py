@@ -2,9 +2,12 @@
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +32,23 @@ ROWS = (
 """Title, metric of ours, and the ceiling's name for it where it has one."""
 
 
+STOPPED = 75
+"""Exit code of what was stopped on purpose and can go on."""
+
+
 def call(script: str, *arguments: str, quiet: bool = False) -> None:
     """Run another launcher, as a user would; leave with its exit code when it fails."""
     command = [sys.executable, str(HERE / script), *arguments]
     print("$ python", *command[1:], flush=True)
-    code = subprocess.run(command, stdout=subprocess.DEVNULL if quiet else None).returncode
+    # In a session of its own, Ctrl-C does not reach it, and no worker prints where it was.
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL if quiet else None, start_new_session=True)
+    try:
+        code = child.wait()
+    except KeyboardInterrupt:
+        # Whatever it writes is whole or not there, whenever it is killed.
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        raise
     if code:
         raise SystemExit(code)
 
@@ -64,20 +79,29 @@ def main() -> int:
     parser.add_argument("--run", type=Path, default=Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}")
     options = parser.parse_args()
     try:
-        devices = find_devices(False)
+        return demonstrate(options.run, options.settings)
     except UmlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        again = " ".join(["python launchers/demo.py --run", str(options.run), *options.settings])
+        print(f"\nstopped: to go on from the last checkpoint, {again}", file=sys.stderr)
+        return STOPPED
+
+
+def demonstrate(run: Path, settings: Sequence[str]) -> int:
+    """Make the shards, train, evaluate, and print the table."""
+    devices = find_devices(False)
     workers = str(devices.count if devices.kind == "cuda" else 2)
     if not (SHARDS / SPLIT / "manifest.json").is_file():
         call("shards.py", "make", "--dataset", "phantom", "--out", str(SHARDS))
-    call("train.py", "--num_gpus", workers, "--config", str(CONFIG), "--run", str(options.run), *options.settings)
-    call("evaluate.py", "--run", str(options.run), "--split", SPLIT, "--num_gpus", workers, quiet=True)
-    folder = options.run / "evaluation" / SPLIT
+    call("train.py", "--num_gpus", workers, "--config", str(CONFIG), "--run", str(run), *settings)
+    call("evaluate.py", "--run", str(run), "--split", SPLIT, "--num_gpus", workers, quiet=True)
+    folder = run / "evaluation" / SPLIT
     record = json.loads((folder / "metrics.json").read_text())
     print(f"\n{table(record, ceiling(open_split(SHARDS / SPLIT), record['empty_masks']))}\n")
     print("The ceiling is a model that knows the probabilities from which labels and masks were drawn.")
-    print(f"picture:    {folder / 'sheet.png'}\nrun folder: {options.run}")
+    print(f"picture:    {folder / 'sheet.png'}\nrun folder: {run}")
     return 0
 
 

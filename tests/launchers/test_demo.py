@@ -1,6 +1,11 @@
-"""The demo's table: figures and ceiling under one rule for empty masks, which it states."""
+"""The demo: figures and ceiling under one rule for empty masks, which its table states; and how it ends on Ctrl-C."""
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,3 +60,44 @@ def test_the_ceiling_follows_the_rule_of_the_record_and_the_table_states_it(
     (dice,) = [line for line in lines if line.startswith("Dice of the lesion")]
     assert dice.split()[-1] == f"{one if rule == 'one' else left_out:.3f}"
     assert f"Empty masks, for figures and ceiling alike: the rule {rule}." in lines
+
+
+LAUNCHER = """
+import pathlib, subprocess, sys, time
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+pathlib.Path("workers").write_text(str(worker.pid))
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("a traceback of a worker", file=sys.stderr)
+"""
+
+
+def test_ctrl_c_ends_all_of_it_in_one_line(tmp_path):
+    """With a stand-in for the launcher that the demo would call first, which has a worker."""
+    launchers, folder = tmp_path / "launchers", tmp_path / "work"
+    launchers.mkdir()
+    folder.mkdir()
+    shutil.copy(SCRIPT, launchers)
+    (launchers / "shards.py").write_text(LAUNCHER)
+    # Where SIGINT is ignored, as in a job in the background, children ignore it as well.
+    run = f"runpy.run_path({str(launchers / 'demo.py')!r}, run_name='__main__')"
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"import runpy, signal; {heard}; {run}"]
+    demo = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (folder / "workers").is_file() or not (folder / "workers").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    demo.send_signal(signal.SIGINT)
+    _, error = demo.communicate(timeout=30)
+    assert demo.returncode == 75
+    assert error.strip().startswith("stopped: to go on from the last checkpoint, python launchers/demo.py --run runs/")
+    assert "\n" not in error.strip()
+    assert not is_running(int((folder / "workers").read_text()))
+
+
+def is_running(process: int) -> bool:
+    """Whether a process runs; one that ended and that nobody has asked for does not."""
+    status = Path(f"/proc/{process}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
