@@ -15,8 +15,8 @@ endif
 
 export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo shards bench bench-static bench-errors bench-micro bench-step bench-shards tune gpu-check cluster-check \
-    test test-quick test-kernels test-triton test-distributed test-real lint format clean
+.PHONY: help install demo shards bench bench-static bench-errors bench-micro bench-step bench-shards bench-quality tune \
+    gpu-check cluster-check test test-quick test-kernels test-triton test-distributed test-real lint format clean
 
 DATASET ?= phantom
 OUT ?= data/shards/$(DATASET)
@@ -60,6 +60,9 @@ bench-shards: $(STAMP) ## samples/s of one core beside stock webdataset, resume 
 
 bench-step: $(STAMP) ## time and memory of a training step, beside UML written naively: table, CSV and PNG in runs/bench
 	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/step.py $(ARGS)
+
+bench-quality: $(STAMP) ## UML beside a plain U-Net, several seeds of each: table, CSV and PNG in runs/bench/quality
+	$(BIN)/python launchers/bench/quality.py $(ARGS)
 
 tune: $(STAMP) ## rows for uml_kernels/table.py, measured on a GPU
 	$(BENCH) $(BIN)/python kernels/bench/tune.py $(ARGS)
