@@ -15,8 +15,9 @@ endif
 
 export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo shards bench bench-static bench-errors bench-micro bench-step bench-shards bench-deviations tune gpu-check cluster-check \
-    test test-quick test-kernels test-triton test-distributed test-real lint format clean
+.PHONY: help install demo shards bench bench-static bench-errors bench-micro bench-step bench-shards bench-deviations \
+    bench-quality tune gpu-check cluster-check test test-quick test-kernels test-triton test-distributed test-real lint \
+    format clean
 
 DATASET ?= phantom
 OUT ?= data/shards/$(DATASET)
@@ -63,6 +64,9 @@ bench-step: $(STAMP) ## time and memory of a training step, beside UML written n
 
 bench-deviations: $(STAMP) ## what each difference from the authors' network changes of UML's outputs, one by one
 	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/deviations.py $(ARGS)
+
+bench-quality: $(STAMP) ## UML beside a plain U-Net, several seeds of each: table, CSV and PNG in runs/bench/quality
+	$(BIN)/python launchers/bench/quality.py $(ARGS)
 
 tune: $(STAMP) ## rows for uml_kernels/table.py, measured on a GPU
 	$(BENCH) $(BIN)/python kernels/bench/tune.py $(ARGS)

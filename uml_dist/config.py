@@ -208,7 +208,9 @@ class MetricsConfig(Section):
 class RunConfig(Section):
     """The whole tree. `model` and `objective` are the recipe's own sections."""
 
-    recipe: str = Field(description="the method; it brings its own keys of [model] and [objective]")
+    recipe: str = Field(
+        description="`uml`, or `package.module:Class` of your own; it brings its own keys of [model] and [objective]"
+    )
     streams: dict[str, StreamConfig] = Field(min_length=1)
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

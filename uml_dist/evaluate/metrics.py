@@ -65,7 +65,7 @@ def summarise(cases: Sequence[Case], manifest: Manifest, empty: EmptyRule = "one
             case has none. A class on one side only has 0 either way.
     """
     ones = np.ones((1, len(cases)))
-    values = {name: float(metric(ones)[0]) for name, metric in _metrics(cases, manifest, empty).items()}
+    values = {name: float(metric(ones)[0]) for name, metric in metrics_of(cases, manifest, empty).items()}
     return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
@@ -91,23 +91,34 @@ def intervals(
     """
     if len(cases) < 2:
         return {}
-    metrics = _metrics(cases, manifest, empty)
+    drawn = draw_metrics(metrics_of(cases, manifest, empty), len(cases), draws, seed)
+    found = {name: interval_of(values, level) for name, values in drawn.items()}
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def draw_metrics(metrics: Mapping[str, Metric], cases: int, draws: int = 1000, seed: int = 0) -> dict[str, Floats]:
+    """Each metric on splits of as many cases, drawn with replacement: (draws,), NaN where it cannot be formed.
+
+    Of one number of cases and one seed, the same cases are drawn: the draws of two models are paired.
+    """
     values: dict[str, list[Floats]] = {name: [] for name in metrics}
     generator = np.random.default_rng(seed)
-    block = max(1, BLOCK // len(cases))
+    block = max(1, BLOCK // cases)
     for start in range(0, draws, block):
         size = min(block, draws - start)
-        weights = generator.multinomial(len(cases), np.full(len(cases), 1.0 / len(cases)), size).astype(np.float64)
+        weights = generator.multinomial(cases, np.full(cases, 1.0 / cases), size).astype(np.float64)
         for name, metric in metrics.items():
             values[name].append(metric(weights))
-    found = {}
-    for name, parts in values.items():
-        drawn = np.concatenate(parts)
-        formed = drawn[np.isfinite(drawn)]
-        if len(formed) >= FORMED * draws:
-            low, high = np.quantile(formed, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-            found[name] = (float(low), float(high))
-    return found
+    return {name: np.concatenate(parts) for name, parts in values.items()}
+
+
+def interval_of(drawn: Floats, level: float = 0.95) -> tuple[float, float] | None:
+    """The percentile interval of bootstrap draws; None where one of twenty could not be formed."""
+    formed = drawn[np.isfinite(drawn)]
+    if len(formed) < FORMED * len(drawn):
+        return None
+    low, high = np.quantile(formed, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return float(low), float(high)
 
 
 def metric_names(manifest: Manifest) -> list[str]:
@@ -158,7 +169,8 @@ def _absent(manifest: Manifest, groups: Sequence[frozenset[int]]) -> str:
     return ""
 
 
-def _metrics(cases: Sequence[Case], manifest: Manifest, empty: EmptyRule) -> Mapping[str, Metric]:
+def metrics_of(cases: Sequence[Case], manifest: Manifest, empty: EmptyRule = "one") -> Mapping[str, Metric]:
+    """The metrics of a split as functions of the weights of its cases; see `summarise`."""
     columns = Columns(cases, manifest, empty)
     parts = {"image_nll": columns.labelled, "pixel_nll": columns.masked}
     likelihoods = {

@@ -47,7 +47,7 @@ class Start:
 def default_run_name(setup: Setup) -> str:
     """Recipe, data and start time."""
     dataset = setup.splits[setup.first_stream].manifest.dataset
-    return f"{setup.config.recipe}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return f"{setup.recipe.name}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def train_rank(setup: Setup, start: Start, devices: Devices) -> int:

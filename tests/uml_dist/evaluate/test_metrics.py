@@ -8,7 +8,16 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, r
 
 from manifests import manifest_of
 from uml_dist.evaluate.columns import Columns
-from uml_dist.evaluate.metrics import LOWER_IS_BETTER, definition_of, intervals, metric_names, summarise
+from uml_dist.evaluate.metrics import (
+    LOWER_IS_BETTER,
+    definition_of,
+    draw_metrics,
+    interval_of,
+    intervals,
+    metric_names,
+    metrics_of,
+    summarise,
+)
 from uml_shards.truth import auroc, calibration_error
 
 NAN = float("nan")
@@ -259,6 +268,23 @@ def test_intervals_are_the_same_at_every_call_and_hold_the_value():
     values = summarise(complete, THREE)
     assert found.keys() == values.keys()
     assert all(low <= values[name] + 1e-12 <= high + 2e-12 for name, (low, high) in found.items() if "ece" not in name)
+
+
+def test_draws_of_two_models_are_paired_and_the_interval_of_their_difference_is_scipy_s():
+    label, probability, cases = drawn_cases(2)
+    sharper = probability**2 / (probability**2).sum(1, keepdims=True)
+    others = [image_case(k, *row) for k, row in zip(label, sharper, strict=True)]
+
+    def drawn(model, seed=0):
+        only = {"image_nll": metrics_of(model, manifest_of())["image_nll"]}
+        return draw_metrics(only, len(model), draws=20000, seed=seed)["image_nll"]
+
+    # So many draws leave a deviation of 0.002 in either bound.
+    words = {"n_resamples": 20000, "method": "percentile", "rng": np.random.default_rng(5), "paired": True}
+    rows = [np.array([case["image_nll"] for case in model]) for model in (cases, others)]
+    expected = bootstrap(rows, lambda a, b, axis: a.mean(axis) - b.mean(axis), **words).confidence_interval
+    assert interval_of(drawn(cases) - drawn(others)) == pytest.approx(tuple(expected), abs=0.01)
+    assert np.std(drawn(cases) - drawn(others)) < 0.7 * np.std(drawn(cases) - drawn(others, seed=1))
 
 
 def test_an_interval_that_cannot_be_formed_is_left_out():

@@ -1,0 +1,138 @@
+"""What the quality bench trains: methods, their configurations, and every training checked before the first begins."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uml_dist.config_file import apply_overrides, read_toml, validate
+from uml_dist.errors import UmlError
+from uml_dist.train.data import open_stream_split
+from uml_dist.train.setup import Setup, find_resume, prepare
+
+FREE = ("model", "objective", "optimizer", "networks")
+"""Tables in which the methods may differ; all others are of both, so that the budget is the same."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One side of the comparison.
+
+    Attributes:
+        recipe: that trains it.
+        words: settings of its own, which those of the command line come after.
+        drops: tables of uml's configuration that mean nothing to it.
+    """
+
+    recipe: str
+    words: tuple[str, ...] = ()
+    drops: tuple[str, ...] = ()
+
+
+METHODS = {
+    "uml": Method("uml"),
+    "plain": Method("plain_unet:PlainUnet", ("optimizer.lr=2e-3",), ("model", "objective", "networks")),
+}
+"""The rate is that of the lowest validation loss after 900 steps on the phantom: 0.431; 1e-3 has 0.441, 3e-3 0.452."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all runs of a bench share.
+
+    Attributes:
+        launcher: `launchers/train.py`.
+        out: folder of all that is written.
+        config: TOML of uml.
+        shards: folder or URL of the data set; None for that of the configuration.
+        words: settings, `METHOD.table.key=value` of one method or `table.key=value` of both.
+        split: that is evaluated.
+        ranks: workers.
+        device: "cuda" or "cpu".
+    """
+
+    launcher: Path
+    out: Path
+    config: Path
+    shards: str | None
+    words: tuple[str, ...]
+    split: str
+    ranks: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a method, a seed, its run folder, its configuration, and that checked."""
+
+    method: str
+    seed: int
+    run: Path
+    tree: Mapping[str, Any]
+    setup: Setup
+
+    def step(self) -> int:
+        """The step of its newest checkpoint; 0 without any.
+
+        Raises:
+            UmlError: the run folder holds another run.
+        """
+        try:
+            found = find_resume(self.setup, self.run, "auto", lambda line: None)
+        except UmlError as error:
+            raise UmlError(str(error).replace("choose another --run", "choose another --out")) from None
+        return found[1].step if found else 0
+
+    def is_done(self) -> bool:
+        """Whether it ended, its last validation included."""
+        status = self.run / "status.json"
+        ended = status.is_file() and json.loads(status.read_text(encoding="utf-8"))["status"] == "done"
+        return ended and self.step() == self.setup.steps
+
+
+def plan(bench: Bench, methods: Iterable[str], seeds: Iterable[int]) -> list[Job]:
+    """All trainings, checked against the data and against what is in `out` already; writes nothing.
+
+    Raises:
+        UmlError, ShardError: in one line, what does not fit.
+    """
+    trees = {method: _tree(bench, method) for method in methods}
+    jobs = []
+    for seed in dict.fromkeys(seeds):
+        for method in trees:
+            tree = apply_overrides(trees[method], [f"train.seed={seed}"])
+            setup = prepare(validate(tree, f"{bench.config} for {method}"), bench.ranks)
+            open_stream_split(setup.config, setup.first_stream, bench.split)
+            job = Job(method, seed, bench.out / "runs" / f"{method}-{seed}", tree, setup)
+            job.step()
+            jobs.append(job)
+    return jobs
+
+
+def _tree(bench: Bench, method: str) -> dict[str, Any]:
+    """The configuration of a method, without its seed."""
+    tree = read_toml(bench.config)
+    if tree.get("recipe") != "uml":
+        raise UmlError(f"configuration {bench.config} is not of recipe uml, which the bench compares")
+    known = METHODS[method]
+    tree = {key: value for key, value in tree.items() if key not in known.drops} | {"recipe": known.recipe}
+    shards = [f"streams.train.shards={json.dumps(bench.shards)}"] if bench.shards else []
+    return apply_overrides(tree, [*shards, *known.words, *_words_of(bench.words, method)])
+
+
+def _words_of(words: Iterable[str], method: str) -> list[str]:
+    """The settings of a method: those of both, then its own."""
+    both, own = [], []
+    for word in words:
+        first, _, rest = word.partition(".")
+        if first not in METHODS:
+            both.append(word)
+        elif rest.startswith(tuple(f"{table}." for table in FREE)):
+            own += [rest] if first == method else []
+        else:
+            raise UmlError(f"argument {word!r}: methods may differ in {', '.join(FREE)} only")
+    for word in both:
+        if word.startswith(("recipe=", "train.seed=")):
+            raise UmlError(f"argument {word!r}: the bench sets it (--methods, --seeds)")
+    return both + own

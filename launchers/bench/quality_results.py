@@ -1,0 +1,193 @@
+"""What the quality bench compares: metrics of every run, their means over seeds, and paired differences."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quality_runs import Evaluated
+from uml_dist.errors import UmlError
+from uml_dist.evaluate import weighted
+from uml_dist.evaluate.columns import Columns
+from uml_dist.evaluate.metrics import draw_metrics, interval_of, metrics_of
+from uml_dist.evaluate.weighted import Floats, Metric
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        title: for people.
+        metric: its name.
+        better: "more", "less", or "" for what is no quality.
+        instead: the metric of a method that has none of this name.
+        digits: after the point.
+    """
+
+    title: str
+    metric: str
+    better: str = ""
+    instead: str | None = None
+    digits: int = 3
+
+
+ROWS = (
+    Row("Dice", "dice", "more"),
+    Row("Dice where the class is in the mask", "dice_present", "more"),
+    Row("AUROC of the class", "auroc", "more"),
+    Row("accuracy of the class", "accuracy", "more"),
+    Row("ECE of the class", "image_ece", "less"),
+    Row("ECE of the pixels", "pixel_ece", "less"),
+    Row("NLL of the class", "image_nll", "less"),
+    Row("NLL of the pixels", "pixel_nll", "less"),
+    Row("wrong images found by vacuity *", "image_error_auroc_vacuity", "more", "image_error_auroc_entropy"),
+    Row("wrong images found by entropy", "image_error_auroc_entropy", "more"),
+    Row("wrong pixels found by vacuity *", "pixel_error_auroc_vacuity", "more", "pixel_error_auroc_entropy"),
+    Row("wrong pixels found by entropy", "pixel_error_auroc_entropy", "more"),
+    Row("parameters, million", "parameters", digits=2),
+    Row("processor seconds, 1000 images", "processor_seconds_per_1000", digits=1),
+    Row("processor minutes, whole training", "processor_minutes", digits=1),
+    Row("minutes by the clock", "wall_minutes", digits=1),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The figures of one run.
+
+    Attributes:
+        method, seed: which.
+        keys: of the cases.
+        values: by name of the metric.
+        draws: by name of the metric, its value for each bootstrap draw of the cases; paired over all runs.
+        facts: data, settings, versions and machine, for the CSV.
+    """
+
+    method: str
+    seed: int
+    keys: tuple[str, ...]
+    values: Mapping[str, float]
+    draws: Mapping[str, Floats]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A metric of one method: mean and standard deviation (NaN of one) over seeds, values, and the mean's interval."""
+
+    mean: float
+    deviation: float
+    values: tuple[float, ...]
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A row with what it is of each method, and the difference of the first less the second, with its interval."""
+
+    row: Row
+    methods: Mapping[str, Summary]
+    difference: float | None
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows; methods and seeds in the order in which they stand."""
+
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    rows: tuple[Compared, ...]
+
+
+def summarised(run: Evaluated) -> Result:
+    """The metrics of a run, its costs among them, and the bootstrap draws of the metrics."""
+    metrics = {**metrics_of(run.cases, run.manifest), **_dice_present(run)}
+    one = np.ones((1, len(run.cases)))
+    values = {name: float(metric(one)[0]) for name, metric in metrics.items()}
+    values = {name: value for name, value in values.items() if np.isfinite(value)}
+    draws = draw_metrics({name: metrics[name] for name in values}, len(run.cases))
+    setup = run.job.setup
+    config = setup.config
+    facts = {
+        **{"recipe": config.recipe, "dataset": run.manifest.dataset, "split": run.manifest.split},
+        **{"cases": len(run.cases), "steps": setup.steps, "checkpoint_step": run.step},
+        **{"batch": config.streams[setup.first_stream].count, "lr": config.optimizer.lr},
+    }
+    keys = tuple(case["key"] for case in run.cases)
+    return Result(run.job.method, run.job.seed, keys, {**values, **_costs(run)}, draws, {**facts, **_facts(run)})
+
+
+def compare(results: Sequence[Result]) -> Comparison:
+    """Means over seeds, and the difference of two methods.
+
+    The interval of a difference is a bootstrap over the cases of the mean over the seeds: in each draw the same cases
+    stand for all runs, and the seeds stay the same.
+
+    Raises:
+        UmlError: the runs were evaluated on different cases.
+    """
+    if len({result.keys for result in results}) > 1:
+        raise UmlError("the runs were evaluated on different cases: give all of them the same shards")
+    methods = tuple(dict.fromkeys(result.method for result in results))
+    runs = {method: [result for result in results if result.method == method] for method in methods}
+    rows = []
+    for row in ROWS:
+        named = {method: _metric_of(row, runs[method]) for method in methods}
+        found = {method: _summary(runs[method], name) for method, name in named.items() if name}
+        difference = interval = None
+        if row.better and len(found) == len(methods) == 2:
+            (_, one), (_, other) = found.items()
+            difference = one.mean - other.mean
+            drawn = [_mean_draws(runs[method], name) for method, name in named.items() if name]
+            interval = interval_of(drawn[0] - drawn[1])
+        if row.metric in named.values():
+            rows.append(Compared(row, found, difference, interval))
+    seeds = tuple(dict.fromkeys(result.seed for result in results))
+    return Comparison(methods, seeds, tuple(rows))
+
+
+def _metric_of(row: Row, runs: Sequence[Result]) -> str | None:
+    """The name that every run of a method has for a row; None where one lacks it."""
+    names = [name for name in (row.metric, row.instead) if name and all(name in run.values for run in runs)]
+    return names[0] if names else None
+
+
+def _summary(runs: Sequence[Result], name: str) -> Summary:
+    values = tuple(run.values[name] for run in runs)
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    interval = interval_of(_mean_draws(runs, name)) if all(name in run.draws for run in runs) else None
+    return Summary(float(np.mean(values)), deviation, values, interval)
+
+
+def _mean_draws(runs: Sequence[Result], name: str) -> Floats:
+    return np.mean([run.draws[name] for run in runs], axis=0)
+
+
+def _dice_present(run: Evaluated) -> dict[str, Metric]:
+    """Mean over the classes but the background of Dice over the cases whose mask has the class."""
+    columns = Columns(run.cases, run.manifest)
+    each = []
+    for number in range(1, len(run.manifest.mask_classes)):
+        present = columns.masked & (columns.column(f"true_{number}") > 0)
+        each.append(weighted.mean(columns.overlap(number)[0], present))
+    return {"dice_present": weighted.mean_of(each)} if each else {}
+
+
+def _costs(run: Evaluated) -> dict[str, float]:
+    costs = {"parameters": run.parameters / 1e6}
+    if run.cost is None:
+        return costs
+    costs["processor_seconds_per_1000"] = 1000.0 * run.cost.processor_seconds / run.cost.images
+    if run.cost.from_step == 0:  # else what came before the stop was not measured
+        costs["processor_minutes"] = run.cost.processor_seconds / 60.0
+        costs["wall_minutes"] = run.cost.wall_seconds / 60.0
+    return costs
+
+
+def _facts(run: Evaluated) -> dict[str, Any]:
+    return {"workers": run.cost.workers, **run.cost.machine} if run.cost else {}
