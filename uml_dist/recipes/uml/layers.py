@@ -51,11 +51,11 @@ class DoublingConvolution(nn.Conv2d):
             assert self.bias is not None
             return convolve_doubled(features, self.weight, self.bias)
         starts = accumulate((feature.shape[1] for feature in features), initial=0)
-        first, *others = (
+        parts: list[Tensor] = [
             recomputed(partial(self._convolve, start), feature)
             for start, feature in zip(starts, features, strict=False)
-        )
-        return sum(others, first)
+        ]
+        return sum(parts[1:], parts[0])
 
     def _convolve(self, start: int, feature: Tensor) -> Tensor:
         """The part of a feature that begins at the input channel `start`; the bias is in the first part."""
