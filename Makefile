@@ -59,7 +59,7 @@ bench-micro: $(STAMP) ## every kernel beside torch's own operations
 bench-shards: $(STAMP) ## samples/s of one core beside stock webdataset, resume and index of a million samples: ARGS="--shards FOLDER"
 	$(BIN)/python tests/benchmarks/shards.py $(ARGS)
 
-bench-step: $(STAMP) ## time and memory of a training step, beside UML written naively: table, CSV and PNG in runs/bench
+bench-step: $(STAMP) ## time and memory of a training step, beside the published network: table, CSV and PNG in runs/bench
 	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/step.py $(ARGS)
 
 bench-deviations: $(STAMP) ## what each difference from the authors' network changes of UML's outputs, one by one
