@@ -69,7 +69,8 @@ class Setting:
     """What all variants have in common.
 
     The profile is "paper", whose `MODELS` are compared, or "compact", which has no published counterpart: there the
-    reference is the specification written out, with our compact encoders and the authors' norms elsewhere.
+    reference is the specification written out at full resolution, with our compact encoders and the authors' norms
+    elsewhere.
     """
 
     profile: str

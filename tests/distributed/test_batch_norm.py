@@ -57,7 +57,10 @@ def test_any_number_of_ranks_is_torch_s_batch_norm_of_the_whole_batch(ranks):
         assert torch.allclose(whole, value, rtol=2e-5, atol=2e-5 * value.abs().max().item()), name
 
 
-def test_two_ranks_train_the_profile_release_as_one_does(partly_known):
-    tree = uml_tree(partly_known, model__profile="release", model__norm="group", train__steps=3)
+@pytest.mark.parametrize(
+    "words", [{"model__profile": "release", "model__norm": "group"}, {"model__head": "published"}], ids=str
+)
+def test_two_ranks_train_networks_with_batch_norm_as_one_does(partly_known, words):
+    tree = uml_tree(partly_known, train__steps=3, **words)
     alone, together = (run_world(ranks, train, tree)[0] for ranks in (1, 2))
     assert together.losses == pytest.approx(alone.losses, rel=1e-5)

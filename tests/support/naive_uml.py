@@ -247,7 +247,8 @@ class NaiveUml(nn.Module):
         mixed = [mixer(c, s) for mixer, c, s in zip(self.mixer, classified, segmented, strict=True)]
         mutual = self.mutual(mixed)
         logits, masks, gates, (vacuity, guide) = self.navigator(segmented, mixed[3], mutual)
-        return UmlOutput(self.instructor(classified[3], mixed[3], guide), mutual, vacuity, logits, masks, gates)
+        of_image, size = self.instructor(classified[3], mixed[3], guide), (mutual.shape[2], mutual.shape[3])
+        return UmlOutput(of_image, mutual, vacuity, logits, masks, gates, size)
 
 
 def _encoder(model: UmlModel, task: Task, channels: int, switches: Switches) -> nn.Module:

@@ -58,9 +58,9 @@ def small_squares() -> Batch:
 
 
 def learn(batch: Batch, steps: int, pixel_classes: int, objective: UmlObjective = UmlObjective()) -> Prediction:  # noqa: B008 - immutable
-    """What a network says of the batch after these steps on it."""
+    """What a network at full resolution says of the batch after these steps on it."""
     torch.manual_seed(0)
-    network = UmlNetwork(UmlModel(), 3, pixel_classes, 2)
+    network = UmlNetwork(UmlModel(space_to_depth=1), 3, pixel_classes, 2)
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     whole = GlobalBatch([counts(batch)])
     for step in range(steps):

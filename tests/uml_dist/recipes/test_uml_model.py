@@ -14,11 +14,25 @@ from uml_dist.recipes.uml.network import UmlNetwork
 from uml_dist.recipes.uml.recipe import UmlRecipe
 
 TREE = {"recipe": "uml", "streams": {"train": {"shards": "none", "count": 8}}}
-VGG_ALONE = ("model.width=1.0", "model.encoder.segmentation=vgg16")
+VGG_ALONE = ("model.width=1.0", "model.space_to_depth=1", "model.encoder.segmentation=vgg16")
 
 
 def recipe(*words: str, **manifest) -> UmlRecipe:
     return UmlRecipe(validate(apply_overrides(TREE, words), "run.toml"), {"train": manifest_of(**manifest)})
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ((), "a Dice term over the global batch cannot be accumulated"),
+        (("objective.dice_scope=sample",), None),
+        (("objective.dice_scope=sample", "model.head=published"), "batch norm would take the statistics of a part"),
+        (("objective.dice_scope=sample", "model.decoder_norm=batch"), "batch norm would take the statistics of a part"),
+    ],
+)
+def test_what_is_formed_over_the_global_batch_is_not_accumulated(words, why):
+    said = recipe(*words).why_no_accumulation
+    assert said is None if why is None else (said or "").startswith(why)
 
 
 def refused(*words: str, **manifest) -> str:
@@ -51,6 +65,8 @@ def test_profiles_state_encoders_and_width():
     assert isinstance(paper.segmentation_encoder, Vgg16)
     assert paper.classification_encoder.widths == (64, 256, 512, 1024)
     assert compact.classification_encoder.widths == (8, 32, 64, 128)
+    assert compact.classification_encoder.stages[0].first.in_channels == 12  # blocks of 2 by 2 pixels
+    assert (compact.block, paper.block) == (2, 1)
 
 
 def test_each_task_s_encoder_can_be_chosen_and_brings_its_own_widths():
@@ -149,6 +165,10 @@ def test_the_release_without_weights_says_what_its_frozen_norms_are():
         (
             ("model.encoder.classification_weights=a.pth",),
             "model: model.encoder.classification_weights: encoder compact has no published weights: leave it out",
+        ),
+        (
+            ("model.width=1.0", "model.encoder.segmentation=vgg16", "model.encoder.segmentation_weights=a.pth"),
+            "model.encoder.segmentation_weights are of whole images: set model.space_to_depth = 1, or leave them out",
         ),
         (
             ("model.profile=paper", "model.norm=group", "model.encoder.segmentation_weights=a.pth"),

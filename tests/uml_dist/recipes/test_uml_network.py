@@ -7,18 +7,20 @@ import torch
 from torch.nn import functional
 
 from uml_dist.random import random_address
+from uml_dist.recipes.uml.evidence import exponential_logits
 from uml_dist.recipes.uml.mixer import LevelMixer
 from uml_dist.recipes.uml.model import UmlModel
 from uml_dist.recipes.uml.network import UmlNetwork
 from uml_kernels import opinion
 
-PROFILES = ["compact", "paper"]
+BLOCKS = {"compact": 2, "paper": 1}
+PROFILES = list(BLOCKS)
 
 
-def build(seed: int = 0, **settings) -> UmlNetwork:
+def build(seed: int = 0, channels: int = 3, **settings) -> UmlNetwork:
     torch.manual_seed(seed)
     settings.setdefault("width", 1 / 32)
-    return UmlNetwork(UmlModel(**settings), channels=3, pixel_classes=3, image_classes=2)
+    return UmlNetwork(UmlModel(**settings), channels, pixel_classes=3, image_classes=2)
 
 
 def run(network, image):
@@ -44,14 +46,16 @@ def gradients(network, image):
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_outputs_have_their_shapes_and_ranges(profile):
+    block = BLOCKS[profile]
     output = run(build(profile=profile), torch.randn(2, 3, 32, 48))
     assert output.class_logits.shape == (2, 2)
     assert output.mutual_logits.shape == (2, 3, 32, 48)
     assert [tuple(level.shape[1:]) for level in output.segmentation] == [
-        (3, 32, 48), (3, 16, 24), (3, 8, 12), (3, 4, 6),
+        (3, 32, 48), *((3, 32 // side, 48 // side) for side in (2 * block, 4 * block, 8 * block))
     ]  # fmt: skip
-    assert [tuple(mask.shape[1:]) for mask in output.reliable_masks] == [(3, 32, 48), (3, 4, 6)]
-    assert [tuple(gate.shape[1:]) for gate in output.gates] == [(32, 48), (4, 6)]
+    small = 32 // (8 * block), 48 // (8 * block)
+    assert [tuple(mask.shape[1:]) for mask in output.reliable_masks] == [(3, 32, 48), (3, *small)]
+    assert [tuple(gate.shape[1:]) for gate in output.gates] == [(32, 48), small]
     assert output.padded_size == (32, 48)
     torch.testing.assert_close(output.mutual_vacuity, 3 / (3 + evidence_of(output).sum(1)))
     for gate in output.gates:
@@ -60,17 +64,70 @@ def test_outputs_have_their_shapes_and_ranges(profile):
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (31, 45), (50, 9)])
-def test_a_size_that_is_no_multiple_of_8_is_padded_and_cropped(size, profile):
+def test_a_size_that_does_not_divide_is_padded_and_cropped(size, profile):
     network = build(profile=profile).eval()
     image = torch.randn(1, 3, *size)
     output = network(image)
     assert output.mutual_logits.shape[2:] == output.segmentation[0].shape[2:] == output.mutual_vacuity.shape[1:] == size
-    padded = functional.pad(image, (0, -size[1] % 8, 0, -size[0] % 8), mode="replicate")
+    side = 8 * BLOCKS[profile]
+    padded = functional.pad(image, (0, -size[1] % side, 0, -size[0] % side), mode="replicate")
     whole = network(padded)
     torch.testing.assert_close(output.class_logits, whole.class_logits)
     assert output.padded_size == tuple(padded.shape[2:])
     for part, full in zip(output.segmentation, whole.segmentation, strict=True):
         torch.testing.assert_close(part, full[..., : part.shape[2], : part.shape[3]])
+
+
+SCORES = ("mutual.head.1.weight", "navigator.scores.0.weight")
+
+
+def test_a_block_of_pixels_is_a_point_with_all_of_their_values_and_has_scores_for_each():
+    """On average over each block they are those of a network of the rearranged image with the mean weights."""
+    network = build(evidence="softplus").eval()
+    inner = build(evidence="softplus", space_to_depth=1, channels=12).eval()
+    state = network.state_dict()
+    inner.load_state_dict(state | {key: state[key].unflatten(0, (3, 4)).mean(1) for key in SCORES})
+    image = torch.randn(2, 3, 32, 48)
+    blocks = image.unflatten(3, (24, 2)).unflatten(2, (16, 2)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    output, expected = network(image), inner(blocks)
+    torch.testing.assert_close(output.class_logits, expected.class_logits)
+    torch.testing.assert_close(functional.avg_pool2d(output.mutual_logits, 2), expected.mutual_logits)
+    torch.testing.assert_close(functional.avg_pool2d(output.segmentation[0], 2), expected.segmentation[0])
+    for part, full in zip(output.segmentation[1:], expected.segmentation[1:], strict=True):
+        torch.testing.assert_close(part, full)
+    for part, full in zip(output.reliable_masks, expected.reliable_masks, strict=True):
+        full = functional.interpolate(full, part.shape[2:], mode="bilinear", align_corners=True)
+        torch.testing.assert_close(part, full)
+    torch.testing.assert_close(output.gates[0], torch.exp(-output.mutual_vacuity))
+    torch.testing.assert_close(output.gates[1], expected.gates[1])
+
+
+def test_each_score_of_a_block_is_of_its_own_pixel():
+    """In the order in which the values of the block's pixels are read: row by row."""
+    network = build(evidence="softplus").eval()
+    with torch.no_grad():
+        for key in SCORES:
+            network.get_parameter(key).unflatten(0, (3, 4))[:, [0, 2, 3]] = 0  # all but the second pixel's
+    output = network(torch.randn(1, 3, 16, 16))
+    for scores in (output.mutual_logits, output.segmentation[0]):
+        second = torch.zeros_like(scores)
+        second[..., 0::2, 1::2] = scores[..., 0::2, 1::2]
+        assert second.any()
+        assert torch.equal(scores, second)
+
+
+def test_exponential_evidence_is_softplus_up_to_a_score_of_1_and_grows_by_e_above():
+    score = torch.tensor([-20.0, -1.0, 0.0, 1.0, 2.0, 6.0, 16.0], dtype=torch.float64, requires_grad=True)
+    evidence = functional.softplus(exponential_logits(score))
+    softplus = functional.softplus(score)
+    torch.testing.assert_close(evidence[:4], softplus[:4])
+    torch.testing.assert_close(evidence[4:], functional.softplus(torch.exp(score[4:] - 1)))
+    assert evidence[5] > 100
+    (gradient,) = torch.autograd.grad(exponential_logits(score)[:-1].sum(), score)
+    torch.testing.assert_close(gradient[:-1], torch.exp((score[:-1] - 1).clamp(min=0)))
+    assert exponential_logits(torch.tensor([1e30, torch.inf])).isfinite().all()
+    assert exponential_logits(torch.tensor([torch.nan])).isnan()
+    assert exponential_logits(torch.ones(2, dtype=torch.bfloat16)).dtype == torch.float32
 
 
 SWITCHES = [
@@ -99,6 +156,17 @@ def test_checkpointing_changes_no_bit_of_the_gradients_with_dropout_on(profile):
     assert any(not torch.equal(plain[name], undropped[name]) for name in plain)
 
 
+def test_checkpointing_lets_batch_norm_count_every_batch_once():
+    image, found = torch.randn(2, 3, 32, 32), []
+    for checkpointing in (False, True):
+        network = build(head="published", checkpointing=checkpointing)
+        found.append((gradients(network, image), dict(network.instructor.named_buffers())))
+    (plain, once), (recomputed, counted) = found
+    assert once.keys() == counted.keys() != set()
+    assert all(torch.equal(once[name], counted[name]) for name in once)
+    assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
+
+
 def test_a_sample_does_not_depend_on_the_batch_it_is_in():
     network, image = build(dropout=0.3), torch.randn(4, 3, 32, 32)
     whole = run(network, image)
@@ -114,7 +182,7 @@ def test_opinions_are_float32_and_finite_under_bf16(profile):
     network, image = build(profile=profile), torch.randn(2, 3, 32, 32)
     with torch.autocast("cpu", torch.bfloat16):
         output = run(network, image)
-    assert output.mutual_logits.dtype == torch.bfloat16
+    assert output.mutual_logits.dtype == (torch.float32 if profile == "compact" else torch.bfloat16)
     assert output.mutual_vacuity.dtype == output.reliable_masks[0].dtype == torch.float32
     scalar(output).backward()
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
@@ -139,6 +207,9 @@ def test_the_prediction_is_the_opinion_and_the_segmentation():
     torch.testing.assert_close(prediction.pixel_vacuity, 3 / (3 + evidence_of(output).sum(1)))
     torch.testing.assert_close(prediction.pixel_probability, output.segmentation[0].softmax(1))
     torch.testing.assert_close(prediction.image_probability.sum(1), torch.ones(2))
+    of_opinion, mean = (output.prediction(source).pixel_probability for source in ("opinion", "mean"))
+    torch.testing.assert_close(of_opinion, opinion(output.mutual_logits).probability)
+    torch.testing.assert_close(mean, (prediction.pixel_probability + of_opinion) / 2)
 
 
 @pytest.mark.parametrize("outputs", [5, None])
@@ -198,7 +269,7 @@ def test_a_channel_shuffle_before_the_mixer_s_attention_would_only_rename_weight
 
 @pytest.mark.parametrize("source", ["evidence", "alpha", "belief"])
 def test_reliable_masks_are_gated_sums_of_scores_and_the_mutual_opinion(source):
-    output = build(mask_source=source).eval()(torch.randn(2, 3, 32, 32))
+    output = build(mask_source=source, space_to_depth=1).eval()(torch.randn(2, 3, 32, 32))
     pixels = opinion(output.mutual_logits)
     # Corners aligned, every 8th of 32 pixels: at 31 / 3 of a pixel apart.
     places = [torch.arange(4) * 31 / 3] * 2

@@ -50,7 +50,7 @@ def leaves_of(samples: int, seed: int = 0) -> list[torch.Tensor]:
 
 
 def output_of(leaves) -> UmlOutput:
-    return UmlOutput(leaves[0], leaves[1], leaves[1][:, 0], tuple(leaves[2:]), (), ())
+    return UmlOutput(leaves[0], leaves[1], leaves[1][:, 0], tuple(leaves[2:]), (), (), (16, 24))
 
 
 def part_of(batch: Batch, leaves, chosen):

@@ -12,12 +12,12 @@ from ...backbones.normalisation import GlobalBatchNorm
 from ...fork import fork
 from ...recomputation import recomputed
 from .fusion import MaskFusion
-from .layers import DoubleConvolution, JoinedPointwise, pointwise, resize
+from .layers import DoubleConvolution, JoinedPointwise, block_mean, pointwise, resize
 from .model import UmlModel
 
 
 class MutualDecoder(nn.Module):
-    """Decodes the mixed features into logits whose softplus is the evidence of each pixel.
+    """Decodes the mixed features into scores, of which the evidence of each pixel is made (`evidence.py`).
 
     Args:
         mixed: channels of the four mixed features.
@@ -33,10 +33,11 @@ class MutualDecoder(nn.Module):
         self.third = DoubleConvolution(fourth, third, dropout, norm, doubled=True)
         self.second = DoubleConvolution(2 * third, second, dropout, norm, doubled=True)
         self.first = DoubleConvolution(2 * second, first, dropout, norm, doubled=True)
-        self.head = nn.Sequential(JoinedPointwise(2 * first, hidden), pointwise(hidden, classes))
+        points = model.resolved("space_to_depth") ** 2
+        self.head = nn.Sequential(JoinedPointwise(2 * first, hidden), pointwise(hidden, classes * points))
 
     def forward(self, mixed: Sequence[Tensor]) -> Tensor:
-        """Logits (B, C, H, W)."""
+        """Scores (B, C s^2, H, W) of the s by s pixels of each block."""
         features = (mixed[3],)
         for level, convolution in ((2, self.third), (1, self.second), (0, self.first)):
             features = (mixed[level], convolution(features))
@@ -73,9 +74,12 @@ class UncertaintyNavigator(nn.Module):
         self.third = DoubleConvolution(fourth, third, dropout, norm, doubled=True)
         self.second = DoubleConvolution(2 * third, second, dropout, norm, doubled=True)
         self.first = DoubleConvolution(2 * second, first, dropout, norm, doubled=True)
-        self.scores = nn.ModuleList(JoinedPointwise(width, classes) for width in self.widths)
+        self.block = model.resolved("space_to_depth")
+        points = self.block**2
+        outputs = (classes * points, classes, classes, classes)
+        self.scores = nn.ModuleList(map(JoinedPointwise, self.widths, outputs))
         self.top = MaskFusion(2 * first, 2 * first, classes, dropout, norm)
-        self.fused_scores = pointwise(2 * first, classes) if model.un_top_in_seg else None
+        self.fused_scores = pointwise(2 * first, classes * points) if model.un_top_in_seg else None
 
     def forward(self, segmented: Sequence[Tensor], mixed: Tensor, mutual: Tensor) -> tuple[tuple[Tensor, ...], ...]:
         """Decode.
@@ -83,12 +87,12 @@ class UncertaintyNavigator(nn.Module):
         Args:
             segmented: the segmentation encoder's four features.
             mixed: the fourth mixed feature.
-            mutual: the logits (B, C, H, W) of the mutual decoder.
+            mutual: logits (B, C, H, W) whose softplus is the evidence of each pixel.
 
         Returns:
-            Logits of the four levels (B, C, H / 2^i, W / 2^i); reliable masks R_1 (B, C, H, W) and R_4
-            (B, C, H / 8, W / 8); gates (B, H, W) and (B, H / 8, W / 8); and the mutual opinion's vacuity (B, H, W)
-            with the feature for the classifier (B, channels, H / 8, W / 8).
+            Logits of the four levels (B, C, H / 2^i, W / 2^i), the first (B, C s^2, H, W) of the s by s pixels of each
+            block; reliable masks R_1 (B, C, H, W) and R_4 (B, C, H / 8, W / 8); gates (B, H, W) and (B, H / 8, W / 8);
+            and the mutual opinion's vacuity (B, H, W) with the feature for the classifier (B, channels, H / 8, W / 8).
         """
         pixels = opinion(mutual)
         small, source = mixed.shape[2:], getattr(pixels, self.mask_source)
@@ -107,7 +111,7 @@ class UncertaintyNavigator(nn.Module):
             joined = (segmented[level], convolution(features))
             for_scores, features = zip(*(fork(feature, 2) for feature in joined), strict=True)
             logits.insert(0, self.scores[level](for_scores))
-        mask = gated(source, gate, logits[0])
+        mask = gated(source, gate, block_mean(logits[0], self.block))
         if self.fused_scores is None:
             guide = self.top(features, mask, small)
         else:
@@ -170,7 +174,7 @@ class UncertaintyInstructor(nn.Module):
 
     def __init__(self, inputs: int, widths: Sequence[int], guide: int, classes: int, model: UmlModel) -> None:
         super().__init__()
-        published = model.resolved("head") == "published"
+        self.has_batch_norm = published = model.resolved("head") == "published"
         separable = published_separable if published else adapted_separable
         layers: list[nn.Module] = []
         for width in widths:

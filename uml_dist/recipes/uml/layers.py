@@ -18,6 +18,16 @@ def resize(feature: Tensor, size: Sequence[int]) -> Tensor:
     return functional.interpolate(feature, tuple(size), mode="bilinear", align_corners=True)
 
 
+def to_pixels(scores: Tensor, block: int) -> Tensor:
+    """Scores (B, C block^2, H, W) of the pixels of each block as those of an image, (B, C, block H, block W)."""
+    return scores if block == 1 else functional.pixel_shuffle(scores, block)
+
+
+def block_mean(scores: Tensor, block: int) -> Tensor:
+    """Means (B, C, H, W) over each block of scores (B, C block^2, H, W) of its pixels."""
+    return scores if block == 1 else scores.unflatten(1, (-1, block * block)).mean(2)
+
+
 def pointwise(inputs: int, outputs: int) -> nn.Conv2d:
     """A 1x1 convolution without bias."""
     return nn.Conv2d(inputs, outputs, 1, bias=False)

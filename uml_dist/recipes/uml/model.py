@@ -10,6 +10,7 @@ from torch import nn
 from ...backbones import ENCODERS, Encoder, EncoderName, load_weights
 from ...backbones.normalisation import EPSILON, FrozenBatchNorm, GlobalBatchNorm, Normalisation, group_norm
 from ...config import ModelConfig, Section
+from .evidence import Evidence
 
 Task = Literal["classification", "segmentation"]
 CLASSIFIED = (64, 256, 512, 1024)
@@ -21,6 +22,7 @@ TASKS: dict[Task, tuple[int, int, int, int]] = {"classification": CLASSIFIED, "s
 DecoderNorm = Literal["group", "batch"]
 Head = Literal["adapted", "published"]
 Initialisation = Literal["unit_gain", "fan_out"]
+PixelProbability = Literal["segmentation", "opinion", "mean"]
 
 
 class Profile(NamedTuple):
@@ -29,6 +31,9 @@ class Profile(NamedTuple):
     width: float
     classification: EncoderName
     segmentation: EncoderName
+    space_to_depth: int = 1
+    evidence: Evidence = "softplus"
+    pixel_probability: PixelProbability = "segmentation"
     frozen: bool = False
     frozen_epsilon: float = EPSILON
     decoder_norm: DecoderNorm = "group"
@@ -37,9 +42,18 @@ class Profile(NamedTuple):
 
 
 PROFILES = {
-    "compact": Profile(1 / 8, "compact", "compact"),
+    "compact": Profile(1 / 8, "compact", "compact", space_to_depth=2, evidence="exponential", pixel_probability="mean"),
     "paper": Profile(1.0, "res2net50", "vgg16"),
-    "release": Profile(1.0, "res2net50", "vgg16", True, 0.0, "batch", "published", "fan_out"),
+    "release": Profile(
+        1.0,
+        "res2net50",
+        "vgg16",
+        frozen=True,
+        frozen_epsilon=0.0,
+        decoder_norm="batch",
+        head="published",
+        initialisation="fan_out",
+    ),
 }
 
 
@@ -104,6 +118,22 @@ class UmlModel(ModelConfig):
     width: float | None = Field(
         default=None, gt=0, description="all channels are scaled by it; default: the profile's (1/8 or 1)"
     )
+    space_to_depth: int | None = Field(
+        default=None,
+        ge=1,
+        description="side of the blocks of pixels that become one point with all of their values as channels; at the "
+        "end a point has scores for each of its pixels; default: the profile's (2 of compact, else 1)",
+    )
+    evidence: Evidence | None = Field(
+        default=None,
+        description="of a pixel's score: softplus, as in the paper, or exponential, which is the same up to a score "
+        "of 1 and grows exponentially above; default: the profile's (exponential of compact, else softplus)",
+    )
+    pixel_probability: PixelProbability | None = Field(
+        default=None,
+        description="predicted for each pixel: the segmentation's softmax, as in the paper; the mutual opinion's "
+        "probability; or the mean of both; default: the profile's (mean of compact, else segmentation)",
+    )
     encoder: UmlEncoders = UmlEncoders()
     norm: Literal["auto", "frozen", "group"] = Field(
         default="auto",
@@ -151,6 +181,11 @@ class UmlModel(ModelConfig):
         return self.resolved("width")
 
     @property
+    def has_batch_norm(self) -> bool:
+        """Whether any layer takes statistics of the batch."""
+        return self.resolved("decoder_norm") == "batch" or self.resolved("head") == "published"
+
+    @property
     def decoder_normalisation(self) -> Normalisation:
         """What makes the decoders' normalisations."""
         return GlobalBatchNorm if self.resolved("decoder_norm") == "batch" else group_norm
@@ -178,11 +213,10 @@ class UmlModel(ModelConfig):
 
     @model_validator(mode="after")
     def _recomputes_once(self) -> "UmlModel":
-        batch_norm = self.resolved("decoder_norm") == "batch" or self.resolved("head") == "published"
-        if self.checkpointing and batch_norm:
+        if self.checkpointing and self.resolved("decoder_norm") == "batch":
             raise ValueError(
                 "checkpointing recomputes activations, and batch norm would count every batch twice: set "
-                'checkpointing = false, or decoder_norm = "group" and head = "adapted"'
+                'checkpointing = false, or decoder_norm = "group"'
             )
         return self
 
@@ -198,6 +232,10 @@ class UmlModel(ModelConfig):
                 raise ValueError(
                     f"model.encoder.{task}_weights: encoder {name} has no published weights: leave it out, or start "
                     "from a run of your own by model.init"
+                )
+            elif self.resolved("space_to_depth") > 1:
+                raise ValueError(
+                    f"model.encoder.{task}_weights are of whole images: set model.space_to_depth = 1, or leave them out"
                 )
             elif self.norm == "group":
                 raise ValueError(

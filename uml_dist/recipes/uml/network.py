@@ -4,6 +4,7 @@ Source: Ren et al., "Uncertainty-informed Mutual Learning for Joint Medical Imag
 MICCAI 2023; all widths are scaled by one number.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +18,10 @@ from ...fork import fork
 from ...random import name_layers
 from ...recomputation import recomputed
 from .decoders import MutualDecoder, UncertaintyInstructor, UncertaintyNavigator
+from .evidence import EVIDENCE_LOGITS
+from .layers import block_mean, resize, to_pixels
 from .mixer import FeatureMixer
-from .model import UmlModel, scaled
+from .model import PixelProbability, UmlModel, scaled
 
 MIXED = (64, 128, 256)
 MIXER_HIDDEN = 256
@@ -35,9 +38,10 @@ class UmlOutput(NamedTuple):
         mutual_logits: (B, C, H, W), likewise; evidence itself is never stored in less than float32.
         mutual_vacuity: (B, H, W) float32.
         segmentation: logits of the four levels; the first, (B, C, H, W), is the segmentation, the others are
-            (B, C, h / 2^i, w / 2^i) for i = 1, 2, 3, where h and w are H and W rounded up to multiples of 8.
-        reliable_masks: R_1 (B, C, H, W) and R_4 (B, C, h / 8, w / 8).
-        gates: exp(-vacuity) (B, H, W) and (B, h / 8, w / 8), in [1/e, 1).
+            (B, C, h / (2^i s), w / (2^i s)) for i = 1, 2, 3, where s is `model.space_to_depth`.
+        reliable_masks: R_1 (B, C, H, W) and R_4 (B, C, h / (8 s), w / (8 s)).
+        gates: exp(-vacuity) (B, H, W) and (B, h / (8 s), w / (8 s)), in [1/e, 1).
+        padded_size: (h, w), H and W rounded up to multiples of 8 s, of which all levels but the first are parts.
     """
 
     class_logits: Tensor
@@ -46,19 +50,16 @@ class UmlOutput(NamedTuple):
     segmentation: tuple[Tensor, ...]
     reliable_masks: tuple[Tensor, ...]
     gates: tuple[Tensor, ...]
+    padded_size: tuple[int, int]
 
-    @property
-    def padded_size(self) -> tuple[int, int]:
-        """(h, w), of which all levels but the first are parts."""
-        height, width = self.segmentation[1].shape[2:]
-        return 2 * height, 2 * width
-
-    def prediction(self) -> Prediction:
-        """Probabilities of the opinion on the image and of the segmentation, vacuities of both opinions."""
+    def prediction(self, source: PixelProbability = "segmentation") -> Prediction:
+        """Probabilities of the image's opinion and, for the pixels, of `source`; vacuities of both opinions."""
         image = opinion(self.class_logits)
+        segmentation, mutual = self.segmentation[0].float().softmax(1), opinion(self.mutual_logits).probability
+        sources = {"segmentation": segmentation, "opinion": mutual, "mean": (segmentation + mutual) / 2}
         return Prediction(
             image_probability=image.probability,
-            pixel_probability=self.segmentation[0].float().softmax(1),
+            pixel_probability=sources[source],
             image_vacuity=image.vacuity,
             pixel_vacuity=self.mutual_vacuity,
             reliable_mask=self.reliable_masks[0],
@@ -90,6 +91,9 @@ class UmlNetwork(nn.Module):
         super().__init__()
         width = model.scale
         self.model = model
+        self.block = model.resolved("space_to_depth")
+        self.evidence_logits = EVIDENCE_LOGITS[model.resolved("evidence")]
+        channels *= self.block**2
         self.classification_encoder = model.encoder_of("classification").build(channels)
         self.segmentation_encoder = model.encoder_of("segmentation").build(channels)
         classified, segmented = self.classification_encoder.widths, self.segmentation_encoder.widths
@@ -102,7 +106,7 @@ class UmlNetwork(nn.Module):
         self.instructor = UncertaintyInstructor(
             classified[3] + mixed[3], scaled(INSTRUCTOR, width), self.navigator.widths[0], image_classes, model
         )
-        self._initialise(pixel_classes)
+        self._initialise()
         name_layers(self)
 
     def load_encoders(self) -> list[str]:
@@ -116,28 +120,31 @@ class UmlNetwork(nn.Module):
             *self.model.encoder_of("segmentation").load(self.segmentation_encoder),
         ]
 
-    def _initialise(self, pixel_classes: int) -> None:
+    def _initialise(self) -> None:
         """Kaiming-normal convolutions outside of the encoders and the instructor's head.
 
-        Unless all are by fan-out, as published, the maps to C scores keep the variance of their inputs: by fan-out it
+        Unless all are by fan-out, as published, the maps to scores keep the variance of their inputs: by fan-out it
         would grow by the ratio of the channels, and softmax start saturated.
         """
         by_fan_out = self.model.resolved("initialisation") == "fan_out"
+        to_scores = {self.mutual.head[-1], *self.navigator.scores, self.navigator.fused_scores}
         for part in (self.mutual, self.navigator, self.instructor.instruct):
             for module in part.modules():
                 if isinstance(module, nn.Conv2d):
-                    to_scores = module.out_channels <= pixel_classes and module.groups == 1 and not by_fan_out
-                    mode, gain = ("fan_in", "linear") if to_scores else ("fan_out", "relu")
+                    keeps = module in to_scores and not by_fan_out
+                    mode, gain = ("fan_in", "linear") if keeps else ("fan_out", "relu")
                     nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity=gain)
         for parameter in self.mixer.parameters() if by_fan_out else ():
             if parameter.dim() == 2:
                 nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> UmlOutput:
-        """Outputs for an image (B, channels, H, W) of any size: it is padded to multiples of 8, outputs are cropped."""
+        """Outputs for an image (B, channels, H, W) of any size: it is padded to multiples of 8 s, they are cropped."""
         height, width = image.shape[2:]
-        padding = (0, -width % STRIDE, 0, -height % STRIDE)
+        padding = (0, -width % (STRIDE * self.block), 0, -height % (STRIDE * self.block))
         image = functional.pad(image, padding, mode="replicate") if any(padding) else image
+        padded_size = image.shape[2], image.shape[3]
+        image = functional.pixel_unshuffle(image, self.block) if self.block > 1 else image
         if image.device.type == "cpu":
             # All layers keep the layout; there torch interpolates 6 to 10 times faster in this one.
             image = image.contiguous(memory_format=torch.channels_last)
@@ -146,9 +153,17 @@ class UmlNetwork(nn.Module):
         segmented = self._stage(self.segmentation_encoder, image)
         *others, last = self._stage(self.mixer, classified, segmented)
         last, for_navigator, for_instructor = fork(last, 3)
-        mutual, guiding = fork(self._stage(self.mutual, (*others, last)), 2)
+        scores, guiding = fork(self._stage(self.mutual, (*others, last)), 2)
+        guiding = self.evidence_logits(block_mean(guiding, self.block))
         logits, masks, gates, (vacuity, guide) = self._stage(self.navigator, segmented, for_navigator, guiding)
-        class_logits = self._stage(self.instructor, classified[3], for_instructor, guide)
+        instructor = self.instructor if self.instructor.has_batch_norm else partial(self._stage, self.instructor)
+        class_logits = instructor(classified[3], for_instructor, guide)
+
+        mutual = self.evidence_logits(to_pixels(scores, self.block))
+        mask, gate = masks[0], gates[0]
+        if self.block > 1:
+            pixels = opinion(mutual)
+            vacuity, gate, mask = pixels.vacuity, pixels.gate, resize(mask, padded_size)
 
         def crop(full: Tensor) -> Tensor:
             return full[..., :height, :width]
@@ -157,13 +172,17 @@ class UmlNetwork(nn.Module):
             class_logits=class_logits,
             mutual_logits=crop(mutual),
             mutual_vacuity=crop(vacuity),
-            segmentation=(crop(logits[0]), *logits[1:]),
-            reliable_masks=(crop(masks[0]), masks[1]),
-            gates=(crop(gates[0]), gates[1]),
+            segmentation=(crop(to_pixels(logits[0], self.block)), *logits[1:]),
+            reliable_masks=(crop(mask), masks[1]),
+            gates=(crop(gate), gates[1]),
+            padded_size=padded_size,
         )
 
     def _stage(self, module: nn.Module, *inputs: Any) -> Any:
-        """Run a part of the network; with checkpointing, its activations are recomputed in backward."""
+        """Run a part of the network; with checkpointing, its activations are recomputed in backward.
+
+        Not of a part with batch norm, which would count the batch twice.
+        """
         if not (self.model.checkpointing and torch.is_grad_enabled()):
             return module(*inputs)
         return recomputed(module, *inputs)

@@ -53,7 +53,12 @@ class UmlRecipe(Recipe):
 
     @property
     def why_no_accumulation(self) -> str | None:
-        """A Dice term over the global batch is a ratio of sums."""
+        """A Dice term over the global batch is a ratio of sums, and batch norm would see a part of the batch."""
+        if self.model.has_batch_norm:
+            return (
+                "batch norm would take the statistics of a part of the batch: set model.head = "
+                '"adapted" and model.decoder_norm = "group"'
+            )
         if self.objective.dice_scope == "sample":
             return None
         return 'a Dice term over the global batch cannot be accumulated: set objective.dice_scope = "sample"'
@@ -75,8 +80,8 @@ class UmlRecipe(Recipe):
         return Step({"uml": terms["loss"]}, terms, means)
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
-        """Opinions on image and pixels; the segmentation is the navigator's."""
-        return networks["uml"](batch.image).prediction()
+        """Opinions on image and pixels, and the pixels' probability by `model.pixel_probability`."""
+        return networks["uml"](batch.image).prediction(self.model.resolved("pixel_probability"))
 
     def _build(self) -> UmlNetwork:
         manifest = self.manifest
