@@ -33,7 +33,7 @@ help: ## list the targets
 
 install: $(STAMP) ## create the environment with the pinned versions (every target does)
 
-demo: $(STAMP) ## shards, training on 2 workers and a table of the validations: on generated images, in 7 minutes
+demo: $(STAMP) ## shards, training on 2 workers and a table of the validations: on generated images, within 8 minutes
 	$(BIN)/python launchers/demo.py $(ARGS)
 
 shards: $(STAMP) ## make shards: DATASET=isic2017 RAW=folder [OUT=folder] [SIZE=256] [ARGS=...]; without DATASET the phantom

@@ -1,4 +1,8 @@
-"""The main job on generated images: shards, training on 2 workers (or all GPUs), evaluation beside the ceiling."""
+"""The main job on generated images: shards, training on 2 workers (or all GPUs), evaluation beside the ceiling.
+
+A short training first shows how fast the machine is; that decides how long the training is, so that all of it ends
+within 8 minutes. train.steps=N sets it instead.
+"""
 
 import argparse
 import json
@@ -6,11 +10,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from demo_length import announced, choose, speed_of
+from uml_dist.config_file import read_config
 from uml_dist.errors import UmlError
 from uml_dist.launch import find_devices
 from uml_shards import open_split
@@ -20,6 +27,7 @@ HERE = Path(__file__).parent
 CONFIG = HERE / "configs" / "uml_phantom.toml"
 SHARDS = Path("data/shards/phantom")
 SPLIT = "val"
+PROBE_STEPS = 12
 ROWS = (
     ("Dice of the lesion", "dice", "dice"),
     ("AUROC of the class", "auroc", "auroc"),
@@ -74,7 +82,11 @@ def table(record: dict[str, Any], best: Ceiling) -> str:
 
 def main() -> int:
     """Run the demo."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog="example: python launchers/demo.py train.steps=100")
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example: python launchers/demo.py train.steps=100",
+    )
     parser.add_argument("settings", nargs="*", metavar="table.key=value", help="settings for the training")
     parser.add_argument("--run", type=Path, default=Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}")
     options = parser.parse_args()
@@ -91,11 +103,13 @@ def main() -> int:
 
 def demonstrate(run: Path, settings: Sequence[str]) -> int:
     """Make the shards, train, evaluate, and print the table."""
+    started = time.perf_counter()
     devices = find_devices(False)
     workers = str(devices.count if devices.kind == "cuda" else 2)
     if not (SHARDS / SPLIT / "manifest.json").is_file():
         call("shards.py", "make", "--dataset", "phantom", "--out", str(SHARDS))
-    call("train.py", "--num_gpus", workers, "--config", str(CONFIG), "--run", str(run), *settings)
+    train = ("train.py", "--num_gpus", workers, "--config", str(CONFIG))
+    call(*train, "--run", str(run), *chosen(train, run, settings, started), *settings)
     call("evaluate.py", "--run", str(run), "--split", SPLIT, "--num_gpus", workers, quiet=True)
     folder = run / "evaluation" / SPLIT
     record = json.loads((folder / "metrics.json").read_text())
@@ -103,6 +117,41 @@ def demonstrate(run: Path, settings: Sequence[str]) -> int:
     print("The ceiling is a model that knows the probabilities from which labels and masks were drawn.")
     print(f"picture:    {folder / 'sheet.png'}\nrun folder: {run}")
     return 0
+
+
+def chosen(train: Sequence[str], run: Path, settings: Sequence[str], started: float) -> list[str]:
+    """Settings of the training's length.
+
+    Args:
+        train: the launcher with its options, without the run.
+        run: its folder; one that was begun keeps its length.
+        settings: of the user; a number of steps among them is taken as it is.
+        started: when the demo began, by `time.perf_counter`.
+    """
+    if any(word.startswith(("train.steps=", "train.epochs=")) for word in settings):
+        return []
+    begun = read_config(run / "config.toml").train if (run / "config.toml").is_file() else None
+    if begun is not None and begun.steps is not None:
+        return lasting(begun.steps, begun.validate_every)
+    print(f"\nHow fast is this machine? {PROBE_STEPS} steps tell:", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        probe = Path(folder) / "probe"
+        before = time.perf_counter()
+        call(
+            *train, "--run", str(probe), *settings, *lasting(PROBE_STEPS, PROBE_STEPS), "train.log_every=4", quiet=True
+        )
+        now = time.perf_counter()
+        batch = read_config(probe / "config.toml").streams["train"].count
+        images = open_split(SHARDS / SPLIT).manifest.labelled
+        speed = speed_of(probe / "metrics.jsonl", now - before, PROBE_STEPS, batch, images)
+    length = choose(speed, now - started)
+    print(*announced(length, speed, batch), "", sep="\n", flush=True)
+    return lasting(length.steps, length.every)
+
+
+def lasting(steps: int, every: int) -> list[str]:
+    """Settings of a training of so many steps, with a validation and a checkpoint every so many."""
+    return [f"train.steps={steps}", f"train.validate_every={every}", f"checkpoint.every={every}"]
 
 
 if __name__ == "__main__":

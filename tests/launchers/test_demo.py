@@ -1,4 +1,4 @@
-"""The demo: figures and ceiling under one rule for empty masks, which its table states; and how it ends on Ctrl-C."""
+"""The demo: how long it trains, figures and ceiling under one rule for empty masks, and how it ends on Ctrl-C."""
 
 import json
 import shutil
@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from commands import load_script
+from uml_dist.config_file import apply_overrides, read_toml
 from uml_shards import open_split
 from uml_shards.importers import Options
 from uml_shards.importers.phantom import PhantomImporter
@@ -51,7 +53,7 @@ def test_the_ceiling_follows_the_rule_of_the_record_and_the_table_states_it(
 
     monkeypatch.setattr(demo, "SHARDS", shards)
     monkeypatch.setattr(demo, "call", call)
-    monkeypatch.setattr("sys.argv", ["demo.py", "--run", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["demo.py", "--run", str(tmp_path), "train.steps=900"])
     assert demo.main() == 0
     lines = capsys.readouterr().out.splitlines()
     split = open_split(shards / "val")
@@ -60,6 +62,60 @@ def test_the_ceiling_follows_the_rule_of_the_record_and_the_table_states_it(
     (dice,) = [line for line in lines if line.startswith("Dice of the lesion")]
     assert dice.split()[-1] == f"{one if rule == 'one' else left_out:.3f}"
     assert f"Empty masks, for figures and ceiling alike: the rule {rule}." in lines
+
+
+@pytest.fixture
+def demonstrated(shards, tmp_path, monkeypatch):
+    """Runs the demo with stand-ins for the launchers; returns the words of each training, the probe's first.
+
+    The stand-in of a training writes its configuration and says that it trained so many images per second.
+    """
+    demo = load_script(SCRIPT)
+    record = {"step": 1, "metrics": {}, "intervals": {}, "counts": {"cases": 40, "pixels": 1}}
+    record |= {"empty_masks": "one", "empty_masks_rule": ""}
+
+    def run(rate, *words):
+        trainings = []
+
+        def call(script, *arguments, **quiet):
+            folder = Path(arguments[arguments.index("--run") + 1])
+            if script == "train.py":
+                trainings.append(arguments[arguments.index("--run") + 2 :])
+                tree = apply_overrides(read_toml(demo.CONFIG), trainings[-1])
+                folder.mkdir(exist_ok=True)
+                (folder / "config.toml").write_text(tomli_w.dumps(tree))
+                (folder / "metrics.jsonl").write_text(json.dumps({"images_per_second": rate}) + "\n")
+            else:
+                (folder / "evaluation" / "val").mkdir(parents=True, exist_ok=True)
+                (folder / "evaluation" / "val" / "metrics.json").write_text(json.dumps(record))
+
+        monkeypatch.setattr(demo, "SHARDS", shards)
+        monkeypatch.setattr(demo, "call", call)
+        monkeypatch.setattr("sys.argv", ["demo.py", "--run", str(tmp_path / "run"), *words])
+        assert demo.main() == 0
+        return trainings
+
+    return run
+
+
+@pytest.mark.parametrize(("rate", "steps", "every"), [(160.0, 900, 300), (16.0, 300, 100)])
+def test_a_few_steps_tell_how_many_there_is_time_for(demonstrated, capsys, rate, steps, every):
+    probe, training = demonstrated(rate, "optimizer.lr=1e-4")
+    assert {"train.steps=12", "optimizer.lr=1e-4"} <= set(probe)
+    assert set(training) == {
+        f"train.steps={steps}", f"train.validate_every={every}", f"checkpoint.every={every}", "optimizer.lr=1e-4",
+    }  # fmt: skip
+    assert f"{rate:.0f} images/s: {steps} steps, and all is done " in capsys.readouterr().out
+
+
+def test_steps_that_are_asked_for_are_taken(demonstrated):
+    assert demonstrated(160.0, "train.steps=40") == [("train.steps=40",)]
+
+
+def test_a_run_that_goes_on_keeps_its_length(demonstrated):
+    """Though the machine is quicker by now: a run of another length would be another run."""
+    _, first = demonstrated(16.0)
+    assert demonstrated(160.0) == [first]
 
 
 LAUNCHER = """
@@ -78,12 +134,14 @@ def test_ctrl_c_ends_all_of_it_in_one_line(tmp_path):
     launchers, folder = tmp_path / "launchers", tmp_path / "work"
     launchers.mkdir()
     folder.mkdir()
-    shutil.copy(SCRIPT, launchers)
+    for script in (SCRIPT, SCRIPT.with_name("demo_length.py")):
+        shutil.copy(script, launchers)
     (launchers / "shards.py").write_text(LAUNCHER)
     # Where SIGINT is ignored, as in a job in the background, children ignore it as well.
     run = f"runpy.run_path({str(launchers / 'demo.py')!r}, run_name='__main__')"
     heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
-    command = [sys.executable, "-c", f"import runpy, signal; {heard}; {run}"]
+    beside = f"sys.path.insert(0, {str(launchers)!r})"
+    command = [sys.executable, "-c", f"import runpy, signal, sys; {beside}; {heard}; {run}"]
     demo = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (folder / "workers").is_file() or not (folder / "workers").read_text():

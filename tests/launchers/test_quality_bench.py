@@ -41,7 +41,7 @@ def test_both_methods_share_all_but_their_own_tables(partly_known, tmp_path):
     uml, plain = (job.setup.config.model_dump(mode="json") for job in jobs[:2])
     changed = {line.partition(":")[0].partition(".")[0] for line in differences(uml, plain)}
     assert changed <= {"recipe", "model", "objective", "optimizer"}
-    assert (uml["optimizer"]["lr"], plain["optimizer"]["lr"]) == (1e-3, 1e-2)
+    assert (uml["optimizer"]["lr"], plain["optimizer"]["lr"]) == (2e-3, 1e-2)
     assert (uml["optimizer"]["warmup"], plain["optimizer"]["warmup"]) == (7, 7)
     assert (uml["model"]["width"], uml["objective"]["kl"]) == (0.25, 0.3)
     assert (uml["train"]["seed"], plain["train"]["seed"]) == (3, 3)

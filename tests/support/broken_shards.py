@@ -120,7 +120,10 @@ WRONG_SHARDS: dict[Wrong, str] = {
 }
 """What makes wrong shards of sound ones in a folder -> what the error says."""
 
-VGG_WEIGHTS = ("model.width=1.0", "model.encoder.segmentation=vgg16", "model.encoder.segmentation_weights=absent.pth")
+VGG_WEIGHTS = (
+    *("model.width=1.0", "model.space_to_depth=1", "model.encoder.segmentation=vgg16"),
+    "model.encoder.segmentation_weights=absent.pth",
+)
 """Let an encoder start from a file that is not there."""
 
 WRONG_SETTINGS: dict[tuple[str, ...], str] = {

@@ -357,8 +357,8 @@ def test_a_resumed_run_may_change_how_it_computes(partly_known, tmp_path, word):
 @pytest.mark.parametrize(
     ("before", "now", "difference"),
     [
-        (VGG_WEIGHTS[:2], VGG_WEIGHTS, "model.encoder.segmentation_weights: None -> absent.pth"),
-        (VGG_WEIGHTS, VGG_WEIGHTS[:2], "model.encoder.segmentation_weights: absent.pth -> None"),
+        (VGG_WEIGHTS[:-1], VGG_WEIGHTS, "model.encoder.segmentation_weights: None -> absent.pth"),
+        (VGG_WEIGHTS, VGG_WEIGHTS[:-1], "model.encoder.segmentation_weights: absent.pth -> None"),
     ],
     ids=["given", "removed"],
 )
@@ -371,7 +371,7 @@ def test_a_resumed_run_keeps_the_architecture_that_goes_with_weights(partly_know
 def test_a_resumed_run_needs_no_weights_and_they_may_have_moved(partly_known, tmp_path):
     tree = uml_tree(partly_known)
     started(setup_of(tree, *VGG_WEIGHTS, "model.init=absent"), tmp_path)
-    moved = setup_of(tree, *VGG_WEIGHTS[:2], "model.encoder.segmentation_weights=moved.pth")
+    moved = setup_of(tree, *VGG_WEIGHTS[:-1], "model.encoder.segmentation_weights=moved.pth")
     assert find_resume(moved, tmp_path, "auto") is not None
 
 
