@@ -33,7 +33,7 @@ def test_all_of_it_ends_in_time_or_is_the_shortest(launch, step, validation, spe
     assert length.whole <= WHOLE or length.steps == LENGTHS[-1]
     assert length.picture <= PICTURE or length.every == length.steps // PARTS[-1]
     longer = [steps for steps in LENGTHS if steps > length.steps]
-    assert all(spent + speed.until_end(steps, steps // PARTS[0]) > WHOLE for steps in longer)
+    assert all(spent + speed.until_end(steps, steps // PARTS[-1]) > WHOLE for steps in longer)
 
 
 def test_the_speed_is_that_of_the_last_steps_and_the_rest_is_the_launch(tmp_path):
