@@ -1,7 +1,7 @@
 """The main job on generated images: shards, training on 2 workers (or all GPUs), evaluation beside the ceiling.
 
-A short training first shows how fast the machine is; that decides how long the training is, so that all of it ends
-within 8 minutes. train.steps=N sets it instead.
+A short training first measures the machine's speed, from which the demo chooses how long to train, so that it ends
+within 8 minutes. train.steps=N sets the length instead.
 """
 
 import argparse
@@ -120,12 +120,12 @@ def demonstrate(run: Path, settings: Sequence[str]) -> int:
 
 
 def chosen(train: Sequence[str], run: Path, settings: Sequence[str], started: float) -> list[str]:
-    """Settings of the training's length.
+    """Settings for the length of the training, from the speed of a short one.
 
     Args:
         train: the launcher with its options, without the run.
-        run: its folder; one that was begun keeps its length.
-        settings: of the user; a number of steps among them is taken as it is.
+        run: its folder; a run that has already begun keeps its length.
+        settings: of the user; if they set the number of steps or epochs, that is used.
         started: when the demo began, by `time.perf_counter`.
     """
     if any(word.startswith(("train.steps=", "train.epochs=")) for word in settings):
@@ -133,7 +133,7 @@ def chosen(train: Sequence[str], run: Path, settings: Sequence[str], started: fl
     begun = read_config(run / "config.toml").train if (run / "config.toml").is_file() else None
     if begun is not None and begun.steps is not None:
         return lasting(begun.steps, begun.validate_every)
-    print(f"\nHow fast is this machine? {PROBE_STEPS} steps tell:", flush=True)
+    print(f"\nMeasuring the speed of this machine with {PROBE_STEPS} training steps:", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder) / "probe"
         before = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How long the demo trains: from the speed of its first steps, so that all of it ends within minutes on any machine."""
+"""How long the demo trains: chosen from the machine's speed, so that it ends within 8 minutes."""
 
 import csv
 import json
@@ -14,10 +14,10 @@ PICTURE = 160.0
 """Seconds after which its first picture should be there: likewise less than 3 minutes."""
 
 LENGTHS = (900, 600, 300, 150, 75)
-"""Steps to choose from; what they reach is measured (`QUALITY`)."""
+"""Numbers of steps to choose from; `QUALITY` has the figures that each reaches."""
 
 PARTS = (3, 5, 15)
-"""Validations to choose from."""
+"""Numbers of validations to choose from."""
 
 QUALITY = Path(__file__).parent / "bench" / "results" / "demo.csv"
 """Rows of `launchers/bench/quality.py`, of trainings of each length with several seeds."""
@@ -27,7 +27,7 @@ SHOWN = {"dice": "Dice", "auroc": "AUROC", "image_ece": "ECE of the class"}
 
 @dataclass(frozen=True)
 class Speed:
-    """What a short training showed of a machine.
+    """The speed of a machine, measured by a short training.
 
     Attributes:
         launch: seconds that a launch takes besides its steps, the validation at its end included.
@@ -55,7 +55,7 @@ class Length:
 
 
 def speed_of(metrics: Path, seconds: float, steps: int, batch: int, images: int) -> Speed:
-    """The speed that a short training had.
+    """The speed measured by a short training.
 
     Args:
         metrics: its metrics.jsonl, whose last line on training has the images per second of the later steps.
@@ -105,16 +105,16 @@ def measured_quality() -> Mapping[int, Mapping[str, Sequence[float]]]:
 def announced(length: Length, speed: Speed, batch: int) -> Iterator[str]:
     """Lines on what was chosen, how long it takes and what it reached where it was measured."""
     yield (
-        f"{batch / speed.step:.0f} images/s: {length.steps} steps, and all is done {minutes(length.whole)} after the "
-        f"start; the first picture, after {length.every} steps, {minutes(length.picture)} after it"
+        f"{batch / speed.step:.0f} images/s: training for {length.steps} steps; the demo should take about "
+        f"{minutes(length.whole)}, with the first picture after about {minutes(length.picture)} (step {length.every})"
     )
     reached = measured_quality()[length.steps]
     words = [f"{title} {fmean(reached[name]):.3f}" for name, title in SHOWN.items()]
     ranges = [f"{min(reached[name]):.3f} to {max(reached[name]):.3f}" for name in SHOWN]
     shown = ", ".join(f"{word} ({between})" for word, between in zip(words, ranges, strict=True))
-    yield f"{length.steps} steps have reached, on average of {len(reached['dice'])} seeds: {shown}"
+    yield f"expected after {length.steps} steps (mean and range of {len(reached['dice'])} seeds): {shown}"
     if length.whole > WHOLE:
-        yield "this machine is slower than the demo was made for: it takes longer than 8 minutes"
+        yield "this machine is too slow for the demo to end within 8 minutes"
 
 
 def minutes(seconds: float) -> str:

@@ -68,7 +68,7 @@ def test_the_ceiling_follows_the_rule_of_the_record_and_the_table_states_it(
 def demonstrated(shards, tmp_path, monkeypatch):
     """Runs the demo with stand-ins for the launchers; returns the words of each training, the probe's first.
 
-    The stand-in of a training writes its configuration and says that it trained so many images per second.
+    The stand-in for the training writes its configuration and reports the given number of images per second.
     """
     demo = load_script(SCRIPT)
     record = {"step": 1, "metrics": {}, "intervals": {}, "counts": {"cases": 40, "pixels": 1}}
@@ -105,7 +105,7 @@ def test_a_few_steps_tell_how_many_there_is_time_for(demonstrated, capsys, rate,
     assert set(training) == {
         f"train.steps={steps}", f"train.validate_every={every}", f"checkpoint.every={every}", "optimizer.lr=1e-4",
     }  # fmt: skip
-    assert f"{rate:.0f} images/s: {steps} steps, and all is done " in capsys.readouterr().out
+    assert f"{rate:.0f} images/s: training for {steps} steps; " in capsys.readouterr().out
 
 
 def test_steps_that_are_asked_for_are_taken(demonstrated):

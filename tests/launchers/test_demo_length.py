@@ -60,5 +60,5 @@ def test_what_was_chosen_is_said_with_what_it_reaches(step, lines):
     assert len(said) == lines
     steps = 900 if step < 1 else LENGTHS[-1]
     dice = measured_quality()[steps]["dice"]
-    assert said[0].startswith(f"{16 / step:.0f} images/s: {steps} steps, and all is done ")
+    assert said[0].startswith(f"{16 / step:.0f} images/s: training for {steps} steps; ")
     assert f"Dice {sum(dice) / 3:.3f} ({min(dice):.3f} to {max(dice):.3f})" in said[1]

@@ -58,7 +58,7 @@ def small_squares() -> Batch:
 
 
 def learn(batch: Batch, steps: int, pixel_classes: int, objective: UmlObjective = UmlObjective()) -> Prediction:  # noqa: B008 - immutable
-    """What a network at full resolution says of the batch after these steps on it."""
+    """The prediction for the batch of a network at full resolution, trained on it for so many steps."""
     torch.manual_seed(0)
     network = UmlNetwork(UmlModel(space_to_depth=1), 3, pixel_classes, 2)
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)

@@ -174,7 +174,7 @@ class UncertaintyInstructor(nn.Module):
 
     def __init__(self, inputs: int, widths: Sequence[int], guide: int, classes: int, model: UmlModel) -> None:
         super().__init__()
-        self.has_batch_norm = published = model.resolved("head") == "published"
+        published = model.resolved("head") == "published"
         separable = published_separable if published else adapted_separable
         layers: list[nn.Module] = []
         for width in widths:

@@ -17,17 +17,17 @@ KNEE = 1.0
 """Score above which evidence grows exponentially."""
 
 LARGEST = 16.0
-"""Score above which it no longer does: evidence is 3e6 there, and its gradient has long vanished."""
+"""Score above which evidence stays constant, at 3e6, where the gradient has long vanished."""
 
 
 def exponential_logits(score: Tensor) -> Tensor:
     """Logits of evidence that grows exponentially: the score up to 1, and exp(score - 1) above; float32 or float64.
 
-    Where the class is plain, the loss asks for evidence of hundreds, and its gradient falls with the square of the
-    evidence. A score that is the logit has to grow as far: in short runs vacuity told more of how far it had come than
-    of the pixel. Below 1 nothing changes. An exponential there too let the evidence of a rare class vanish at the start
-    of training, and with it the gradient (Pandey and Yu, "Learn to accumulate evidence from all training samples", ICML
-    2023, call it a zero-evidence region).
+    Where the class is obvious, the loss is smallest at evidence in the hundreds, and its gradient falls with the
+    square of the evidence. A score that is itself the logit has to grow as far, and after a short run vacuity reflects
+    how far it has come. Below 1 nothing changes: with an exponential there too, the evidence of a rare class can vanish
+    early in training, and its gradient with it (Pandey and Yu, "Learn to accumulate evidence from all training
+    samples", ICML 2023).
     """
     score = at_least_float32(score)
     return torch.where(score > KNEE, torch.exp(score.clamp(KNEE, LARGEST) - KNEE), score)

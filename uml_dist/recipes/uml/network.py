@@ -55,11 +55,14 @@ class UmlOutput(NamedTuple):
     def prediction(self, source: PixelProbability = "segmentation") -> Prediction:
         """Probabilities of the image's opinion and, for the pixels, of `source`; vacuities of both opinions."""
         image = opinion(self.class_logits)
-        segmentation, mutual = self.segmentation[0].float().softmax(1), opinion(self.mutual_logits).probability
-        sources = {"segmentation": segmentation, "opinion": mutual, "mean": (segmentation + mutual) / 2}
+        parts: list[Tensor] = []
+        if source != "opinion":
+            parts.append(self.segmentation[0].float().softmax(1))
+        if source != "segmentation":
+            parts.append(opinion(self.mutual_logits).probability)
         return Prediction(
             image_probability=image.probability,
-            pixel_probability=sources[source],
+            pixel_probability=torch.stack(parts).mean(0) if len(parts) > 1 else parts[0],
             image_vacuity=image.vacuity,
             pixel_vacuity=self.mutual_vacuity,
             reliable_mask=self.reliable_masks[0],
@@ -156,8 +159,9 @@ class UmlNetwork(nn.Module):
         scores, guiding = fork(self._stage(self.mutual, (*others, last)), 2)
         guiding = self.evidence_logits(block_mean(guiding, self.block))
         logits, masks, gates, (vacuity, guide) = self._stage(self.navigator, segmented, for_navigator, guiding)
-        instructor = self.instructor if self.instructor.has_batch_norm else partial(self._stage, self.instructor)
-        class_logits = instructor(classified[3], for_instructor, guide)
+        # Recomputed, batch norm would count the batch twice.
+        instruct = self.instructor if self.model.has_batch_norm else partial(self._stage, self.instructor)
+        class_logits = instruct(classified[3], for_instructor, guide)
 
         mutual = self.evidence_logits(to_pixels(scores, self.block))
         mask, gate = masks[0], gates[0]
@@ -179,10 +183,7 @@ class UmlNetwork(nn.Module):
         )
 
     def _stage(self, module: nn.Module, *inputs: Any) -> Any:
-        """Run a part of the network; with checkpointing, its activations are recomputed in backward.
-
-        Not of a part with batch norm, which would count the batch twice.
-        """
+        """Run a part of the network; with checkpointing, its activations are recomputed in backward."""
         if not (self.model.checkpointing and torch.is_grad_enabled()):
             return module(*inputs)
         return recomputed(module, *inputs)
