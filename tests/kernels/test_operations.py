@@ -79,9 +79,9 @@ def test_a_step_of_uml_forms_no_loss_or_opinion_of_a_map_by_torch_s_own_operatio
     from uml_dist.reduce import GlobalBatch
 
     network = UmlNetwork(UmlModel(width=1 / 32), channels=3, pixel_classes=3, image_classes=2)
-    masks = torch.randint(0, 3, (2, 32, 32), dtype=torch.uint8)
+    masks = torch.randint(0, 3, (2, 64, 64), dtype=torch.uint8)
     ones, numbers = torch.ones(2), torch.arange(2)
-    batch = Batch(torch.randn(2, 3, 32, 32), masks, numbers, ones, numbers, numbers, ("a", "b"))
+    batch = Batch(torch.randn(2, 3, 64, 64), masks, numbers, ones, numbers, numbers, ("a", "b"))
     objective = UmlObjective(segmentation_loss="cross_entropy_dice")
     with Names(2 * 4 * 4, 3) as names:
         with random_address(batch.address):

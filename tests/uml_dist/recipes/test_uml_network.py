@@ -53,9 +53,9 @@ def test_outputs_have_their_shapes_and_ranges(profile):
     assert [tuple(level.shape[1:]) for level in output.segmentation] == [
         (3, 32, 48), *((3, 32 // side, 48 // side) for side in (2 * block, 4 * block, 8 * block))
     ]  # fmt: skip
-    small = 32 // (8 * block), 48 // (8 * block)
-    assert [tuple(mask.shape[1:]) for mask in output.reliable_masks] == [(3, 32, 48), (3, *small)]
-    assert [tuple(gate.shape[1:]) for gate in output.gates] == [(32, 48), small]
+    sizes = [(32 // side, 48 // side) for side in (block, 8 * block)]
+    assert [tuple(mask.shape[1:]) for mask in output.reliable_masks] == [(3, *size) for size in sizes]
+    assert [tuple(gate.shape[1:]) for gate in output.gates] == sizes
     assert output.padded_size == (32, 48)
     torch.testing.assert_close(output.mutual_vacuity, 3 / (3 + evidence_of(output).sum(1)))
     for gate in output.gates:
@@ -95,11 +95,10 @@ def test_a_block_of_pixels_is_a_point_with_all_of_their_values_and_has_scores_fo
     torch.testing.assert_close(functional.avg_pool2d(output.segmentation[0], 2), expected.segmentation[0])
     for part, full in zip(output.segmentation[1:], expected.segmentation[1:], strict=True):
         torch.testing.assert_close(part, full)
-    for part, full in zip(output.reliable_masks, expected.reliable_masks, strict=True):
-        full = functional.interpolate(full, part.shape[2:], mode="bilinear", align_corners=True)
-        torch.testing.assert_close(part, full)
-    torch.testing.assert_close(output.gates[0], torch.exp(-output.mutual_vacuity))
-    torch.testing.assert_close(output.gates[1], expected.gates[1])
+    torch.testing.assert_close(output.reliable_masks, expected.reliable_masks)
+    torch.testing.assert_close(output.gates, expected.gates)
+    enlarged = functional.interpolate(expected.reliable_masks[0], (32, 48), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(output.prediction().reliable_mask, enlarged)
 
 
 def test_each_score_of_a_block_is_of_its_own_pixel():

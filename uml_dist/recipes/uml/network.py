@@ -39,8 +39,8 @@ class UmlOutput(NamedTuple):
         mutual_vacuity: (B, H, W) float32.
         segmentation: logits of the four levels; the first, (B, C, H, W), is the segmentation, the others are
             (B, C, h / (2^i s), w / (2^i s)) for i = 1, 2, 3, where s is `model.space_to_depth`.
-        reliable_masks: R_1 (B, C, H, W) and R_4 (B, C, h / (8 s), w / (8 s)).
-        gates: exp(-vacuity) (B, H, W) and (B, h / (8 s), w / (8 s)), in [1/e, 1).
+        reliable_masks: R_1 (B, C, h / s, w / s) and R_4 (B, C, h / (8 s), w / (8 s)).
+        gates: exp(-vacuity) (B, h / s, w / s) and (B, h / (8 s), w / (8 s)), in [1/e, 1).
         padded_size: (h, w), H and W rounded up to multiples of 8 s, of which all levels but the first are parts.
     """
 
@@ -60,12 +60,13 @@ class UmlOutput(NamedTuple):
             parts.append(self.segmentation[0].float().softmax(1))
         if source != "segmentation":
             parts.append(opinion(self.mutual_logits).probability)
+        height, width = self.mutual_vacuity.shape[1:]
         return Prediction(
             image_probability=image.probability,
             pixel_probability=torch.stack(parts).mean(0) if len(parts) > 1 else parts[0],
             image_vacuity=image.vacuity,
             pixel_vacuity=self.mutual_vacuity,
-            reliable_mask=self.reliable_masks[0],
+            reliable_mask=resize(self.reliable_masks[0], self.padded_size)[..., :height, :width],
         )
 
 
@@ -164,10 +165,8 @@ class UmlNetwork(nn.Module):
         class_logits = instruct(classified[3], for_instructor, guide)
 
         mutual = self.evidence_logits(to_pixels(scores, self.block))
-        mask, gate = masks[0], gates[0]
         if self.block > 1:
-            pixels = opinion(mutual)
-            vacuity, gate, mask = pixels.vacuity, pixels.gate, resize(mask, padded_size)
+            vacuity = opinion(mutual).vacuity
 
         def crop(full: Tensor) -> Tensor:
             return full[..., :height, :width]
@@ -177,8 +176,8 @@ class UmlNetwork(nn.Module):
             mutual_logits=crop(mutual),
             mutual_vacuity=crop(vacuity),
             segmentation=(crop(to_pixels(logits[0], self.block)), *logits[1:]),
-            reliable_masks=(crop(mask), masks[1]),
-            gates=(crop(gate), gates[1]),
+            reliable_masks=masks,
+            gates=gates,
             padded_size=padded_size,
         )
 
