@@ -57,13 +57,13 @@ bench-micro: $(STAMP) ## every kernel beside torch's own operations
 	$(BENCH) $(BIN)/python kernels/bench/micro.py $(ARGS)
 
 bench-shards: $(STAMP) ## samples/s of one core beside stock webdataset, resume and index of a million samples: ARGS="--shards FOLDER"
-	$(BIN)/python tests/benchmarks/shards.py $(ARGS)
+	$(BIN)/python shards/bench/reading.py $(ARGS)
 
 bench-step: $(STAMP) ## time and memory of a training step, beside the published network: table, CSV and PNG in runs/bench
-	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/step.py $(ARGS)
+	PYTHONPATH=tests/support $(BIN)/python launchers/bench/step.py $(ARGS)
 
 bench-deviations: $(STAMP) ## what each difference from the authors' network changes of UML's outputs, one by one
-	PYTHONPATH=tests/support $(BIN)/python tests/benchmarks/deviations.py $(ARGS)
+	PYTHONPATH=tests/support $(BIN)/python launchers/bench/deviations.py $(ARGS)
 
 bench-quality: $(STAMP) ## UML beside a plain U-Net, several seeds of each: table, CSV and PNG in runs/bench/quality
 	$(BIN)/python launchers/bench/quality.py $(ARGS)

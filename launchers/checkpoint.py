@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from uml_dist.checkpoint_command import check_run, prune_run, reshard_run
 from uml_dist.errors import UmlError
-from uml_dist.export import export
+from uml_dist.run.export import export
+from uml_dist.run.maintenance import check_run, prune_run, reshard_run
 
 EXAMPLES = {
     "verify": "python launchers/checkpoint.py verify --run runs/isic",

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from demo_length import announced, choose, speed_of
-from uml_dist.config_file import read_config
+from uml_dist.config.loading import read_config
 from uml_dist.errors import UmlError
 from uml_dist.launch import find_devices
 from uml_shards import open_split
-from uml_shards.truth import Ceiling, ceiling
+from uml_shards.read.truth import Ceiling, ceiling
 
 HERE = Path(__file__).parent
 CONFIG = HERE / "configs" / "uml_phantom.toml"

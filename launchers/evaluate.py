@@ -24,11 +24,11 @@ from uml_dist.launch import (
     planned_ranks,
     read_world,
 )
-from uml_dist.run import Run, load_run
+from uml_dist.run.folder import versions
+from uml_dist.run.load import Run, load_run
 from uml_dist.train.data import loader_workers
-from uml_dist.train.run_folder import versions
 from uml_shards import ShardError, Split
-from uml_shards.truth import EmptyRule
+from uml_shards.read.truth import EmptyRule
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

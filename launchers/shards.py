@@ -7,16 +7,16 @@ from pathlib import Path
 
 from uml_shards import Cache, ShardError
 from uml_shards.address import parse_location
-from uml_shards.draw import draw_labelled, refuse_existing, save_keys
 from uml_shards.importers import Importer, Options, find_importer, importers
-from uml_shards.part import with_truth
-from uml_shards.plain import index_plain
-from uml_shards.skipped import FILE_NAME as SKIPPED_NAME
-from uml_shards.skipped import load_skipped, summarize
-from uml_shards.split import find_splits, open_split
-from uml_shards.storage import open_storage
-from uml_shards.verify import verify
-from uml_shards.writer import MAX_SKIPPED, unwritten, write_split
+from uml_shards.read.draw import draw_labelled, refuse_existing, save_keys
+from uml_shards.read.part import with_truth
+from uml_shards.read.split import find_splits, open_split
+from uml_shards.storage.storage import open_storage
+from uml_shards.write.plain import index_plain
+from uml_shards.write.skipped import FILE_NAME as SKIPPED_NAME
+from uml_shards.write.skipped import load_skipped, summarize
+from uml_shards.write.verify import verify
+from uml_shards.write.writer import MAX_SKIPPED, unwritten, write_split
 
 EXAMPLE = "example: python launchers/shards.py make --dataset isic2017 --raw /data/isic2017 --size 256 --workers 8"
 DRAW = "example: python launchers/shards.py draw data/shards/isic2017/train --labelled 0.05 --out labelled.txt"

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from uml_dist.config_file import dump, read_config
+from uml_dist.config.loading import dump, read_config
 from uml_dist.errors import UmlError
 from uml_dist.launch import end_process, ensure_world, leave_with, planned_ranks
 from uml_dist.train.setup import check_start, find_resume, prepare

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from runs import train, uml_tree
-from uml_dist.config_file import read_config
+from uml_dist.config.loading import read_config
 from uml_shards.importers import Options, find_importer
-from uml_shards.verify import verify
-from uml_shards.writer import write_split
+from uml_shards.write.verify import verify
+from uml_shards.write.writer import write_split
 from worlds import run_world
 
 ROOT = Path(__file__).parents[1]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from uml_shards.keyed import keyed_bits
+from uml_shards.read.stream import Stream
 from uml_shards.sample import IGNORE, Sample
-from uml_shards.stream import Stream
 
 
 @dataclass(frozen=True)

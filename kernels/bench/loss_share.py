@@ -17,9 +17,9 @@ from naive_loss import naive_loss
 from report import measured, write_rows
 from step_variants import FRACTION, Setting, make_network, make_optimizer
 from timing import in_turns
-from uml_dist.random import random_address
+from uml_dist.distributed.global_batch import GlobalBatch
+from uml_dist.nn.keyed_dropout import random_address
 from uml_dist.recipes.uml.objective import UmlObjective, counts, uml_terms
-from uml_dist.reduce import GlobalBatch
 
 
 def functions(setting: Setting, device: torch.device) -> dict[str, Callable[[], object]]:

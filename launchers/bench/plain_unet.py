@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from uml_dist.batch import Batch, Prediction
-from uml_dist.config import ModelConfig, RunConfig, Section
+from uml_dist.config.schema import ModelConfig, RunConfig, Section
+from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.errors import UmlError
 from uml_dist.recipes import Progress, Recipe, Step, Trained
-from uml_dist.reduce import GlobalBatch
 from uml_shards.address import parse_location
-from uml_shards.manifest import Manifest
+from uml_shards.format.manifest import Manifest
 from uml_shards.sample import IGNORE
 
 SMALLEST = 32

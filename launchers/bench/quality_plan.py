@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uml_dist.config_file import apply_overrides, read_toml, validate
+from uml_dist.config.loading import apply_overrides, read_toml, validate
 from uml_dist.errors import UmlError
 from uml_dist.train.data import open_stream_split
 from uml_dist.train.setup import Setup, find_resume, prepare

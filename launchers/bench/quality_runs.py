@@ -17,10 +17,10 @@ import torch
 from quality_plan import Bench, Job
 from uml_dist.evaluate import evaluate_split
 from uml_dist.evaluate.cases import Case
-from uml_dist.run import load_run
+from uml_dist.run.folder import versions
+from uml_dist.run.load import load_run
 from uml_dist.train.data import loader_workers
-from uml_dist.train.run_folder import versions
-from uml_shards.manifest import Manifest
+from uml_shards.format.manifest import Manifest
 
 HERE = Path(__file__).resolve().parent
 BATCH_SIZE = 16

@@ -1,9 +1,9 @@
 """Shards of medical images: plain webdataset tars with a manifest, a plan and a stream."""
 
-from .cache import Cache
 from .errors import ShardError
-from .manifest import Manifest
+from .format.manifest import Manifest
+from .read.split import Split, open_split
 from .sample import Sample
-from .split import Split, open_split
+from .storage.cache import Cache
 
 __all__ = ["Cache", "Manifest", "Sample", "ShardError", "Split", "open_split"]

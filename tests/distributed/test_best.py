@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from runs import uml_tree
-from uml_dist.train.checkpoint import read_state
-from uml_dist.train.checkpoint_folder import find_checkpoint
+from uml_dist.run.checkpoint import read_state
+from uml_dist.run.checkpoint_folder import find_checkpoint
 from worldly import train_as_the_command, train_with_figures
 from worlds import run_world
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from runs import uml_tree
-from uml_dist.train.checkpoint import newest_whole, read_networks
+from uml_dist.run.checkpoint import newest_whole, read_networks
 from worldly import start_apart, train_as_the_command
 from worlds import run_world
 

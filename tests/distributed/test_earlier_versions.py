@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from runs import train, uml_tree
-from uml_dist.config_file import validate
-from uml_dist.run import load_run
-from uml_dist.train.checkpoint import read_networks, read_state, save_checkpoint
-from uml_dist.train.checkpoint_folder import find_checkpoint
+from uml_dist.config.loading import validate
+from uml_dist.run.checkpoint import read_networks, read_state, save_checkpoint
+from uml_dist.run.checkpoint_folder import find_checkpoint
+from uml_dist.run.load import load_run
 from uml_dist.train.networks import Networks
 from uml_dist.train.setup import find_resume, prepare
 from worlds import run_world

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from runs import uml_tree
-from uml_dist.config_file import validate
+from uml_dist.config.loading import validate
 from uml_dist.errors import UmlError
-from uml_dist.train.checkpoint import read_networks, read_state, verify
-from uml_dist.train.checkpoint_folder import find_checkpoint
+from uml_dist.run.checkpoint import read_networks, read_state, verify
+from uml_dist.run.checkpoint_folder import find_checkpoint
 from uml_dist.train.engine import deepspeed_config
 from uml_dist.train.networks import Networks
 from uml_dist.train.setup import prepare

@@ -72,11 +72,11 @@ class Names(TorchDispatchMode):
 def test_a_step_of_uml_forms_no_loss_or_opinion_of_a_map_by_torch_s_own_operations():
     pytest.importorskip("pydantic")
     from uml_dist.batch import Batch
-    from uml_dist.random import random_address
+    from uml_dist.distributed.global_batch import GlobalBatch
+    from uml_dist.nn.keyed_dropout import random_address
     from uml_dist.recipes.uml.model import UmlModel
     from uml_dist.recipes.uml.network import UmlNetwork
     from uml_dist.recipes.uml.objective import UmlObjective, counts, uml_terms
-    from uml_dist.reduce import GlobalBatch
 
     network = UmlNetwork(UmlModel(width=1 / 32), channels=3, pixel_classes=3, image_classes=2)
     masks = torch.randint(0, 3, (2, 64, 64), dtype=torch.uint8)

@@ -12,14 +12,14 @@ import torch
 import toy_recipe
 from commands import load_script
 from runs import uml_tree
-from uml_dist.checkpoint_command import valid_ranks
-from uml_dist.config_file import read_config, validate
+from uml_dist.config.loading import read_config, validate
 from uml_dist.errors import UmlError
-from uml_dist.export import without_places
-from uml_dist.train.checkpoint import RunState, load_tensors, read_state, read_weights_file, save_checkpoint, verify
-from uml_dist.train.checkpoint_folder import point
+from uml_dist.run.checkpoint import RunState, load_tensors, read_state, read_weights_file, save_checkpoint, verify
+from uml_dist.run.checkpoint_folder import point
+from uml_dist.run.export import without_places
+from uml_dist.run.folder import RunFolder, versions
+from uml_dist.run.maintenance import valid_ranks
 from uml_dist.train.networks import Networks
-from uml_dist.train.run_folder import RunFolder, versions
 from uml_dist.train.setup import check_start, find_resume, prepare
 
 assert toy_recipe

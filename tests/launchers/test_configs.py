@@ -10,9 +10,9 @@ import pytest
 from commands import command_of, load_script
 from layouts import RAW
 from published import checkpoint, save
-from uml_dist.config_file import read_config
+from uml_dist.config.loading import read_config
 from uml_dist.train.setup import prepare
-from uml_shards.split import open_split
+from uml_shards.read.split import open_split
 
 AS_AUTHORS = "--set split=table slice_rule=upward scale=slice"
 LAUNCHERS = Path(__file__).parents[2] / "launchers"

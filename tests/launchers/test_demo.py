@@ -12,12 +12,12 @@ import pytest
 import tomli_w
 
 from commands import load_script
-from uml_dist.config_file import apply_overrides, read_toml
+from uml_dist.config.loading import apply_overrides, read_toml
 from uml_shards import open_split
 from uml_shards.importers import Options
 from uml_shards.importers.phantom import PhantomImporter
-from uml_shards.truth import ceiling
-from uml_shards.writer import write_split
+from uml_shards.read.truth import ceiling
+from uml_shards.write.writer import write_split
 
 SCRIPT = Path(__file__).parents[2] / "launchers" / "demo.py"
 

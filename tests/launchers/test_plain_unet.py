@@ -13,9 +13,9 @@ from plain import train_plainly
 from plain_unet import PlainNetwork, PlainUnet, counts, plain_terms
 from runs import Trace, train, uml_tree
 from uml_dist.batch import Batch
-from uml_dist.config_file import validate
+from uml_dist.config.loading import validate
+from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.errors import UmlError
-from uml_dist.reduce import GlobalBatch
 from worldly import train_each
 from worlds import run_world
 

@@ -19,7 +19,7 @@ from quality_report import printed_table, write_rows
 from quality_results import Result, compare, summarised
 from quality_runs import Cost
 from uml_dist.cluster.training import rewind
-from uml_dist.config_file import differences
+from uml_dist.config.loading import differences
 from uml_dist.errors import UmlError
 
 LAUNCHERS = Path(__file__).parents[2] / "launchers"

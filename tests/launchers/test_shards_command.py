@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from uml_shards import ShardError, open_split
-from uml_shards.part import part_of
+from uml_shards.read.part import part_of
 
 SCRIPT = Path(__file__).parents[2] / "launchers" / "shards.py"
 

@@ -11,9 +11,9 @@ import tomli_w
 from broken_shards import VGG_WEIGHTS, WRONG_SETTINGS, WRONG_SHARDS
 from commands import command_of, load_script
 from runs import uml_tree
-from uml_dist.config_file import read_config
+from uml_dist.config.loading import read_config
 from uml_dist.errors import UmlError
-from uml_dist.train.checkpoint import RunState, save_checkpoint
+from uml_dist.run.checkpoint import RunState, save_checkpoint
 
 SCRIPT = Path(__file__).parents[2] / "launchers" / "train.py"
 

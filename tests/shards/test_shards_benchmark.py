@@ -7,14 +7,14 @@ import pytest
 
 from commands import load_script
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "shards.py"
+SCRIPT = Path(__file__).parents[2] / "shards" / "bench" / "reading.py"
 
 
 @pytest.mark.parametrize("decoder", ["simplejpeg", "pillow"])
 def test_every_reader_has_a_row(decoder, tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(SCRIPT.parent)
     if decoder == "pillow":
-        monkeypatch.setattr("uml_shards.jpeg.simplejpeg", None)
+        monkeypatch.setattr("uml_shards.format.jpeg.simplejpeg", None)
     load_script(SCRIPT).main(
         ["--samples", "16", "--rounds", "1", "--size", "16", "--index-shards", "4", "--out", str(tmp_path)]
     )

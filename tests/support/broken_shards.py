@@ -11,13 +11,13 @@ import numpy as np
 from webdataset.writer import TarWriter
 
 from uml_shards import Manifest
+from uml_shards.format.index import build_index, save_index
 from uml_shards.importers import Options
 from uml_shards.importers.base import Source
-from uml_shards.importers.encode import encode_grey
 from uml_shards.importers.phantom import PhantomImporter
-from uml_shards.index import build_index, save_index
-from uml_shards.plain import index_plain
-from uml_shards.writer import write_split
+from uml_shards.sources.encode import encode_grey
+from uml_shards.write.plain import index_plain
+from uml_shards.write.writer import write_split
 
 
 class ThreePixelClasses(PhantomImporter):

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from uml_dist.train.checkpoint import RunState, save_checkpoint
-from uml_dist.train.state import NetworkState
+from uml_dist.run.checkpoint import RunState, save_checkpoint
+from uml_dist.run.network_state import NetworkState
 
 
 def networks_of(seed: int = 0) -> dict[str, NetworkState]:

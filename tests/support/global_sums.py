@@ -4,7 +4,7 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
-from uml_dist.reduce import GlobalBatch
+from uml_dist.distributed.global_batch import GlobalBatch
 
 Answer = tuple[list[float], list[float]]
 """Value and gradient."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from uml_shards.manifest import Manifest, Shard, Statistics
+from uml_shards.format.manifest import Manifest, Shard, Statistics
 
 
 def manifest_of(**changes: Any) -> Manifest:

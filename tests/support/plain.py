@@ -8,15 +8,15 @@ from torch import nn
 
 from runs import Trace, flat
 from uml_dist.batch import collate
-from uml_dist.config_file import validate
-from uml_dist.random import name_layers
+from uml_dist.config.loading import validate
+from uml_dist.distributed.global_batch import GlobalBatch
+from uml_dist.nn.keyed_dropout import name_layers
 from uml_dist.recipes import Averaged, Frozen, Progress, Trained
-from uml_dist.reduce import GlobalBatch
 from uml_dist.train.data import make_streams
 from uml_dist.train.optimizer import learning_rate, make_optimizer
 from uml_dist.train.setup import prepare
 from uml_shards.keyed import word
-from uml_shards.loader import load
+from uml_shards.read.loader import load
 
 
 def train_plainly(tree: dict[str, Any]) -> Trace:

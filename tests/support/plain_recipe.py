@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from uml_dist.batch import Batch, Prediction
+from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.evaluate import Predictor, evaluate_split
 from uml_dist.evaluate.cases import Case
 from uml_dist.recipes import Progress, Recipe, Step, Trained
-from uml_dist.reduce import GlobalBatch
-from uml_shards.plan import InOrder
-from uml_shards.split import open_split
-from uml_shards.stream import Stream
+from uml_shards.read.plan import InOrder
+from uml_shards.read.split import open_split
+from uml_shards.read.stream import Stream
 
 
 class PlainRecipe(Recipe):

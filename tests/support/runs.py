@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 
 import toy_recipe
 import volume_recipe
-from uml_dist.config_file import apply_overrides, validate
-from uml_dist.reduce import world_size
+from uml_dist.config.loading import apply_overrides, validate
+from uml_dist.distributed.global_batch import world_size
+from uml_dist.run.checkpoint import read_state
+from uml_dist.run.checkpoint_folder import find_checkpoint
+from uml_dist.run.folder import RunFolder
 from uml_dist.telemetry import Metrics
 from uml_dist.train import trainer as trainer_module
-from uml_dist.train.checkpoint import read_state
-from uml_dist.train.checkpoint_folder import find_checkpoint
 from uml_dist.train.engine import full_weights
 from uml_dist.train.main import Start, load_start
 from uml_dist.train.report import Reporter
-from uml_dist.train.run_folder import RunFolder
 from uml_dist.train.setup import check_start, prepare
 from uml_dist.train.trainer import Trainer
 from uml_shards.importers import Options
 from uml_shards.importers.phantom import PhantomImporter
-from uml_shards.writer import write_split
+from uml_shards.write.writer import write_split
 
 assert toy_recipe
 assert volume_recipe

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from uml_dist.batch import Batch, Prediction
-from uml_dist.config import ModelConfig, Section
+from uml_dist.config.schema import ModelConfig, Section
+from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.errors import UmlError
-from uml_dist.random import KeyedDropout, random_address
+from uml_dist.nn.keyed_dropout import KeyedDropout, random_address
 from uml_dist.recipes import RECIPES, Averaged, Frozen, Phase, Progress, Recipe, Step, Trained
-from uml_dist.reduce import GlobalBatch
-from uml_dist.train.checkpoint import load_tensors
+from uml_dist.run.checkpoint import load_tensors
 
 RECIPES["toy"] = "toy_recipe:ToyRecipe"
 

@@ -8,13 +8,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from uml_dist.batch import Batch, Prediction
-from uml_dist.random import KeyedDropout, random_address
+from uml_dist.distributed.global_batch import GlobalBatch
+from uml_dist.nn.keyed_dropout import KeyedDropout, random_address
 from uml_dist.recipes import RECIPES, Progress, Recipe, Step, Trained
-from uml_dist.reduce import GlobalBatch
+from uml_shards.format.volume import encode_volume
 from uml_shards.importers import Importer, Options, Source
-from uml_shards.importers.encode import encode_json
-from uml_shards.volume import encode_volume
-from uml_shards.writer import write_split
+from uml_shards.sources.encode import encode_json
+from uml_shards.write.writer import write_split
 
 RECIPES["volume"] = "volume_recipe:VolumeRecipe"
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import uml_dist.random
+import uml_dist.nn.keyed_dropout
 import uml_dist.recipes.uml.recipe as uml_recipe
 from runs import Trace, train
-from uml_dist.config_file import validate
+from uml_dist.config.loading import validate
+from uml_dist.distributed.global_batch import GlobalBatch, world_size
 from uml_dist.launch import Devices
-from uml_dist.reduce import GlobalBatch, world_size
 from uml_dist.train import trainer as trainer_module
 from uml_dist.train.main import Start, train_rank
 from uml_dist.train.setup import find_resume, prepare
@@ -50,7 +50,7 @@ def train_with_torch_dropout(tree: dict[str, Any]) -> Trace:
         return nn.functional.dropout2d(feature, self.probability, self.training)
 
     torch.manual_seed(0)
-    uml_dist.random.KeyedDropout.forward = forward
+    uml_dist.nn.keyed_dropout.KeyedDropout.forward = forward
     return train(tree)
 
 

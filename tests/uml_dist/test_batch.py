@@ -10,10 +10,10 @@ import torch
 
 from manifests import manifest_of
 from uml_dist.batch import Prediction, collate, normalise
-from uml_shards.manifest import Statistics
-from uml_shards.plan import Plan
+from uml_shards.format.manifest import Statistics
+from uml_shards.read.plan import Plan
+from uml_shards.read.stream import Stream
 from uml_shards.sample import Sample
-from uml_shards.stream import Stream
 
 SIZE = (2, 3)
 WORD = (1 << 64) - 1

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..fork import fork
-from ..recomputation import recomputed
+from ..nn.fork import fork
+from ..nn.recomputation import recomputed
 from .normalisation import Normalisation
 from .weights import Published
 

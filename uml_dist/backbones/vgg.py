@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from ..fork import fork
+from ..nn.fork import fork
 from .normalisation import Normalisation
 from .weights import Published
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from ..train.checkpoint_folder import folder_name
+from ..run.checkpoint_folder import folder_name
 from .process import run_process
 
 WARM_UP = 2

@@ -107,7 +107,7 @@ def check_cache(
 
 def cache_folder() -> Path:
     """Where shards from URLs are kept unless data.cache says otherwise."""
-    from uml_shards.cache import default_folder
+    from uml_shards.storage.cache import default_folder
 
     return default_folder()
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..train.checkpoint_folder import DamagedError, find_checkpoint
+from ..run.checkpoint_folder import DamagedError, find_checkpoint
 from .finding import Finding, note, ok
 from .network import METRICS_HOST, METRICS_PORT
 

@@ -9,13 +9,13 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
-from uml_shards.loader import load
-from uml_shards.stream import Stream
+from uml_shards.read.loader import load
+from uml_shards.read.stream import Stream
 
 from ..batch import Batch, Prediction, collate
+from ..distributed.global_batch import world_size
 from ..errors import UmlError
 from ..recipes import Recipe
-from ..reduce import world_size
 from .pixels import pixel_columns
 
 Case = dict[str, Any]

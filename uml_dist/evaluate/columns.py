@@ -6,8 +6,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from uml_shards.manifest import Manifest
-from uml_shards.truth import EmptyRule
+from uml_shards.format.manifest import Manifest
+from uml_shards.read.truth import EmptyRule
 
 from .cases import Case
 from .weighted import Flags, Floats

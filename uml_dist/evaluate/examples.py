@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uml_shards.manifest import Manifest
-from uml_shards.stream import Stream
-from uml_shards.truth import EmptyRule
+from uml_shards.format.manifest import Manifest
+from uml_shards.read.stream import Stream
+from uml_shards.read.truth import EmptyRule
 
 from ..batch import Batch, Prediction
 from .cases import Case, Predictor

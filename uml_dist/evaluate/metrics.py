@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from uml_shards.manifest import Manifest
-from uml_shards.truth import EmptyRule
+from uml_shards.format.manifest import Manifest
+from uml_shards.read.truth import EmptyRule
 
 from . import weighted
 from .cases import Case

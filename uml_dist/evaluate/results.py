@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uml_shards.manifest import Manifest
-from uml_shards.truth import EmptyRule
+from uml_shards.format.manifest import Manifest
+from uml_shards.read.truth import EmptyRule
 
 from .cases import Case
 from .columns import Columns

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import fsum, isfinite
 
-from uml_shards.manifest import Manifest
+from uml_shards.format.manifest import Manifest
 
 from ..errors import UmlError
 from .metrics import LOWER_IS_BETTER, formable, is_overlap

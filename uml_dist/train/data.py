@@ -7,16 +7,16 @@ from math import gcd
 from pathlib import Path
 
 from uml_shards.address import parse_location
-from uml_shards.cache import Cache
-from uml_shards.joined import JoinedSplit, Samples
-from uml_shards.manifest import Manifest, Statistics
-from uml_shards.part import part_of
-from uml_shards.plan import InOrder, Plan, owned_slots
-from uml_shards.sampling import WeightedPlan, groups_of_classes, groups_of_sets
-from uml_shards.split import Split, open_split
-from uml_shards.stream import Stream
+from uml_shards.format.manifest import Manifest, Statistics
+from uml_shards.read.joined import JoinedSplit, Samples
+from uml_shards.read.part import part_of
+from uml_shards.read.plan import InOrder, Plan, owned_slots
+from uml_shards.read.sampling import WeightedPlan, groups_of_classes, groups_of_sets
+from uml_shards.read.split import Split, open_split
+from uml_shards.read.stream import Stream
+from uml_shards.storage.cache import Cache
 
-from ..config import RunConfig
+from ..config.schema import RunConfig
 from ..errors import UmlError
 
 

@@ -19,10 +19,10 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 
-from ..config import RunConfig
+from ..config.schema import RunConfig
 from ..launch.precision import computes_in_bf16
+from ..run.network_state import NetworkState
 from .optimizer import make_optimizer
-from .state import NetworkState
 
 logger.setLevel("WARNING")
 

@@ -17,11 +17,11 @@ from uml_shards.errors import ShardError
 from ..errors import UmlError
 from ..launch import Devices, World, enter_world, leave_with
 from ..launch.precision import computes_in_bf16, describe_bf16
+from ..run.checkpoint import RunState
+from ..run.folder import RunFolder
 from ..telemetry import Metrics, MetricsServer, serve_metrics
-from .checkpoint import RunState
 from .progress_line import ProgressPrinter
 from .report import Reporter, peak_memory
-from .run_folder import RunFolder
 from .setup import Setup
 from .trainer import Trainer
 

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from uml_shards.keyed import word
 
-from ..config import RunConfig
+from ..config.schema import RunConfig
 from ..errors import UmlError
-from ..random import name_layers
+from ..nn.keyed_dropout import name_layers
 from ..recipes import Averaged, Frozen, Phase, Recipe, Trained, trained_source
+from ..run.network_state import NetworkState, with_added
 from .engine import full_weights, make_engine, module_of, read_engine, write_moments
-from .state import NetworkState, with_added
 
 
 class Networks(Mapping[str, nn.Module]):

@@ -9,15 +9,15 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
-from uml_shards.manifest import Manifest
-from uml_shards.truth import EmptyRule
+from uml_shards.format.manifest import Manifest
+from uml_shards.read.truth import EmptyRule
 
+from ..distributed.global_batch import world_size
 from ..evaluate.examples import Example
 from ..recipes import Progress, Step
-from ..reduce import world_size
+from ..run.folder import RunFolder
 from ..telemetry import Metrics
 from .progress_line import ProgressPrinter, progress_line
-from .run_folder import RunFolder
 
 HEADLINES = ("loss", "dice", "iou", "accuracy", "auroc", "auroc_tasks", "image_ece", "pixel_ece")
 """Metrics of a validation that are printed; metrics.jsonl and the exporter have all of them."""

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from uml_shards.address import parse_location
-from uml_shards.joined import Samples
-from uml_shards.manifest import Manifest, Statistics
-from uml_shards.split import Split
+from uml_shards.format.manifest import Manifest, Statistics
+from uml_shards.read.joined import Samples
+from uml_shards.read.split import Split
 
-from ..config import RunConfig
-from ..config_file import differences, validate
+from ..config.loading import differences, validate
+from ..config.schema import RunConfig
 from ..errors import UmlError
 from ..evaluate.selection import Selection, check_selection, parse_selection
 from ..recipes import Phase, Progress, Recipe, recipe_class
-from .checkpoint import RunState, newest_whole, read_state
-from .checkpoint_folder import checkpoints_in, find_checkpoint
+from ..run.checkpoint import RunState, newest_whole, read_state
+from ..run.checkpoint_folder import checkpoints_in, find_checkpoint
 from .data import Share, image_size, input_statistics, make_plan, open_splits, open_stream_split, share_of
 
 MAY_CHANGE = re.compile(

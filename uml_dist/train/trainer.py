@@ -11,25 +11,25 @@ import torch
 import torch.distributed as distributed
 
 from uml_shards.errors import ShardError
-from uml_shards.loader import load
+from uml_shards.read.loader import load
 
 from ..batch import Batch, collate
+from ..distributed.global_batch import GlobalBatch, world_size
 from ..evaluate import Predictor, evaluate_split, summarise
 from ..evaluate.examples import choose, predict_examples
 from ..evaluate.selection import parse_selection
 from ..launch.precision import computes_in_bf16
 from ..recipes import Phase
-from ..reduce import GlobalBatch, world_size
-from .checkpoint import RunState, read_networks, read_weights_file, save_checkpoint
-from .checkpoint_folder import point, prune
+from ..run.checkpoint import RunState, read_networks, read_weights_file, save_checkpoint
+from ..run.checkpoint_folder import point, prune
+from ..run.folder import RunFolder, versions
+from ..run.network_state import NetworkState
 from .data import Share, evaluation_stream, loader_workers, make_streams
 from .engine import get_learning_rate, set_learning_rate, step_engine
 from .networks import Networks
 from .optimizer import learning_rate
 from .report import Reporter
-from .run_folder import RunFolder, versions
 from .setup import Setup
-from .state import NetworkState
 
 SKIPPED_IN_A_ROW = 100
 """Placeholders in a row after which a rank takes its data for broken, whatever `on_bad_sample` allows."""

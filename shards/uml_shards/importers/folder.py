@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from ..errors import ShardError
-from ..partition import Partition, refuse_shared, split_patients
 from ..sample import IGNORE
+from ..sources.encode import encode_grey, encode_json, encode_opened
+from ..sources.masks import MaskValues, read_mask, resize_mask
+from ..sources.raw import load, open_raw, upright_size
+from ..sources.volume_preparing import Intensity, Preparation, Spacing, Window
 from .base import Importer, Options, Source
-from .encode import encode_grey, encode_json, encode_opened
 from .folder_labels import Labels, read_labels
 from .folder_tree import find_images, find_masks, holds_volumes
 from .folder_volumes import encode_volume_files, with_own_masks
 from .keys import KeyKind, make_keys
-from .masks import MaskValues, read_mask, resize_mask
-from .raw import load, open_raw, upright_size
-from .volume_preparing import Intensity, Preparation, Spacing, Window
+from .partition import Partition, refuse_shared, split_patients
 
 _SPLIT = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _DRAWN = frozenset({"val", "test", "folds", "fold"})

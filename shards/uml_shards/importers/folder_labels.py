@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ShardError
+from ..sources.table import read_table
 from .folder_tree import normal_name, without_ending
-from .table import read_table
 
 _COLUMNS = ("image", "label", "patient", "split")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath, PurePosixPath
 
 from ..errors import ShardError
-from .dicom import ENDING as SLICE
-from .volume_files import VOLUMES, ending
+from ..sources.dicom import ENDING as SLICE
+from ..sources.volume_files import VOLUMES, ending
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 """Endings of the files that are read as images of two dimensions, in either case."""

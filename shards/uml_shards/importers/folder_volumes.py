@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from ..errors import ShardError
 from ..sample import IGNORE
-from .hdf5 import has_label
-from .masks import MaskValues
-from .volume_files import Volume, ending, read_numbers, read_volume, refuse_other_place
-from .volume_preparing import Preparation, encode_prepared
+from ..sources.hdf5 import has_label
+from ..sources.masks import MaskValues
+from ..sources.volume_files import Volume, ending, read_numbers, read_volume, refuse_other_place
+from ..sources.volume_preparing import Preparation, encode_prepared
 
 
 def with_own_masks(images: Mapping[str, Path], masks: Mapping[str, tuple[Path, ...]]) -> dict[str, tuple[Path, ...]]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ShardError
+from ..sources.encode import encode_file, encode_grey, encode_json, read_binary_mask
 from .base import Importer, Source
-from .encode import encode_file, encode_grey, encode_json, read_binary_mask
 
 _SPLITS = {"train": "Training", "val": "Validation", "test": "Test_v2"}
 _COLUMNS = ("image_id", "melanoma", "seborrheic_keratosis")

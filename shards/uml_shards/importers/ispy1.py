@@ -20,10 +20,10 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..errors import ShardError
+from ..sources.encode import encode_grey, encode_image, encode_json
+from ..sources.nifti import open_nifti, read_nifti
 from .base import Importer, Options, Source
-from .encode import encode_grey, encode_image, encode_json
 from .ispy1_table import SHARES, draw_splits, order_splits, read_outcomes
-from .nifti import open_nifti, read_nifti
 
 _LATER = frozenset({"split", "slice_rule", "scale"})
 _OF_VOLUME_SCALE = frozenset({"low", "high"})

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..errors import ShardError
 from ..keyed import keyed_permutation
-from .table import read_table
+from ..sources.table import read_table
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from ..errors import ShardError
-from ..partition import Partition, refuse_shared, split_patients
 from ..sample import IGNORE
+from ..sources.volume_files import Volume, read_numbers, read_volume, refuse_other_place
+from ..sources.volume_preparing import Intensity, Preparation, Spacing, Window, encode_prepared
 from .base import Importer, Options, Source
 from .folder_tree import BESIDE
 from .keys import KeyKind, make_keys
 from .nnunet_json import Description, read_description, read_fold
-from .volume_files import Volume, read_numbers, read_volume, refuse_other_place
-from .volume_preparing import Intensity, Preparation, Spacing, Window, encode_prepared
+from .partition import Partition, refuse_shared, split_patients
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _KEPT = frozenset({"ct", "nonorm"})

@@ -1,12 +1,12 @@
-"""The phantom: a data set made from a seed, with its truth stored beside it. See `uml_shards.phantom`."""
+"""The phantom: a data set made from a seed, with its truth stored beside it. See `phantom_pictures`."""
 
 from typing import Any
 
-from .. import phantom
 from ..errors import ShardError
-from ..truth import CLASS_PROBABILITY, TRUTH
+from ..read.truth import CLASS_PROBABILITY, TRUTH
+from ..sources.encode import encode_grey, encode_image, encode_json
+from . import phantom_pictures as phantom
 from .base import Importer, Source
-from .encode import encode_grey, encode_image, encode_json
 
 COUNTS = {"train": 2048, "val": 512, "test": 512}
 """Samples of each split unless the options say otherwise."""
@@ -18,7 +18,7 @@ class PhantomImporter(Importer):
     name = "phantom"
     summary = "procedural skin lesions with known truth: benign / malignant by border and texture, made in seconds"
     licence = "Apache-2.0, made by this program"
-    source = "uml_shards.phantom: procedural, nothing to cite"
+    source = "uml_shards.importers.phantom_pictures: procedural, nothing to cite"
     where = "nothing to get: it is made from --seed"
     tree = "no RAW"
     default_size = 96

@@ -16,10 +16,10 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import ShardError
+from ..sources.encode import encode_file, encode_grey, encode_image, encode_json
+from ..sources.raw import open_raw
+from ..sources.table import read_table
 from .base import Importer, Source
-from .encode import encode_file, encode_grey, encode_image, encode_json
-from .raw import open_raw
-from .table import read_table
 
 # Folders of images, and of what the experts say, as the archives unpack and as people name them.
 _SPLITS = {

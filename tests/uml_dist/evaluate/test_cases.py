@@ -12,8 +12,8 @@ from uml_dist.errors import UmlError
 from uml_dist.evaluate import summarise
 from uml_shards.importers import Options
 from uml_shards.importers.phantom import PhantomImporter
-from uml_shards.split import open_split
-from uml_shards.writer import write_split
+from uml_shards.read.split import open_split
+from uml_shards.write.writer import write_split
 from worlds import run_world
 
 SAMPLES = 10

@@ -18,7 +18,7 @@ from uml_dist.evaluate.metrics import (
     metrics_of,
     summarise,
 )
-from uml_shards.truth import auroc, calibration_error
+from uml_shards.read.truth import auroc, calibration_error
 
 NAN = float("nan")
 THREE = manifest_of(classes=("nevus", "keratosis", "melanoma"), tasks={"melanoma": (2,), "not_nevus": (1, 2)})

@@ -13,8 +13,8 @@ from runs import PartlyKnown
 from uml_dist.evaluate.metrics import summarise
 from uml_dist.evaluate.results import metrics_record, printed_table, write_cases, write_metrics
 from uml_shards.importers import Options
-from uml_shards.split import open_split
-from uml_shards.writer import write_split
+from uml_shards.read.split import open_split
+from uml_shards.write.writer import write_split
 
 SAMPLES = 24
 

@@ -7,7 +7,7 @@ import pytest
 from commands import load_script
 
 ROOT = Path(__file__).parents[3]
-deviations = load_script(ROOT / "tests" / "benchmarks" / "deviations.py")
+deviations = load_script(ROOT / "launchers" / "bench" / "deviations.py")
 WITHOUT_EFFECT = {
     "the head's 1x1 convolutions have biases",  # batch norm takes them away
     "last stages of the encoders are not built",

@@ -11,10 +11,10 @@ from naive_loss import naive_loss
 from naive_state import UNUSED, fill_naive, give_statistics, naive_state
 from naive_uml import LevelMixer, NaiveUml, Switches, switches_of
 from uml_dist.batch import Batch
+from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.recipes.uml.model import UmlModel
 from uml_dist.recipes.uml.network import UmlNetwork, UmlOutput
 from uml_dist.recipes.uml.objective import UmlObjective, counts, uml_terms
-from uml_dist.reduce import GlobalBatch
 
 FRACTION = 0.2
 MODELS = {

@@ -7,7 +7,7 @@ import pytest
 from runs import train
 from toy_recipe import ToyRecipe
 from uml_dist import load_run
-from uml_dist.config_file import dump, read_config, validate
+from uml_dist.config.loading import dump, read_config, validate
 from uml_dist.errors import UmlError
 from uml_dist.recipes import recipe_class
 from uml_dist.recipes.uml.recipe import UmlRecipe

@@ -3,10 +3,10 @@
 import torch
 
 from uml_dist.batch import Batch, Prediction
-from uml_dist.random import random_address
+from uml_dist.distributed.global_batch import GlobalBatch
+from uml_dist.nn.keyed_dropout import random_address
 from uml_dist.recipes.uml.network import UmlModel, UmlNetwork
 from uml_dist.recipes.uml.objective import UmlObjective, counts, uml_terms
-from uml_dist.reduce import GlobalBatch
 
 NOISE, RATE = 0.5, 5e-3
 

@@ -7,7 +7,7 @@ from manifests import manifest_of
 from uml_dist.backbones import ENCODERS, Res2Net50, Vgg16
 from uml_dist.backbones.compact import CompactEncoder
 from uml_dist.backbones.normalisation import FrozenBatchNorm
-from uml_dist.config_file import apply_overrides, validate
+from uml_dist.config.loading import apply_overrides, validate
 from uml_dist.errors import UmlError
 from uml_dist.recipes.uml.model import UmlModel
 from uml_dist.recipes.uml.network import UmlNetwork

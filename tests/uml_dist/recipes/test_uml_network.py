@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from uml_dist.random import random_address
+from uml_dist.nn.keyed_dropout import random_address
 from uml_dist.recipes.uml.evidence import exponential_logits
 from uml_dist.recipes.uml.mixer import LevelMixer
 from uml_dist.recipes.uml.model import UmlModel

@@ -12,9 +12,9 @@ from torch.nn import functional
 from eager_losses import logits_of
 from evidential_reference import kl_to_uniform as exact_kl
 from uml_dist.batch import Batch
+from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.recipes.uml.network import UmlOutput
 from uml_dist.recipes.uml.objective import UmlObjective, UmlWeights, counts, uml_terms
-from uml_dist.reduce import GlobalBatch
 
 IMAGE_CLASSES, PIXEL_CLASSES, SIZE = 2, 3, (13, 18)
 TERMS = ("classification", "segmentation", "mutual")

@@ -5,7 +5,7 @@ import pytest
 import toy_recipe
 import volume_recipe
 from runs import uml_tree
-from uml_dist.config_file import apply_overrides, validate
+from uml_dist.config.loading import apply_overrides, validate
 from uml_dist.errors import UmlError
 from uml_dist.train.dry_run import dry_run, state_bytes
 from uml_dist.train.setup import prepare

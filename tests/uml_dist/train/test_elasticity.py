@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from runs import PartlyKnown
 from uml_dist.batch import collate
-from uml_dist.config_file import validate
+from uml_dist.config.loading import validate
 from uml_dist.train.data import Share, make_streams, open_splits
 from uml_shards import open_split
 from uml_shards.importers import Options
-from uml_shards.loader import load
-from uml_shards.writer import write_split
+from uml_shards.read.loader import load
+from uml_shards.write.writer import write_split
 
 RANKS, SLOTS, SIZE = (1, 2, 3, 4, 8), 24, (16, 16)
 BALANCED, BY_NAME = {"sampling": "balanced"}, {"sampling": {"malignant": 3, "benign": 1}}

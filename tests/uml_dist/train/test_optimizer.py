@@ -2,7 +2,7 @@
 
 import pytest
 
-from uml_dist.config import OptimizerConfig
+from uml_dist.config.schema import OptimizerConfig
 from uml_dist.train.optimizer import learning_rate
 
 STEPS_PER_EPOCH = 50

@@ -9,14 +9,14 @@ import pytest
 import toy_recipe
 from broken_shards import VGG_WEIGHTS, WRONG_SETTINGS, WRONG_SHARDS, ThreePixelClasses, restate, write_shards
 from runs import make_partly_known, uml_tree
-from uml_dist.config import DataConfig
-from uml_dist.config_file import apply_overrides, validate
+from uml_dist.config.loading import apply_overrides, validate
+from uml_dist.config.schema import DataConfig
 from uml_dist.errors import UmlError
-from uml_dist.train.checkpoint import RunState, save_checkpoint
+from uml_dist.run.checkpoint import RunState, save_checkpoint
 from uml_dist.train.data import loader_workers, make_streams, share_of
 from uml_dist.train.setup import check_start, find_resume, prepare
 from uml_shards import ShardError
-from uml_shards.augment import AUGMENTATIONS
+from uml_shards.read.augment import AUGMENTATIONS
 
 assert toy_recipe
 

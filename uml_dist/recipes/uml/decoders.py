@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from uml_kernels import gated, opinion, resized
 
 from ...backbones.normalisation import GlobalBatchNorm
-from ...fork import fork
-from ...recomputation import recomputed
+from ...nn.fork import fork
+from ...nn.recomputation import recomputed
 from .fusion import MaskFusion
 from .layers import DoubleConvolution, JoinedPointwise, block_mean, pointwise, resize
 from .model import UmlModel

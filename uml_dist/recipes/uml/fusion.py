@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from uml_kernels.layout import at_least_float32
 
 from ...backbones.normalisation import EPSILON, Normalisation, group_norm
-from ...random import KeyedDropout
+from ...nn.keyed_dropout import KeyedDropout
 from .layers import JoinedPointwise, pointwise, resize
 
 

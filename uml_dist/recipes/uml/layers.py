@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...backbones.normalisation import Normalisation, group_norm
-from ...random import KeyedDropout
-from ...recomputation import recomputed
+from ...nn.keyed_dropout import KeyedDropout
+from ...nn.recomputation import recomputed
 from .doubling import convolve_doubled, convolves_faster_at_half_size
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...backbones import ENCODERS, Encoder, EncoderName, load_weights
 from ...backbones.normalisation import EPSILON, FrozenBatchNorm, GlobalBatchNorm, Normalisation, group_norm
-from ...config import ModelConfig, Section
+from ...config.schema import ModelConfig, Section
 from .evidence import Evidence
 
 Task = Literal["classification", "segmentation"]

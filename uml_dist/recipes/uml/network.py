@@ -14,9 +14,9 @@ from torch.nn import functional
 from uml_kernels import opinion
 
 from ...batch import Prediction
-from ...fork import fork
-from ...random import name_layers
-from ...recomputation import recomputed
+from ...nn.fork import fork
+from ...nn.keyed_dropout import name_layers
+from ...nn.recomputation import recomputed
 from .decoders import MutualDecoder, UncertaintyInstructor, UncertaintyNavigator
 from .evidence import EVIDENCE_LOGITS
 from .layers import block_mean, resize, to_pixels
@@ -73,8 +73,8 @@ class UmlOutput(NamedTuple):
 class UmlNetwork(nn.Module):
     """Two encoders, a mixer, and three heads that inform one another.
 
-    Keyed dropout makes training need `uml_dist.random.random_address` around the call. Encoders start with random
-    weights; `load_encoders` fills in published ones.
+    Keyed dropout makes training need `uml_dist.nn.keyed_dropout.random_address` around the call. Encoders start with
+    random weights; `load_encoders` fills in published ones.
 
     Args:
         model: the configuration.

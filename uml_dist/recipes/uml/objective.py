@@ -10,8 +10,8 @@ from uml_kernels import EvidentialSums, LevelSums, TermWeights, combined_loss, e
 from uml_shards.sample import IGNORE
 
 from ...batch import Batch
-from ...config import Section
-from ...reduce import GlobalBatch
+from ...config.schema import Section
+from ...distributed.global_batch import GlobalBatch
 from .network import UmlOutput
 
 SMOOTH = 1e-5

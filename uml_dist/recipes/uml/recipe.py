@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from uml_kernels import opinion
 from uml_shards.address import parse_location
-from uml_shards.manifest import Manifest
+from uml_shards.format.manifest import Manifest
 
 from ...batch import Batch, Prediction
-from ...config import RunConfig
+from ...config.schema import RunConfig
+from ...distributed.global_batch import GlobalBatch
 from ...errors import UmlError
-from ...random import random_address
-from ...reduce import GlobalBatch
-from ..base import Progress, Recipe, Step, Trained
+from ...nn.keyed_dropout import random_address
+from ..recipe import Progress, Recipe, Step, Trained
 from .model import TASKS, UmlModel
 from .network import UmlNetwork
 from .objective import UmlObjective, counts, uml_terms

@@ -1,0 +1,191 @@
+"""From the bytes of a sample's components to a sample, checked against what its manifest says."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import Reason, ShardError
+from ..sample import IGNORE, PICTURES, Sample
+from .manifest import Manifest
+from .picture import decode_image, decode_mask
+from .volume import IMAGE, MASK, decode_volume, decode_volume_mask
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the samples of a split must look like.
+
+    Attributes:
+        classes: number of image classes; 0 without labels.
+        mask_classes: number of pixel classes; 0 without masks or with named ones.
+        mask_names: of masks that may overlap.
+        channels: of every image, or None when not known yet.
+        size: (H, W) of every image, or (H, W, D) of every volume; None where sizes differ.
+        masked: every sample must have a mask.
+        labelled: every sample must have a label.
+        described: every sample must have a json that states its label, be it null.
+    """
+
+    classes: int = 0
+    mask_classes: int = 0
+    mask_names: tuple[str, ...] = ()
+    channels: int | None = None
+    size: tuple[int, ...] | None = None
+    masked: bool = False
+    labelled: bool = False
+    described: bool = False
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "Layout":
+        """The layout that a manifest states."""
+        return cls(
+            classes=len(manifest.classes),
+            mask_classes=len(manifest.mask_classes),
+            mask_names=manifest.mask_names,
+            channels=manifest.channels,
+            size=manifest.size,
+            masked=manifest.masked == manifest.samples,
+            labelled=manifest.labelled == manifest.samples,
+        )
+
+
+def decode_sample(key: str, components: Mapping[str, bytes], layout: Layout) -> Sample:
+    """Decode and check the components of one sample.
+
+    Args:
+        key: of the sample.
+        components: extension -> bytes.
+        layout: what the sample must look like.
+
+    Raises:
+        ShardError: what is wrong, without shard and key, which the caller knows; its reason is the component at fault.
+    """
+    part: Reason = "image"
+    try:
+        extension = find_image(components)
+        data = components[extension]
+        image = decode_volume(data) if extension == IMAGE else decode_image(data, extension)
+        check_image(image.shape, layout)
+        part = "label"
+        label, meta = decode_label(components, layout)
+        part = "mask"
+        mask = (_volume_mask if extension == IMAGE else _masks)(components, layout, image.shape[:-1])
+        return Sample(key=key, image=image, mask=mask, label=label, meta=meta)
+    except ShardError as error:
+        raise ShardError(str(error), part) from None
+
+
+def check_image(shape: tuple[int, ...], layout: Layout) -> None:
+    """Compare the shape (..., channels) of an image or a volume with what it must be.
+
+    Raises:
+        ShardError: it has other channels, or another size.
+    """
+    *size, channels = shape
+    if layout.channels not in (None, channels):
+        count = "1 channel" if channels == 1 else f"{channels} channels"
+        raise ShardError(f"image has {count}, the manifest says {layout.channels}")
+    if layout.size not in (None, tuple(size)):
+        raise ShardError(f"image is {_by(size)}, the manifest says {_by(layout.size)}")
+
+
+def find_image(extensions: Collection[str]) -> str:
+    """Which component is the image; beside a picture, an array is something else.
+
+    Raises:
+        ShardError: there is none, or several.
+    """
+    images = [extension for extension in extensions if extension in PICTURES]
+    if not images and IMAGE in extensions:
+        return IMAGE
+    if len(images) != 1:
+        found, wanted = ", ".join(extensions) or "nothing", ", ".join((*PICTURES, IMAGE))
+        what = "it is not clear which" if images else "a component is missing"
+        raise ShardError(f"needs one image ({wanted}), {what}: has {found}")
+    return images[0]
+
+
+def decode_label(components: Mapping[str, bytes], layout: Layout) -> tuple[int | None, dict[str, Any]]:
+    """The label in a sample's json or cls, and everything else that its json holds.
+
+    Raises:
+        ShardError: json that is no object, a label that is no class, two labels, or none where there must be one.
+    """
+    meta = _json(components.get("json"), layout)
+    labels = [meta.pop("label", None), _cls(components.get("cls"))]
+    stated = [label for label in labels if label is not None]
+    if not stated:
+        if layout.labelled:
+            raise ShardError("the label is missing, the manifest says every sample has one")
+        return None, meta
+    label = stated[0]
+    if stated[-1] != label:
+        raise ShardError(f"json states label {label!r}, cls states {stated[-1]!r}")
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < layout.classes:
+        raise ShardError(f"label {label!r} is out of range: {layout.classes} classes")
+    return label, meta
+
+
+def _json(data: bytes | None, layout: Layout) -> dict[str, Any]:
+    if data is None and not layout.described:
+        return {}
+    if data is None:
+        raise ShardError("component json is missing")
+    try:
+        meta = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f"json: {_line(error)}") from None
+    if not isinstance(meta, dict) or (layout.described and "label" not in meta):
+        raise ShardError('json: must be an object with "label": a class number or null')
+    return meta
+
+
+def _cls(data: bytes | None) -> int | None:
+    if data is None:
+        return None
+    if not data.strip().isdigit() or len(data) > 20:
+        raise ShardError(f"cls: must be a class number, is {data[:20]!r}")
+    return int(data)
+
+
+def _volume_mask(components: Mapping[str, bytes], layout: Layout, size: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    if MASK not in components:
+        if layout.masked:
+            raise ShardError(f"component {MASK} is missing, the manifest says every sample has a mask")
+        return None
+    mask = decode_volume_mask(components[MASK], layout.mask_classes)
+    if mask.shape != size:
+        raise ShardError(f"{MASK}: is {_by(mask.shape)}, the image {_by(size)}")
+    return mask
+
+
+def _masks(components: Mapping[str, bytes], layout: Layout, size: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    names = [f"mask.{name}.png" for name in layout.mask_names] or ["mask.png", "seg.png"]
+    classes = 2 if layout.mask_names else layout.mask_classes
+    found = {name: decode_mask(components[name], classes, name) for name in names if name in components}
+    if not found:
+        if layout.masked:
+            raise ShardError("component mask.png is missing, the manifest says every sample has a mask")
+        return None
+    for name, mask in found.items():
+        if mask.shape != size:
+            raise ShardError(f"{name}: is {_by(mask.shape)}, the image {_by(size)}")
+    if not layout.mask_names:
+        if len(found) > 1:
+            raise ShardError("has both mask.png and seg.png: which is the mask?")
+        return next(iter(found.values()))
+    # A named mask that is absent is not known, which is not the same as empty.
+    return np.stack([found[name] if name in found else np.full(size, IGNORE, dtype=np.uint8) for name in names])
+
+
+def _by(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))
+
+
+def _line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,178 @@
+"""The index of a shard: where each sample, and each component of it, lies in the tar, and the sample's label.
+
+One structured row a sample, 12 + 8 * components bytes:
+
+    base   <u8               offset in the tar of the sample's first header
+    label  <i4               class number, -1 = not labelled: what a plan that draws by class must know beforehand
+    start  <u4 [components]  first data byte of each component, relative to base
+    size   <u4 [components]  its bytes; 0 = the sample has no such component
+
+The columns are `manifest.components`, the extensions in alphabetical order: the order in which webdataset's TarWriter
+puts the members of a sample.
+"""
+
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ShardError
+from .decode import find_image
+
+BLOCK = 512
+"""Bytes of a tar header, and the unit that data are padded to."""
+
+NO_LABEL = -1
+"""In the place of the label of a sample that has none."""
+
+NAME_BYTES = 100
+"""Longest member name that fits a plain tar header."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sample as found in a tar.
+
+    Attributes:
+        key: member name up to the first dot of its last part.
+        base: offset of its first header.
+        members: extension -> (offset of the first data byte in the tar, bytes).
+    """
+
+    key: str
+    base: int
+    members: dict[str, tuple[int, int]]
+
+
+def index_dtype(components: int) -> np.dtype:
+    """The row of an index for this many components."""
+    return np.dtype(
+        [("base", "<u8"), ("label", "<i4"), ("start", "<u4", (components,)), ("size", "<u4", (components,))]
+    )
+
+
+def scan_tar(path: str | Path) -> list[Entry]:
+    """Find the samples of a finished tar by one pass over its headers.
+
+    Raises:
+        ShardError: the tar is cut or damaged, holds links, absolute or `..` names, a key twice, samples whose
+            components are not adjacent, names that only a PAX header holds, or a sample without its image.
+    """
+    path = Path(path)
+    entries: list[Entry] = []
+    finished: set[str] = set()
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                _add(entries, finished, member, path)
+            end = tar.offset
+    except FileNotFoundError:
+        raise ShardError(f"{path} does not exist") from None
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise ShardError(f"{path}: the tar cannot be read to its end: {' '.join(str(error).split())}") from None
+    with path.open("rb") as file:
+        # Cut between two members, or with a damaged header, a tar looks complete to tarfile; only its end mark tells.
+        file.seek(end)
+        if file.read(2 * BLOCK) != bytes(2 * BLOCK):
+            raise ShardError(f"{path}: the tar is cut or damaged after {len(entries)} samples: make it again")
+    if not entries:
+        raise ShardError(f"{path}: the tar holds no sample")
+    for entry in entries:
+        _complete(entry, path)
+    return entries
+
+
+def make_index(
+    entries: Sequence[Entry], components: Sequence[str], labels: Sequence[int | None], path: str | Path
+) -> NDArray[np.void]:
+    """The index of scanned samples and their labels; components not in the list are left out.
+
+    Raises:
+        ShardError: a sample spans 4 GiB or more.
+    """
+    index = np.zeros(len(entries), dtype=index_dtype(len(components)))
+    for row, entry, label in zip(index, entries, labels, strict=True):
+        row["base"] = entry.base
+        row["label"] = NO_LABEL if label is None else label
+        for column, extension in enumerate(components):
+            offset, size = entry.members.get(extension, (entry.base, 0))
+            if offset - entry.base + size >= 1 << 32:
+                raise ShardError(f"{path}: sample {entry.key} spans 4 GiB or more: store it as smaller samples")
+            row["start"][column] = offset - entry.base
+            row["size"][column] = size
+    return index
+
+
+def build_index(path: str | Path, components: Sequence[str]) -> NDArray[np.void]:
+    """Scan a tar and index it, without labels, which its headers do not tell.
+
+    Raises:
+        ShardError: see `scan_tar`; or it holds a component that is not in the list.
+    """
+    entries = scan_tar(path)
+    for entry in entries:
+        for extension in entry.members:
+            if extension not in components:
+                raise ShardError(f"{path}: sample {entry.key} has a component {extension} that the manifest lacks")
+    return make_index(entries, components, [None] * len(entries), path)
+
+
+def save_index(index: NDArray[np.void], path: str | Path) -> None:
+    """Write an index as a .npy file."""
+    with Path(path).open("wb") as file:
+        np.lib.format.write_array(file, index, version=(1, 0), allow_pickle=False)
+
+
+def parse_index(data: bytes, components: int, path: str | Path) -> NDArray[np.void]:
+    """The index in the bytes of a .npy file; pickles are never read.
+
+    Raises:
+        ShardError: it is no index for this many components.
+    """
+    try:
+        index = np.lib.format.read_array(BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError, SyntaxError) as error:
+        raise ShardError(f"{path} is no index: {' '.join(str(error).split())}") from None
+    if index.dtype != index_dtype(components) or index.ndim != 1:
+        raise ShardError(f"{path} is no index of {components} components: make the shards again")
+    return index
+
+
+def _add(entries: list[Entry], finished: set[str], member: tarfile.TarInfo, path: Path) -> None:
+    """Put one tar member to the sample it belongs to."""
+    name = member.name
+    parts = PurePosixPath(name).parts
+    if name.startswith("/") or ".." in parts:
+        raise ShardError(f"{path}: member name {name!r} is absolute or leaves the folder: such tars are refused")
+    if member.isdir():
+        return
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+        raise ShardError(f"{path}: member {name!r} is a link or a special file: such tars are refused")
+    folder, separator, last = name.rpartition("/")
+    stem, dot, extension = last.partition(".")
+    if not stem or not dot or not extension or len(name.encode("utf-8", "surrogateescape")) > NAME_BYTES:
+        raise ShardError(f"{path}: member name {name!r} is not <key>.<extension> of at most {NAME_BYTES} bytes")
+    if member.size == 0:
+        raise ShardError(f"{path}: member {name!r} is empty")
+    key = folder + separator + stem
+    if "path" in member.pax_headers:
+        raise ShardError(f"{path}: member name {name!r} is not plain ASCII, and is stored in a PAX header: rename it")
+    if not entries or entries[-1].key != key:
+        if key in finished:
+            raise ShardError(f"{path}: key {key} comes again after other samples: a duplicate, or components apart")
+        finished.add(key)
+        entries.append(Entry(key, member.offset, {}))
+    elif extension in entries[-1].members:
+        raise ShardError(f"{path}: duplicate key {key}: component {extension} comes twice")
+    entries[-1].members[extension] = (member.offset_data, member.size)
+
+
+def _complete(entry: Entry, path: Path) -> None:
+    try:
+        find_image(entry.members)
+    except ShardError as error:
+        raise ShardError(f"{path}: sample {entry.key} {error}") from None

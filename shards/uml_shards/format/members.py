@@ -1,0 +1,127 @@
+"""The components of one sample, read from an open tar by the sample's row of the index.
+
+The tar headers on the way are checked, so a tar that is not the index's is found at the first read.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from struct import Struct
+from typing import NoReturn
+
+import numpy as np
+
+from ..address import Location
+from ..errors import ShardError
+from .index import BLOCK
+from .patch import Part
+from .volume import HEADER_BYTES, IMAGE, MASK
+
+
+def read_components(
+    descriptor: int, record: np.void, names: Sequence[str], path: Location
+) -> tuple[str, dict[str, bytes]]:
+    """The key of a sample and the bytes of its components, by extension, with one `pread`.
+
+    Args:
+        descriptor: of the tar.
+        record: the sample's row of the index.
+        names: of all components, the columns of the index.
+        path: of the tar, for errors.
+
+    Raises:
+        ShardError: the tar holds something else at that place.
+    """
+    base, present = _unpack(record, names, path)
+    data = os.pread(descriptor, max([start + size for _, start, size in present]), base)
+    stem, found = b"", {}
+    for extension, start, size in present:
+        name, stated = _header(data, start - BLOCK)
+        stem = stem or _stem(name, extension, path)
+        component = data[start : start + size]
+        if name != stem + b"." + extension.encode() or stated != size or len(component) != size:
+            _refuse(stem, extension, path)
+        found[extension] = component
+    return _text(stem), found
+
+
+def read_parts(descriptor: int, record: np.void, names: Sequence[str], path: Location) -> tuple[str, dict[str, Part]]:
+    """Where the components of a sample lie in a tar, and their first bytes: of arrays the header, else all.
+
+    Raises:
+        ShardError: the tar holds something else at that place.
+    """
+    base, present = _unpack(record, names, path)
+    stem, found = b"", {}
+    for extension, start, size in present:
+        wanted = min(size, HEADER_BYTES) if extension in (IMAGE, MASK) else size
+        data = os.pread(descriptor, BLOCK + wanted, max(base + start - BLOCK, 0))
+        name, stated = _header(data, 0)
+        stem = stem or _stem(name, extension, path)
+        if name != stem + b"." + extension.encode() or stated != size or len(data) != BLOCK + wanted:
+            _refuse(stem, extension, path)
+        found[extension] = Part(base + start, size, data[BLOCK:])
+    return _text(stem), found
+
+
+def read_key(descriptor: int, record: np.void, names: Sequence[str], path: Location) -> str:
+    """The key of a sample: one short read.
+
+    Raises:
+        ShardError: the tar holds something else at that place.
+    """
+    base, present = _unpack(record, names, path)
+    start, extension = min((start, extension) for extension, start, _ in present)
+    name, _ = _header(os.pread(descriptor, BLOCK, max(base + start - BLOCK, 0)), 0)
+    return _text(_stem(name, extension, path))
+
+
+_HEADER = Struct("100s24x12s121x5s")
+"""Name, size and mark in a tar header."""
+
+
+@cache
+def _row(components: int) -> Struct:
+    """The row of `index.index_dtype`, which numpy takes ten times as long to take apart."""
+    return Struct(f"<Qi{2 * components}I")
+
+
+def _unpack(record: np.void, names: Sequence[str], path: Location) -> tuple[int, list[tuple[str, int, int]]]:
+    """Where a sample begins, and (extension, start, size) of the components that it has."""
+    base, _, *places = _row(len(names)).unpack(record)  # pyright: ignore[reportArgumentType]
+    columns = zip(names, places, places[len(names) :], strict=False)
+    present = [(extension, start, size) for extension, start, size in columns if size]
+    if not present:
+        raise ShardError(f"{path}: the index row for byte {base} has no component: make the shards again", "tar")
+    return base, present
+
+
+def _header(data: bytes, at: int) -> tuple[bytes, int]:
+    """Name and size of a tar member by its header; what has not the mark of a header has none."""
+    if not 0 <= at <= len(data) - BLOCK:
+        return b"", -1
+    name, size, mark = _HEADER.unpack_from(data, at)
+    if mark != b"ustar":
+        return b"", -1
+    try:
+        return name.split(b"\0", 1)[0], int(size.strip(b"\0 "), 8)
+    except ValueError:
+        return name, -1
+
+
+def _stem(name: bytes, extension: str, path: Location) -> bytes:
+    """The key in a member name, which must end in an extension."""
+    stem = name.removesuffix(b"." + extension.encode())
+    if stem == name or not stem:
+        what = f"{path}: found {_text(name)[:40]!r} where its index says a component {extension}: verify it"
+        raise ShardError(what, "tar")
+    return stem
+
+
+def _refuse(stem: bytes, extension: str, path: Location) -> NoReturn:
+    what = f"{path}: component {extension} of sample {_text(stem)} is not where its index says: verify it"
+    raise ShardError(what, "tar")
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")

@@ -1,0 +1,127 @@
+"""Picture files to numpy: an explicit whitelist of formats and modes.
+
+What a general decoder does silently and a mask or a 16-bit image does not survive is refused here: a palette or alpha
+channel turned into RGB, 16 bits cut to 8, grey levels of 1, 2 or 4 bits stretched to 255, later pages dropped.
+"""
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL.ImageFile import ImageFile
+
+from ..errors import ShardError
+from ..sample import IGNORE
+from .grey_png import decode_grey_png
+from .jpeg import decode_jpeg
+
+# The plugins are called directly: Image.open would guess the format from the bytes, and warns on stderr before our own
+# limit can speak.
+_OPENERS: dict[str, Callable[[BytesIO], ImageFile]] = {
+    "jpg": JpegImagePlugin.JpegImageFile,
+    "jpeg": JpegImagePlugin.JpegImageFile,
+    "png": PngImagePlugin.PngImageFile,
+    "tif": TiffImagePlugin.TiffImageFile,
+    "tiff": TiffImagePlugin.TiffImageFile,
+}
+
+MAX_PIXELS = 1 << 26
+"""Largest image or mask that is decoded, 8192 x 8192: a few bytes can claim to be more."""
+
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
+_TIFF_BITS = 258
+"""The tag BitsPerSample."""
+
+
+def decode_image(data: bytes, extension: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Decode an image: JPEG, PNG or TIFF, grey or RGB of 8 bits, or grey of 16 bits.
+
+    Returns:
+        (H, W, 1 or 3), uint8, or uint16 with every value as stored.
+
+    Raises:
+        ShardError: another format, mode or depth, too many pixels, several pages, damaged data.
+    """
+    if extension in ("jpg", "jpeg") and (pixels := decode_jpeg(data, MAX_PIXELS)) is not None:
+        return pixels
+    opened = _open(data, extension)
+    if _bits(opened, data) == 16 and opened.mode not in (*_SIXTEEN_BIT, "I"):
+        raise ShardError(f"{extension}: 16-bit colour, which the decoder would cut to 8 bits: store it with 8")
+    # Pillow before 11 opens a 16-bit grey PNG as "I", 32 bits wide; a TIFF in that mode really has 32 bits.
+    sixteen = opened.mode in _SIXTEEN_BIT or (opened.mode == "I" and extension == "png")
+    if not sixteen and opened.mode not in ("L", "RGB"):
+        raise ShardError(f"{extension}: image mode {opened.mode} is not supported: use grey or RGB without alpha")
+    array = _load(opened, extension)
+    array = array[..., None] if array.ndim == 2 else array
+    return array.astype(np.uint16, copy=False) if sixteen else array.astype(np.uint8, copy=False)
+
+
+def _bits(opened: ImageFile, data: bytes) -> int:
+    """Bits of a channel as stored, which the decoder's mode no longer tells."""
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        found = opened.tag_v2.get(_TIFF_BITS, 1)
+        return max(found) if isinstance(found, tuple) else int(found)
+    return data[24] if isinstance(opened, PngImagePlugin.PngImageFile) else 8
+
+
+def decode_mask(data: bytes, classes: int, extension: str = "mask.png") -> NDArray[np.uint8]:
+    """Decode a class map: a PNG of 8-bit grey whose values are class numbers or 255 = ignore.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        ShardError: any other PNG, or a value that is no class.
+    """
+    mask = decode_grey(data, extension)
+    # In one pass: 255 = ignore becomes 0, and the classes 1 and up.
+    if (mask + np.uint8(1)).max() > classes:
+        value = int(mask[(mask >= classes) & (mask != IGNORE)][0])
+        raise ShardError(f"{extension}: value {value} is out of range: {classes} mask classes, and 255 = ignore")
+    return mask
+
+
+def decode_grey(data: bytes, extension: str) -> NDArray[np.uint8]:
+    """Decode a PNG of 8-bit grey, (H, W) uint8, every value as stored.
+
+    Raises:
+        ShardError: it is any other PNG, or damaged.
+    """
+    if (values := decode_grey_png(data, MAX_PIXELS)) is not None:
+        return values
+    opened = _open(data, "png", extension)
+    depth, colour = data[24], data[25]
+    if (depth, colour) != (8, 0):
+        raise ShardError(f"{extension}: must be a PNG of 8-bit grey, is of {depth} bits and colour type {colour}")
+    return _load(opened, extension)
+
+
+def _open(data: bytes, image_format: str, extension: str | None = None) -> ImageFile:
+    """Read the header only, and refuse what must not be decoded."""
+    extension = extension or image_format
+    try:
+        opened = _OPENERS[image_format](BytesIO(data))
+        pages = getattr(opened, "n_frames", 1) if image_format != "jpg" else 1
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError) as error:
+        raise ShardError(f"{extension}: cannot be opened: {_line(error)}") from None
+    width, height = opened.size
+    if width * height > MAX_PIXELS:
+        raise ShardError(f"{extension}: {height}x{width} is more than {MAX_PIXELS} pixels: resize it")
+    if pages != 1:
+        raise ShardError(f"{extension}: holds {pages} pages, must hold one")
+    return opened
+
+
+def _load(opened: ImageFile, extension: str) -> NDArray[Any]:
+    try:
+        return np.asarray(opened)
+    except (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, OverflowError) as error:
+        raise ShardError(f"{extension}: cannot be decoded: {_line(error)}") from None
+
+
+def _line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

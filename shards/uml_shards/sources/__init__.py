@@ -1,0 +1,1 @@
+"""Reads the files users bring: images, masks, tables and volumes."""

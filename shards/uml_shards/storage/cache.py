@@ -1,0 +1,173 @@
+"""The cache of remote shards: a folder of whole, checked files that the processes of a node share.
+
+For each file there are
+
+    <sha256 of the URL>-<sha256 of the content>         the file, renamed to this name only after its check
+    <the same>.ok                                       the record of that check; its time is that of the last use
+    <the same>.part                                     the file while it is fetched, as long as it will be
+    locks/<the same>.lock                               held while it is fetched, opened or removed
+
+The digest of the content is the manifest's. So a split that changes on the server never meets files of its past, and
+two splits never share a file by name only.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..address import Address
+from ..errors import ShardError
+from .download import Content, download
+
+PRIVATE = 0o700
+"""The mode of a cache folder: nobody else reads the images, or puts others there."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Where remote shards are kept. Nothing is made before the first file is fetched.
+
+    Attributes:
+        folder: of the cache; by default uml_shards in $XDG_CACHE_HOME, or in ~/.cache.
+        gigabytes: (of 1e9 bytes) what it may hold: the files that were not used for longest make room. None: no end.
+    """
+
+    folder: str | Path | None = None
+    gigabytes: float | None = None
+
+    @contextmanager
+    def file(self, address: Address, content: Content, *, rehash: bool = False) -> Iterator[Path]:
+        """A remote file in the cache, fetched if it is not there. No process removes it inside the `with`.
+
+        Args:
+            address: where it comes from.
+            content: what it must hold; the digest is needed.
+            rehash: read all of a file that is there; else its size and the record of an earlier check are enough.
+
+        Raises:
+            ShardError: it cannot be fetched whole and right, or the cache folder cannot be written.
+        """
+        folder = self._made_folder()
+        name = f"{hashlib.sha256(str(address).encode()).hexdigest()}-{content.sha256}"
+        path = folder / name
+        with ExitStack() as held:
+            try:
+                held.enter_context(_lock(folder, name))
+                if not _is_good(path, content, rehash):
+                    _remove(path)
+                    self._fetch(address, content, path)
+                now = time.time_ns()  # finer than what the system would put there by itself
+                os.utime(_record(path), ns=(now, now))
+            except OSError as error:
+                raise ShardError(
+                    f"cache folder {folder} cannot be used: {error.strerror}: make room, limit it or choose another"
+                ) from None
+            yield path
+
+    def _made_folder(self) -> Path:
+        folder = Path(self.folder) if self.folder else default_folder()
+        try:
+            folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+            (folder / "locks").mkdir(mode=PRIVATE, exist_ok=True)
+        except OSError as error:
+            raise ShardError(f"cache folder {folder} cannot be made: {error.strerror}: choose another") from None
+        return folder
+
+    def _fetch(self, address: Address, content: Content, path: Path) -> None:
+        part = path.with_name(f"{path.name}.part")
+        try:
+            self._make_room(address, content.limit, part)
+            with part.open("r+b") as file:
+                download(address, file, content)
+                file.truncate()
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        _note_check(path)
+
+    def _make_room(self, address: Address, size: int, part: Path) -> None:
+        """Remove what was not used for longest, and claim the room in the same moment by a sparse file."""
+        limit = None if self.gigabytes is None else int(self.gigabytes * 1e9)
+        if limit is not None and size > limit:
+            raise ShardError(f"{address} has {size} bytes, the cache may hold {limit}: allow more gigabytes")
+        with _lock(part.parent, "room"):
+            if limit is not None:
+                _shrink(part.parent, limit - size)
+            with part.open("wb") as file:
+                file.truncate(size)
+
+
+def default_folder() -> Path:
+    """Where the cache is if nothing else is said."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "uml_shards"
+
+
+def _shrink(folder: Path, limit: int) -> None:
+    """Remove files that no process fetches or opens now, the longest unused first, until the rest is small enough."""
+    found: list[tuple[bool, int, int, Path]] = []
+    for path in folder.iterdir():
+        try:
+            if path.is_file() and path.suffix != ".ok":
+                record = _record(path)
+                used = (record if record.exists() else path).stat().st_mtime_ns
+                found.append((path.suffix != ".part", used, path.stat().st_size, path))
+        except FileNotFoundError:
+            continue  # another process has just finished or removed it
+    total = sum(size for _, _, size, _ in found)
+    for _, _, size, path in sorted(found):
+        if total <= limit:
+            return
+        lock = _lock(folder, path.name.removesuffix(".part"))
+        try:
+            with lock.acquire(blocking=False):
+                _remove(path)
+                total -= size
+        except Timeout:
+            continue
+
+
+def _is_good(path: Path, content: Content, rehash: bool) -> bool:
+    """Whether a file is there and holds what it should, as far as asked."""
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return False
+    if content.size not in (None, about.st_size):
+        return False
+    record = _record(path)
+    # The record states the file's time, so that a file which was written to later is not trusted.
+    if not rehash and record.is_file() and record.read_text() == str(about.st_mtime_ns):
+        return True
+    with path.open("rb") as file:
+        good = hashlib.file_digest(file, "sha256").hexdigest() == content.sha256
+    if good:
+        _note_check(path)
+    return good
+
+
+def _note_check(path: Path) -> None:
+    _record(path).write_text(str(path.stat().st_mtime_ns))
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(f"{path.name}.ok")
+
+
+def _remove(path: Path) -> None:
+    """Remove a file and its record; who has it open reads on."""
+    _record(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _lock(folder: Path, name: str) -> FileLock:
+    """A lock between processes, which the system releases when its holder dies."""
+    return FileLock(folder / "locks" / f"{name}.lock")

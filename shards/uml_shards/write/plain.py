@@ -1,0 +1,182 @@
+"""Plain webdataset tars, made by anyone: one pass over them writes the manifest and the indices that they lack.
+
+The tars are read only. What counts in them: one image (`jpg`, `jpeg`, `png`, `tif`, `tiff`), a label (`json` with
+`{"label": 1}`, or `cls` with a number), a mask (`mask.png` or `seg.png`). Other components are indexed, not decoded.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import ShardError
+from ..format.decode import Layout, decode_sample
+from ..format.index import NO_LABEL, make_index, save_index, scan_tar
+from ..format.manifest import FILE_NAME, PLAIN_NAME, Manifest, Shard
+from ..format.members import read_components
+from ..sample import IGNORE, Sample
+from .tally import Tally
+from .unfinished import FOLDER, TEMPORARY
+
+MAX_CLASSES = 1 << 16
+"""Most classes that are counted instead of named: a larger label is rather a number of something else."""
+
+
+def index_plain(
+    folder: str | Path,
+    *,
+    dataset: str | None = None,
+    split: str | None = None,
+    classes: Sequence[str] = (),
+    mask_classes: Sequence[str] = (),
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Manifest:
+    """Write manifest and indices beside the tars of a folder, after every sample is decoded and checked.
+
+    Args:
+        folder: of the tars, which are taken by name.
+        dataset: its name; by default the folder's.
+        split: its name; by default the folder's.
+        classes: names of the image classes, in label order; by default the numbers up to the largest label.
+        mask_classes: names of the pixel classes; by default the numbers up to the largest value but 255 = ignore.
+        overwrite: replace manifest and indices.
+        quiet: no progress bar.
+
+    Raises:
+        ShardError: there are no tars, a tar or sample is not as it must be, or nothing can be written; then nothing is
+            left.
+    """
+    folder = Path(folder)
+    tars = _find(folder, overwrite)
+    components: set[str] = set()
+    samples = 0
+    for tar in tars:
+        entries = scan_tar(tar)
+        samples += len(entries)
+        components.update(extension for entry in entries for extension in entry.members)
+    columns = tuple(sorted(components))
+    seen = _Seen(Layout(len(classes) or MAX_CLASSES, len(mask_classes) or IGNORE))
+    try:
+        with tqdm(total=samples, desc=folder.name, unit="sample", disable=quiet or None) as bar:
+            shards = [_index_tar(tar, columns, seen, bar) for tar in tars]
+        largest_value = seen.largest_value()
+        name = folder.resolve().name
+        manifest = Manifest(
+            dataset=dataset or name,
+            split=split or name,
+            channels=seen.tally.channels,
+            size=seen.tally.size,
+            classes=tuple(classes) or _numbers(max(seen.tally.class_counts, default=-1)),
+            mask_classes=tuple(mask_classes) or _numbers(largest_value),
+            components=columns,
+            labelled=seen.tally.labelled,
+            masked=seen.tally.masked,
+            statistics=seen.tally.statistics(),
+            licence="not stated",
+            source="plain webdataset tars",
+            shards=tuple(shards),
+        )
+        counts = tuple(seen.tally.class_counts[label] for label in range(len(manifest.classes)))
+        manifest = manifest.model_copy(update={"class_counts": counts})
+        _publish(manifest, folder)
+    except OSError as error:
+        raise ShardError(f"{folder} cannot be indexed: {error.strerror or error}") from None
+    finally:
+        for tar in tars:
+            _index_path(tar, TEMPORARY).unlink(missing_ok=True)
+    return manifest
+
+
+@dataclass
+class _Seen:
+    """What the samples so far hold."""
+
+    layout: Layout
+    tally: Tally = field(default_factory=Tally)
+    keys: dict[str, str] = field(default_factory=dict)
+    values: set[int] = field(default_factory=set)
+
+    def add(self, sample: Sample, tar: Path) -> None:
+        if sample.key in self.keys:
+            raise ShardError(f"duplicate key, {self.keys[sample.key]} has it too: give each sample its own")
+        self.keys[sample.key] = tar.name
+        self.tally.add(sample)
+        if sample.mask is not None:
+            self.values.update(np.flatnonzero(np.bincount(sample.mask.ravel(), minlength=IGNORE + 1)).tolist())
+
+    def largest_value(self) -> int:
+        """The largest class number in a mask; -1 without masks."""
+        if self.values == {0, IGNORE}:
+            what = f"the masks hold no values but 0 and {IGNORE}, and {IGNORE} means ignore"
+            raise ShardError(f"{what}: store class numbers: 0, 1, ...")
+        return max(self.values - {IGNORE}, default=-1)
+
+
+def _find(folder: Path, overwrite: bool) -> list[Path]:
+    if (folder / FOLDER).exists():
+        raise ShardError(f"{folder} is an unfinished split: run the `shards.py make` that began it again")
+    if (folder / FILE_NAME).exists() and not overwrite:
+        raise ShardError(f"{folder} already holds a manifest: pass --overwrite to replace it")
+    tars = sorted(folder.glob("*.tar"))
+    if not tars:
+        inside = ", ".join(sorted({tar.parent.name for tar in folder.glob("*/*.tar")}))
+        hint = f"index each of the folders in it: {inside}" if inside else "name a folder of plain tars"
+        raise ShardError(f"{folder} holds no *.tar: {hint}")
+    for tar in tars:
+        if not re.match(PLAIN_NAME, tar.name):
+            raise ShardError(f"{folder}: the file name {tar.name!r} cannot stand in a manifest: rename it")
+    return tars
+
+
+def _index_tar(tar: Path, columns: Sequence[str], seen: _Seen, bar: tqdm) -> Shard:
+    """Check every sample of a tar, and write its index under a temporary name."""
+    entries = scan_tar(tar)
+    index = make_index(entries, columns, [None] * len(entries), tar)
+    descriptor = os.open(tar, os.O_RDONLY)
+    try:
+        for entry, record in zip(entries, index, strict=True):
+            key, components = read_components(descriptor, record, columns, tar)
+            try:
+                sample = decode_sample(key, components, seen.layout)
+                seen.add(sample, tar)
+            except ShardError as error:
+                raise ShardError(f"{tar}: sample {entry.key}: {error}") from None
+            record["label"] = NO_LABEL if sample.label is None else sample.label
+            bar.update()
+        size = os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+    path = _index_path(tar, TEMPORARY)
+    save_index(index, path)
+    with tar.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Shard(
+        name=tar.name,
+        bytes=size,
+        sha256=digest,
+        samples=len(entries),
+        index=_index_path(tar).name,
+        index_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def _publish(manifest: Manifest, folder: Path) -> None:
+    """Give the indices their names, then write the manifest."""
+    (folder / FILE_NAME).unlink(missing_ok=True)
+    for shard in manifest.shards:
+        (folder / f"{shard.index}{TEMPORARY}").replace(folder / shard.index)
+    manifest.save(folder)
+
+
+def _index_path(tar: Path, ending: str = "") -> Path:
+    return tar.with_name(f"{tar.stem}.index.npy{ending}")
+
+
+def _numbers(largest: int) -> tuple[str, ...]:
+    return tuple(str(number) for number in range(largest + 1))

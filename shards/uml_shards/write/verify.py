@@ -1,0 +1,164 @@
+"""The full check of shards: every byte against its digest, every sample decoded, every statement of the manifest."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ..address import Address, Location, parse_location
+from ..errors import ShardError
+from ..format.decode import Layout, decode_sample
+from ..format.index import NO_LABEL, build_index
+from ..format.manifest import Manifest, Shard
+from ..format.members import read_components
+from ..read.split import find_splits, load_checked_index, open_split
+from ..storage.cache import Cache
+from ..storage.storage import Storage, open_storage
+from .tally import Tally
+
+STATISTICS_TOLERANCE = 1e-3
+"""JPEG decoders differ by a grey level here and there, so statistics need not agree to the bit."""
+
+
+def verify(path: str | Location, *, cache: Cache | None = None, quiet: bool = False) -> list[str]:
+    """Check a split folder, or all splits of a data set; keys must differ between a split and its siblings.
+
+    Args:
+        path: of the split or of the data set; or the URL of a split, whose cached files are all read again too.
+        cache: for the files behind a URL; the default one if none is given.
+        quiet: no progress bar.
+
+    Returns:
+        One line for each problem; empty when all is well.
+    """
+    path = parse_location(path)
+    splits = find_splits(path)
+    if not splits:
+        return [f"shard folder {path} holds no manifest.json, nor do the folders in it: make shards first"]
+    problems = [problem for split in splits for problem in verify_split(split, cache=cache, quiet=quiet)]
+    if isinstance(path, Address):
+        return problems
+    siblings = find_splits(path.resolve().parent) if splits == [path] else splits
+    return problems + shared_keys(siblings)
+
+
+def verify_split(path: Location, *, cache: Cache | None = None, quiet: bool = False) -> list[str]:
+    """Check everything that one split says of itself; one line for each problem."""
+    storage = open_storage(path, cache)
+    try:
+        manifest = storage.load_manifest()
+    except ShardError as error:
+        return [str(error)]
+    check = _Check(storage, path, manifest)
+    problems: list[str] = []
+    with tqdm(total=manifest.samples, desc=f"{path.name}", unit="sample", disable=quiet or None) as bar:
+        for shard in manifest.shards:
+            problems += check.shard(shard, bar)
+    # Counts of samples that could not be read would only repeat what is already said.
+    return problems or check.counts()
+
+
+def shared_keys(splits: Sequence[Location]) -> list[str]:
+    """One line for each pair of splits that have samples in common."""
+    keys: dict[Location, set[str]] = {}
+    for path in splits:
+        try:
+            keys[path] = set(open_split(path).keys())
+        except ShardError:
+            continue  # said when that split itself is verified
+    problems = []
+    for one, other in combinations(keys, 2):
+        if common := sorted(keys[one] & keys[other]):
+            problems.append(f"{one} and {other} share {len(common)} keys, first {common[0]}: splits must be disjoint")
+    return problems
+
+
+class _Check:
+    """What was found in a split so far."""
+
+    def __init__(self, storage: Storage, path: Location, manifest: Manifest) -> None:
+        self.storage, self.path, self.manifest = storage, path, manifest
+        self.layout = Layout.of(manifest)
+        self.owners: dict[str, str] = {}
+        self.tally = Tally()
+
+    def shard(self, shard: Shard, bar: tqdm) -> list[str]:
+        """One line for each problem of a tar, its index and its samples."""
+        tar = self.path / shard.name
+        try:
+            index = load_checked_index(self.storage, self.path, shard, self.manifest)
+            with self.storage.tar(shard, rehash=True) as path, path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                    return [
+                        f"{tar}: its sha256 is not the manifest's: some of its bytes changed: copy or make it again"
+                    ]
+                if not _points_alike(index, _scan(path, tar, self.manifest)):
+                    return [
+                        f"{tar}: its index {shard.index} points elsewhere than the tar's headers: make the shards again"
+                    ]
+                return list(self._samples(shard, index, file.fileno(), bar))
+        except ShardError as error:
+            return [str(error)]
+        except OSError as error:
+            return [f"{tar} cannot be read: {error.strerror}"]
+
+    def _samples(self, shard: Shard, index: NDArray[np.void], descriptor: int, bar: tqdm) -> Iterator[str]:
+        tar = self.path / shard.name
+        for record in index:
+            bar.update()
+            try:
+                key, components = read_components(descriptor, record, self.manifest.components, tar)
+            except ShardError as error:
+                yield str(error)
+                continue
+            if key in self.owners:
+                yield f"{tar}: duplicate key {key}: {self.owners[key]} has it too"
+            self.owners[key] = shard.name
+            try:
+                sample = decode_sample(key, components, self.layout)
+                self.tally.add(sample)
+            except ShardError as error:
+                yield f"{tar}: sample {key}: {error}"
+                continue
+            if int(record["label"]) != (NO_LABEL if sample.label is None else sample.label):
+                yield f"{tar}: sample {key} has label {sample.label}, its index {record['label']}: make them again"
+
+    def counts(self) -> list[str]:
+        """The manifest's statements about the whole split."""
+        manifest, tally = self.manifest, self.tally
+        counts = tuple(tally.class_counts[label] for label in range(len(manifest.classes)))
+        found = {
+            "labelled": (manifest.labelled, tally.labelled),
+            "masked": (manifest.masked, tally.masked),
+            "class_counts": (manifest.class_counts, counts),
+            "channels": (manifest.channels, tally.channels),
+            "size": (manifest.size, tally.size),
+        }
+        problems = [
+            f"{self.path}: the manifest says {name} {stated}, the samples {true}"
+            for name, (stated, true) in found.items()
+            if stated != true
+        ]
+        statistics = tally.statistics()
+        for name in ("mean", "std"):
+            stated, true = getattr(manifest.statistics, name), getattr(statistics, name)
+            if len(stated) != len(true) or not np.allclose(stated, true, rtol=0.0, atol=STATISTICS_TOLERANCE):
+                problems.append(f"{self.path}: the manifest says image {name} {stated}, the samples {true}")
+        return problems
+
+
+def _scan(file: Path, tar: Location, manifest: Manifest) -> NDArray[np.void]:
+    """The index that a tar should have; errors name where it comes from, not its copy in the cache."""
+    try:
+        return build_index(file, manifest.components)
+    except ShardError as error:
+        raise ShardError(str(error).replace(str(file), str(tar))) from None
+
+
+def _points_alike(index: NDArray[np.void], other: NDArray[np.void]) -> bool:
+    """Whether two indices of a tar point to the same places."""
+    return all(np.array_equal(index[column], other[column]) for column in ("base", "start", "size"))

@@ -1,0 +1,254 @@
+"""The importer `folder` where images are volumes, from files to samples that are read again."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from commands import load_script
+from uml_shards import ShardError, open_split
+from uml_shards.importers import Options, find_importer
+from uml_shards.write.verify import verify
+from uml_shards.write.writer import write_split
+from volume_writers import (
+    ORIGIN,
+    PATIENT,
+    anatomy,
+    change_slices,
+    flipped,
+    ras_affine,
+    save_hdf5,
+    save_nifti,
+    save_nrrd,
+    save_series,
+)
+
+Folder = find_importer("folder")
+SCRIPT = Path(__file__).parents[3] / "launchers" / "shards.py"
+
+
+def lesion(number: int = 0) -> np.ndarray:
+    """A mask of its own for each number."""
+    return (np.abs(anatomy() - 20 * number) < 30).astype(np.uint8)
+
+
+def mixed_tree(raw: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """Key -> image and mask, of volumes of every format and their masks, which lie another way than the image."""
+    images, masks = raw / "images", raw / "masks"
+    turned = flipped(*flipped(anatomy(), ras_affine(), 0), 2)
+    save_nifti(images / "a scan.v1.nii.gz", *turned)
+    save_nrrd(masks / "a scan.v1_lesion.nrrd", lesion() * 255)
+    save_nrrd(images / "site 1" / "B.NRRD", anatomy())
+    save_nifti(masks / "site 1" / "B_1.nii", lesion(1).astype(np.float32))
+    save_nifti(masks / "site 1" / "B_2.nii.gz", *flipped(lesion(3), ras_affine(), 1))
+    values = anatomy().astype(np.float32)
+    save_hdf5(images / "heart" / "mri.h5", image=values, label=lesion())
+    save_series(images / "ct" / "head", anatomy(), offset=1024)
+    save_nifti(masks / "ct" / "head.nii", lesion(2))
+    save_series(images / "ct" / "neck", anatomy())
+    (images / "notes.txt").write_text("seen")
+    (images / "._a scan.v1.nii.gz").write_bytes(b"what macOS leaves")
+    (raw / "labels.csv").write_text(
+        "image,label\na scan.v1.nii.gz,ill\nsite 1/B,well\nheart/mri.h5,ill\nct/head,well\nct\\neck,\n"
+    )
+    return {
+        "a_scan_v1": (anatomy(), lesion()),
+        "site_1_B": (anatomy(), lesion(1) | lesion(3)),
+        "heart_mri": (values, lesion()),
+        "ct_head": (anatomy(), lesion(2)),
+        "ct_neck": (anatomy(), None),
+    }
+
+
+def test_volumes_of_every_format_come_out_voxel_for_voxel(tmp_path, capsys):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    made = mixed_tree(raw)
+    main = load_script(SCRIPT).main
+    words = ["--set", "val=0", "test=0", "keys=names", "--quiet"]
+    assert main(["make", "--dataset", "folder", "--raw", str(raw), "--out", str(out), *words]) == 0, capsys.readouterr()
+    assert verify(out, quiet=True) == []
+    split = open_split(out / "train")
+    samples = {sample.key: sample for sample in map(split.read, range(len(split)))}
+    assert samples.keys() == made.keys()
+    for key, (image, mask) in made.items():
+        np.testing.assert_array_equal(samples[key].image[..., 0], image, err_msg=key)
+        if mask is None:
+            assert samples[key].mask is None
+        else:
+            np.testing.assert_array_equal(samples[key].mask, mask, err_msg=key)
+    labels = {key: sample.label for key, sample in samples.items()}
+    assert labels == {"a_scan_v1": 0, "site_1_B": 1, "heart_mri": 0, "ct_head": 1, "ct_neck": None}
+    assert samples["ct_head"].meta == {"spacing": [0.5, 0.75, 2.0], "affine": ras_affine().tolist()}
+    assert samples["heart_mri"].meta["spacing"] == [1, 1, 1]
+    assert (split.manifest.size, split.manifest.channels, split.manifest.masked) == ((7, 6, 5), 1, 4)
+    options = split.manifest.options
+    assert (options["size"], options["spacing"], options["intensity"]) == (0, [], "keep")
+    assert "channels" not in options
+
+
+def test_nothing_of_a_patient_gets_into_the_shards(tmp_path):
+    save_series(tmp_path / "raw" / "images" / "Doe Jane", anatomy())
+    importer = Folder(tmp_path / "raw", Options(settings={"val": "0", "test": "0", "salt": "secret"}))
+    write_split(importer, "train", importer.splits()["train"], tmp_path / "train", quiet=True)
+    read = open_split(tmp_path / "train").components(0)
+    assert json.loads(read[1]["json"]).keys() == {"label", "spacing", "affine"}
+    stored = b"".join(path.read_bytes() for path in (tmp_path / "train").iterdir())
+    for told in (PATIENT, "Doe", "Jane", "MRN-12345", "19700101"):
+        assert told.encode() not in stored
+
+
+def importer(raw: Path, size: int | None = None, **given: str):
+    return Folder(raw, Options(size=size, settings={"val": "0", "test": "0", **given}))
+
+
+def encoded(made) -> dict[str, bytes]:
+    return made.encode(made.splits()["train"].items[0])[1]
+
+
+def test_settings_prepare_the_volume(tmp_path):
+    save_nifti(tmp_path / "images" / "a.nii", anatomy())
+    save_nifti(tmp_path / "masks" / "a.nii", lesion())
+    made = importer(tmp_path, spacing="1,1.5,2", window="-20,100", intensity="volume")
+    source = made.splits()["train"]
+    manifest = write_split(made, "train", source, tmp_path / "train", quiet=True)
+    sample = open_split(tmp_path / "train").read(0)
+    assert manifest.size == sample.mask.shape == (4, 3, 5)
+    assert sample.image.dtype == np.float32
+    assert sample.meta["spacing"] == pytest.approx([1, 1.5, 2])
+    assert np.asarray(sample.meta["affine"])[:3, 3] == pytest.approx([ORIGIN[0], ORIGIN[1] + 0.375, ORIGIN[2]])
+    assert manifest.options["spacing"] == [1, 1.5, 2]
+
+
+def test_masks_of_class_numbers(tmp_path):
+    numbers = lesion().astype(np.float32) * 2
+    numbers[0, 0, 0] = 255
+    save_nifti(tmp_path / "images" / "a.nii", anatomy())
+    save_nifti(tmp_path / "masks" / "a_rim.nii", numbers)
+    made = importer(tmp_path, mask_values="classes", mask_classes="background,rim,core")
+    write_split(made, "train", made.splits()["train"], tmp_path / "train", quiet=True)
+    np.testing.assert_array_equal(open_split(tmp_path / "train").read(0).mask, numbers)
+    with pytest.raises(ShardError, match=r"a_rim\.nii: mask value 2\S* is no class: there are 2, and 255 = ignore"):
+        encoded(importer(tmp_path, mask_values="classes"))
+
+
+@pytest.mark.parametrize(
+    ("size", "given", "reason"),
+    [
+        (96, {}, r"--size 96 does nothing for volumes: use --set spacing=1,1,1, in mm"),
+        (None, {"channels": "grey"}, "setting channels does nothing for volumes"),
+        (None, {"spacing": "1,1"}, "spacing='1,1': must be 3 positive numbers"),
+        (None, {"spacing": "1,0,1"}, "must be 3 positive numbers"),
+        (None, {"window": "3,3"}, "window='3,3': must be low,high"),
+        (None, {"intensity": "z"}, "intensity='z': Input should be 'keep' or 'volume'"),
+    ],
+)
+def test_settings_that_do_nothing_for_volumes_are_one_line(tmp_path, size, given, reason):
+    save_nifti(tmp_path / "images" / "a.nii", anatomy())
+    with pytest.raises(ShardError, match=reason) as caught:
+        importer(tmp_path, size, **given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["spacing=1,1,1", "window=0,1", "intensity=volume"])
+def test_settings_that_do_nothing_for_pictures_are_one_line(tmp_path, name):
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "images" / "a.png")
+    key, _, value = name.partition("=")
+    with pytest.raises(ShardError, match=f"setting {key} does nothing for pictures: take it away"):
+        importer(tmp_path, **{key: value})
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda raw: picture(raw / "images" / "b.png"), "holds 1 pictures and 1 volumes, of which one data set is not"),
+        (lambda raw: picture(raw / "masks" / "a.png"), r"masks/a\.png: masks are pictures and images volumes"),
+        (lambda raw: save_nifti(raw / "masks" / "b.nii", lesion()), "1 masks in .* belong to no image"),
+        (
+            lambda raw: save_nrrd(raw / "images" / "a.nrrd", anatomy()),
+            r"belong to two images, first .*a\.nii and a\.nrrd",
+        ),
+        (lambda raw: save_series(raw / "images", anatomy()), "lie in no folder of their own"),
+        (
+            lambda raw: (raw / "images" / "b.mha").write_bytes(b""),
+            r"b\.mha is a volume that is not read: store it as NIfTI",
+        ),
+        (lambda raw: (raw / "images" / "DICOMDIR").write_bytes(b""), r"DICOMDIR is none of .*\.nii\.gz"),
+        (lambda raw: save_nifti(raw / "masks" / "a.nii", lesion()[1:]), r"a\.nii: it is 6x6x5, the image"),
+        (
+            lambda raw: save_nifti(raw / "masks" / "a.nii", lesion(), np.eye(4)),
+            "away from the image .* affines must be",
+        ),
+        (lambda raw: save_nifti(raw / "masks" / "a.nii", lesion() * 0.3), r"mask value 0\.3 is not whole"),
+        (lambda raw: save_hdf5(raw / "masks" / "a.h5", image=lesion()), "holds no dataset 'label'; it has image"),
+    ],
+)
+def test_a_tree_that_does_not_fit_together_is_one_line(tmp_path, spoil, reason):
+    save_nifti(tmp_path / "images" / "a.nii", anatomy())
+    encoded(importer(tmp_path))
+    spoil(tmp_path)
+    with pytest.raises(ShardError, match=reason) as caught:
+        encoded(importer(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_volumes_beside_masks_of_pictures_are_refused(tmp_path):
+    picture(tmp_path / "images" / "a.png")
+    save_nifti(tmp_path / "masks" / "a.nii", lesion())
+    with pytest.raises(ShardError, match=r"a\.nii: masks are volumes and images pictures"):
+        importer(tmp_path).splits()
+
+
+def test_a_hdf5_file_with_two_masks_of_classes_is_refused(tmp_path):
+    save_hdf5(tmp_path / "images" / "a.h5", image=anatomy(), label=lesion())
+    save_hdf5(tmp_path / "masks" / "a.h5", label=lesion(2))
+    with pytest.raises(ShardError, match="1 images have several masks"):
+        importer(tmp_path, mask_values="classes").splits()
+    made = importer(tmp_path)
+    write_split(made, "train", made.splits()["train"], tmp_path / "train", quiet=True)
+    np.testing.assert_array_equal(open_split(tmp_path / "train").read(0).mask, lesion() | lesion(2))
+
+
+def test_broken_volumes_can_be_skipped(tmp_path):
+    save_nifti(tmp_path / "images" / "a.nii", anatomy())
+    (tmp_path / "images" / "c.h5").write_bytes(b"cut")
+    broken = save_series(tmp_path / "images" / "b", anatomy())
+    change_slices(broken, 1, SeriesInstanceUID="1.2")
+    made = importer(tmp_path)
+    with pytest.raises(ShardError, match=r"files of several series|c\.h5 cannot be read"):
+        write_split(made, "train", made.splits()["train"], tmp_path / "train", quiet=True)
+    manifest = write_split(made, "train", made.splits()["train"], tmp_path / "train", quiet=True, on_bad_sample="skip")
+    assert manifest.samples == 1
+
+
+@pytest.mark.real
+def test_real_left_atria_are_read_as_they_are(tmp_path):
+    import h5py
+
+    beside = Path(__file__).parents[3].parent / "shared" / "data"
+    found = Path(os.environ.get("UML_REAL_DATA", beside)) / "la2018_h5"
+    if not found.is_dir():
+        pytest.skip(f"no real data at {found}: set UML_REAL_DATA")
+    cases = sorted((found / "2018LA_Seg_Training Set").iterdir())[:2]
+    for case in cases:
+        link = tmp_path / "raw" / "images" / case.name / "mri_norm2.h5"
+        link.parent.mkdir(parents=True)
+        link.symlink_to(case / link.name)
+    made = importer(tmp_path / "raw", keys="names", mask_classes="background,left atrium")
+    manifest = write_split(made, "train", made.splits()["train"], tmp_path / "train", quiet=True)
+    assert (manifest.samples, manifest.masked, manifest.mask_classes) == (2, 2, ("background", "left atrium"))
+    split = open_split(tmp_path / "train")
+    for sample in (split.read(0), split.read(1)):
+        with h5py.File(
+            found / "2018LA_Seg_Training Set" / sample.key.removesuffix("_mri_norm2") / "mri_norm2.h5"
+        ) as file:
+            np.testing.assert_array_equal(sample.image[..., 0], file["image"])
+            np.testing.assert_array_equal(sample.mask, file["label"])

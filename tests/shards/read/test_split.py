@@ -1,0 +1,162 @@
+"""Reading by number: the same samples from any process, and no silent half-sample from files that disagree."""
+
+import hashlib
+import json
+import multiprocessing
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+
+from uml_shards import ShardError, open_split
+from uml_shards.importers import Options, find_importer
+from uml_shards.importers.phantom_pictures import draw
+from uml_shards.write.writer import write_split
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A phantom split of 3 shards of 4 samples."""
+    folder = tmp_path_factory.mktemp("shards") / "train"
+    importer = find_importer("phantom")(None, Options(size=16, counts={"train": 12}, lossless=True))
+    write_split(importer, "train", importer.splits()["train"], folder, samples_per_shard=4, quiet=True)
+    return folder
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "train")
+
+
+def restate(folder, **changes):
+    """Change what the manifest says of its first shard."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["shards"][0].update(changes)
+    path.write_text(json.dumps(manifest))
+
+
+def test_numbers_run_over_the_shards_laid_end_to_end(made):
+    split = open_split(made)
+    assert len(split) == 12
+    assert [split.locate(number) for number in (0, 3, 4, 11)] == [(0, 0), (0, 3), (1, 0), (2, 3)]
+    assert split.keys() == tuple(split.components(number)[0] for number in range(12))
+    assert sorted(split.keys()) == [f"train-{number:06d}" for number in range(12)]
+
+
+@pytest.mark.parametrize("number", [-1, 12])
+def test_number_outside_is_an_index_error(made, number):
+    with pytest.raises(IndexError):
+        open_split(made).read(number)
+
+
+def test_sample_is_decoded_as_its_importer_made_it(made):
+    sample = open_split(made).read(5)
+    drawn = draw(0, "train", int(sample.key.removeprefix("train-")), 16)
+    np.testing.assert_array_equal(sample.image, drawn.image)
+    np.testing.assert_array_equal(sample.mask, drawn.mask)
+    assert sample.label == drawn.label
+    assert sample.weight == 1.0
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_split_may_be_used_in_other_processes(made, method):
+    split = open_split(made)
+    expected = [split.read(number).key for number in range(12)]  # opens the files here first, as a parent may have done
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert [sample.key for sample in pool.map(split.read, range(12))] == expected
+
+
+def test_pickled_split_carries_no_open_file(made):
+    split = open_split(made)
+    split.read(0)
+    assert pickle.loads(pickle.dumps(split)).read(0).key == split.read(0).key
+
+
+def test_more_shards_than_files_kept_open(made, monkeypatch):
+    monkeypatch.setattr("uml_shards.read.split.OPEN_FILES", 1)
+    split = open_split(made)
+    assert [split.read(number).key for number in (0, 5, 10, 1)] == [split.keys()[number] for number in (0, 5, 10, 1)]
+
+
+def test_data_set_folder_names_its_splits(made):
+    with pytest.raises(ShardError, match="is a data set: name one of its splits: train"):
+        open_split(made.parent)
+
+
+def test_missing_folder_is_one_line(tmp_path):
+    with pytest.raises(ShardError, match="does not exist: make shards first"):
+        open_split(tmp_path / "absent")
+
+
+def test_missing_tar_is_found_on_opening(copy):
+    (copy / "shard-000001.tar").unlink()
+    with pytest.raises(ShardError, match=r"shard-000001\.tar cannot be read: No such file"):
+        open_split(copy)
+
+
+def test_truncated_tar_is_found_on_opening(copy):
+    tar = copy / "shard-000002.tar"
+    tar.write_bytes(tar.read_bytes()[:-1])
+    with pytest.raises(ShardError, match=r"shard-000002\.tar: has \d+ bytes, the manifest says \d+"):
+        open_split(copy)
+
+
+def test_tar_truncated_after_opening_is_found_on_reading(copy):
+    split = open_split(copy)
+    tar = copy / "shard-000002.tar"
+    tar.write_bytes(tar.read_bytes()[:-1])
+    with pytest.raises(ShardError, match=r"shard-000002\.tar: has \d+ bytes"):
+        split.read(11)
+
+
+def test_size_that_the_manifest_misstates_is_found(copy):
+    restate(copy, bytes=12345)
+    with pytest.raises(ShardError, match="the manifest says 12345"):
+        open_split(copy)
+
+
+def test_index_of_another_shard_is_found(copy):
+    shutil.copy(copy / "shard-000001.index.npy", copy / "shard-000000.index.npy")
+    with pytest.raises(ShardError, match=r"shard-000000\.index\.npy: its sha256 is not the manifest's"):
+        open_split(copy)
+
+
+def test_number_of_samples_that_the_manifest_misstates_is_found(copy):
+    restate(copy, samples=5)
+    with pytest.raises(ShardError, match="indexes 4 samples, the manifest says 5"):
+        open_split(copy)
+
+
+def test_tar_that_disagrees_with_its_index_is_found(copy):
+    """An index that is shifted by one block, but whose digest is stated right."""
+    path = copy / "shard-000000.index.npy"
+    index = np.load(path)
+    index["base"] += 512
+    np.save(path, index)
+    restate(copy, index_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    split = open_split(copy)
+    with pytest.raises(ShardError, match=r"shard-000000\.tar: found .* where its index says a component"):
+        split.read(0)
+
+
+def test_damaged_image_names_shard_key_and_reason(copy):
+    split = open_split(copy)
+    key, components = split.components(0)
+    tar = copy / "shard-000000.tar"
+    data = tar.read_bytes()
+    at = data.index(components["png"]) + len(components["png"]) // 2
+    tar.write_bytes(data[:at] + bytes(20) + data[at + 20 :])
+    with pytest.raises(ShardError, match=rf"shard-000000\.tar: sample {key}: png: cannot be") as caught:
+        open_split(copy).read(0)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_are_known_without_reading_a_tar(partly_known):
+    split = open_split(partly_known / "train")
+    labels = split.labels()
+    assert not split._files
+    stated = [split.read(number).label for number in range(len(split))]
+    assert labels.tolist() == [-1 if label is None else label for label in stated]
+    assert {-1, 0, 1} <= set(labels.tolist())

@@ -1,0 +1,84 @@
+"""What is stored as it is keeps its pixels, and nothing that tells of people."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+from uml_shards import ShardError
+from uml_shards.sources.encode import encode_file
+from uml_shards.sources.metadata import without_metadata
+
+SECRET = b"Erika Mustermann"
+VALUES = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+
+
+def jpeg(mode="RGB", **options):
+    exif = Image.Exif()
+    exif[0x9286] = exif[0x010E] = SECRET.decode()  # user comment, description
+    buffer = BytesIO()
+    image = Image.fromarray(VALUES).convert(mode)
+    image.save(buffer, "JPEG", exif=exif, comment=SECRET, xmp=b"<x>" + SECRET, icc_profile=SECRET * 9, **options)
+    iptc = b"\xff\xed" + (2 + len(SECRET)).to_bytes(2, "big") + SECRET
+    data = buffer.getvalue()
+    return data[:2] + iptc + data[2:]
+
+
+def png(mode="RGB"):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Patient", SECRET.decode())
+    text.add_itxt("Patient", SECRET.decode(), zip=False)
+    exif = Image.Exif()
+    exif[0x010E] = SECRET.decode()
+    buffer = BytesIO()
+    Image.fromarray(VALUES).convert(mode).save(buffer, "PNG", pnginfo=text, exif=exif)
+    return buffer.getvalue()
+
+
+JPEGS = {
+    "plain": jpeg(),
+    "grey": jpeg("L"),
+    "progressive": jpeg(progressive=True),
+    "restart marks": jpeg(restart_marker_blocks=2, quality=100),
+    "with a preview behind": jpeg() + jpeg(),
+    "padded": jpeg().replace(b"\xff\xdb", b"\xff\xff\xff\xdb"),
+}
+PNGS = {"colour": png(), "grey": png("L"), "16 bits": png("I;16")}
+EVERY = [*((data, "jpg") for data in JPEGS.values()), *((data, "png") for data in PNGS.values())]
+
+
+@pytest.mark.parametrize(("data", "extension"), EVERY, ids=[*JPEGS, *PNGS])
+def test_pixels_stay_and_all_else_goes(data, extension):
+    assert SECRET in data
+    kept = without_metadata(data, extension)
+    assert SECRET not in kept
+    before, after = (Image.open(BytesIO(each)) for each in (data, kept))
+    assert before.mode == after.mode
+    np.testing.assert_array_equal(np.asarray(before), np.asarray(after))
+    assert without_metadata(kept, extension) == kept
+
+
+@given(which=st.sampled_from(EVERY[:1] + EVERY[2:3] + EVERY[-3:-2]), part=st.floats(0, 1, exclude_max=True))
+def test_a_file_that_is_cut_is_refused(which, part):
+    data, extension = which
+    kept = without_metadata(data, extension)
+    with pytest.raises(ShardError, match="cannot be decoded"):
+        without_metadata(kept[: int(part * len(kept))], extension)
+
+
+def test_what_an_importer_stores_holds_no_metadata(tmp_path):
+    for name, data in {"a.JPEG": jpeg(), "b.png": png()}.items():
+        (tmp_path / name).write_bytes(data)
+        extension, stored, size = encode_file(tmp_path / name, 0, lossless=False)
+        assert (extension, size) == ("jpg" if name == "a.JPEG" else "png", (40, 56))
+        assert SECRET not in stored
+
+
+def test_a_tiff_becomes_a_png(tmp_path):
+    Image.fromarray(VALUES).save(tmp_path / "a.tif", description=SECRET.decode(), artist=SECRET.decode())
+    extension, stored, _ = encode_file(tmp_path / "a.tif", 0, lossless=False)
+    assert (extension, SECRET in stored) == ("png", False)
+    np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(stored))), VALUES)

@@ -1,0 +1,122 @@
+"""The full check finds what opening a split does not."""
+
+import hashlib
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from uml_shards.importers import Options, Source, find_importer
+from uml_shards.write.verify import verify
+from uml_shards.write.writer import write_split
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A phantom data set of two splits."""
+    folder = tmp_path_factory.mktemp("shards")
+    importer = find_importer("phantom")(None, Options(size=16, counts={"train": 6, "val": 4, "test": 0}))
+    for name, source in importer.splits().items():
+        write_split(importer, name, source, folder / name, samples_per_shard=3, quiet=True)
+    return folder
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "data")
+
+
+def change(folder, **statements):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **statements}))
+
+
+def only(problems: list[str]) -> str:
+    assert len(problems) == 1
+    assert "\n" not in problems[0]
+    return problems[0]
+
+
+def test_sound_shards_have_no_problem(made):
+    assert verify(made, quiet=True) == []
+    assert verify(made / "val", quiet=True) == []
+
+
+def test_one_flipped_bit_in_the_padding_is_found(copy):
+    tar = copy / "train" / "shard-000001.tar"
+    data = bytearray(tar.read_bytes())
+    data[-1] ^= 1
+    tar.write_bytes(data)
+    assert "shard-000001.tar: its sha256 is not the manifest's" in only(verify(copy, quiet=True))
+
+
+def test_truncated_tar_is_found(copy):
+    tar = copy / "val" / "shard-000000.tar"
+    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
+    assert "the manifest says" in only(verify(copy, quiet=True))
+
+
+def test_every_bad_shard_is_named(copy):
+    for name in ("shard-000000.tar", "shard-000001.tar"):
+        (copy / "train" / name).unlink()
+    assert len(verify(copy / "train", quiet=True)) == 2
+
+
+@pytest.mark.parametrize(
+    ("statement", "value"),
+    [("labelled", 5), ("masked", 5), ("class_counts", [6, 0])],
+)
+def test_count_that_the_manifest_misstates_is_found(copy, statement, value):
+    stated = json.loads((copy / "train" / "manifest.json").read_text())[statement]
+    assert stated != value
+    change(copy / "train", **{statement: value})
+    assert f"the manifest says {statement}" in only(verify(copy / "train", quiet=True))
+
+
+def test_statistics_that_the_manifest_misstates_are_found(copy):
+    statistics = json.loads((copy / "train" / "manifest.json").read_text())["statistics"]
+    change(copy / "train", statistics={**statistics, "mean": [0.5, 0.5, 0.5]})
+    assert "the manifest says image mean" in only(verify(copy / "train", quiet=True))
+
+
+def test_samples_in_two_splits_are_found(copy):
+    shutil.copytree(copy / "val", copy / "test")
+    assert "test and" in only(verify(copy / "val", quiet=True))
+    assert "share 4 keys" in only(verify(copy, quiet=True))
+
+
+def test_mask_value_out_of_range_is_found(copy):
+    """Written when three mask classes were stated; the manifest then says two."""
+    importer = find_importer("phantom")(None, Options(size=16))
+
+    class Wrong(type(importer)):
+        def encode(self, item):
+            key, components = super().encode(item)
+            buffer = io.BytesIO()
+            Image.fromarray(np.full((16, 16), 2, np.uint8)).save(buffer, "PNG")
+            return key, {**components, "mask.png": buffer.getvalue()}
+
+    source = Source([("test", 0)], classes=("a", "b"), mask_classes=("background", "one", "two"))
+    write_split(Wrong(None, Options(size=16)), "test", source, copy / "test", quiet=True)
+    assert verify(copy, quiet=True) == []
+    change(copy / "test", mask_classes=["background", "one"])
+    assert "sample test-000000: mask.png: value 2 is out of range" in only(verify(copy / "test", quiet=True))
+
+
+def test_folder_without_shards_is_one_line(tmp_path):
+    assert "make shards first" in only(verify(tmp_path, quiet=True))
+
+
+def test_a_label_that_the_index_misstates_is_found(copy):
+    folder = copy / "train"
+    path = folder / "shard-000000.index.npy"
+    index = np.load(path)
+    index["label"][1] = 7
+    np.save(path, index)
+    shards = json.loads((folder / "manifest.json").read_text())["shards"]
+    shards[0]["index_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    change(folder, shards=shards)
+    assert "its index 7: make them again" in only(verify(folder, quiet=True))

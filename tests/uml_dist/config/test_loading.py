@@ -1,0 +1,82 @@
+"""The configuration: what is refused is refused in one line that names the way out."""
+
+from pathlib import Path
+
+import pytest
+
+from uml_dist.config.loading import apply_overrides, differences, dump, read_config, schema_of, valid_keys, validate
+from uml_dist.errors import UmlError
+
+TREE = {"recipe": "uml", "streams": {"train": {"shards": "data/shards/phantom", "count": 16}}, "train": {"steps": 10}}
+CONFIGS = sorted((Path(__file__).parents[3] / "launchers" / "configs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_is_valid_and_survives_being_dumped(path, tmp_path):
+    config = read_config(path)
+    (tmp_path / "again.toml").write_text(dump(config))
+    assert read_config(tmp_path / "again.toml") == config
+
+
+def test_words_of_the_command_line_win_over_the_file(tmp_path):
+    (tmp_path / "run.toml").write_text(dump(validate(TREE, "tree")))
+    config = read_config(tmp_path / "run.toml", ["train.steps=7", "zero.stage=3", "data.augment=none", "train.seed=4"])
+    assert (config.train.steps, config.zero.stage, config.data.augment, config.train.seed) == (7, 3, "none", 4)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("train.stepz=3", "unknown key train.stepz: did you mean train.steps?"),
+        ("trian.steps=3", "unknown key trian: did you mean train?"),
+        ("streams.train.cuont=3", "unknown key streams.train.cuont: did you mean streams.train.count?"),
+        ("train.lr=0.1", "unknown key train.lr: did you mean optimizer.lr?"),
+        ("networks.uml.optimizer.momentun=0", "networks.uml.optimizer.momentum?"),
+        ("zero.stage=4", "zero.stage = 4: Input should be 0, 1, 2 or 3"),
+        ("streams.train.count=0", "greater than 0"),
+        ("train.epochs=3", "give steps or epochs, not both"),
+        ("deepspeed.gradient_clipping=1.0", "deepspeed.gradient_clipping is derived: set optimizer.clip instead"),
+        ("recipe=umi", "unknown recipe 'umi': use one of "),
+        ("train.steps", "write table.key=value"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_the_right_one(word, message):
+    with pytest.raises(UmlError) as raised:
+        validate(apply_overrides(TREE, [word]), "run.toml")
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_no_recipe_and_no_streams_are_said_so():
+    with pytest.raises(UmlError, match='write recipe = "uml"'):
+        validate({}, "run.toml")
+    with pytest.raises(UmlError, match=r"key streams is missing"):
+        validate({"recipe": "uml"}, "run.toml")
+
+
+def test_a_file_that_is_no_toml_is_one_line(tmp_path):
+    (tmp_path / "bad.toml").write_text("recipe = \numl")
+    with pytest.raises(UmlError, match=r"bad\.toml is not valid TOML: "):
+        read_config(tmp_path / "bad.toml")
+    with pytest.raises(UmlError, match=r"none\.toml cannot be read: No such file"):
+        read_config(tmp_path / "none.toml")
+
+
+def test_a_network_s_optimizer_extends_the_default_one():
+    words = ["optimizer.lr=0.5", "optimizer.name=sgd", "networks.uml.optimizer.lr=0.25"]
+    config = validate(apply_overrides(TREE, words), "tree")
+    assert (config.optimizer_of("uml").lr, config.optimizer_of("uml").name) == (0.25, "sgd")
+    assert config.optimizer_of("other").lr == 0.5
+
+
+def test_differences_name_key_and_both_values():
+    old, new = validate(TREE, "a"), validate(apply_overrides(TREE, ["train.seed=1", "model.width=0.5"]), "b")
+    found = list(differences(old.model_dump(exclude_none=True), new.model_dump(exclude_none=True)))
+    assert found == ["model.width: None -> 0.5", "train.seed: 0 -> 1"]
+
+
+def test_every_key_has_a_description_or_a_telling_name():
+    keys = list(valid_keys(schema_of("uml")))
+    assert "streams.NAME.count" in keys
+    assert "networks.NAME.optimizer.lr" in keys
+    assert "phases.steps" in keys

@@ -1,0 +1,1 @@
+"""The configuration: its schema, how files are read, and the reference page."""

@@ -1,0 +1,158 @@
+"""Reading a configuration: TOML, then `table.key=value` words, then the schema of its recipe."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import tomli_w
+from pydantic import BaseModel, ValidationError, create_model
+
+from ..errors import UmlError
+from ..recipes import recipe_class
+from .schema import RunConfig
+
+
+def read_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunConfig:
+    """The validated configuration of a TOML file and of words `table.key=value` on top of it.
+
+    Raises:
+        UmlError: the file cannot be read, or a key or value is not valid; an unknown key names the nearest valid one.
+    """
+    return validate(
+        apply_overrides(read_toml(path) if path is not None else {}, overrides), str(path or "command line")
+    )
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """A TOML file as a tree of dicts."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UmlError(f"configuration {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UmlError(f"configuration {path} is not valid TOML: {str(error).splitlines()[0]}") from None
+
+
+def apply_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A tree with words `table.key=value` applied; a value is TOML where it can be, else a string."""
+    tree = _copy(tree)
+    for word in overrides:
+        path, equals, text = word.partition("=")
+        if not equals or not path:
+            raise UmlError(f"argument {word!r} is no setting: write table.key=value, such as train.steps=2000")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *tables, key = path.split(".")
+        table = tree
+        for name in tables:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise UmlError(f"argument {word!r}: {name} is a value, not a table")
+        table[key] = value
+    return tree
+
+
+def validate(tree: Mapping[str, Any], where: str) -> RunConfig:
+    """The tree as the configuration of its recipe.
+
+    Args:
+        tree: as TOML gives it.
+        where: named in errors.
+    """
+    name = tree.get("recipe")
+    if not isinstance(name, str):
+        raise UmlError(f'{where} names no recipe: write recipe = "uml" at its top')
+    schema = schema_of(name)
+    tree = _copy(tree)
+    networks = tree.get("networks")
+    for network in networks.values() if isinstance(networks, dict) else ():
+        if isinstance(network, dict):
+            network["optimizer"] = {**tree.get("optimizer", {}), **network.get("optimizer", {})}
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        raise UmlError(f"{where}: {_first_complaint(error, schema)}") from None
+
+
+@cache
+def schema_of(recipe: str) -> type[RunConfig]:
+    """The configuration class of a recipe: `RunConfig` with the recipe's own `model` and `objective`."""
+    known = recipe_class(recipe)
+    return create_model(
+        "RunConfig",
+        __base__=RunConfig,
+        model=(known.Model, known.Model()),
+        objective=(known.Objective, known.Objective()),
+    )
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved configuration as TOML, keys without a value left out."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Each `key: old -> new` in which two trees differ."""
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            yield f"{prefix}{key}: {before} -> {after}"
+
+
+def valid_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a schema, tables included; NAME stands for names that the user chooses."""
+    for name, field in schema.model_fields.items():
+        yield prefix + name
+        annotation = field.annotation
+        below = f"{prefix}{name}."
+        if get_origin(annotation) is dict:
+            annotation, below = get_args(annotation)[1], f"{below}NAME."
+        elif get_origin(annotation) is tuple:
+            annotation = get_args(annotation)[0]
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from valid_keys(annotation, below)
+
+
+def _first_complaint(error: ValidationError, schema: type[BaseModel]) -> str:
+    complaint = error.errors()[0]
+    parts = [str(part) for part in complaint["loc"]]
+    key = ".".join(parts)
+    if complaint["type"] == "extra_forbidden":
+        return f"unknown key {key}{_nearest(parts, schema)}"
+    if complaint["type"] == "missing":
+        return f"key {key} is missing"
+    message = complaint["msg"].removeprefix("Value error, ")
+    given = complaint["input"]
+    value = f" = {given!r}" if isinstance(given, str | int | float | bool) else ""
+    return f"{key}{value}: {message}" if key else message
+
+
+def _nearest(parts: list[str], schema: type[BaseModel]) -> str:
+    """Words that name the valid key nearest to an unknown one: in its own table first, else anywhere."""
+    keys = list(valid_keys(schema))
+    pattern = [
+        "NAME" if index == 1 and parts[0] in {"streams", "networks"} else part for index, part in enumerate(parts)
+    ]
+    table = ".".join(pattern[:-1])
+    siblings = [key for key in keys if key.rpartition(".")[0] == table]
+    by_leaf = {key.rpartition(".")[2]: key for key in reversed(keys)}
+    beside = {key.rpartition(".")[2]: key for key in siblings}
+    candidates = (
+        (beside, difflib.get_close_matches(parts[-1], beside, n=1, cutoff=0.6)),
+        (by_leaf, difflib.get_close_matches(parts[-1], by_leaf, n=1, cutoff=0.6)),
+    )
+    near = [names[leaf] for names, leaves in candidates for leaf in leaves]
+    if near:
+        return f": did you mean {near[0].replace('NAME', parts[1] if len(parts) > 1 else 'NAME')}?"
+    return f"; valid here: {', '.join(key.rpartition('.')[2] for key in siblings)}" if siblings else ""
+
+
+def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}

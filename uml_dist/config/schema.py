@@ -1,0 +1,250 @@
+"""The configuration: one tree, read from TOML, every key with its type, range and default.
+
+`RunConfig` is what all recipes share; a recipe brings the classes of its own sections `model` and `objective`
+(`uml_dist.config.loading.schema_of` joins them). Everything is validated before any rank starts.
+"""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from uml_shards.read.truth import EmptyRule
+
+
+class Section(BaseModel):
+    """A table of the configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StreamConfig(Section):
+    """`[streams.NAME]`: a named source of samples in every global batch."""
+
+    shards: str = Field(description="folder or URL of a data set's shards, with one folder per split")
+    more_shards: tuple[str, ...] = Field(
+        default=(), description="further data sets of the same classes, whose samples join those of shards"
+    )
+    split: str = Field(default="train", description="the split that is read")
+    part: Literal["all", "labelled", "unlabelled"] = Field(
+        default="all",
+        description="the samples with a mask (or, where none has one, a label), or all others, without what is known",
+    )
+    labelled_ids: str | None = Field(
+        default=None, description="file with the keys of the samples that count as labelled, one a line"
+    )
+    count: int = Field(gt=0, description="samples of it in a global batch (its slots)")
+    sampling: Literal["epoch", "balanced"] | dict[str, float] = Field(
+        default="epoch",
+        description="epoch: each sample once; balanced: all classes equally often; or how often, by name of the class",
+    )
+    weights: tuple[float, ...] | None = Field(
+        default=None, description="how often each of shards and more_shards is drawn from; default: each sample once"
+    )
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        if self.weights is not None and len(self.weights) != 1 + len(self.more_shards):
+            sets = 1 + len(self.more_shards)
+            raise ValueError(f"weights has {len(self.weights)} numbers, shards and more_shards name {sets} data sets")
+        if self.weights is not None and self.sampling != "epoch":
+            raise ValueError("weights of data sets and sampling by class exclude each other: leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _part_fits(self) -> Self:
+        if self.labelled_ids is not None and self.part == "all":
+            raise ValueError("labelled_ids does nothing with part = all: set part to labelled or to unlabelled")
+        if self.part == "unlabelled" and self.sampling != "epoch":
+            raise ValueError("part = unlabelled withholds the labels that sampling by class needs: use sampling epoch")
+        return self
+
+
+class DataConfig(Section):
+    """`[data]`: how samples are read."""
+
+    workers: int | Literal["auto"] = Field(
+        default="auto", description="processes per rank that read ahead; auto: none on the CPU, up to 4 beside a GPU"
+    )
+    size: int | tuple[int, int, int] | None = Field(
+        default=None,
+        description="height and width of the images, or [H, W, D] of the patches of volumes; default: the manifest's",
+    )
+    augment: Literal["none", "light"] = Field(
+        default="light", description="flips, quarter turns and +-10 % scale, or none"
+    )
+    normalise: Literal["statistics", "unit"] = Field(
+        default="statistics",
+        description="inputs by the mean and standard deviation of the training data, or scaled to [0, 1] alone",
+    )
+    cache: str | None = Field(
+        default=None, description="folder that keeps shards read from URLs; default: uml_shards in ~/.cache"
+    )
+    cache_gigabytes: float | None = Field(
+        default=None, gt=0, description="what it may hold, the longest unused gives way; default: no limit"
+    )
+    window: int = Field(default=256, gt=0, description="samples among which a slot shuffles")
+    on_bad_sample: Literal["error", "skip"] = Field(
+        default="error", description="stop, or keep a bad sample's place with a placeholder of weight 0"
+    )
+
+    @field_validator("size")
+    @classmethod
+    def _size_is_positive(cls, size: int | tuple[int, int, int] | None) -> int | tuple[int, int, int] | None:
+        if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
+            raise ValueError("must be greater than 0")
+        return size
+
+
+class ModelConfig(Section):
+    """`[model]`: keys that the models of all recipes have."""
+
+    classes: int | None = Field(
+        default=None, gt=1, description="image classes that the shards must have; default: any number"
+    )
+    mask_classes: int | None = Field(
+        default=None, gt=1, description="pixel classes that they must have, background included"
+    )
+    init: str | None = Field(default=None, description="checkpoint or run folder whose weights training starts from")
+    checkpointing: bool = Field(default=False, description="recompute activations in backward: less memory, more time")
+
+
+class OptimizerConfig(Section):
+    """`[optimizer]`, and `[networks.NAME.optimizer]` on top of it: torch's optimiser and the learning rate's course."""
+
+    name: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="torch's optimiser of this name")
+    lr: float = Field(default=1e-3, gt=0, description="base learning rate")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of adam and adamw")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
+    weight_decay: float = Field(default=1e-5, ge=0, description="L2 for adam and sgd, decoupled for adamw")
+    schedule: Literal["constant", "poly", "cosine"] = Field(
+        default="poly", description="course of the rate after the warmup; poly is UML's"
+    )
+    warmup: int = Field(default=0, ge=0, description="steps over which the rate rises linearly from 0")
+    hold: float = Field(
+        default=0.3, ge=0, lt=1, description="poly: share of the steps at the base rate before it falls"
+    )
+    power: float = Field(default=0.9, gt=0, description="poly: exponent of the fall")
+    floor: float = Field(default=1e-5, ge=0, description="the rate never falls below it")
+    clip: float = Field(default=0.0, ge=0, description="largest norm of the gradient; 0: no clipping")
+
+
+class NetworkConfig(Section):
+    """`[networks.NAME]`: settings of one trained network."""
+
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+
+class PhaseConfig(Section):
+    """`[[phases]]`: the length of one of the recipe's phases."""
+
+    name: str = Field(description="of the phase")
+    steps: int = Field(gt=0, description="optimiser steps of it")
+
+
+class TrainConfig(Section):
+    """`[train]`: the run."""
+
+    steps: int | None = Field(default=None, gt=0, description="optimiser steps of the whole run")
+    epochs: float | None = Field(default=None, gt=0, description="instead of steps: passes over the first stream")
+    micro_batch: int | None = Field(
+        default=None,
+        gt=0,
+        description="most samples per rank at once; the accumulation follows from it. Default: no accumulation",
+    )
+    seed: int = Field(default=0, ge=0, description="of weights, order, augmentation and dropout")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="fp32",
+        description="of the networks; losses stay in float32. auto: bf16 where the GPU or processor has instructions "
+        "for it, else fp32",
+    )
+    log_every: int = Field(default=10, gt=0, description="steps between two lines of the log")
+    validate_every: int = Field(
+        default=500, gt=0, description="steps between two validations; there is one at the end too"
+    )
+    validate_split: str = Field(default="val", description="split of the first stream's shards for validation")
+    best: str = Field(
+        default="dice",
+        description="metric of the validations by which the best checkpoint is chosen, or the mean of several: "
+        "mean(accuracy, dice)",
+    )
+    empty_masks: EmptyRule = Field(
+        default="one",
+        description="how Dice and IoU of a class count that is neither in the mask nor predicted, in validations and, "
+        "by default, in evaluations: as 1, or the case is left out",
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainConfig":
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give steps or epochs, not both")
+        return self
+
+
+class ZeroConfig(Section):
+    """`[zero]`: DeepSpeed's partition of optimiser states (1), gradients (2) and parameters (3)."""
+
+    stage: Literal[0, 1, 2, 3] = Field(
+        default=1, description="what is parted among the ranks; 0: nothing, every rank keeps all"
+    )
+
+
+class CheckpointConfig(Section):
+    """`[checkpoint]`: when the run is saved and what is kept."""
+
+    every: int = Field(default=500, gt=0, description="steps between two checkpoints; there is one at the end too")
+    keep: int = Field(default=2, gt=0, description="newest checkpoints kept, besides the best")
+
+
+class MetricsConfig(Section):
+    """`[metrics]`: the Prometheus exporter of each rank."""
+
+    enabled: bool = Field(default=True, description="serve /metrics, from every rank")
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(
+        default=9464, ge=0, le=65535, description="of local rank 0; rank r listens on port + r, or the next free"
+    )
+
+
+class RunConfig(Section):
+    """The whole tree. `model` and `objective` are the recipe's own sections."""
+
+    recipe: str = Field(
+        description="`uml`, or `package.module:Class` of your own; it brings its own keys of [model] and [objective]"
+    )
+    streams: dict[str, StreamConfig] = Field(min_length=1)
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    networks: dict[str, NetworkConfig] = {}
+    objective: Section = Section()
+    phases: tuple[PhaseConfig, ...] = ()
+    train: TrainConfig = TrainConfig()
+    zero: ZeroConfig = ZeroConfig()
+    deepspeed: dict[str, Any] = Field(default={}, description="passed through to DeepSpeed's own configuration")
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    @model_validator(mode="after")
+    def _deepspeed_keys_are_free(self) -> "RunConfig":
+        for key, ours in DERIVED_FROM.items():
+            if key in self.deepspeed:
+                raise ValueError(f"deepspeed.{key} is derived: set {ours} instead")
+        return self
+
+    def optimizer_of(self, network: str) -> OptimizerConfig:
+        """The optimiser settings of a trained network."""
+        return self.networks[network].optimizer if network in self.networks else self.optimizer
+
+
+DERIVED_FROM = {
+    "train_batch_size": "streams.NAME.count",
+    "train_micro_batch_size_per_gpu": "train.micro_batch",
+    "gradient_accumulation_steps": "train.micro_batch",
+    "gradient_clipping": "optimizer.clip",
+    "optimizer": "optimizer.name",
+    "scheduler": "optimizer.schedule",
+    "bf16": "train.precision",
+    "fp16": "train.precision",
+    "torch_autocast": "train.precision",
+}
+"""Keys of DeepSpeed's configuration that follow from ours, and which."""

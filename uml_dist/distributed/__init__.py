@@ -1,0 +1,1 @@
+"""What ranks share: sums over the global batch."""

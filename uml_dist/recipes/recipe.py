@@ -1,0 +1,197 @@
+"""What a recipe declares. The Trainer knows no more of a method than this."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from uml_shards.format.manifest import Manifest
+
+from ..batch import Batch, Prediction
+from ..config.schema import ModelConfig, RunConfig, Section
+from ..distributed.global_batch import GlobalBatch
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network that learns: it gets a DeepSpeed engine and an optimiser in the phases that name it.
+
+    Attributes:
+        build: makes it. Called whenever the network is needed anew: it must not depend on files.
+        start: fills in the weights that a fresh run starts from, such as published ones, in place and drawing no random
+            numbers; returns lines for the user. Not called where weights come from elsewhere: from a checkpoint, or by
+            `model.init`.
+        added: matches the parameters that checkpoints of earlier versions lack. They are read as zeros, with which the
+            network must be the function that it was.
+    """
+
+    build: Callable[[], nn.Module]
+    start: Callable[[nn.Module], Sequence[str]] | None = None
+    added: re.Pattern[str] | None = None
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """A network whose weights are the exponential moving average of another's.
+
+    After step t of that network, counted from 0, the average keeps min(1 - 1 / (t + 1), decay) of itself.
+    """
+
+    of: str
+    decay: float = 0.99
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A network that holds another's weights as they were when a phase that refreshes it began."""
+
+    of: str
+
+
+Network = Trained | Averaged | Frozen
+
+
+def trained_source(networks: Mapping[str, Network], name: str) -> Trained:
+    """The trained network that a network is, or whose weights it copies."""
+    network = networks[name]
+    source = network if isinstance(network, Trained) else networks[network.of]
+    assert isinstance(source, Trained), f"network {name} copies {source}, which is not trained"
+    return source
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with its own engines and streams.
+
+    Attributes:
+        name: of the phase.
+        learns: the trained networks that learn in it.
+        streams: the streams whose samples it sees.
+        share: of the run's steps; the shares of all phases sum to 1. `[[phases]]` may state steps instead.
+        refreshes: frozen networks that take over weights when it begins.
+    """
+
+    name: str
+    learns: tuple[str, ...]
+    streams: tuple[str, ...]
+    share: float = 1.0
+    refreshes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the run is. Steps count from 0, so the first step has fraction 0.
+
+    Attributes:
+        step: optimiser steps done.
+        steps: of the whole run.
+        phase: name of the phase.
+        phase_step: steps done in the phase.
+        phase_steps: steps of the phase.
+    """
+
+    step: int
+    steps: int
+    phase: str
+    phase_step: int
+    phase_steps: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the run that is done."""
+        return self.step / self.steps
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a recipe makes of one micro batch.
+
+    Attributes:
+        losses: network name -> the scalar that network descends.
+        terms: name -> scalar to be logged, such that the mean over ranks and micro batches is the value of the step.
+        vacuity: "image" or "pixel" -> mean vacuity, likewise.
+    """
+
+    losses: Mapping[str, Tensor]
+    terms: Mapping[str, Tensor]
+    vacuity: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Recipe(ABC):
+    """A method: its networks, streams, phases and losses.
+
+    Class attributes:
+        name: in configurations and checkpoints.
+        stream_names: the streams its configuration must have.
+        dimensions: 2 of a recipe for images, 3 of one for volumes.
+        Model, Objective: classes of the configuration's sections of these names.
+    """
+
+    name: ClassVar[str]
+    stream_names: ClassVar[tuple[str, ...]] = ("train",)
+    dimensions: ClassVar[Literal[2, 3]] = 2
+    Model: ClassVar[type[ModelConfig]] = ModelConfig
+    Objective: ClassVar[type[Section]] = Section
+
+    def __init__(self, config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
+        """Check the configuration against the data: cheap, no network is built, no other file is read.
+
+        Args:
+            config: of the run.
+            manifests: of each stream.
+
+        Raises:
+            UmlError: they do not fit this recipe.
+        """
+        self.config = config
+        self.manifests = manifests
+
+    @property
+    @abstractmethod
+    def networks(self) -> Mapping[str, Network]:
+        """Every network, by name."""
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases in order; by default one, in which all trained networks learn on all streams."""
+        trained = tuple(name for name, network in self.networks.items() if isinstance(network, Trained))
+        return (Phase("train", trained, self.stream_names),)
+
+    def check_start(self) -> None:  # noqa: B027 - most recipes start from nothing
+        """Check what `Trained.start` will read, without building a network; called for a fresh run, on every rank.
+
+        Raises:
+            UmlError: it is missing, damaged, or does not fit.
+        """
+
+    @property
+    def why_no_accumulation(self) -> str | None:
+        """Why a step cannot be split into micro batches and what to set instead; None where it can."""
+        return None
+
+    @abstractmethod
+    def counts(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+        """The counts that `GlobalBatch.mean` divides by, of one micro batch: the same names on every rank."""
+
+    @abstractmethod
+    def step(
+        self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
+    ) -> Step:
+        """Losses of one micro batch.
+
+        Every term is formed on every rank: where labels or masks lack, it is 0 times what it would have used, so that
+        all parameters take part in ZeRO's collectives everywhere.
+
+        Args:
+            batches: by stream.
+            networks: by name; trained ones are engines in the phases in which they learn.
+            progress: of the run.
+            whole: the global batch that this micro batch is part of.
+        """
+
+    @abstractmethod
+    def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
+        """What the method says of a batch; networks are in evaluation mode, gradients are off."""

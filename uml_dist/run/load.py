@@ -1,0 +1,190 @@
+"""A trained run, read back: `load_run("runs/isic")`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from uml_shards.address import Address, Location, parse_location
+from uml_shards.errors import ShardError
+from uml_shards.format.manifest import Manifest, Statistics
+from uml_shards.read.split import Split, find_splits
+from uml_shards.read.stream import Stream
+
+from ..batch import Batch, Prediction
+from ..config.loading import read_config
+from ..config.schema import RunConfig
+from ..errors import UmlError
+from ..evaluate import Predictor
+from ..launch.precision import computes_in_bf16
+from ..nn.keyed_dropout import name_layers
+from ..recipes import Recipe, recipe_class, trained_source
+from ..train.data import evaluation_stream, image_size, input_statistics, open_splits, open_stream_split
+from ..train.setup import check_classes
+from .checkpoint import RunState, read_networks, read_state, verify
+from .checkpoint_folder import find_checkpoint, place_of
+from .network_state import with_added
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, ready to predict.
+
+    Attributes:
+        path: its folder.
+        checkpoint: the folder of the checkpoint that was read.
+        state: of the checkpoint.
+        config: of the run.
+        recipe: with its configuration and manifests.
+        networks: by name, in evaluation mode.
+        size: (H, W) of every sample, or (H, W, D) of every patch.
+        device: of the networks.
+        notes: lines for the user on how the checkpoint was read.
+    """
+
+    path: Path
+    checkpoint: Path
+    state: RunState
+    config: RunConfig
+    recipe: Recipe
+    networks: Mapping[str, nn.Module]
+    size: tuple[int, ...]
+    device: torch.device
+    notes: tuple[str, ...] = ()
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the first stream's training data."""
+        return self.recipe.manifests[self.recipe.stream_names[0]]
+
+    @property
+    def statistics(self) -> Statistics:
+        """By which images are normalised."""
+        return input_statistics(self.config, self.manifest)
+
+    @property
+    def shards(self) -> Location:
+        """The folder or the URL of the first stream's data set."""
+        return parse_location(self.config.streams[self.recipe.stream_names[0]].shards)
+
+    @property
+    def predictor(self) -> Predictor:
+        """The recipe with its networks, in the precision of the training."""
+        enabled = computes_in_bf16(self.config.train.precision, self.device)
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+        return Predictor(self.recipe, self.networks, self.device, autocast)
+
+    def predict(self, batch: Batch) -> Prediction:
+        """What the run says of a batch on its device."""
+        with torch.no_grad(), self.predictor.autocast:
+            return self.recipe.predict(batch, self.networks)
+
+    def to(self, device: torch.device) -> "Run":
+        """The run on another device; its networks move."""
+        networks = {name: network.to(device) for name, network in self.networks.items()}
+        return Run(**{**vars(self), "networks": networks, "device": device})
+
+    def open_split(self, name: str) -> Split:
+        """A split of the first stream's data set.
+
+        Raises:
+            UmlError: there is none of this name, or its classes are not those of the training.
+            ShardError: its files disagree, or cannot be fetched.
+        """
+        known = [split.name for split in find_splits(self.shards)]
+        if name not in known and not isinstance(self.shards, Address):  # what lies behind a URL is not known
+            raise UmlError(f"there is no split {name!r} in {self.shards}: there is {', '.join(known) or 'none'}")
+        split = open_stream_split(self.config, self.recipe.stream_names[0], name)
+        check_classes(self.config, split.manifest, self.manifest, name)
+        return split
+
+    def stream(self, split: Split) -> Stream:
+        """A split in its own order, each sample once, as it is; normalised as the training data are."""
+        return evaluation_stream(self.config, split, self.size, self.statistics)
+
+
+def load_run(
+    path: str | Path,
+    checkpoint: str = "best",
+    device: torch.device | str | None = None,
+    shards: str | Path | None = None,
+) -> Run:
+    """Read a trained run.
+
+    Args:
+        path: its folder.
+        checkpoint: "best", "latest" or the name of one, such as "step-000500".
+        device: of the networks; by default the first GPU, or the CPU where there is none.
+        shards: folder or URL of the first stream's data set, where it is not where the run found it.
+
+    Raises:
+        UmlError: there is no such run or checkpoint, it is damaged, or its shards are not there or are others.
+    """
+    path = Path(path)
+    if not (path / "config.toml").is_file():
+        what = "holds no run (no config.toml)" if path.is_dir() else "does not exist"
+        raise UmlError(f"run folder {path} {what}: name the folder of a run, such as runs/isic")
+    config = read_config(path / "config.toml")
+    folder = _checkpoint(path, checkpoint)
+    verify(folder)
+    state = read_state(folder)
+    kind = recipe_class(config.recipe)
+    config = _with_shards(config, kind.stream_names[0], shards)
+    try:
+        splits = open_splits(config)
+    except ShardError as error:
+        raise UmlError(f"the shards of run {path}: {error}; if they have moved, say where by --shards") from None
+    for name, split in splits.items():
+        if state.data.get(name, split.manifest.digest) != split.manifest.digest:
+            ids = config.streams[name].labelled_ids
+            now = f"{split.path.parent}, or another list than {ids}" if ids else str(split.path.parent)
+            raise UmlError(f"run {path} was trained on other shards than those in {now}: name its own")
+    recipe = kind(config, {name: split.manifest for name, split in splits.items()})
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    networks, lines = _networks(recipe, folder)
+    networks = {name: network.to(chosen) for name, network in networks.items()}
+    return Run(path, folder, state, config, recipe, networks, image_size(config, splits), chosen, tuple(lines))
+
+
+def _checkpoint(run: Path, name: str) -> Path:
+    """The folder of a run's checkpoint."""
+    named = find_checkpoint(run, name) if name in ("best", "latest") else place_of(run / "checkpoints", name)
+    if named is not None and (named / "state.json").is_file() and named.parent == run / "checkpoints":
+        return named
+    there = [path.name for path in sorted((run / "checkpoints").glob("*")) if not path.name.startswith(".")]
+    if not there:
+        raise UmlError(f"run {run} has no checkpoint yet: train it first")
+    raise UmlError(f"run {run} has no checkpoint {name!r}: it has {', '.join(there)}")
+
+
+def _with_shards(config: RunConfig, first: str, shards: str | Path | None) -> RunConfig:
+    """The configuration with another folder for every stream that read the first one's data set."""
+    if shards is None:
+        return config
+    old = config.streams[first].shards
+    streams = {
+        name: stream.model_copy(update={"shards": str(shards)}) if stream.shards == old else stream
+        for name, stream in config.streams.items()
+    }
+    return config.model_copy(update={"streams": streams})
+
+
+def _networks(recipe: Recipe, checkpoint: Path) -> tuple[dict[str, nn.Module], list[str]]:
+    """The networks of a checkpoint, and lines for the user on how they were read."""
+    states, networks, lines = read_networks(checkpoint, optimizer=False), {}, []
+    for name in recipe.networks:
+        source = trained_source(recipe.networks, name)
+        module = name_layers(source.build())
+        try:
+            state, more = with_added(states[name], module, source.added, str(checkpoint))
+            module.load_state_dict(state.weights, strict=True)
+        except (KeyError, RuntimeError):
+            raise UmlError(
+                f"checkpoint {checkpoint} does not fit network {name} of its configuration: "
+                "read it with the version of uml_dist that wrote it"
+            ) from None
+        networks[name] = module.eval().requires_grad_(False)
+        lines += more
+    return networks, lines

@@ -1,0 +1,124 @@
+"""What `launchers/checkpoint.py` does with the checkpoints of a run, but for exporting them."""
+
+import shlex
+from math import gcd
+from pathlib import Path
+
+from ..config.loading import read_config
+from ..config.schema import RunConfig
+from ..errors import UmlError
+from .checkpoint import newest_whole, read_state, verify
+from .checkpoint_folder import DamagedError, checkpoints_in, name_of, named_by, prune, read_pointer, size_of
+
+
+def check_run(run: Path) -> tuple[list[str], list[str]]:
+    """Verify every checkpoint of a run.
+
+    Returns:
+        A line for each checkpoint, and what is wrong with each that is damaged and with pointers to none.
+
+    Raises:
+        UmlError: there is no run, or no checkpoint.
+    """
+    folder = checkpoints_of(run)
+    names = named_by(folder)
+    lines, problems = [], []
+    for path in checkpoints_in(folder):
+        wrong = _damage(path)
+        marks = [pointer for pointer, name in names.items() if name == name_of(path)]
+        verdict = "damaged" if wrong else "ok"
+        lines.append(f"{name_of(path)}  {verdict:<7}  {size_of(path) / 1e6:10,.1f} MB  {' '.join(marks)}".rstrip())
+        problems += [wrong] if wrong else []
+    for pointer in ("latest", "best"):
+        problems += _wrong_pointer(folder, pointer)
+    return lines, problems
+
+
+def prune_run(run: Path, keep: int) -> dict[str, int]:
+    """Remove checkpoints but the newest few whole ones, and those that `latest` and `best` name.
+
+    Returns:
+        The bytes of each that is removed, by name.
+
+    Raises:
+        UmlError: there is no run or no checkpoint, or it would keep none.
+    """
+    if keep < 1:
+        raise UmlError(f"--keep {keep}: at least 1 is kept")
+    try:
+        return prune(checkpoints_of(run), keep, lambda path: _damage(path) is None)
+    except OSError as error:
+        raise UmlError(f"checkpoints of {run} cannot be removed: {error}") from None
+
+
+def reshard_run(run: Path, ranks: int, stage: int | None) -> list[str]:
+    """What it takes to go on with a run on another number of ranks or at another ZeRO stage.
+
+    Returns:
+        Lines for the user, the command the last.
+
+    Raises:
+        UmlError: there is no run or no whole checkpoint, or the ranks do not divide the samples of a step.
+    """
+    folder = checkpoints_of(run)
+    config = read_config(run / "config.toml")
+    valid = valid_ranks(config)
+    if ranks not in valid:
+        counts = ", ".join(f"streams.{name}.count = {stream.count}" for name, stream in config.streams.items())
+        numbers = ", ".join(map(str, valid))
+        raise UmlError(f"{counts} cannot be shared by {ranks} ranks: use {numbers} ranks")
+    found = newest_whole(folder)
+    assert found is not None, "a run with checkpoints has a newest one, or an error"
+    checkpoint, left = found
+    words = ["python", "launchers/train.py", "--num_gpus", str(ranks), "--config", str(run / "config.toml")]
+    words += ["--run", str(run), *([] if stage is None else [f"zero.stage={stage}"])]
+    return [
+        *([left] if left else []),
+        f"step {read_state(checkpoint).step}: nothing has to be converted, a checkpoint fits any stage and any ranks",
+        f"ranks that divide the samples of a step: {', '.join(map(str, valid))}",
+        shlex.join(words),
+    ]
+
+
+def valid_ranks(config: RunConfig) -> list[int]:
+    """The numbers of ranks that divide the samples of every stream."""
+    together = gcd(*(stream.count for stream in config.streams.values()))
+    return [number for number in range(1, together + 1) if together % number == 0]
+
+
+def checkpoints_of(run: Path) -> Path:
+    """The folder of a run's checkpoints, of which there are some.
+
+    Raises:
+        UmlError: there is no run, or no checkpoint.
+    """
+    if not (run / "config.toml").is_file():
+        what = "holds no run (no config.toml)" if run.is_dir() else "does not exist"
+        raise UmlError(f"run folder {run} {what}: name the folder of a run, such as runs/isic")
+    folder = run / "checkpoints"
+    if not checkpoints_in(folder):
+        raise UmlError(f"run {run} has no checkpoint yet: train it first")
+    return folder
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint."""
+    try:
+        verify(checkpoint)
+        read_state(checkpoint)
+    except UmlError as error:
+        return str(error)
+    return None
+
+
+def _wrong_pointer(folder: Path, pointer: str) -> list[str]:
+    """What is wrong with a pointer; there need be no best checkpoint."""
+    path = folder / pointer
+    if pointer == "best" and not path.exists():
+        return []
+    try:
+        name = read_pointer(path)
+    except DamagedError as error:
+        return [str(error)]
+    there = [name_of(checkpoint) for checkpoint in checkpoints_in(folder)]
+    return [] if name in there else [f"pointer {path} names {name}, which is not there"]
