@@ -106,7 +106,7 @@ lint: $(STAMP) ## ruff, its formatter, pyright, and the direction of imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-format: $(STAMP) ## let ruff mend and format the code
+format: $(STAMP) ## let ruff fix and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

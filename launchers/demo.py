@@ -1,4 +1,4 @@
-"""The main job on generated images: shards, training on 2 workers (or all GPUs), evaluation beside the ceiling.
+"""The main job on generated images: shards, training on 2 workers (or all GPUs), evaluation beside the oracle.
 
 A short training first measures the machine's speed, from which the demo chooses how long to train, so that it ends
 within 8 minutes. train.steps=N sets the length instead.
@@ -21,7 +21,7 @@ from uml_dist.config.loading import read_config
 from uml_dist.errors import UmlError
 from uml_dist.launch import find_devices
 from uml_shards import open_split
-from uml_shards.read.truth import Ceiling, ceiling
+from uml_shards.read.truth import Oracle, oracle
 
 HERE = Path(__file__).parent
 CONFIG = HERE / "configs" / "uml_phantom.toml"
@@ -37,7 +37,7 @@ ROWS = (
     ("wrong images found by vacuity (AUROC)", "image_error_auroc_vacuity", None),
     ("wrong pixels found by vacuity (AUROC)", "pixel_error_auroc_vacuity", None),
 )
-"""Title, metric of ours, and the ceiling's name for it where it has one."""
+"""Title, metric of ours, and the oracle's name for it where it has one."""
 
 
 STOPPED = 75
@@ -61,22 +61,22 @@ def call(script: str, *arguments: str, quiet: bool = False) -> None:
         raise SystemExit(code)
 
 
-def table(record: dict[str, Any], best: Ceiling) -> str:
+def table(record: dict[str, Any], best: Oracle) -> str:
     """The figures of an evaluation with their intervals, and what a perfect model would reach on the same images.
 
     Args:
         record: of metrics.json.
-        best: the ceiling under the record's rule for empty masks, which is stated below the table.
+        best: the oracle under the record's rule for empty masks, which is stated below the table.
     """
     counts = record["counts"]
     title = f"{counts['cases']} images, {counts['pixels'] / 1e6:.1f} million pixels"
-    lines = [f"{title:<40}{'step ' + str(record['step']):>9}   {'95 % interval':<18}{'ceiling':>7}", "-" * 77]
+    lines = [f"{title:<40}{'step ' + str(record['step']):>9}   {'95 % interval':<18}{'oracle':>7}", "-" * 77]
     for row, name, top in ROWS:
         value, interval = record["metrics"].get(name), record["intervals"].get(name)
         cells = f"{row:<40}" + (f"{value:>9.3f}" if value is not None else f"{'-':>9}")
         cells += "   " + f"{f'{interval[0]:.3f} to {interval[1]:.3f}' if interval else '':<18}"
         lines.append(cells + (f"{getattr(best, top):>7.3f}" if top else f"{'':>7}"))
-    lines += ["", f"Empty masks, for figures and ceiling alike: {record['empty_masks_rule']}."]
+    lines += ["", f"Empty masks, for figures and the oracle's alike: {record['empty_masks_rule']}."]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -113,8 +113,8 @@ def demonstrate(run: Path, settings: Sequence[str]) -> int:
     call("evaluate.py", "--run", str(run), "--split", SPLIT, "--num_gpus", workers, quiet=True)
     folder = run / "evaluation" / SPLIT
     record = json.loads((folder / "metrics.json").read_text())
-    print(f"\n{table(record, ceiling(open_split(SHARDS / SPLIT), record['empty_masks']))}\n")
-    print("The ceiling is a model that knows the probabilities from which labels and masks were drawn.")
+    print(f"\n{table(record, oracle(open_split(SHARDS / SPLIT), record['empty_masks']))}\n")
+    print("The oracle is a model that knows the probabilities from which labels and masks were drawn.")
     print(f"picture:    {folder / 'sheet.png'}\nrun folder: {run}")
     return 0
 

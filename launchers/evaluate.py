@@ -19,8 +19,8 @@ from uml_dist.launch import (
     World,
     end_process,
     ensure_world,
+    exit_with_error,
     find_devices,
-    leave_with,
     planned_ranks,
     read_world,
 )
@@ -68,7 +68,7 @@ def main() -> int:
     except (UmlError, ShardError) as error:
         if options.debug:
             raise
-        leave_with(error)
+        exit_with_error(error)
     run = run.to(device_of(world, devices))
     for note in run.notes if world.rank == 0 else ():
         print(note, file=sys.stderr, flush=True)
@@ -114,12 +114,12 @@ def evaluate(run: Run, split: Split, options: argparse.Namespace, world: World) 
     manifest, stream = split.manifest, run.stream(split)
     empty = options.empty_masks or run.config.train.empty_masks
     workers = loader_workers(run.config, run.device.type == "cuda", world.local_size)
-    speaks = world.rank == 0
-    if speaks:
+    is_main = world.rank == 0
+    if is_main:
         print(f"{run.path}, {run.checkpoint.name}: {len(split)} samples of {split.path}", flush=True)
     cases = evaluate_split(run.predictor, stream, options.batch_size, workers)
     chosen = choose(cases, manifest, empty)
-    if not speaks:
+    if not is_main:
         return
     examples = predict_examples(run.predictor, stream, chosen, options.batch_size, empty)
     record = {

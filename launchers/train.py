@@ -7,7 +7,7 @@ from pathlib import Path
 
 from uml_dist.config.loading import dump, read_config
 from uml_dist.errors import UmlError
-from uml_dist.launch import end_process, ensure_world, leave_with, planned_ranks
+from uml_dist.launch import end_process, ensure_world, exit_with_error, planned_ranks
 from uml_dist.train.setup import check_start, find_resume, prepare
 from uml_shards import ShardError
 
@@ -42,9 +42,9 @@ def main() -> int:
     options = parse(sys.argv[1:])
     try:
         config = read_config(options.config, options.settings)
-        speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+        is_main = os.environ.get("LOCAL_RANK", "0") == "0"
         if options.print_config:
-            print(dump(config) if speaks else "", end="")
+            print(dump(config) if is_main else "", end="")
             return 0
         ranks = planned_ranks(options.num_gpus, options.cpu)
         setup = prepare(config, ranks)
@@ -57,13 +57,13 @@ def main() -> int:
         if options.dry_run:
             from uml_dist.train.dry_run import dry_run
 
-            print(dry_run(setup, ranks) + "\n" if speaks else "", end="")
+            print(dry_run(setup, ranks) + "\n" if is_main else "", end="")
             return 0
         devices = ensure_world(options.num_gpus, options.cpu)
     except (UmlError, ShardError) as error:
         if options.debug:
             raise
-        leave_with(error)
+        exit_with_error(error)
     # Not before: it imports deepspeed, which must find the environment that ensure_world has made.
     from uml_dist.train.main import Start, default_run_name, train_rank
 

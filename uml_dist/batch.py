@@ -22,7 +22,7 @@ class Batch:
             everywhere for a sample without a mask.
         label: (B,) int64; -1 = absent.
         weight: (B,) float32; 0 for a placeholder, which no loss and no metric counts.
-        address: (B,) int64, the address of each sample's randomness: (seed, stream, position) hashed.
+        rng_key: (B,) int64, the key of each sample's random numbers: (seed, stream, position) hashed.
         position: (B,) int64, its position in the stream.
         keys: names of the samples.
         skipped: of samples that were replaced by placeholders, the kind of the reason, and the reason in words.
@@ -32,7 +32,7 @@ class Batch:
     mask: Tensor
     label: Tensor
     weight: Tensor
-    address: Tensor
+    rng_key: Tensor
     position: Tensor
     keys: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...] = ()
@@ -78,7 +78,7 @@ def collate(stream: Stream, samples: Sequence[Sample], positions: Sequence[int])
         mask=torch.from_numpy(masks),
         label=torch.tensor([-1 if sample.label is None else sample.label for sample in samples]),
         weight=torch.tensor([sample.weight for sample in samples], dtype=torch.float32),
-        address=torch.from_numpy(keyed_bits(stream.plan.seed, stream.name, place).view(np.int64)),
+        rng_key=torch.from_numpy(keyed_bits(stream.plan.seed, stream.name, place).view(np.int64)),
         position=torch.from_numpy(place),
         keys=tuple(sample.key for sample in samples),
         skipped=tuple(

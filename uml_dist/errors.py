@@ -1,4 +1,4 @@
-"""The error that users of the trainer can mend themselves."""
+"""The error that users of the trainer can fix themselves."""
 
 
 class UmlError(ValueError):

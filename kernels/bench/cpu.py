@@ -1,6 +1,6 @@
 """Times UML's mutual loss on the CPU, forward and backward: `make bench`.
 
-Torch's operations as anyone would compose them, the library's CPU twins, and the twins compiled take turns in one
+Torch's operations as anyone would compose them, the library's CPU implementations, and these compiled take turns in one
 process; the peak memory and the seconds of compilation of each are measured in processes of their own.
 
     PYTHONPATH=kernels:kernels/bench:tests/support python kernels/bench/cpu.py --rounds 20

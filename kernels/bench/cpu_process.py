@@ -21,7 +21,7 @@ import torch
 
 from workloads import WORKLOADS, Inputs, Setting, make_inputs
 
-VARIANTS = ("eager", "eager compiled", "twin", "twin compiled")
+VARIANTS = ("eager", "eager compiled", "cpu", "cpu compiled")
 CHILD_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 RESET = Path("/proc/self/clear_refs")
 """Of Linux; without it memory is not measured."""
@@ -35,16 +35,16 @@ class Measured(TypedDict):
 
 
 def can_compile(variant: str) -> bool:
-    """Whether the variant exists: the twins compile where the library has a switch for it."""
-    return variant != "twin compiled" or importlib.util.find_spec("uml_kernels.cpu.compiled") is not None
+    """Whether the variant exists: the CPU implementations compile where the library has a switch for it."""
+    return variant != "cpu compiled" or importlib.util.find_spec("uml_kernels.cpu.compiled") is not None
 
 
 def choose(variant: str) -> None:
-    """Have the library's twins compiled, or not, from now on; to be called before each step that another preceded."""
-    if can_compile("twin compiled"):
+    """Switch compilation of the CPU implementations on or off; called before each step that follows another."""
+    if can_compile("cpu compiled"):
         from uml_kernels.cpu.compiled import use_compiled
 
-        use_compiled(variant == "twin compiled")
+        use_compiled(variant == "cpu compiled")
 
 
 def step_of(variant: str, setting: Setting, inputs: Inputs) -> Callable[[], None]:

@@ -18,7 +18,7 @@ from report import measured, write_rows
 from step_variants import FRACTION, Setting, make_network, make_optimizer
 from timing import in_turns
 from uml_dist.distributed.global_batch import GlobalBatch
-from uml_dist.nn.keyed_dropout import random_address
+from uml_dist.nn.keyed_dropout import use_rng_key
 from uml_dist.recipes.uml.objective import UmlObjective, counts, uml_terms
 
 
@@ -34,7 +34,7 @@ def functions(setting: Setting, device: torch.device) -> dict[str, Callable[[], 
         return naive_loss(output, batch.mask, batch.label, objective.kl_weight(FRACTION))
 
     def forward() -> Any:
-        with torch.autocast(device.type, torch.bfloat16), random_address(batch.address):
+        with torch.autocast(device.type, torch.bfloat16), use_rng_key(batch.rng_key):
             return network(batch.image)
 
     def step() -> None:

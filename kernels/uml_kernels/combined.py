@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from torch import Tensor
 
 from uml_kernels.check import as_scalar
-from uml_kernels.cpu import combined as twins
+from uml_kernels.cpu import combined as cpu
 from uml_kernels.operation import Operation
 
 if TYPE_CHECKING:
@@ -172,13 +172,13 @@ _ARGUMENTS = (
 )
 COMBINE_BACKWARD = Operation(
     f"combined_loss_backward(Tensor kl_weight, Tensor? for_loss, Tensor? for_terms, {_ARGUMENTS}) -> (Tensor, Tensor)",
-    cpu=twins.combined_loss_backward,
+    cpu=cpu.combined_loss_backward,
     gpu="combined.combined_loss_backward",
     shapes=_backward_shapes,
 )
 COMBINE = Operation(
     f"combined_loss(Tensor kl_weight, {_ARGUMENTS}) -> (Tensor, Tensor)",
-    cpu=twins.combined_loss,
+    cpu=cpu.combined_loss,
     gpu="combined.combined_loss",
     shapes=_shapes,
 ).differentiable(_save, _gradient)

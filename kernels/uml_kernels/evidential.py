@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from uml_kernels.check import as_scalar, check_logits, check_numbers, check_target, check_weights
 from uml_kernels.combined import COMBINE
-from uml_kernels.cpu import evidential as twins
+from uml_kernels.cpu import evidential as cpu
 from uml_kernels.dice import DiceSums
 from uml_kernels.layout import as_pixels, map_shape, result_dtype
 from uml_kernels.operation import Operation
@@ -280,13 +280,13 @@ _MAPS = "Tensor first, Tensor? second, Tensor? third, Tensor? fourth"
 _OTHERS = "Tensor target, Tensor? weight, Tensor? class_weight, str kind, str dice, int ignore_index"
 _sums_backward = Operation(
     f"evidential_sums_backward(Tensor upstream, {_MAPS}, {_OTHERS}) -> (Tensor, Tensor, Tensor, Tensor)",
-    cpu=twins.evidential_sums_backward,
+    cpu=cpu.evidential_sums_backward,
     gpu="evidential.evidential_sums_backward",
     shapes=_sums_backward_shapes,
 )
 _sums = Operation(
     f"evidential_sums({_MAPS}, {_OTHERS}, bool with_vacuity) -> (Tensor, Tensor)",
-    cpu=twins.evidential_sums,
+    cpu=cpu.evidential_sums,
     gpu="evidential.evidential_sums",
     shapes=_sums_shapes,
 ).differentiable(_save, _sums_gradient)
@@ -306,13 +306,13 @@ def _map_gradient(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Tensor | N
 _ARGUMENTS = "Tensor logits, Tensor target, Tensor kl_weight, Tensor? weight, Tensor? class_weight, str kind"
 _map_backward = Operation(
     f"evidential_map_backward(Tensor upstream, {_ARGUMENTS}, int ignore_index) -> Tensor",
-    cpu=twins.evidential_map_backward,
+    cpu=cpu.evidential_map_backward,
     gpu="evidential.evidential_map_backward",
     shapes=lambda upstream, logits, *_: torch.empty_like(logits),
 )
 _per_pixel = Operation(
     f"evidential_map({_ARGUMENTS}, int ignore_index, bool with_vacuity) -> (Tensor, Tensor)",
-    cpu=twins.evidential_map,
+    cpu=cpu.evidential_map,
     gpu="evidential.evidential_map",
     shapes=_map_shapes,
 ).differentiable(_save, _map_gradient)

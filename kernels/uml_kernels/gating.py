@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from uml_kernels import plain
-from uml_kernels.cpu import gating as twins
+from uml_kernels.cpu import gating as cpu
 from uml_kernels.layout import as_pixels
 from uml_kernels.operation import Operation
 
@@ -77,13 +77,13 @@ def _backward_shapes(
 _gated_backward = Operation(
     "gated_backward(Tensor upstream, Tensor feature, Tensor gate, Tensor? addend, bool apart) "
     "-> (Tensor, Tensor, Tensor)",
-    cpu=twins.gated_backward,
+    cpu=cpu.gated_backward,
     gpu="gating.gated_backward",
     shapes=_backward_shapes,
 )
 _gated = Operation(
     "gated(Tensor feature, Tensor gate, Tensor? addend) -> Tensor",
-    cpu=twins.gated,
+    cpu=cpu.gated,
     gpu="gating.gated",
     shapes=lambda feature, gate, addend: torch.empty_like(feature),
 ).differentiable(_save, _gradient)

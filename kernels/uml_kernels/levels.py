@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from uml_kernels.check import check_numbers
-from uml_kernels.cpu import levels as twins
+from uml_kernels.cpu import levels as cpu
 from uml_kernels.dice import DiceSums
 from uml_kernels.layout import empty_like_maps, result_dtype
 from uml_kernels.operation import Operation
@@ -92,13 +92,13 @@ def _gradient(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
 _ARGUMENTS = "Tensor first, Tensor? second, Tensor? third, Tensor? fourth, Tensor target, SymInt height, SymInt width"
 BACKWARD = Operation(
     f"level_sums_backward(Tensor upstream, {_ARGUMENTS}, int ignore_index) -> (Tensor, Tensor, Tensor, Tensor)",
-    cpu=twins.level_sums_backward,
+    cpu=cpu.level_sums_backward,
     gpu="levels.level_sums_backward",
     shapes=_gradient_shapes,
 )
 FORWARD = Operation(
     f"level_sums({_ARGUMENTS}, int ignore_index) -> Tensor",
-    cpu=twins.level_sums,
+    cpu=cpu.level_sums,
     gpu="levels.level_sums",
     shapes=_shapes,
 ).differentiable(_save, _gradient)

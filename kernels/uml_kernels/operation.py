@@ -1,4 +1,4 @@
-"""One operator of the library `uml_kernels`: a CPU twin, a Triton launcher, shapes, and a gradient.
+"""One operator of the library `uml_kernels`: a CPU implementation, a Triton launcher, shapes, and a gradient.
 
 Every operator is registered with torch.library, so torch.compile traces it whole and torch.func transforms it. In eager
 mode on a GPU plain tensors skip the dispatcher, which would cost more than the kernel. With TRITON_INTERPRET=1 the
@@ -46,7 +46,7 @@ class Operation:
 
     Args:
         schema: as of torch.library, such as "vacuity(Tensor logits, str kind) -> Tensor".
-        cpu: its twin for CPU tensors.
+        cpu: the implementation for CPU tensors.
         gpu: module and function in `uml_kernels.gpu`, such as "opinion.vacuity"; imported when first needed, so that
             the package works without Triton.
         shapes: makes empty results of the arguments.

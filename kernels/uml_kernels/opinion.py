@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from uml_kernels import plain
 from uml_kernels.check import check_logits
-from uml_kernels.cpu import opinion as twins
+from uml_kernels.cpu import opinion as cpu
 from uml_kernels.layout import as_pixels, map_shape, result_dtype
 from uml_kernels.operation import Operation
 
@@ -193,19 +193,19 @@ def _gradient(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, None]:
 
 _opinion_backward = Operation(
     "opinion_backward(Tensor logits, Tensor? for_evidence, Tensor? for_vacuity, Tensor? for_gate, str kind) -> Tensor",
-    cpu=twins.opinion_backward,
+    cpu=cpu.opinion_backward,
     gpu="opinion.opinion_backward",
     shapes=lambda logits, *_: torch.empty_like(logits),
 )
 _opinion = Operation(
     "opinion(Tensor logits, str kind) -> (Tensor, Tensor, Tensor)",
-    cpu=twins.opinion,
+    cpu=cpu.opinion,
     gpu="opinion.opinion",
     shapes=_shapes,
 ).differentiable(_save, _gradient)
 _predictive_maps = Operation(
     "predictive_maps(Tensor logits, str kind, bool classes) -> (Tensor, Tensor, Tensor)",
-    cpu=twins.predictive_maps,
+    cpu=cpu.predictive_maps,
     gpu="opinion.predictive_maps",
     shapes=_maps_shapes,
 )

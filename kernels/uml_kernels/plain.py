@@ -1,7 +1,7 @@
 """The functions that a model calls, of torch's own operators: for graphs that run where this library is not installed.
 
 torch.export, ONNX and torch.jit.trace get these instead of the library's operators. They have the numerics of the CPU
-twins and take any dynamic size. NaN stays NaN also in runtimes whose minimum and maximum drop it, hence the masks.
+implementations and take any dynamic size. The masks keep NaN in runtimes whose minimum and maximum drop it.
 """
 
 import torch
@@ -47,7 +47,7 @@ def predictive_maps(logits: Tensor, kind: str, dim: int, classes: bool) -> tuple
     label = evidence.argmax(dim, keepdim=True)
     numbers = torch.arange(count, device=logits.device).view(-1, *[1] * (logits.dim() - 1 - dim))
     own = numbers == label
-    # As in the CPU twin: the logarithm of a probability near 1 would cancel
+    # As in the CPU implementation: the logarithm of a probability near 1 would cancel
     ratio = (evidence.masked_fill(own, 0).sum(dim, keepdim=True) + (count - 1)) / (evidence.amax(dim, keepdim=True) + 1)
     surprise = torch.where(own & (ratio < 1), ratio.log1p(), -probability.log())
     entropy = (probability * surprise).sum(dim)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from uml_kernels import plain
-from uml_kernels.cpu import resizing as twins
+from uml_kernels.cpu import resizing as cpu
 from uml_kernels.layout import at_least_float32, memory_format, result_dtype
 from uml_kernels.operation import Operation
 
@@ -66,13 +66,13 @@ def _backward_shapes(upstream: Tensor, height: int, width: int, dtype: torch.dty
 
 _resized_backward = Operation(
     "resized_backward(Tensor upstream, SymInt height, SymInt width, ScalarType dtype) -> Tensor",
-    cpu=twins.resized_backward,
+    cpu=cpu.resized_backward,
     gpu="resizing.resized_backward",
     shapes=_backward_shapes,
 )
 _resized = Operation(
     "resized(Tensor maps, SymInt height, SymInt width) -> Tensor",
-    cpu=twins.resized,
+    cpu=cpu.resized,
     gpu="resizing.resized",
     shapes=_shapes,
 ).differentiable(_save, _gradient)

@@ -18,7 +18,7 @@ from uml_dist.batch import Batch, Prediction
 from uml_dist.config.schema import ModelConfig, RunConfig, Section
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.errors import UmlError
-from uml_dist.recipes import Progress, Recipe, Step, Trained
+from uml_dist.recipes import MicroBatchResult, Progress, Recipe, Trained
 from uml_shards.address import parse_location
 from uml_shards.format.manifest import Manifest
 from uml_shards.sample import IGNORE
@@ -115,12 +115,12 @@ class PlainUnet(Recipe):
 
     def step(
         self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
-    ) -> Step:
+    ) -> MicroBatchResult:
         """Dice + cross-entropy of the pixels, and cross-entropy of the image."""
         batch = batches["train"]
         pixel_logits, image_logits = networks["unet"](batch.image)
         terms = plain_terms(pixel_logits, image_logits, batch, whole, self.objective.classification)
-        return Step({"unet": terms["loss"]}, terms)
+        return MicroBatchResult({"unet": terms["loss"]}, terms)
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
         """Softmax of both; there is no vacuity."""

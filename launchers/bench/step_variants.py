@@ -13,7 +13,7 @@ from naive_uml import NaiveUml
 from uml_dist.batch import Batch
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.launch.precision import has_bf16
-from uml_dist.nn.keyed_dropout import random_address
+from uml_dist.nn.keyed_dropout import use_rng_key
 from uml_dist.recipes.uml.model import UmlModel
 from uml_dist.recipes.uml.network import UmlNetwork, UmlOutput
 from uml_dist.recipes.uml.objective import UmlObjective, counts, uml_terms
@@ -92,7 +92,7 @@ class Setting:
             mask=torch.randint(0, PIXEL_CLASSES, shape, generator=generator).to(torch.uint8),
             label=torch.randint(0, IMAGE_CLASSES, (self.batch,), generator=generator),
             weight=torch.ones(self.batch),
-            address=torch.arange(self.batch),
+            rng_key=torch.arange(self.batch),
             position=torch.arange(self.batch),
             keys=tuple(map(str, range(self.batch))),
         )
@@ -124,7 +124,7 @@ def loss_of(network: nn.Module, batch: Batch) -> Tensor:
     objective = UmlObjective()
     if isinstance(network, NaiveUml):
         return naive_loss(network(batch.image), batch.mask, batch.label, objective.kl_weight(FRACTION))
-    with random_address(batch.address):
+    with use_rng_key(batch.rng_key):
         output: UmlOutput = network(batch.image)
     return uml_terms(output, batch, GlobalBatch([counts(batch)]), objective, FRACTION)["loss"]
 

@@ -1,4 +1,4 @@
-"""The error that users of shards can mend themselves."""
+"""The error that users of shards can fix themselves."""
 
 from typing import Literal
 

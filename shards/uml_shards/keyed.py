@@ -1,10 +1,10 @@
-"""Randomness with an address: a counter-based hash instead of a generator with state.
+"""Keyed randomness: a counter-based hash instead of a generator with state.
 
 Every random decision is a pure function of what it is for, (seed, stream, position, operation), so it is the same after
 a resume and on any number of ranks and workers, and there is no generator state to save.
 
 The hash chains the finalizer of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
-OOPSLA 2014) over the words of the address.
+OOPSLA 2014) over the words of the key.
 """
 
 import hashlib
@@ -30,18 +30,18 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-def keyed_bits(*address: str | int | ArrayLike) -> NDArray[np.uint64]:
-    """64 random bits for each address.
+def keyed_bits(*key: str | int | ArrayLike) -> NDArray[np.uint64]:
+    """64 random bits for each key.
 
     Args:
-        address: words of the address, most general first: names, integers, or integer arrays that broadcast.
+        key: words of the key, most general first: names, integers, or integer arrays that broadcast.
 
     Returns:
         uint64 array of the broadcast shape (a 0-d array when every word is a scalar).
     """
     state = np.asarray(0, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        for part in address:
+        for part in key:
             if isinstance(part, str | int):
                 words = np.asarray(word(part), dtype=np.uint64)
             else:
@@ -50,11 +50,11 @@ def keyed_bits(*address: str | int | ArrayLike) -> NDArray[np.uint64]:
     return state
 
 
-def keyed_uniform(*address: str | int | ArrayLike) -> NDArray[np.float64]:
-    """Uniform floats in [0, 1) for each address, with 53 random bits."""
-    return (keyed_bits(*address) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+def keyed_uniform(*key: str | int | ArrayLike) -> NDArray[np.float64]:
+    """Uniform floats in [0, 1) for each key, with 53 random bits."""
+    return (keyed_bits(*key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def keyed_permutation(length: int, *address: str | int) -> NDArray[np.int64]:
+def keyed_permutation(length: int, *key: str | int) -> NDArray[np.int64]:
     """A permutation of range(length), int64: the order of the hashes of its members."""
-    return np.argsort(keyed_bits(*address, np.arange(length)), kind="stable")
+    return np.argsort(keyed_bits(*key, np.arange(length)), kind="stable")

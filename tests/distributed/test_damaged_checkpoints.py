@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from runs import uml_tree
-from uml_dist.run.checkpoint import newest_whole, read_networks
+from uml_dist.run.checkpoint import latest_valid, read_networks
 from worldly import start_apart, train_as_the_command
 from worlds import run_world
 
@@ -28,7 +28,7 @@ def run(partly_known, tmp_path_factory) -> Path:
 
 
 def weights_of(run: Path):
-    found = newest_whole(run / "checkpoints")
+    found = latest_valid(run / "checkpoints")
     assert found is not None
     assert found[0].name == "step-000004"
     # Copied: the tensors are the file itself, which a test is about to damage.
@@ -61,7 +61,7 @@ def test_a_disk_that_is_full_at_a_save_ends_the_run_with_one_line_and_exit_code_
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     assert "checkpoints/step-000002 cannot be written: " in lines[0]
-    assert lines[0].endswith(f"make room or mend the disk, then go on by --run {run}")
+    assert lines[0].endswith(f"make room or fix the disk, then go on by --run {run}")
     assert "Traceback" not in error
     status = json.loads((run / "status.json").read_text())
     assert (status["status"], status["step"]) == ("failed", 2)

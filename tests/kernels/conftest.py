@@ -1,4 +1,4 @@
-"""The device of the kernels' tests: the CPU, where the twins run, or with TRITON_INTERPRET=1 the kernels themselves."""
+"""The device of the kernels' tests: the CPU, which with TRITON_INTERPRET=1 interprets the GPU kernels."""
 
 import os
 
@@ -22,4 +22,4 @@ def device() -> torch.device:
 def doubles(device) -> None:
     """Skips where the kernels run, which know float32 and less."""
     if INTERPRETED or device.type != "cpu":
-        pytest.skip("float64 is the CPU twins' alone")
+        pytest.skip("float64 is the CPU implementations' alone")

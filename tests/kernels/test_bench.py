@@ -83,13 +83,13 @@ def test_static_figures_are_printed_and_written(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("| call | kernel |")
 
 
-def test_the_benchmark_of_the_cpu_compares_the_twins_with_eager(tmp_path, monkeypatch, capsys):
+def test_the_benchmark_of_the_cpu_compares_the_cpu_implementations_with_eager(tmp_path, monkeypatch, capsys):
     cpu.main(["--quick", "--out", str(tmp_path / "cpu.csv")])
     rows = read(tmp_path / "cpu.csv")
     assert tuple(rows[0]) == COLUMNS
-    assert {row["provider"] for row in rows} == {"eager", "twin"}
+    assert {row["provider"] for row in rows} == {"eager", "cpu"}
     assert {row["metric"] for row in rows} >= {"time", "memory"}
-    assert "left out: twin compiled" in capsys.readouterr().out
+    assert "left out: cpu compiled" in capsys.readouterr().out
 
 
 @NO_GPU

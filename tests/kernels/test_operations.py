@@ -73,7 +73,7 @@ def test_a_step_of_uml_forms_no_loss_or_opinion_of_a_map_by_torch_s_own_operatio
     pytest.importorskip("pydantic")
     from uml_dist.batch import Batch
     from uml_dist.distributed.global_batch import GlobalBatch
-    from uml_dist.nn.keyed_dropout import random_address
+    from uml_dist.nn.keyed_dropout import use_rng_key
     from uml_dist.recipes.uml.model import UmlModel
     from uml_dist.recipes.uml.network import UmlNetwork
     from uml_dist.recipes.uml.objective import UmlObjective, counts, uml_terms
@@ -84,7 +84,7 @@ def test_a_step_of_uml_forms_no_loss_or_opinion_of_a_map_by_torch_s_own_operatio
     batch = Batch(torch.randn(2, 3, 64, 64), masks, numbers, ones, numbers, numbers, ("a", "b"))
     objective = UmlObjective(segmentation_loss="cross_entropy_dice")
     with Names(2 * 4 * 4, 3) as names:
-        with random_address(batch.address):
+        with use_rng_key(batch.rng_key):
             output = network(batch.image)
         terms = uml_terms(output, batch, GlobalBatch([counts(batch)]), objective, 0.5)
         terms["loss"].backward()

@@ -73,7 +73,7 @@ def test_errors_stay_within_the_table(device, function, relative, plain, disturb
     assert error <= (disturbed_bound if off or device.type != "cpu" else plain)
 
 
-def test_the_twins_have_the_kernels_polynomials():
+def test_the_cpu_implementations_have_the_kernels_polynomials():
     special = pytest.importorskip("uml_kernels.special", exc_type=ImportError)
     for name in ("LOG1P", "DIGAMMA", "TRIGAMMA", "CONCENTRATION"):
         assert getattr(special, f"_{name}").value == getattr(remainders, name)

@@ -197,11 +197,11 @@ def test_a_program_that_hangs_is_ended_with_its_children(tmp_path):
 
 
 def test_exit_codes_of_programs_are_told_apart(tmp_path):
-    code = "import sys; print('error: mend it'); sys.exit(int(sys.argv[1]))"
+    code = "import sys; print('error: fix it'); sys.exit(int(sys.argv[1]))"
     command = [sys.executable, "-c", code]
     assert run_process([*command, "0"], tmp_path / "log").problem is None
     assert "ended with code 1" in str(run_process([*command, "1"], tmp_path / "log").problem)
-    with pytest.raises(UmlError, match="mend it"):
+    with pytest.raises(UmlError, match="fix it"):
         run_process([*command, "2"], tmp_path / "log")
 
 

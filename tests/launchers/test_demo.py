@@ -1,4 +1,4 @@
-"""The demo: how long it trains, figures and ceiling under one rule for empty masks, and how it ends on Ctrl-C."""
+"""The demo: how long it trains, figures and oracle under one rule for empty masks, and how it ends on Ctrl-C."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from uml_dist.config.loading import apply_overrides, read_toml
 from uml_shards import open_split
 from uml_shards.importers import Options
 from uml_shards.importers.phantom import PhantomImporter
-from uml_shards.read.truth import ceiling
+from uml_shards.read.truth import oracle
 from uml_shards.write.writer import write_split
 
 SCRIPT = Path(__file__).parents[2] / "launchers" / "demo.py"
@@ -32,9 +32,7 @@ def shards(tmp_path_factory):
 
 
 @pytest.mark.parametrize("rule", ["one", "leave-out"])
-def test_the_ceiling_follows_the_rule_of_the_record_and_the_table_states_it(
-    shards, rule, tmp_path, monkeypatch, capsys
-):
+def test_the_oracle_follows_the_rule_of_the_record_and_the_table_states_it(shards, rule, tmp_path, monkeypatch, capsys):
     demo = load_script(SCRIPT)
     record = {
         "step": 900,
@@ -57,11 +55,11 @@ def test_the_ceiling_follows_the_rule_of_the_record_and_the_table_states_it(
     assert demo.main() == 0
     lines = capsys.readouterr().out.splitlines()
     split = open_split(shards / "val")
-    one, left_out = ceiling(split, "one").dice, ceiling(split, "leave-out").dice
+    one, left_out = oracle(split, "one").dice, oracle(split, "leave-out").dice
     assert f"{one:.3f}" != f"{left_out:.3f}"
     (dice,) = [line for line in lines if line.startswith("Dice of the lesion")]
     assert dice.split()[-1] == f"{one if rule == 'one' else left_out:.3f}"
-    assert f"Empty masks, for figures and ceiling alike: the rule {rule}." in lines
+    assert f"Empty masks, for figures and the oracle's alike: the rule {rule}." in lines
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def batch_of(mask, label, weight) -> Batch:
         mask=mask.to(torch.uint8),
         label=torch.as_tensor(label),
         weight=torch.as_tensor(weight),
-        address=torch.arange(samples),
+        rng_key=torch.arange(samples),
         position=torch.arange(samples),
         keys=tuple(str(index) for index in range(samples)),
     )

@@ -1,4 +1,4 @@
-"""The hash behind every random decision: SplitMix64's finalizer, chained over the words of an address."""
+"""The hash behind every random decision: SplitMix64's finalizer, chained over the words of a key."""
 
 import numpy as np
 import pytest
@@ -24,9 +24,9 @@ def test_first_output_is_that_of_the_published_generator():
     assert int(keyed_bits(0)) == 0xE220A8397B1DCDAF
 
 
-@pytest.mark.parametrize("address", [(0,), (1, 2, 3), (2**63, 5), (7, 0, 0, 1)])
-def test_bits_follow_the_reference_in_plain_integers(address):
-    assert int(keyed_bits(*address)) == reference(*address)
+@pytest.mark.parametrize("key", [(0,), (1, 2, 3), (2**63, 5), (7, 0, 0, 1)])
+def test_bits_follow_the_reference_in_plain_integers(key):
+    assert int(keyed_bits(*key)) == reference(*key)
 
 
 def test_negative_integers_are_their_twos_complement():

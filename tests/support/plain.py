@@ -35,22 +35,22 @@ def train_plainly(tree: dict[str, Any]) -> Trace:
     positions = dict.fromkeys(streams, 0)
     trace, done = Trace(), 0
     for phase, steps in setup.phases:
-        share = setup.share(phase, 0, 1)
+        rank_batch = setup.rank_batch(phase, 0, 1)
         for name in phase.refreshes:
             networks[name].load_state_dict(networks[roles[name].of].state_dict())
         for name, network in networks.items():
             network.train(name in phase.learns)
         for step in range(steps):
-            requests = list(share.micro_batches(0, positions))
-            micro_batches = list(load({name: streams[name] for name in share.counts}, requests, collate))
+            requests = list(rank_batch.micro_batches(0, positions))
+            micro_batches = list(load({name: streams[name] for name in rank_batch.counts}, requests, collate))
             whole = GlobalBatch([setup.recipe.counts(batches) for batches in micro_batches])
             progress = Progress(done, setup.steps, phase.name, step, steps)
             loss = 0.0
             for batches in micro_batches:
                 result = setup.recipe.step(batches, networks, progress, whole)
                 for one in result.losses.values():
-                    (one / share.accumulation).backward()
-                loss += float(result.terms["loss"].detach()) / share.accumulation
+                    (one / rank_batch.accumulation).backward()
+                loss += float(result.terms["loss"].detach()) / rank_batch.accumulation
             trace.losses.append(loss)
             for name in phase.learns:
                 settings, optimizer = config.optimizer_of(name), optimizers[name]
@@ -65,7 +65,7 @@ def train_plainly(tree: dict[str, Any]) -> Trace:
                 _average(roles, networks, name, taken[name])
                 taken[name] += 1
             done += 1
-            positions = {name: start + share.counts.get(name, 0) for name, start in positions.items()}
+            positions = {name: start + rank_batch.counts.get(name, 0) for name, start in positions.items()}
     trace.weights = {name: flat(network.parameters()) for name, network in networks.items()}
     return trace
 

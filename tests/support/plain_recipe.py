@@ -10,7 +10,7 @@ from uml_dist.batch import Batch, Prediction
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.evaluate import Predictor, evaluate_split
 from uml_dist.evaluate.cases import Case
-from uml_dist.recipes import Progress, Recipe, Step, Trained
+from uml_dist.recipes import MicroBatchResult, Progress, Recipe, Trained
 from uml_shards.read.plan import InOrder
 from uml_shards.read.split import open_split
 from uml_shards.read.stream import Stream
@@ -35,7 +35,7 @@ class PlainRecipe(Recipe):
 
     def step(
         self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
-    ) -> Step:
+    ) -> MicroBatchResult:
         raise AssertionError("this recipe is only evaluated")
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:

@@ -96,7 +96,7 @@ class Trace:
 class NoValidation(Trainer):
     """Leaves out the validation at the end, for tests that look at training only."""
 
-    def _validate(self, share) -> bool:
+    def _validate(self, rank_batch) -> bool:
         return False
 
 

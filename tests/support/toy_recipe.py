@@ -13,8 +13,8 @@ from uml_dist.batch import Batch, Prediction
 from uml_dist.config.schema import ModelConfig, Section
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.errors import UmlError
-from uml_dist.nn.keyed_dropout import KeyedDropout, random_address
-from uml_dist.recipes import RECIPES, Averaged, Frozen, Phase, Progress, Recipe, Step, Trained
+from uml_dist.nn.keyed_dropout import KeyedDropout, use_rng_key
+from uml_dist.recipes import RECIPES, Averaged, Frozen, MicroBatchResult, Phase, Progress, Recipe, Trained
 from uml_dist.run.checkpoint import load_tensors
 
 RECIPES["toy"] = "toy_recipe:ToyRecipe"
@@ -89,16 +89,16 @@ class ToyRecipe(Recipe):
 
     def step(
         self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
-    ) -> Step:
+    ) -> MicroBatchResult:
         batch = batches["labelled"]
-        with random_address(batch.address):
+        with use_rng_key(batch.rng_key):
             logits = networks["student"](batch.image)
         each = nn.functional.cross_entropy(logits.float(), batch.label.clamp(min=0), reduction="none")
         loss = whole.mean((each * batch.labelled).sum(), "labelled")
         if progress.phase == "supervised":
-            return Step({"student": loss}, {"loss": loss})
+            return MicroBatchResult({"student": loss}, {"loss": loss})
         free = batches["unlabelled"]
-        with random_address(free.address):
+        with use_rng_key(free.rng_key):
             student = networks["student"](free.image).float().softmax(1)
             with torch.no_grad():
                 teacher = networks["teacher"](free.image).softmax(1)
@@ -108,7 +108,9 @@ class ToyRecipe(Recipe):
         guess = networks["critic"](free.image).float()[:, 0]
         critic = whole.mean(((guess - student[:, 1].detach()).square() * free.weight).sum(), "unlabelled")
         total = loss + self.config.objective.consistency * consistency
-        return Step({"student": total, "critic": critic}, {"loss": total, "consistency": consistency, "critic": critic})
+        return MicroBatchResult(
+            {"student": total, "critic": critic}, {"loss": total, "consistency": consistency, "critic": critic}
+        )
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
         return Prediction(image_probability=networks["teacher"](batch.image).float().softmax(1))

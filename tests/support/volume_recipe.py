@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from uml_dist.batch import Batch, Prediction
 from uml_dist.distributed.global_batch import GlobalBatch
-from uml_dist.nn.keyed_dropout import KeyedDropout, random_address
-from uml_dist.recipes import RECIPES, Progress, Recipe, Step, Trained
+from uml_dist.nn.keyed_dropout import KeyedDropout, use_rng_key
+from uml_dist.recipes import RECIPES, MicroBatchResult, Progress, Recipe, Trained
 from uml_shards.format.volume import encode_volume
 from uml_shards.importers import Importer, Options, Source
 from uml_shards.sources.encode import encode_json
@@ -70,18 +70,18 @@ class VolumeRecipe(Recipe):
 
     def step(
         self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
-    ) -> Step:
+    ) -> MicroBatchResult:
         known, free = batches["labelled"], batches["unlabelled"]
         assert (free.mask == 255).all()
-        with random_address(known.address):
+        with use_rng_key(known.rng_key):
             logits = networks["net"](known.image).float()
-        with random_address(free.address):
+        with use_rng_key(free.rng_key):
             probability = networks["net"](free.image).float().softmax(1)
         each = nn.functional.cross_entropy(logits, known.mask.long(), ignore_index=255, reduction="sum")
         supervised = whole.mean(each, "voxels")
         unsure = whole.mean((probability[:, 0] * probability[:, 1]).sum(), "unlabelled")
         total = supervised + 0.1 * unsure
-        return Step({"net": total}, {"loss": total})
+        return MicroBatchResult({"net": total}, {"loss": total})
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
         return Prediction(pixel_probability=networks["net"](batch.image).float().softmax(1))

@@ -137,17 +137,17 @@ def test_an_address_is_the_hash_of_seed_stream_and_position_alone():
     positions = [0, 7, 1 << 40]
     batch = collate(stream_of("train", seed=3), [sample_of(str(n)) for n in range(3)], positions)
     name = int.from_bytes(hashlib.blake2b(b"train", digest_size=8).digest(), "little")
-    assert [address & WORD for address in batch.address.tolist()] == [split_mix(3, name, p) for p in positions]
-    assert batch.address.dtype == torch.int64
+    assert [key & WORD for key in batch.rng_key.tolist()] == [split_mix(3, name, p) for p in positions]
+    assert batch.rng_key.dtype == torch.int64
     for other in (stream_of("train", seed=4), stream_of("other", seed=3)):
         there = collate(other, [sample_of()] * 3, positions)
-        assert not set(there.address.tolist()) & set(batch.address.tolist())
+        assert not set(there.rng_key.tolist()) & set(batch.rng_key.tolist())
 
 
 def test_a_batch_moves_as_a_whole():
     batch = collate(stream_of(), [sample_of(label=1)], [5])
     moved = batch.to(torch.device("meta"))
-    tensors = (moved.image, moved.mask, moved.label, moved.weight, moved.address, moved.position)
+    tensors = (moved.image, moved.mask, moved.label, moved.weight, moved.rng_key, moved.position)
     assert all(tensor.device.type == "meta" for tensor in tensors)
     assert (moved.keys, moved.skipped) == (batch.keys, batch.skipped)
     assert batch.image.device.type == "cpu"

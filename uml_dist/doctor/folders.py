@@ -70,11 +70,11 @@ def check_run_folder(folder: Path, write: Callable[[Path], None] = write_file) -
     """Whether a run can be written there: a file is really written, and removed."""
     place = nearest(folder)
     if not place.is_dir():
-        return problem("run folder", f"{place} is no folder", "mend or remove it, or choose another folder: --run")
+        return problem("run folder", f"{place} is no folder", "fix or remove it, or choose another folder: --run")
     try:
         write(place)
     except OSError as error:
-        todo = "mend its owner or mode, or choose another folder: --run"
+        todo = "fix its owner or mode, or choose another folder: --run"
         return problem("run folder", f"{place} cannot be written: {error.strerror or error}", todo)
     made = "" if place == folder.absolute() else f", in which {folder} will be made"
     return ok("run folder", f"{place} can be written{made}")

@@ -25,7 +25,7 @@ def verdict(findings: Sequence[Finding], gpus: int) -> str:
     problems, notes = (sum(one.state == state for one in findings) for state in ("problem", "note"))
     counted = f"{_count(problems, 'problem')}, {_count(notes, 'note')}"
     if problems:
-        return f"{counted}: training would fail here until the problems are mended"
+        return f"{counted}: training would fail here until the problems are fixed"
     return f"{counted}: this machine can train on {_count(gpus, 'GPU') if gpus else 'CPU processes'}"
 
 

@@ -37,9 +37,7 @@ def check_run(run: Path) -> Finding:
         says = f"{run} says running, at step {step}, since {since}: it trains now, or was killed"
         return note("run", says, "if no process of it is left: the same command goes on")
     if state == "failed":
-        return note(
-            "run", f"{run} failed at step {step}: {status.get('reason')}", "mend that; the same command goes on"
-        )
+        return note("run", f"{run} failed at step {step}: {status.get('reason')}", "fix that; the same command goes on")
     return ok("run", f"{run} is {state} at step {step}")
 
 

@@ -2,7 +2,7 @@
 
 from .devices import Devices, find_devices
 from .ending import end_process
-from .world import World, ensure_world, enter_world, leave_with, planned_ranks, read_world, script_arguments
+from .world import World, ensure_world, enter_world, exit_with_error, planned_ranks, read_world, script_arguments
 
 __all__ = [
     "Devices",
@@ -10,8 +10,8 @@ __all__ = [
     "end_process",
     "ensure_world",
     "enter_world",
+    "exit_with_error",
     "find_devices",
-    "leave_with",
     "planned_ranks",
     "read_world",
     "script_arguments",

@@ -66,7 +66,7 @@ def read_driver() -> Driver | None:
         absent = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
         if getattr(error, "value", None) in absent:
             return None
-        raise UmlError(f"the NVIDIA driver does not answer ({error}): mend it, or pass --cpu") from None
+        raise UmlError(f"the NVIDIA driver does not answer ({error}): fix it, or pass --cpu") from None
     try:
         cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
@@ -144,7 +144,7 @@ def find_devices(
     ids = visible_ids(visible, shown.uuids)
     if not ids:
         if visible is not None and visible.strip() and not visible.strip().startswith("-1"):
-            raise UmlError(f"{VISIBLE}={visible} names none of the {len(shown.uuids)} GPUs here: mend it or pass --cpu")
+            raise UmlError(f"{VISIBLE}={visible} names none of the {len(shown.uuids)} GPUs here: fix it or pass --cpu")
         return Devices("cpu")
     torch = build()
     if torch.count == 0:

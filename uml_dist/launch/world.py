@@ -209,7 +209,7 @@ def ensure_world(
         The devices of this node.
 
     Raises:
-        UmlError: on every rank alike: hand it to `leave_with`.
+        UmlError: on every rank alike: hand it to `exit_with_error`.
     """
     environment = os.environ if environment is None else environment
     argv = sys.argv if argv is None else argv
@@ -257,7 +257,7 @@ def enter_world(environment: MutableMapping[str, str] | None = None) -> World:
     return world
 
 
-def leave_with(error: ValueError, environment: Mapping[str, str] | None = None) -> NoReturn:
+def exit_with_error(error: ValueError, environment: Mapping[str, str] | None = None) -> NoReturn:
     """End because of an error that every rank finds alike before they meet: one line from the first rank of a node.
 
     That rank ends with 2. The others end with 0 and without a word, since a launcher that sees any rank fail kills the

@@ -1,8 +1,8 @@
 """Keyed randomness on tensors: dropout whose mask is a function of (seed, stream, position, layer).
 
 The same hash as `uml_shards.keyed`, in int64 arithmetic that wraps, so it runs on any device. Each sample of a batch
-carries its address, one int64 that already holds seed, stream and position; a layer adds its own name and the element.
-So a mask does not depend on rank, micro batch, worker or on what ran before, and nothing has to be saved to resume.
+carries its `rng_key`, one int64 that already holds seed, stream and position; a layer adds its name and the element. So
+a mask does not depend on rank, micro batch, worker or on what ran before, and nothing has to be saved to resume.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from uml_shards.keyed import FIRST, GOLDEN, SECOND, word
 
-_ADDRESS: ContextVar[Tensor | None] = ContextVar("address", default=None)
+_RNG_KEY: ContextVar[Tensor | None] = ContextVar("rng_key", default=None)
 
 
 def _signed(value: int) -> int:
@@ -25,9 +25,9 @@ def _shift_right(value: Tensor, bits: int) -> Tensor:
     return (value >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def keyed_bits(address: Tensor, *words: str | int | Tensor) -> Tensor:
-    """64 random bits, int64, for each address extended by words (names, integers, int64 tensors that broadcast)."""
-    state = address
+def keyed_bits(key: Tensor, *words: str | int | Tensor) -> Tensor:
+    """64 random bits, int64, for each key extended by words (names, integers, int64 tensors that broadcast)."""
+    state = key
     for part in words:
         part = part if isinstance(part, Tensor) else _signed(word(part))
         state = (state ^ part) + _signed(int(GOLDEN))
@@ -37,34 +37,34 @@ def keyed_bits(address: Tensor, *words: str | int | Tensor) -> Tensor:
     return state
 
 
-def keyed_uniform(address: Tensor, *words: str | int | Tensor) -> Tensor:
-    """Uniform floats in [0, 1), float32 with 24 random bits, for each address extended by more words."""
-    return _shift_right(keyed_bits(address, *words), 40).to(torch.float32) * 2.0**-24
+def keyed_uniform(key: Tensor, *words: str | int | Tensor) -> Tensor:
+    """Uniform floats in [0, 1), float32 with 24 random bits, for each key extended by more words."""
+    return _shift_right(keyed_bits(key, *words), 40).to(torch.float32) * 2.0**-24
 
 
 @contextmanager
-def random_address(address: Tensor | None) -> Iterator[None]:
-    """Give the samples of the batch inside the block their addresses.
+def use_rng_key(rng_key: Tensor | None) -> Iterator[None]:
+    """Give the samples of the batch inside the block the keys of their random numbers.
 
     Args:
-        address: (B,) int64, `Batch.address`.
+        rng_key: (B,) int64, `Batch.rng_key`.
     """
-    token = _ADDRESS.set(address)
+    token = _RNG_KEY.set(rng_key)
     try:
         yield
     finally:
-        _ADDRESS.reset(token)
+        _RNG_KEY.reset(token)
 
 
-def current_address() -> Tensor | None:
-    """The addresses that the innermost `random_address` gave, or None."""
-    return _ADDRESS.get()
+def current_rng_key() -> Tensor | None:
+    """The keys that the innermost `use_rng_key` gave, or None."""
+    return _RNG_KEY.get()
 
 
 class KeyedDropout(nn.Module):
     """Dropout of whole channels, keyed by sample and layer.
 
-    The layer's name is its address; `name_layers` sets it from the module tree, so that two runs agree.
+    The layer's name is part of the key; `name_layers` sets it from the module tree, so that two runs agree.
 
     Args:
         probability: that a channel is set to zero in training; the others are scaled by 1 / (1 - probability).
@@ -79,15 +79,15 @@ class KeyedDropout(nn.Module):
         """Drop channels of a feature (B, channels, *S).
 
         Raises:
-            RuntimeError: in training, outside of `random_address` or before `name_layers`.
+            RuntimeError: in training, outside of `use_rng_key` or before `name_layers`.
         """
         if not self.training or self.probability == 0.0:
             return feature
-        address = current_address()
-        if address is None or self.layer is None:
-            raise RuntimeError("keyed dropout needs `random_address(batch.address)` around the network's call")
+        rng_key = current_rng_key()
+        if rng_key is None or self.layer is None:
+            raise RuntimeError("keyed dropout needs `use_rng_key(batch.rng_key)` around the network's call")
         channel = torch.arange(feature.shape[1], device=feature.device)
-        uniform = keyed_uniform(address[:, None], self.layer, channel)
+        uniform = keyed_uniform(rng_key[:, None], self.layer, channel)
         keep = (uniform >= self.probability).to(feature.dtype) / (1.0 - self.probability)
         return feature * keep.reshape(*keep.shape, *(1,) * (feature.dim() - 2))
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from .keyed_dropout import current_address, random_address
+from .keyed_dropout import current_rng_key, use_rng_key
 
 
 def recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
@@ -19,12 +19,12 @@ def recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
     if not torch.is_grad_enabled():
         return function(*inputs)
     return checkpoint(
-        function, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=_same_address(current_address())
+        function, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=_same_address(current_rng_key())
     )
 
 
 def _same_address(
-    address: torch.Tensor | None,
+    rng_key: torch.Tensor | None,
 ) -> Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
-    """Contexts for the first run and the recomputation: the latter runs when the batch's address is no longer set."""
-    return lambda: (nullcontext(), random_address(address))
+    """Contexts for the first run and the recomputation: the latter runs when the batch's key is no longer set."""
+    return lambda: (nullcontext(), use_rng_key(rng_key))

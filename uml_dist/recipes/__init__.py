@@ -3,7 +3,7 @@
 from importlib import import_module
 
 from ..errors import UmlError
-from .recipe import Averaged, Frozen, Phase, Progress, Recipe, Step, Trained, trained_source
+from .recipe import Averaged, Frozen, MicroBatchResult, Phase, Progress, Recipe, Trained, trained_source
 
 RECIPES = {"uml": "uml_dist.recipes.uml.recipe:UmlRecipe"}
 """Name -> module:class. Looked up late, so that a configuration loads no other recipe's code."""
@@ -46,10 +46,10 @@ __all__ = [
     "RECIPES",
     "Averaged",
     "Frozen",
+    "MicroBatchResult",
     "Phase",
     "Progress",
     "Recipe",
-    "Step",
     "Trained",
     "recipe_class",
     "trained_source",

@@ -106,7 +106,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Step:
+class MicroBatchResult:
     """What a recipe makes of one micro batch.
 
     Attributes:
@@ -179,7 +179,7 @@ class Recipe(ABC):
     @abstractmethod
     def step(
         self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
-    ) -> Step:
+    ) -> MicroBatchResult:
         """Losses of one micro batch.
 
         Every term is formed on every rank: where labels or masks lack, it is 0 times what it would have used, so that

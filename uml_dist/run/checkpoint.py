@@ -96,7 +96,7 @@ def save_checkpoint(folder: Path, networks: Mapping[str, NetworkState], run: Run
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)  # mostly the disk is full: leave others room to say so
         raise UmlError(
-            f"checkpoint {final} cannot be written: {error.strerror or error}: make room or mend the disk, then go on "
+            f"checkpoint {final} cannot be written: {error.strerror or error}: make room or fix the disk, then go on "
             f"by --run {folder.parent}"
         ) from None
     return final
@@ -130,7 +130,7 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     sync(path)
 
 
-def newest_whole(folder: Path) -> tuple[Path, str | None] | None:
+def latest_valid(folder: Path) -> tuple[Path, str | None] | None:
     """The checkpoint that a run goes on from: the latest or, where that one is damaged, the newest whole one before it.
 
     Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..config.loading import read_config
 from ..config.schema import RunConfig
 from ..errors import UmlError
-from .checkpoint import newest_whole, read_state, verify
+from .checkpoint import latest_valid, read_state, verify
 from .checkpoint_folder import DamagedError, checkpoints_in, name_of, named_by, prune, read_pointer, size_of
 
 
@@ -67,7 +67,7 @@ def reshard_run(run: Path, ranks: int, stage: int | None) -> list[str]:
         counts = ", ".join(f"streams.{name}.count = {stream.count}" for name, stream in config.streams.items())
         numbers = ", ".join(map(str, valid))
         raise UmlError(f"{counts} cannot be shared by {ranks} ranks: use {numbers} ranks")
-    found = newest_whole(folder)
+    found = latest_valid(folder)
     assert found is not None, "a run with checkpoints has a newest one, or an error"
     checkpoint, left = found
     words = ["python", "launchers/train.py", "--num_gpus", str(ranks), "--config", str(run / "config.toml")]

@@ -21,7 +21,7 @@ from ..errors import UmlError
 
 
 @dataclass(frozen=True)
-class Share:
+class RankBatch:
     """What one rank takes of each global batch.
 
     Attributes:
@@ -53,7 +53,7 @@ class Share:
             yield request
 
 
-def share_of(config: RunConfig, streams: tuple[str, ...], rank: int, ranks: int) -> Share:
+def rank_batch_of(config: RunConfig, streams: tuple[str, ...], rank: int, ranks: int) -> RankBatch:
     """A rank's share of the global batch of some streams, accumulated no more than `train.micro_batch` asks for.
 
     Raises:
@@ -71,7 +71,7 @@ def share_of(config: RunConfig, streams: tuple[str, ...], rank: int, ranks: int)
     for accumulation in range(1, min(per_rank) + 1):
         fits = limit is None or sum(per_rank) // accumulation <= limit
         if fits and all(count % accumulation == 0 for count in per_rank):
-            return Share(rank, ranks, accumulation, counts)
+            return RankBatch(rank, ranks, accumulation, counts)
     raise UmlError(
         f"train.micro_batch = {limit} is too small: {sum(per_rank)} samples per rank in {len(counts)} streams "
         f"split into no fewer than {sum(per_rank) // gcd(*per_rank)} at once"

@@ -23,11 +23,11 @@ def dry_run(setup: Setup, ranks: int) -> str:
     """The answer of `--dry-run`, as text."""
     lines = []
     for phase, steps in setup.phases:
-        share = setup.share(phase, 0, ranks)
-        streams = ", ".join(f"{count} of {name}" for name, count in share.counts.items())
+        rank_batch = setup.rank_batch(phase, 0, ranks)
+        streams = ", ".join(f"{count} of {name}" for name, count in rank_batch.counts.items())
         lines.append(
             f"phase {phase.name}: {steps} steps; a global batch holds {streams}; "
-            f"{share.micro_batch} at once on each of {ranks} ranks, accumulation {share.accumulation}"
+            f"{rank_batch.micro_batch} at once on each of {ranks} ranks, accumulation {rank_batch.accumulation}"
         )
     for name, split in setup.splits.items():
         per_epoch = len(split) / setup.config.streams[name].count

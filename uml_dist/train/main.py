@@ -15,7 +15,7 @@ import torch.distributed as distributed
 from uml_shards.errors import ShardError
 
 from ..errors import UmlError
-from ..launch import Devices, World, enter_world, leave_with
+from ..launch import Devices, World, enter_world, exit_with_error
 from ..launch.precision import computes_in_bf16, describe_bf16
 from ..run.checkpoint import RunState
 from ..run.folder import RunFolder
@@ -56,7 +56,7 @@ def train_rank(setup: Setup, start: Start, devices: Devices) -> int:
     Returns:
         The exit code: 0 done.
     """
-    # DeepSpeed calls collectives by names that torch has begun to rename: nothing that a user can mend.
+    # DeepSpeed calls collectives by names that torch has begun to rename: nothing that a user can fix.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     world = enter_world()
     device = _device(world, devices)
@@ -69,7 +69,7 @@ def train_rank(setup: Setup, start: Start, devices: Devices) -> int:
         _check_same_start(start)
         load_start(trainer, start)
     except UmlError as error:  # found by all ranks alike
-        leave_with(error)
+        exit_with_error(error)
     for line in start.left:
         reporter.say(line)
     folder.begin(setup.config, trainer.state.step)

@@ -61,9 +61,9 @@ class Networks(Mapping[str, nn.Module]):
             module = role.build()
         return name_layers(module).to(self._device)
 
-    def learn(self, phase: Phase, micro_batch: int, accumulation: int) -> None:
+    def build_engines(self, phase: Phase, micro_batch: int, accumulation: int) -> None:
         """Make engines for the networks that learn in a phase; all others rest. All ranks must call it."""
-        self.rest()
+        self.release_engines()
         for name in phase.learns:
             engine = make_engine(self._modules[name], self._config, name, micro_batch, accumulation)
             if name in self._resting:
@@ -79,7 +79,7 @@ class Networks(Mapping[str, nn.Module]):
             assert isinstance(role, Frozen), f"phase {phase.name} refreshes {name}, which is not frozen"
             self._load_weights(name, read_weights(self._modules[role.of]))
 
-    def rest(self) -> None:
+    def release_engines(self) -> None:
         """Take the networks out of their engines, with weights and moments as they are. All ranks must call it."""
         for name, engine in self._engines.items():
             self._resting[name] = read_engine(engine)

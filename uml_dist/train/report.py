@@ -14,7 +14,7 @@ from uml_shards.read.truth import EmptyRule
 
 from ..distributed.global_batch import world_size
 from ..evaluate.examples import Example
-from ..recipes import Progress, Step
+from ..recipes import MicroBatchResult, Progress
 from ..run.folder import RunFolder
 from ..telemetry import Metrics
 from .progress_line import ProgressPrinter, progress_line
@@ -50,9 +50,9 @@ class Reporter:
         self._start += now - self._step_start
         self._step_start = now
 
-    def add(self, step: Step) -> None:
+    def add(self, result: MicroBatchResult) -> None:
         """Take in the terms of one micro batch, as they are on the device."""
-        values = {**step.terms, **{f"vacuity_{level}": value for level, value in step.vacuity.items()}}
+        values = {**result.terms, **{f"vacuity_{level}": value for level, value in result.vacuity.items()}}
         for name, value in values.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value

@@ -18,9 +18,9 @@ from ..config.schema import RunConfig
 from ..errors import UmlError
 from ..evaluate.selection import Selection, check_selection, parse_selection
 from ..recipes import Phase, Progress, Recipe, recipe_class
-from ..run.checkpoint import RunState, newest_whole, read_state
+from ..run.checkpoint import RunState, latest_valid, read_state
 from ..run.checkpoint_folder import checkpoints_in, find_checkpoint
-from .data import Share, image_size, input_statistics, make_plan, open_splits, open_stream_split, share_of
+from .data import RankBatch, image_size, input_statistics, make_plan, open_splits, open_stream_split, rank_batch_of
 
 MAY_CHANGE = re.compile(
     r"(checkpoint|deepspeed|metrics|zero)\.|data\.(cache|cache_gigabytes|workers|on_bad_sample)"
@@ -85,9 +85,9 @@ class Setup:
         phase, steps = self.phases[min(run.phase, len(self.phases) - 1)]
         return Progress(run.step, self.steps, phase.name, run.phase_step, steps)
 
-    def share(self, phase: Phase, rank: int, ranks: int) -> Share:
+    def rank_batch(self, phase: Phase, rank: int, ranks: int) -> RankBatch:
         """What a rank takes of each global batch of a phase."""
-        return share_of(self.config, phase.streams, rank, ranks)
+        return rank_batch_of(self.config, phase.streams, rank, ranks)
 
 
 def prepare(config: RunConfig, ranks: int) -> Setup:
@@ -115,10 +115,10 @@ def prepare(config: RunConfig, ranks: int) -> Setup:
     recipe = kind(config, manifests)
     phases = _phases(config, recipe, manifests[first].samples)
     for phase, _ in phases:
-        share = share_of(config, phase.streams, 0, ranks)
-        if share.accumulation > 1 and recipe.why_no_accumulation:
+        rank_batch = rank_batch_of(config, phase.streams, 0, ranks)
+        if rank_batch.accumulation > 1 and recipe.why_no_accumulation:
             raise UmlError(
-                f"train.micro_batch = {config.train.micro_batch} splits a step into {share.accumulation} micro "
+                f"train.micro_batch = {config.train.micro_batch} splits a step into {rank_batch.accumulation} micro "
                 f"batches, but {recipe.why_no_accumulation}"
             )
     check_selection(parse_selection(config.train.best), validation.manifest)
@@ -145,7 +145,7 @@ def find_resume(
     folder = run / "checkpoints"
     if resume == "never" and ((folder / "latest").exists() or checkpoints_in(folder)):
         raise UmlError(f"run folder {run} holds a run already: go on with it by --resume auto, or choose another --run")
-    found = newest_whole(folder)
+    found = latest_valid(folder)
     if found is None:
         return None
     checkpoint, left = found

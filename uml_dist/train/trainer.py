@@ -24,7 +24,7 @@ from ..run.checkpoint import RunState, read_networks, read_weights_file, save_ch
 from ..run.checkpoint_folder import point, prune
 from ..run.folder import RunFolder, versions
 from ..run.network_state import NetworkState
-from .data import Share, evaluation_stream, loader_workers, make_streams
+from .data import RankBatch, evaluation_stream, loader_workers, make_streams
 from .engine import get_learning_rate, set_learning_rate, step_engine
 from .networks import Networks
 from .optimizer import learning_rate
@@ -118,27 +118,27 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _run_phase(self, phase: Phase, steps: int) -> None:
-        share = self.setup.share(phase, self.rank, world_size())
-        self.networks.rest()
+        rank_batch = self.setup.rank_batch(phase, self.rank, world_size())
+        self.networks.release_engines()
         if self.state.phase_step == 0:
             self.networks.refresh(phase)
-        self.networks.learn(phase, share.micro_batch, share.accumulation)
-        batches = self._micro_batches(share, steps - self.state.phase_step)
+        self.networks.build_engines(phase, rank_batch.micro_batch, rank_batch.accumulation)
+        batches = self._micro_batches(rank_batch, steps - self.state.phase_step)
         self.reporter.restart_clock()
         while self.state.phase_step < steps:
-            self._step(phase, steps, share, batches)
-            self._after_step(share)
+            self._step(phase, steps, rank_batch, batches)
+            self._after_step(rank_batch)
 
-    def _micro_batches(self, share: Share, steps: int) -> Iterator[Mapping[str, Batch]]:
+    def _micro_batches(self, rank_batch: RankBatch, steps: int) -> Iterator[Mapping[str, Batch]]:
         first = dict(self.state.positions)
-        requests = (request for step in range(steps) for request in share.micro_batches(step, first))
-        streams = {name: self.streams[name] for name in share.counts}
+        requests = (request for step in range(steps) for request in rank_batch.micro_batches(step, first))
+        streams = {name: self.streams[name] for name in rank_batch.counts}
         return load(streams, requests, collate, self.workers, pin_memory=self.device.type == "cuda")
 
-    def _step(self, phase: Phase, steps: int, share: Share, source: Iterator[Mapping[str, Batch]]) -> None:
+    def _step(self, phase: Phase, steps: int, rank_batch: RankBatch, source: Iterator[Mapping[str, Batch]]) -> None:
         """One optimiser step: all micro batches of this rank, then the update."""
         start = time.perf_counter()
-        loaded = [next(source) for _ in range(share.accumulation)]
+        loaded = [next(source) for _ in range(rank_batch.accumulation)]
         data_wait = time.perf_counter() - start
         self._watch_placeholders(loaded)
         micro_batches = [{name: batch.to(self.device) for name, batch in batches.items()} for batches in loaded]
@@ -156,24 +156,24 @@ class Trainer:
         self.networks.average()
         self.state.step += 1
         self.state.phase_step += 1
-        for name, count in share.counts.items():
+        for name, count in rank_batch.counts.items():
             self.state.positions[name] += count
         self.reporter.end_step(
             self.setup.progress(self.state),
             self._epoch(),
-            sum(share.counts.values()),
-            share.micro_batch * share.accumulation,
+            sum(rank_batch.counts.values()),
+            rank_batch.micro_batch * rank_batch.accumulation,
             data_wait,
         )
 
-    def _after_step(self, share: Share) -> None:
+    def _after_step(self, rank_batch: RankBatch) -> None:
         """Log, validate and save where it is time."""
         step, last = self.state.step, self.setup.steps
         validate = step % self.config.train.validate_every == 0 or step == last
         save = step % self.config.checkpoint.every == 0 or step == last
         if step % self.config.train.log_every == 0 or validate or save:
             self._log()
-        best = self._validate(share) if validate else False
+        best = self._validate(rank_batch) if validate else False
         if save or best:
             self._save(best)
         if save or validate:
@@ -190,12 +190,12 @@ class Trainer:
         first = self.setup.first_stream
         return self.state.positions[first] / len(self.setup.splits[first])
 
-    def _validate(self, share: Share) -> bool:
+    def _validate(self, rank_batch: RankBatch) -> bool:
         """Evaluate the validation split; true when it is the best so far."""
         split = self.setup.validation
         stream = evaluation_stream(self.config, split, self.setup.size, self.setup.statistics)
         predictor = Predictor(self.setup.recipe, self.networks, self.device, self.autocast())
-        cases = evaluate_split(predictor, stream, share.micro_batch, self.workers)
+        cases = evaluate_split(predictor, stream, rank_batch.micro_batch, self.workers)
         empty = self.config.train.empty_masks
         metrics = summarise(cases, split.manifest, empty)
         selection = self.setup.selection
@@ -205,7 +205,7 @@ class Trainer:
         if metrics:
             # Every rank predicts them, since ZeRO-3 gathers parameters in every forward pass; one draws.
             chosen = choose(cases, split.manifest, empty)
-            examples = predict_examples(predictor, stream, chosen, share.micro_batch, empty)
+            examples = predict_examples(predictor, stream, chosen, rank_batch.micro_batch, empty)
             self.reporter.picture(self.state.step, split.manifest, examples)
         if value is None or not selection.is_better(value, self.state.best):
             return False

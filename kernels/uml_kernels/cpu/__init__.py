@@ -1,1 +1,1 @@
-"""The CPU twins of the kernels: tensor operations with gradients in closed form."""
+"""The CPU implementations of the kernels: tensor operations with gradients in closed form."""

@@ -1,4 +1,4 @@
-"""The CPU twin of combining sums into a loss and its terms, with its gradient in closed form; all maps at once."""
+"""Combines sums into a loss and its terms on the CPU, with the gradient in closed form; all maps at once."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

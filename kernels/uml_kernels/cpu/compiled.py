@@ -13,7 +13,7 @@ _chosen = os.environ.get("UML_KERNELS_COMPILE", "") not in ("", "0")
 
 
 def use_compiled(compiled: bool) -> None:
-    """Compile the CPU twin of the evidential objective from now on, or no more; UML_KERNELS_COMPILE=1 does it at start.
+    """Switch compilation of the CPU's evidential objective on or off; UML_KERNELS_COMPILE=1 switches it on at start.
 
     The first step of each number of classes and shape then takes the compiler a while (kernels/README.md); torch keeps
     what it compiled on disk for later runs.
@@ -33,7 +33,7 @@ def use_compiled(compiled: bool) -> None:
 
 
 def is_compiled() -> bool:
-    """Whether the twins are compiled."""
+    """Whether the CPU implementations are compiled."""
     return _chosen
 
 

@@ -1,4 +1,4 @@
-"""Loss and gradient of Dirichlets, plane by plane of classes; the twin of gpu/dirichlet.py, kept in one shape with it.
+"""Loss and gradient of Dirichlets, plane by plane of classes; structured like its counterpart gpu/dirichlet.py.
 
 A plane is a tensor of one class's values, one for each pixel. Gradients are asked for with the values or not at all, so
 that a forward pass computes none.

@@ -1,4 +1,4 @@
-"""The CPU twin of the evidential objective: slice by slice that a processor's cache holds, or compiled as a whole."""
+"""The evidential objective on the CPU: in slices that fit a processor's cache, or compiled as a whole."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The evidential objective of planes of pixels: the part of the CPU twin that torch.compile can fuse into one loop.
+"""The evidential objective of planes of pixels: the part that torch.compile can fuse into one loop on the CPU.
 
 Planes are (P,) of a slice of one sample, or (B, P) of all samples; sums are over the last dimension.
 """

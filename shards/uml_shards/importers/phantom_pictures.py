@@ -33,7 +33,7 @@ from ..keyed import keyed_bits, keyed_uniform, word
 Floats = NDArray[np.float64]
 
 SLOPE = 4.2
-"""How fast p rises with border and texture: the ceiling AUROC is near 0.93."""
+"""How fast p rises with border and texture: the oracle's AUROC is near 0.93."""
 
 NO_LESION = 0.08
 """Share of pictures without a lesion."""

@@ -14,7 +14,7 @@ SCALE = 0.1
 """Largest relative change of size of the `light` augmentation."""
 
 
-def light(sample: Sample, *address: str | int) -> Sample:
+def light(sample: Sample, *key: str | int) -> Sample:
     """Flips, quarter turns (half turns where height and width differ) and a scale within +-10 %, each at random.
 
     The mask goes through the same geometry by nearest neighbour; what enters from outside the frame is ignored there,
@@ -23,12 +23,12 @@ def light(sample: Sample, *address: str | int) -> Sample:
 
     Args:
         sample: to be changed; it is not touched itself.
-        address: of the randomness, such as (seed, stream, position).
+        key: of the randomness, such as (seed, stream, position).
     """
     if sample.image.ndim == 4:
-        return _light_volume(sample, *address)
+        return _light_volume(sample, *key)
     flip_rows, flip_columns, turns, scale = (
-        float(keyed_uniform(*address, operation)) for operation in ("flip rows", "flip columns", "turn", "scale")
+        float(keyed_uniform(*key, operation)) for operation in ("flip rows", "flip columns", "turn", "scale")
     )
     height, width = sample.image.shape[:2]
     quarter_turns = int(turns * 4) if height == width else 2 * int(turns * 2)
@@ -44,11 +44,11 @@ def light(sample: Sample, *address: str | int) -> Sample:
     return replace(sample, image=image, mask=mask)
 
 
-def _light_volume(sample: Sample, *address: str | int) -> Sample:
+def _light_volume(sample: Sample, *key: str | int) -> Sample:
     """Flips and turns of a volume."""
-    draws = [float(keyed_uniform(*address, f"flip {axis}")) for axis in range(3)]
+    draws = [float(keyed_uniform(*key, f"flip {axis}")) for axis in range(3)]
     axes = tuple(axis for axis, draw in enumerate(draws) if draw < 0.5)
-    turns = float(keyed_uniform(*address, "turn"))
+    turns = float(keyed_uniform(*key, "turn"))
     height, width = sample.image.shape[:2]
     quarter_turns = int(turns * 4) if height == width else 2 * int(turns * 2)
 

@@ -63,7 +63,7 @@ class Stream:
 
     @property
     def name(self) -> str:
-        """The stream's name, a word of every random address in it."""
+        """The stream's name, a word of every random key in it."""
         return self.plan.stream
 
     @property

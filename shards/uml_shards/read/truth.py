@@ -1,4 +1,4 @@
-"""The ceiling of a split that stores the truth its labels and masks were drawn from."""
+"""The oracle of a split that stores the truth its labels and masks were drawn from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ EmptyRule = Literal["one", "leave-out"]
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class Oracle:
     """What a model reaches that knows the truth, up to the luck of the draw in this split.
 
     Attributes:
@@ -64,7 +64,7 @@ def foreground_probability(split: Split, number: int) -> NDArray[np.float32]:
     return decode_grey(components[TRUTH], TRUTH).astype(np.float32) / np.float32(255)
 
 
-def ceiling(split: Split, empty: EmptyRule = "one") -> Ceiling:
+def oracle(split: Split, empty: EmptyRule = "one") -> Oracle:
     """The scores of the truth itself on a split of two classes and a binary mask.
 
     Args:
@@ -88,7 +88,7 @@ def ceiling(split: Split, empty: EmptyRule = "one") -> Ceiling:
             dices.append(1.0)
     positive = np.asarray(probabilities)
     hits = (positive >= 0.5) == np.asarray(labels)
-    return Ceiling(
+    return Oracle(
         auroc=auroc(labels, probabilities),
         accuracy=float(np.mean(hits)),
         dice=float(np.mean(dices)) if dices else float("nan"),

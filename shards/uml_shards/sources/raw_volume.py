@@ -57,4 +57,4 @@ def refuse_not_finite(values: NDArray[Any], path: Path) -> None:
         ShardError: there are some.
     """
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise ShardError(f"{path} holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite: mend it")
+        raise ShardError(f"{path} holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite: fix it")

@@ -68,7 +68,7 @@ def read_volume(path: Path, dataset: str = IMAGE) -> Volume:
     if values.ndim not in (3, 4) or not values.size:
         raise ShardError(f"{path}: shape {values.shape} is not that of a volume")
     if not np.isfinite(raw.affine).all() or not abs(np.linalg.det(raw.affine[:3, :3])) > 0:
-        raise ShardError(f"{path}: its affine has no inverse, so its voxels have no size: mend the header")
+        raise ShardError(f"{path}: its affine has no inverse, so its voxels have no size: fix the header")
     values, affine = _oriented(values, raw.affine, path)
     return Volume(_plain(values, path), affine, raw.stated)
 

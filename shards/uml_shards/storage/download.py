@@ -13,7 +13,7 @@ from typing import IO
 
 from ..address import Address
 from ..errors import ShardError
-from .remote import Interrupted, Refused, open_remote
+from .remote import PermanentError, TransientError, open_remote
 
 TRIES = 5
 """In a row without progress, before a transfer is given up."""
@@ -49,9 +49,9 @@ def download(address: Address, file: IO[bytes], content: Content) -> None:
     while True:
         try:
             return transfer.attempt()
-        except Refused as error:
+        except PermanentError as error:
             raise ShardError(f"{address} cannot be read: {error}", "remote") from None
-        except Interrupted as error:
+        except TransientError as error:
             failures = 1 if transfer.received > furthest else failures + 1
             furthest = max(furthest, transfer.received)
             if failures >= TRIES:
@@ -80,7 +80,7 @@ class _Transfer:
         self._start_anew()
 
     def attempt(self) -> None:
-        """Go on until the file is there; raises Interrupted or Refused."""
+        """Go on until the file is there; raises TransientError or PermanentError."""
         reading = open_remote(self.address, self.received, self.version)
         with closing(reading.source):
             if reading.start != self.received:
@@ -89,13 +89,13 @@ class _Transfer:
             for chunk in reading.chunks(self.address):
                 self._take(chunk)
         if reading.size is not None and self.received < reading.size:
-            raise Interrupted(f"the connection ended after {self.received} of {reading.size} bytes")
+            raise TransientError(f"the connection ended after {self.received} of {reading.size} bytes")
         self._check()
 
     def _take(self, chunk: bytes) -> None:
         if self.received + len(chunk) > self.content.limit:
             self._start_anew()
-            raise Interrupted(f"it has more than {self.content.limit} bytes")
+            raise TransientError(f"it has more than {self.content.limit} bytes")
         self.file.write(chunk)
         self.digest.update(chunk)
         self.received += len(chunk)
@@ -105,10 +105,10 @@ class _Transfer:
         received, digest = self.received, self.digest.hexdigest()
         if self.content.size not in (None, received):
             self._start_anew()
-            raise Interrupted(f"it has {received} bytes, the manifest says {self.content.size}")
+            raise TransientError(f"it has {received} bytes, the manifest says {self.content.size}")
         if self.content.sha256 not in (None, digest):
             self._start_anew()
-            raise Interrupted("its sha256 is not the manifest's: it is damaged, or of other shards")
+            raise TransientError("its sha256 is not the manifest's: it is damaged, or of other shards")
 
     def _start_anew(self) -> None:
         self.file.seek(0)

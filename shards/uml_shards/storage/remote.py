@@ -27,11 +27,11 @@ MAY_PASS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MAN
 """Answers below 500 that another try may change."""
 
 
-class Interrupted(Exception):
+class TransientError(Exception):
     """A try that failed for a reason which may pass; the message is one short line."""
 
 
-class Refused(Exception):
+class PermanentError(Exception):
     """A failure that no further try changes; the message is one short line."""
 
 
@@ -76,8 +76,8 @@ def open_remote(address: Address, start: int = 0, version: str | None = None) ->
         version: of an earlier reading.
 
     Raises:
-        Interrupted: it failed for a reason that may pass.
-        Refused: another try would fail as well.
+        TransientError: it failed for a reason that may pass.
+        PermanentError: another try would fail as well.
     """
     opener = _open_web if address.is_web else _open_by_fsspec
     with _explaining(address):
@@ -119,7 +119,7 @@ def _open_web(address: Address, start: int, version: str | None) -> Reading:
     continued = answer.status == HTTPStatus.PARTIAL_CONTENT
     if continued and not span.startswith(f"{start}-"):
         answer.close()
-        raise Interrupted("the server answers with another range than was asked for")
+        raise TransientError("the server answers with another range than was asked for")
     start = start if continued else 0
     length = answer.headers.get("Content-Length", "")
     size = start + int(length) if length.isdecimal() else None
@@ -149,11 +149,11 @@ def _open_by_fsspec(address: Address, start: int, version: str | None) -> Readin
     try:
         from fsspec.core import url_to_fs
     except ImportError:
-        raise Refused(f"{address.scheme}:// needs fsspec: pip install 'uml-shards[remote]'") from None
+        raise PermanentError(f"{address.scheme}:// needs fsspec: pip install 'uml-shards[remote]'") from None
     try:
         system, path = url_to_fs(address.url)
     except (ImportError, ValueError) as error:
-        raise Refused(_reason(error, address)) from None
+        raise PermanentError(_reason(error, address)) from None
     about: dict[str, Any] = system.info(path)
     now = str(sorted(about.items()))
     file: BinaryIO = system.open(path, "rb")
@@ -167,31 +167,33 @@ def _explaining(address: Address) -> Iterator[None]:
     """Let every failure of a server or a file system say in one line what it is, and whether it may pass."""
     try:
         yield
-    except (Interrupted, Refused):
+    except (TransientError, PermanentError):
         raise
     except HTTPError as error:
         raise _answered(error.code) from None
     except (FileNotFoundError, IsADirectoryError):
-        raise Refused("there is no such file: check the address") from None
+        raise PermanentError("there is no such file: check the address") from None
     except (PermissionError, InvalidURL, ValueError) as error:
-        raise Refused(_reason(error, address)) from None
+        raise PermanentError(_reason(error, address)) from None
     except URLError as error:
         cause = error.reason if isinstance(error.reason, Exception) else error
-        kind = Refused if isinstance(cause, SSLCertVerificationError) else Interrupted
+        kind = PermanentError if isinstance(cause, SSLCertVerificationError) else TransientError
         raise kind(_reason(cause, address)) from None
     except (OSError, HTTPException) as error:
-        raise Interrupted(_reason(error, address)) from None
+        raise TransientError(_reason(error, address)) from None
     except Exception as error:  # each file system of fsspec has errors of its own
-        raise Interrupted(f"{type(error).__name__}: {_reason(error, address)}") from None
+        raise TransientError(f"{type(error).__name__}: {_reason(error, address)}") from None
 
 
-def _answered(code: int) -> Interrupted | Refused:
+def _answered(code: int) -> TransientError | PermanentError:
     """What an answer of HTTP that is no success means."""
     if 300 <= code < 400:
-        return Refused(f"the server answers {code}, a redirect to another scheme or without an end: give its target")
+        return PermanentError(
+            f"the server answers {code}, a redirect to another scheme or without an end: give its target"
+        )
     phrase = HTTPStatus(code).phrase if code in list(HTTPStatus) else ""
     said = f"the server answers {code} {phrase}".rstrip()
-    return Interrupted(said) if code >= 500 or code in MAY_PASS else Refused(f"{said}: check the address")
+    return TransientError(said) if code >= 500 or code in MAY_PASS else PermanentError(f"{said}: check the address")
 
 
 def _reason(error: Exception, address: Address) -> str:

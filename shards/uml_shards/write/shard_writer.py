@@ -138,5 +138,5 @@ def _skip(bad: _BadSampleError, task: Task, counts: Counts) -> Skipped:
         raise ShardError(f"{where}{bad.reason} (--on-bad-sample skip leaves such samples out)")
     if counts.skip() > task.max_skipped:
         what = f"more than {task.max_skipped} samples cannot be used, one of them {bad.item}: {bad.reason}"
-        raise ShardError(f"{name}: {what}: mend the data, or pass a larger --max-skipped")
+        raise ShardError(f"{name}: {what}: fix the data, or pass a larger --max-skipped")
     return Skipped(bad.item, bad.reason)

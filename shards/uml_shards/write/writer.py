@@ -92,7 +92,7 @@ def write_split(
             unfinished.publish(manifest, skipped_csv(skipped) if skipped else "")
             return manifest
     except OSError as error:
-        kept = ": mend that and run it again, finished shards are kept" if (folder / FOLDER).exists() else ""
+        kept = ": fix that and run it again, finished shards are kept" if (folder / FOLDER).exists() else ""
         raise ShardError(f"{folder} cannot be written: {error.strerror or error}{kept}") from None
 
 

@@ -13,12 +13,12 @@ from uml_shards import ShardError, open_split
 from uml_shards.importers import Options, find_importer
 from uml_shards.importers.phantom import PhantomImporter
 from uml_shards.importers.phantom_pictures import draw
-from uml_shards.read.truth import TRUTH, auroc, ceiling, foreground_probability
+from uml_shards.read.truth import TRUTH, auroc, foreground_probability, oracle
 from uml_shards.sources.encode import encode_grey
 from uml_shards.write.writer import write_split
 
 FROZEN = "a7a1fa5f2835a882b9c18fde87eec58c57be909b6a9ec116a3e22a0bfde7b18d"
-"""sha256 of the arrays of twelve phantoms: published ceilings hold for these pictures only."""
+"""sha256 of the arrays of twelve phantoms: published oracle figures hold for these pictures only."""
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,8 @@ def test_lesion_size_hardly_tells_the_class(small):
     assert abs(auroc([drawn.label for drawn in with_lesion], areas) - 0.5) < 0.08
 
 
-def test_ceiling_leaves_moderate_ambiguity(made):
-    best = ceiling(made["val"])
+def test_the_oracle_leaves_moderate_ambiguity(made):
+    best = oracle(made["val"])
     assert 0.90 < best.auroc < 0.95
     assert 0.80 < best.accuracy < 0.90
     assert 0.93 < best.dice < 0.97
@@ -125,20 +125,20 @@ class NothingThere(FourMasks):
     areas = ((0, 0),) * 4
 
 
-def ceiling_of(kind, folder, *rule):
+def oracle_of(kind, folder, *rule):
     importer = kind(None, Options(size=16, counts={"val": 4}))
     write_split(importer, "val", importer.splits()["val"], folder / kind.__name__, quiet=True)
-    return ceiling(open_split(folder / kind.__name__), *rule).dice
+    return oracle(open_split(folder / kind.__name__), *rule).dice
 
 
-def test_the_ceiling_counts_samples_without_foreground_as_one_or_leaves_them_out(tmp_path):
+def test_the_oracle_counts_samples_without_foreground_as_one_or_leaves_them_out(tmp_path):
     # 8 rows there and 4 of them drawn: 2 * 4 / (8 + 4).
-    assert ceiling_of(FourMasks, tmp_path) == pytest.approx((1 + 1 + 2 / 3 + 0) / 4)
+    assert oracle_of(FourMasks, tmp_path) == pytest.approx((1 + 1 + 2 / 3 + 0) / 4)
     split = open_split(tmp_path / "FourMasks")
-    assert ceiling(split, "one") == ceiling(split)
-    assert ceiling(split, "leave-out").dice == pytest.approx((1 + 2 / 3 + 0) / 3)
-    assert ceiling_of(NothingThere, tmp_path) == 1.0
-    assert np.isnan(ceiling(open_split(tmp_path / "NothingThere"), "leave-out").dice)
+    assert oracle(split, "one") == oracle(split)
+    assert oracle(split, "leave-out").dice == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert oracle_of(NothingThere, tmp_path) == 1.0
+    assert np.isnan(oracle(open_split(tmp_path / "NothingThere"), "leave-out").dice)
 
 
 def colours(split) -> tuple[np.ndarray, np.ndarray]:
@@ -150,9 +150,9 @@ def colours(split) -> tuple[np.ndarray, np.ndarray]:
     return np.sqrt(np.reshape(bins, (len(samples), -1))), np.array([sample.label for sample in samples])
 
 
-def test_colours_stay_far_below_the_ceiling(made):
+def test_colours_stay_far_below_the_oracle(made):
     (train, labels), (val, truth) = colours(made["train"]), colours(made["val"])
-    best = ceiling(made["val"]).auroc
+    best = oracle(made["val"]).auroc
     for strength in (0.01, 1.0):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000)).fit(train, labels)
         assert auroc(truth, model.decision_function(val)) < best - 0.10

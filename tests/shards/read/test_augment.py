@@ -1,4 +1,4 @@
-"""Augmentation: a function of the address, one geometry for image and mask, and masks that stay class numbers."""
+"""Augmentation: a function of the key, one geometry for image and mask, and masks that stay class numbers."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ import pytest
 from uml_shards.read.augment import AUGMENTATIONS, light, resize
 from uml_shards.sample import Sample
 
-ADDRESSES = [(1, "train", position) for position in range(60)]
+RNG_KEYS = [(1, "train", position) for position in range(60)]
 MASK_VALUE = 200
 
 
@@ -32,25 +32,25 @@ def sample_of(height=40, width=40, channels=3, dtype=np.uint8) -> Sample:
 
 @pytest.mark.parametrize(("height", "width"), [(40, 40), (40, 56), (57, 33)])
 def test_image_and_mask_move_together(height, width):
-    for address in ADDRESSES:
-        moved = light(sample_of(height, width), *address)
+    for key in RNG_KEYS:
+        moved = light(sample_of(height, width), *key)
         for channel, number in ((0, 1), (2, 2)):
             shown = moved.image[..., channel].astype(int)
             # Between the two lies the seam, which the image blends over a pixel or two and the mask does not.
             pure = ((shown <= 20) | (shown >= MASK_VALUE - 20)) & (moved.mask != 255)
-            assert pure.mean() > 0.6, address
-            assert np.array_equal((shown > MASK_VALUE / 2)[pure], (moved.mask == number)[pure]), address
+            assert pure.mean() > 0.6, key
+            assert np.array_equal((shown > MASK_VALUE / 2)[pure], (moved.mask == number)[pure]), key
 
 
 def test_an_address_gives_the_same_result_and_another_one_another():
     original = sample_of()
     before = replace(original, image=original.image.copy(), mask=original.mask.copy())
-    first = [light(original, *address) for address in ADDRESSES]
-    again = [light(original, *address) for address in reversed(ADDRESSES)][::-1]
+    first = [light(original, *key) for key in RNG_KEYS]
+    again = [light(original, *key) for key in reversed(RNG_KEYS)][::-1]
     for one, other in zip(first, again, strict=True):
         assert np.array_equal(one.image, other.image)
         assert np.array_equal(one.mask, other.mask)
-    assert len({one.image.tobytes() for one in first}) == len(ADDRESSES)
+    assert len({one.image.tobytes() for one in first}) == len(RNG_KEYS)
     for different in ((2, "train", 0), (1, "other", 0)):
         assert not np.array_equal(light(original, *different).image, first[0].image)
     assert np.array_equal(original.image, before.image)
@@ -58,18 +58,18 @@ def test_an_address_gives_the_same_result_and_another_one_another():
 
 
 def test_what_is_no_geometry_stays():
-    moved = light(sample_of(), *ADDRESSES[0])
+    moved = light(sample_of(), *RNG_KEYS[0])
     assert (moved.key, moved.label, moved.weight, moved.meta) == ("a", 1, 1.0, {"source": "here"})
 
 
 def test_masks_get_no_value_that_is_no_class():
-    for address in ADDRESSES:
-        assert set(np.unique(light(sample_of(), *address).mask)) <= {0, 1, 2, 255}
+    for key in RNG_KEYS:
+        assert set(np.unique(light(sample_of(), *key).mask)) <= {0, 1, 2, 255}
 
 
 def test_what_enters_from_outside_is_ignored_and_repeats_the_edge():
     plain = Sample("a", image=np.full((40, 40, 3), 90, np.uint8), mask=np.ones((40, 40), np.uint8))
-    moved = [light(plain, *address) for address in ADDRESSES]
+    moved = [light(plain, *key) for key in RNG_KEYS]
     ignored = [one.mask == 255 for one in moved]
     share = np.mean([one.any() for one in ignored])
     assert 0.2 < share < 0.8  # it shrinks about as often as it grows
@@ -95,28 +95,28 @@ def test_every_orientation_that_keeps_the_shape_occurs(height, width, orientatio
 
 
 def test_a_sample_without_a_mask_has_none_afterwards():
-    assert light(Sample("a", image=sample_of().image), *ADDRESSES[0]).mask is None
+    assert light(Sample("a", image=sample_of().image), *RNG_KEYS[0]).mask is None
 
 
 def test_masks_that_overlap_move_like_one_alone():
     one, other = shape_of(40, 40) % 2, shape_of(40, 40) // 2
     image = sample_of().image
-    for address in ADDRESSES[:20]:
-        both = light(Sample("a", image=image, mask=np.stack([one, other])), *address).mask
+    for key in RNG_KEYS[:20]:
+        both = light(Sample("a", image=image, mask=np.stack([one, other])), *key).mask
         for layer, alone in zip(both, (one, other), strict=True):
-            assert np.array_equal(layer, light(Sample("a", image=image, mask=alone), *address).mask)
+            assert np.array_equal(layer, light(Sample("a", image=image, mask=alone), *key).mask)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_sixteen_bits_stay_sixteen_and_move_like_eight(channels):
     eight = sample_of(channels=channels)
     sixteen = replace(eight, image=eight.image.astype(np.uint16) * 257)
-    for address in ADDRESSES[:20]:
-        narrow, wide = light(eight, *address), light(sixteen, *address)
+    for key in RNG_KEYS[:20]:
+        narrow, wide = light(eight, *key), light(sixteen, *key)
         assert (wide.image.dtype, wide.image.shape) == (np.uint16, eight.image.shape)
         assert (narrow.image.dtype, narrow.image.shape) == (np.uint8, eight.image.shape)
         assert np.abs(wide.image / 257 - narrow.image).max() <= 1.0
-    flat = light(Sample("a", image=np.full((40, 40, channels), 40001, np.uint16)), *ADDRESSES[3])
+    flat = light(Sample("a", image=np.full((40, 40, channels), 40001, np.uint16)), *RNG_KEYS[3])
     assert (flat.image == 40001).all()
 
 

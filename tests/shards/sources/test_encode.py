@@ -224,7 +224,7 @@ def test_what_would_be_lost_is_refused_by_one_line(tmp_path, what, size):
 
 
 def test_sixteen_bit_tiff_made_by_hand_is_read_as_it_is(tmp_path):
-    """The sound twin of those that are refused."""
+    """The valid counterpart of those that are refused."""
     np.testing.assert_array_equal(stored(tiff(tmp_path / "image", SIXTEEN, 1))[..., 0], SIXTEEN)
 
 

@@ -211,7 +211,7 @@ def test_after_a_full_disk_the_next_run_goes_on(tmp_path, workers, capsys):
     # No file may grow past this, as on a disk that is full: all tars fit but the one of the large image.
     resource.setrlimit(resource.RLIMIT_FSIZE, (10240, hard))
     try:
-        with pytest.raises(ShardError, match="train cannot be written: File too large: mend that and run it again"):
+        with pytest.raises(ShardError, match="train cannot be written: File too large: fix that and run it again"):
             write(tmp_path / "train", items, samples_per_shard=1, workers=workers)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -37,11 +37,11 @@ def test_only_problems_make_the_exit_code_2():
     assert exit_code(findings) == 0
     assert verdict(findings, 0) == "no problems, 1 note: this machine can train on CPU processes"
     assert verdict(findings, 1).endswith("this machine can train on 1 GPU")
-    findings.append(problem("c", "z", "mend it"))
+    findings.append(problem("c", "z", "fix it"))
     assert exit_code(findings) == 2
     assert verdict(findings, 0).startswith("1 problem, 1 note: training would fail")
 
 
 def test_json_holds_every_field():
-    (found,) = json.loads(as_json([problem("c", "z", "mend it")]))
-    assert found == {"name": "c", "state": "problem", "says": "z", "todo": "mend it"}
+    (found,) = json.loads(as_json([problem("c", "z", "fix it")]))
+    assert found == {"name": "c", "state": "problem", "says": "z", "todo": "fix it"}

@@ -54,9 +54,9 @@ def test_a_torch_for_a_newer_cuda_than_the_driver_runs_is_a_problem():
 
 
 def test_a_driver_that_does_not_answer_is_a_problem():
-    error = UmlError("the NVIDIA driver does not answer (mismatch): mend it, or pass --cpu")
+    error = UmlError("the NVIDIA driver does not answer (mismatch): fix it, or pass --cpu")
     found = check_driver({}, raising(error), lambda: GOOD)
-    assert (found.state, found.todo) == ("problem", "mend it, or pass --cpu")
+    assert (found.state, found.todo) == ("problem", "fix it, or pass --cpu")
     assert (count_shown(raising(error)), usable_gpus({}, raising(error), lambda: GOOD)) == (1, 1)
 
 

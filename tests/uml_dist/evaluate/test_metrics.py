@@ -81,7 +81,7 @@ def test_decisions_and_the_detection_of_wrong_ones_agree_with_scikit_learn(class
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_calibration_error_agrees_with_torchmetrics_and_with_that_of_the_ceiling(classes):
+def test_calibration_error_agrees_with_torchmetrics_and_with_that_of_the_oracle(classes):
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     label, probability, cases = drawn_cases(classes, samples=300)

@@ -15,7 +15,7 @@ SCRIPT = """
 import argparse
 import sys
 from uml_dist.errors import UmlError
-from uml_dist.launch import ensure_world, enter_world, leave_with, script_arguments
+from uml_dist.launch import ensure_world, enter_world, exit_with_error, script_arguments
 import os
 
 parser = argparse.ArgumentParser()
@@ -25,7 +25,7 @@ arguments = parser.parse_args(script_arguments(sys.argv, os.environ))
 try:
     ensure_world(arguments.num_gpus, cpu=True)
 except UmlError as error:
-    leave_with(error)
+    exit_with_error(error)
 world = enter_world()
 import deepspeed
 import torch

@@ -16,7 +16,7 @@ from uml_dist.launch.world import (
     decide,
     ensure_world,
     enter_world,
-    leave_with,
+    exit_with_error,
     planned_ranks,
     read_world,
     script_arguments,
@@ -226,7 +226,7 @@ def test_one_rank_speaks_and_the_others_leave_quietly(capsys: pytest.CaptureFixt
     codes = []
     for rank in range(3):
         with pytest.raises(SystemExit) as left:
-            leave_with(UmlError("nothing fits"), {"LOCAL_RANK": str(rank)})
+            exit_with_error(UmlError("nothing fits"), {"LOCAL_RANK": str(rank)})
         codes.append(left.value.code)
     assert codes == [2, 0, 0]
     assert capsys.readouterr().err == "error: nothing fits\n"

@@ -1,4 +1,4 @@
-"""Keyed randomness on tensors: the numpy hash's numbers, and nothing but the address decides."""
+"""Keyed randomness on tensors: the numpy hash's numbers, and nothing but the key decides."""
 
 import numpy as np
 import pytest
@@ -8,19 +8,19 @@ from torch import nn
 import uml_shards.keyed as reference
 from uml_dist.nn.keyed_dropout import (
     KeyedDropout,
-    current_address,
+    current_rng_key,
     keyed_bits,
     keyed_uniform,
     name_layers,
-    random_address,
+    use_rng_key,
 )
 
 
 def test_the_bits_are_those_of_the_numpy_hash():
     base = reference.keyed_bits(7, "train", np.arange(50))
-    address = torch.from_numpy(base.view(np.int64))
+    rng_key = torch.from_numpy(base.view(np.int64))
     channel = torch.arange(3)
-    ours = keyed_bits(address[:, None], "mutual.third.3", -5, 2**63 + 11, channel)
+    ours = keyed_bits(rng_key[:, None], "mutual.third.3", -5, 2**63 + 11, channel)
 
     state = base[:, None]
     with np.errstate(over="ignore"):
@@ -36,9 +36,9 @@ def test_a_whole_address_gives_the_same_as_one_extended_step_by_step():
 
 
 def test_uniform_numbers_are_the_upper_bits_and_even():
-    address = torch.arange(20000)
-    uniform = keyed_uniform(address, "layer")
-    bits = keyed_bits(address, "layer").numpy().view(np.uint64)
+    rng_key = torch.arange(20000)
+    uniform = keyed_uniform(rng_key, "layer")
+    bits = keyed_bits(rng_key, "layer").numpy().view(np.uint64)
     assert np.array_equal(uniform.numpy(), ((bits >> np.uint64(40)) * 2.0**-24).astype(np.float32))
     shares = torch.histc(uniform, 10, 0, 1) / len(uniform)
     assert (shares - 0.1).abs().max() < 0.01  # five standard deviations
@@ -50,11 +50,11 @@ def network() -> nn.Module:
 
 def test_dropout_of_a_sample_does_not_depend_on_the_batch_it_is_in():
     layers, feature = network(), torch.ones(6, 40, 2, 2)
-    address = torch.arange(100, 106)
-    with random_address(address):
+    rng_key = torch.arange(100, 106)
+    with use_rng_key(rng_key):
         whole = layers(feature)
     order = torch.tensor([4, 0, 5])
-    with random_address(address[order]):
+    with use_rng_key(rng_key[order]):
         part = layers(feature[order])
     assert torch.equal(part, whole[order])
     assert not torch.equal(whole[0], whole[1])
@@ -62,7 +62,7 @@ def test_dropout_of_a_sample_does_not_depend_on_the_batch_it_is_in():
 
 def test_dropout_takes_whole_channels_at_its_rate_and_keeps_the_mean():
     layer = name_layers(nn.Sequential(KeyedDropout(0.25)))
-    with random_address(torch.arange(400)):
+    with use_rng_key(torch.arange(400)):
         dropped = layer(torch.ones(400, 100, 2, 2))
     assert torch.equal(dropped.amax((2, 3)), dropped.amin((2, 3)))
     assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.75])
@@ -72,21 +72,21 @@ def test_dropout_takes_whole_channels_at_its_rate_and_keeps_the_mean():
 def test_two_layers_drop_different_channels():
     first, _, second = network()
     feature = torch.ones(1, 64, 1, 1)
-    with random_address(torch.tensor([1])):
+    with use_rng_key(torch.tensor([1])):
         assert not torch.equal(first(feature), second(feature))
 
 
 def test_dropout_needs_an_address_in_training_only():
     layers, feature = network(), torch.ones(2, 4)
-    with pytest.raises(RuntimeError, match="random_address"):
+    with pytest.raises(RuntimeError, match="use_rng_key"):
         layers(feature)
     assert torch.equal(layers.eval()(feature), feature)
 
 
 def test_addresses_nest_and_end():
     outer, inner = torch.tensor([1]), torch.tensor([2])
-    with random_address(outer):
-        with random_address(inner):
-            assert current_address() is inner
-        assert current_address() is outer
-    assert current_address() is None
+    with use_rng_key(outer):
+        with use_rng_key(inner):
+            assert current_rng_key() is inner
+        assert current_rng_key() is outer
+    assert current_rng_key() is None

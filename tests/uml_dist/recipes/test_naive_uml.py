@@ -43,7 +43,7 @@ def batch_of(samples: int, height: int, width: int, dtype: torch.dtype) -> Batch
         mask=torch.randint(0, 3, (samples, height, width), generator=generator).to(torch.uint8),
         label=torch.randint(0, 2, (samples,), generator=generator),
         weight=torch.ones(samples),
-        address=torch.arange(samples),
+        rng_key=torch.arange(samples),
         position=torch.arange(samples),
         keys=tuple(map(str, range(samples))),
     )

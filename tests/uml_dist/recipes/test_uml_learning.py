@@ -4,7 +4,7 @@ import torch
 
 from uml_dist.batch import Batch, Prediction
 from uml_dist.distributed.global_batch import GlobalBatch
-from uml_dist.nn.keyed_dropout import random_address
+from uml_dist.nn.keyed_dropout import use_rng_key
 from uml_dist.recipes.uml.network import UmlModel, UmlNetwork
 from uml_dist.recipes.uml.objective import UmlObjective, counts, uml_terms
 
@@ -26,7 +26,7 @@ def batch_of(masks: list[torch.Tensor], labels: list[int]) -> Batch:
         mask=mask,
         label=torch.tensor(labels),
         weight=torch.ones(samples),
-        address=torch.arange(samples),
+        rng_key=torch.arange(samples),
         position=torch.arange(samples),
         keys=tuple(map(str, range(samples))),
     )
@@ -64,7 +64,7 @@ def learn(batch: Batch, steps: int, pixel_classes: int, objective: UmlObjective 
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     whole = GlobalBatch([counts(batch)])
     for step in range(steps):
-        with random_address(batch.address + len(batch) * step):
+        with use_rng_key(batch.rng_key + len(batch) * step):
             output = network(batch.image)
         terms = uml_terms(output, batch, whole, objective, step / steps)
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""The UML network: shapes, padding, gradients, checkpointing, dropout by address."""
+"""The UML network: shapes, padding, gradients, checkpointing, keyed dropout."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from uml_dist.nn.keyed_dropout import random_address
+from uml_dist.nn.keyed_dropout import use_rng_key
 from uml_dist.recipes.uml.evidence import exponential_logits
 from uml_dist.recipes.uml.mixer import LevelMixer
 from uml_dist.recipes.uml.model import UmlModel
@@ -24,7 +24,7 @@ def build(seed: int = 0, channels: int = 3, **settings) -> UmlNetwork:
 
 
 def run(network, image):
-    with random_address(torch.arange(len(image)) + 17):
+    with use_rng_key(torch.arange(len(image)) + 17):
         return network(image)
 
 
@@ -169,7 +169,7 @@ def test_checkpointing_lets_batch_norm_count_every_batch_once():
 def test_a_sample_does_not_depend_on_the_batch_it_is_in():
     network, image = build(dropout=0.3), torch.randn(4, 3, 32, 32)
     whole = run(network, image)
-    with random_address(torch.tensor([19])):
+    with use_rng_key(torch.tensor([19])):
         alone = network(image[2:3])
     image_evidence = [opinion(each.class_logits).evidence for each in (alone, whole)]
     torch.testing.assert_close(image_evidence[0], image_evidence[1][2:3], rtol=1e-5, atol=1e-6)

@@ -13,7 +13,7 @@ import torch
 from checkpoints import networks_of, one_line, save, state_of
 from uml_dist.errors import UmlError
 from uml_dist.run import checkpoint as checkpoint_module
-from uml_dist.run.checkpoint import newest_whole, read_networks, read_state, save_checkpoint, verify
+from uml_dist.run.checkpoint import latest_valid, read_networks, read_state, save_checkpoint, verify
 from uml_dist.run.checkpoint_folder import find_checkpoint, point, prune
 from uml_dist.run.network_state import NetworkState
 
@@ -100,7 +100,7 @@ def test_killed_before_any_change_of_a_file_the_older_or_the_new_one_is_whole(ol
             save_and_prune(run, step, seed=2)
 
         code = in_a_child(work)
-        found = newest_whole(run / "checkpoints")
+        found = latest_valid(run / "checkpoints")
         assert found is not None
         taken.append(seed_of(found[0]))
         assert find_checkpoint(run) == found[0]  # also for those who only read, and without a word
@@ -126,12 +126,12 @@ def test_an_error_at_any_change_of_a_file_is_one_line_and_loses_nothing(older, t
             try:
                 save(run, step, seed=2)
             except UmlError as error:
-                expected = "cannot be written: No space left on device: make room or mend the disk, then go on by --run"
+                expected = "cannot be written: No space left on device: make room or fix the disk, then go on by --run"
                 os._exit(REFUSED if f"{expected} {run}" in str(error) and "\n" not in str(error) else 1)
             os._exit(REMAINS if len(changes) >= number else 0)
 
         code = in_a_child(work)
-        found = newest_whole(run / "checkpoints")
+        found = latest_valid(run / "checkpoints")
         assert found is not None
         assert seed_of(found[0]) in (1, 2)
         if code == 0:
@@ -162,7 +162,7 @@ def test_a_full_disk_is_one_line_and_the_older_checkpoint_stays(small_disk):
     ) as raised:
         save_checkpoint(small_disk / "checkpoints", large, state_of(6))
     one_line(raised)
-    assert newest_whole(small_disk / "checkpoints") == (first, None)
+    assert latest_valid(small_disk / "checkpoints") == (first, None)
     assert save(small_disk, step=7).name == "step-000007"  # what was written of the large one is gone
 
 
@@ -222,7 +222,7 @@ def test_the_newest_whole_one_before_a_damaged_one_is_taken(tmp_path, damage):
     spoil, words = DAMAGE[damage]
     spoil(tmp_path)
     flip(tmp_path / "checkpoints" / "step-000006" / "state.json")
-    found = newest_whole(tmp_path / "checkpoints")
+    found = latest_valid(tmp_path / "checkpoints")
     assert found is not None
     assert found[0].name == "step-000005"
     assert found[1] is not None
@@ -244,7 +244,7 @@ def test_a_pointer_to_no_checkpoint_of_its_folder_is_none(tmp_path, content):
         pointer.write_bytes(content)
         with pytest.raises(UmlError, match=r"latest names no checkpoint of its folder: use another checkpoint"):
             find_checkpoint(tmp_path)
-    found = newest_whole(tmp_path / "checkpoints")
+    found = latest_valid(tmp_path / "checkpoints")
     assert found is not None
     assert found[0].name == "step-000006"
     assert found[1] is not None
@@ -256,7 +256,7 @@ def test_checkpoints_beyond_the_latest_are_not_gone_on_from(tmp_path):
     for step in (5, 6):
         save(tmp_path, step)
     point(tmp_path / "checkpoints" / "latest", "step-000005")
-    assert newest_whole(tmp_path / "checkpoints") == (tmp_path / "checkpoints" / "step-000005", None)
+    assert latest_valid(tmp_path / "checkpoints") == (tmp_path / "checkpoints" / "step-000005", None)
 
 
 def test_pruning_does_not_count_what_a_run_has_gone_back_from(tmp_path):
@@ -267,7 +267,7 @@ def test_pruning_does_not_count_what_a_run_has_gone_back_from(tmp_path):
     save(tmp_path, 5)  # after going back to step 4
     prune(folder, keep=2)
     assert sorted(path.name for path in folder.glob("step-*")) == ["step-000004", "step-000005", "step-000008"]
-    assert newest_whole(folder) == (folder / "step-000005", None)
+    assert latest_valid(folder) == (folder / "step-000005", None)
 
 
 def test_one_of_another_format_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch):
@@ -276,18 +276,18 @@ def test_one_of_another_format_is_not_taken_for_a_damaged_one(tmp_path, monkeypa
     save(tmp_path, 6)
     monkeypatch.undo()
     with pytest.raises(UmlError, match="step-000006 is not of format 1"):
-        newest_whole(tmp_path / "checkpoints")
+        latest_valid(tmp_path / "checkpoints")
 
 
 def test_no_whole_one_is_one_line_and_none_at_all_is_a_fresh_start(tmp_path):
-    assert newest_whole(tmp_path / "checkpoints") is None
+    assert latest_valid(tmp_path / "checkpoints") is None
     (tmp_path / "checkpoints" / ".step-000005.tmp").mkdir(parents=True)
-    assert newest_whole(tmp_path / "checkpoints") is None
+    assert latest_valid(tmp_path / "checkpoints") is None
     for step in (5, 6):
         flip(save(tmp_path, step) / "state.json")
     with pytest.raises(
         UmlError, match=r"step-000006: .*; .*step-000005: .*: no checkpoint is whole: copy one"
     ) as raised:
-        newest_whole(tmp_path / "checkpoints")
+        latest_valid(tmp_path / "checkpoints")
     one_line(raised)
     assert read_state(save(tmp_path, 7)).step == 7

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from runs import PartlyKnown
 from uml_dist.batch import collate
 from uml_dist.config.loading import validate
-from uml_dist.train.data import Share, make_streams, open_splits
+from uml_dist.train.data import RankBatch, make_streams, open_splits
 from uml_shards import open_split
 from uml_shards.importers import Options
 from uml_shards.read.loader import load
@@ -76,7 +76,7 @@ def streams_of(data, kinds, seed=0, window=5):
 
 def seen(name, batch):
     """What a network and a loss see of each sample: (stream, position) -> key and bytes."""
-    tensors = (batch.image, batch.mask, batch.label, batch.weight, batch.address)
+    tensors = (batch.image, batch.mask, batch.label, batch.weight, batch.rng_key)
     return {
         (name, position): (batch.keys[place], *(tensor[place].numpy().tobytes() for tensor in tensors))
         for place, position in enumerate(batch.position.tolist())
@@ -97,8 +97,11 @@ def taken(streams, ranks, first, steps, accumulation=1, workers=0):
     found = {}
     for rank in range(ranks):
         own = pickle.loads(pickle.dumps(streams))  # as in a process of its own
-        share, start = Share(rank, ranks, accumulation, dict.fromkeys(own, SLOTS)), dict.fromkeys(own, first * SLOTS)
-        requests = [request for step in range(steps) for request in share.micro_batches(step, start)]
+        rank_batch, start = (
+            RankBatch(rank, ranks, accumulation, dict.fromkeys(own, SLOTS)),
+            dict.fromkeys(own, first * SLOTS),
+        )
+        requests = [request for step in range(steps) for request in rank_batch.micro_batches(step, start)]
         for batches in load(own, requests, collate, workers):
             for name, batch in batches.items():
                 of_rank = seen(name, batch)

@@ -13,7 +13,7 @@ from uml_dist.config.loading import apply_overrides, validate
 from uml_dist.config.schema import DataConfig
 from uml_dist.errors import UmlError
 from uml_dist.run.checkpoint import RunState, save_checkpoint
-from uml_dist.train.data import loader_workers, make_streams, share_of
+from uml_dist.train.data import loader_workers, make_streams, rank_batch_of
 from uml_dist.train.setup import check_start, find_resume, prepare
 from uml_shards import ShardError
 from uml_shards.read.augment import AUGMENTATIONS
@@ -174,9 +174,9 @@ def test_progress_counts_the_run_and_the_phase(toy_tree):
     assert setup.progress(RunState("toy", step=8, phase=2)).fraction == 1.0
 
 
-def toy_share(tree, *words, rank=0, ranks=1):
+def toy_rank_batch(tree, *words, rank=0, ranks=1):
     config = validate(apply_overrides(tree, words), "run.toml")
-    return share_of(config, ("labelled", "unlabelled"), rank, ranks)
+    return rank_batch_of(config, ("labelled", "unlabelled"), rank, ranks)
 
 
 @pytest.mark.parametrize(
@@ -187,13 +187,13 @@ def toy_share(tree, *words, rank=0, ranks=1):
 def test_accumulation_is_the_smallest_that_fits_and_divides_every_stream(
     toy_tree, ranks, limit, accumulation, micro_batch
 ):
-    share = toy_share(toy_tree, *([f"train.micro_batch={limit}"] if limit else []), ranks=ranks)
-    assert (share.accumulation, share.micro_batch) == (accumulation, micro_batch)
+    rank_batch = toy_rank_batch(toy_tree, *([f"train.micro_batch={limit}"] if limit else []), ranks=ranks)
+    assert (rank_batch.accumulation, rank_batch.micro_batch) == (accumulation, micro_batch)
 
 
 def test_a_micro_batch_too_small_for_its_streams_names_the_smallest(toy_tree):
     with pytest.raises(UmlError, match=r"train\.micro_batch = 4 is too small: 20 samples .* no fewer than 5 at once$"):
-        toy_share(toy_tree, "train.micro_batch=4")
+        toy_rank_batch(toy_tree, "train.micro_batch=4")
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -203,10 +203,10 @@ def test_ranks_and_micro_batches_together_read_each_position_of_a_step_once(toy_
     for step in (0, 3):
         read = {"labelled": [], "unlabelled": []}
         for rank in range(ranks):
-            share = toy_share(toy_tree, f"train.micro_batch={limit}", rank=rank, ranks=ranks)
-            requests = list(share.micro_batches(step, first))
-            assert len(requests) == share.accumulation
-            assert {sum(map(len, request.values())) for request in requests} == {share.micro_batch}
+            rank_batch = toy_rank_batch(toy_tree, f"train.micro_batch={limit}", rank=rank, ranks=ranks)
+            requests = list(rank_batch.micro_batches(step, first))
+            assert len(requests) == rank_batch.accumulation
+            assert {sum(map(len, request.values())) for request in requests} == {rank_batch.micro_batch}
             for request in requests:
                 for name, positions in request.items():
                     read[name] += positions

@@ -30,9 +30,9 @@ class MutualDecoder(nn.Module):
         super().__init__()
         first, second, third, fourth = mixed
         dropout, norm = model.dropout, model.decoder_normalisation
-        self.third = DoubleConvolution(fourth, third, dropout, norm, doubled=True)
-        self.second = DoubleConvolution(2 * third, second, dropout, norm, doubled=True)
-        self.first = DoubleConvolution(2 * second, first, dropout, norm, doubled=True)
+        self.third = DoubleConvolution(fourth, third, dropout, norm, upsample=True)
+        self.second = DoubleConvolution(2 * third, second, dropout, norm, upsample=True)
+        self.first = DoubleConvolution(2 * second, first, dropout, norm, upsample=True)
         points = model.resolved("space_to_depth") ** 2
         self.head = nn.Sequential(JoinedPointwise(2 * first, hidden), pointwise(hidden, classes * points))
 
@@ -71,9 +71,9 @@ class UncertaintyNavigator(nn.Module):
         self.widths = (2 * first, 2 * second, 2 * third, fourth)
         self.reduce = pointwise(fourth + bottom, fourth)
         self.bottom = MaskFusion(fourth, fourth, classes, dropout, norm)
-        self.third = DoubleConvolution(fourth, third, dropout, norm, doubled=True)
-        self.second = DoubleConvolution(2 * third, second, dropout, norm, doubled=True)
-        self.first = DoubleConvolution(2 * second, first, dropout, norm, doubled=True)
+        self.third = DoubleConvolution(fourth, third, dropout, norm, upsample=True)
+        self.second = DoubleConvolution(2 * third, second, dropout, norm, upsample=True)
+        self.first = DoubleConvolution(2 * second, first, dropout, norm, upsample=True)
         self.block = model.resolved("space_to_depth")
         points = self.block**2
         outputs = (classes * points, classes, classes, classes)

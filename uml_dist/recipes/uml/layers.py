@@ -10,7 +10,7 @@ from torch.nn import functional
 from ...backbones.normalisation import Normalisation, group_norm
 from ...nn.keyed_dropout import KeyedDropout
 from ...nn.recomputation import recomputed
-from .doubling import convolve_doubled, convolves_faster_at_half_size
+from .upsampling import convolve_upsampled, convolves_faster_at_half_size
 
 
 def resize(feature: Tensor, size: Sequence[int]) -> Tensor:
@@ -46,7 +46,7 @@ class JoinedPointwise(nn.Conv2d):
         return sum(others, first)
 
 
-class DoublingConvolution(nn.Conv2d):
+class UpsamplingConvolution(nn.Conv2d):
     """A 3x3 convolution of several features' channels at twice their size.
 
     The features are neither joined in memory nor kept enlarged: they would be most of a decoder's memory.
@@ -59,7 +59,7 @@ class DoublingConvolution(nn.Conv2d):
         """(B, outputs, 2 H, 2 W) of features (B, channels, H, W) whose channels are `inputs` together."""
         if convolves_faster_at_half_size(features):
             assert self.bias is not None
-            return convolve_doubled(features, self.weight, self.bias)
+            return convolve_upsampled(features, self.weight, self.bias)
         starts = accumulate((feature.shape[1] for feature in features), initial=0)
         parts: list[Tensor] = [
             recomputed(partial(self._convolve, start), feature)
@@ -85,11 +85,11 @@ class DoubleConvolution(nn.Sequential):
         outputs: channels.
         dropout: probability.
         norm: makes the normalisations.
-        doubled: the input is features, of `inputs` channels together, that are brought to twice their size first.
+        upsample: the input is features, of `inputs` channels together, that are brought to twice their size first.
     """
 
-    def __init__(self, inputs: int, outputs: int, dropout: float, norm: Normalisation, doubled: bool = False) -> None:
-        first = DoublingConvolution(inputs, outputs) if doubled else nn.Conv2d(inputs, outputs, 3, padding=1)
+    def __init__(self, inputs: int, outputs: int, dropout: float, norm: Normalisation, upsample: bool = False) -> None:
+        first = UpsamplingConvolution(inputs, outputs) if upsample else nn.Conv2d(inputs, outputs, 3, padding=1)
         layers: list[nn.Module] = []
         for convolution in (first, nn.Conv2d(outputs, outputs, 3, padding=1)):
             layers += [convolution, norm(outputs), KeyedDropout(dropout), nn.ReLU(inplace=True)]

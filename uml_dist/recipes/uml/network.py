@@ -73,7 +73,7 @@ class UmlOutput(NamedTuple):
 class UmlNetwork(nn.Module):
     """Two encoders, a mixer, and three heads that inform one another.
 
-    Keyed dropout makes training need `uml_dist.nn.keyed_dropout.random_address` around the call. Encoders start with
+    Keyed dropout makes training need `uml_dist.nn.keyed_dropout.use_rng_key` around the call. Encoders start with
     random weights; `load_encoders` fills in published ones.
 
     Args:

@@ -13,8 +13,8 @@ from ...batch import Batch, Prediction
 from ...config.schema import RunConfig
 from ...distributed.global_batch import GlobalBatch
 from ...errors import UmlError
-from ...nn.keyed_dropout import random_address
-from ..recipe import Progress, Recipe, Step, Trained
+from ...nn.keyed_dropout import use_rng_key
+from ..recipe import MicroBatchResult, Progress, Recipe, Trained
 from .model import TASKS, UmlModel
 from .network import UmlNetwork
 from .objective import UmlObjective, counts, uml_terms
@@ -69,15 +69,15 @@ class UmlRecipe(Recipe):
 
     def step(
         self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
-    ) -> Step:
+    ) -> MicroBatchResult:
         """The weighted sum of classification, segmentation and mutual loss."""
         batch = batches["train"]
-        with random_address(batch.address):
+        with use_rng_key(batch.rng_key):
             output = networks["uml"](batch.image)
         terms = uml_terms(output, batch, whole, self.objective, progress.fraction)
         image = opinion(output.class_logits.detach())
         means = {"image": image.vacuity.mean(), "pixel": output.mutual_vacuity.detach().mean()}
-        return Step({"uml": terms["loss"]}, terms, means)
+        return MicroBatchResult({"uml": terms["loss"]}, terms, means)
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
         """Opinions on image and pixels, and the pixels' probability by `model.pixel_probability`."""

@@ -23,7 +23,7 @@ FEWEST_CHANNELS = 128
 
 
 def convolves_faster_at_half_size(features: Sequence[Tensor]) -> bool:
-    """Whether `convolve_doubled` is the faster way for these features: on a CPU in full precision, many channels."""
+    """Whether `convolve_upsampled` is the faster way for these features: on a CPU in full precision, many channels."""
     first = features[0]
     channels, columns = sum(feature.shape[1] for feature in features), first.shape[3]
     return (
@@ -36,7 +36,7 @@ def convolves_faster_at_half_size(features: Sequence[Tensor]) -> bool:
     )
 
 
-def convolve_doubled(features: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+def convolve_upsampled(features: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
     """The convolution, padded with zeros, of features brought to twice their size by bilinear interpolation.
 
     Differentiable once.

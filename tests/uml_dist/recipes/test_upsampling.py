@@ -1,12 +1,12 @@
-"""The convolution of doubled features that is computed at half the size is the plain one."""
+"""The convolution of upsampled features that is computed at half the size is the plain one."""
 
 import pytest
 import torch
 from torch.nn import functional
 
-from uml_dist.recipes.uml import doubling
-from uml_dist.recipes.uml.doubling import FEWEST_CHANNELS, convolve_doubled, convolves_faster_at_half_size
-from uml_dist.recipes.uml.layers import DoublingConvolution
+from uml_dist.recipes.uml import upsampling
+from uml_dist.recipes.uml.layers import UpsamplingConvolution
+from uml_dist.recipes.uml.upsampling import FEWEST_CHANNELS, convolve_upsampled, convolves_faster_at_half_size
 
 CHANNELS = (5, 7)
 
@@ -31,7 +31,7 @@ def test_it_equals_interpolation_and_convolution(height, width, channels_last):
     weight, bias, *features = given = arguments(height, width)
     if channels_last:
         features = [feature.contiguous(memory_format=torch.channels_last) for feature in features]
-    found, expected = convolve_doubled(features, weight, bias), plain(weight, bias, *features)
+    found, expected = convolve_upsampled(features, weight, bias), plain(weight, bias, *features)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(0), dtype=found.dtype)
     ours, theirs = (torch.autograd.grad(output, given, upstream) for output in (found, expected))
@@ -41,7 +41,7 @@ def test_it_equals_interpolation_and_convolution(height, width, channels_last):
 
 def test_its_gradients_are_those_of_finite_differences():
     weight, bias, *features = arguments(3, 4)
-    assert torch.autograd.gradcheck(lambda *given: convolve_doubled(given[2:], *given[:2]), (weight, bias, *features))
+    assert torch.autograd.gradcheck(lambda *given: convolve_upsampled(given[2:], *given[:2]), (weight, bias, *features))
 
 
 def test_float32_rounds_as_the_plain_convolution_does():
@@ -49,18 +49,18 @@ def test_float32_rounds_as_the_plain_convolution_does():
     weight, bias, *features = arguments(9, 16, torch.float32)
     errors = [
         (found - exact).abs().max().item()
-        for found in (convolve_doubled(features, weight, bias), plain(weight, bias, *features))
+        for found in (convolve_upsampled(features, weight, bias), plain(weight, bias, *features))
     ]
     assert errors[0] < 3 * errors[1] + 1e-6
 
 
 def test_the_layer_takes_it_for_many_channels_and_is_the_same_either_way(monkeypatch):
     torch.manual_seed(0)
-    layer = DoublingConvolution(FEWEST_CHANNELS, 8)
+    layer = UpsamplingConvolution(FEWEST_CHANNELS, 8)
     features = [torch.randn(1, FEWEST_CHANNELS // 2, 4, 6) for _ in range(2)]
     assert convolves_faster_at_half_size(features)
     found = layer(features)
-    monkeypatch.setattr(doubling, "FEWEST_CHANNELS", 2 * FEWEST_CHANNELS)
+    monkeypatch.setattr(upsampling, "FEWEST_CHANNELS", 2 * FEWEST_CHANNELS)
     assert not convolves_faster_at_half_size(features)
     torch.testing.assert_close(found, layer(features), rtol=1e-4, atol=1e-4)
 
