@@ -26,7 +26,7 @@ from uml_dist.launch import (
 )
 from uml_dist.run.folder import versions
 from uml_dist.run.load import Run, load_run
-from uml_dist.train.data import loader_workers
+from uml_dist.train.rank_batch import loader_workers
 from uml_shards import ShardError, Split
 from uml_shards.read.truth import EmptyRule
 

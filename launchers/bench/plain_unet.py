@@ -8,6 +8,7 @@ uncertainty is the entropy of its probabilities.
 
 from collections.abc import Mapping
 from importlib.util import find_spec
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from uml_dist.batch import Batch, Prediction
-from uml_dist.config.schema import ModelConfig, RunConfig, Section
+from uml_dist.config.schema import ModelConfig, OptimizerConfig, RunConfig, Section
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.errors import UmlError
 from uml_dist.recipes import MicroBatchResult, Progress, Recipe, Trained
@@ -40,6 +41,22 @@ class PlainObjective(Section):
     """`[objective]` of the baseline."""
 
     classification: float = Field(default=1.0, ge=0, description="weight of the cross-entropy of the image class")
+
+
+class PlainOptimizer(OptimizerConfig):
+    """`[optimizer]` with UML's schedule."""
+
+    schedule: Literal["constant", "poly", "cosine", "step"] = Field(
+        default="poly", description="course of the rate after the warmup"
+    )
+
+
+class PlainConfig(RunConfig):
+    """The whole tree of the baseline."""
+
+    model: PlainModel = PlainModel()
+    objective: PlainObjective = PlainObjective()
+    optimizer: PlainOptimizer = PlainOptimizer()
 
 
 class PlainNetwork(nn.Module):
@@ -75,17 +92,14 @@ class PlainNetwork(nn.Module):
         return unet.final_conv(feature), self.classifier(deepest.mean((2, 3)))
 
 
-class PlainUnet(Recipe):
+class PlainUnet(Recipe[PlainConfig]):
     """Softmax with Dice + cross-entropy on the pixels, and cross-entropy on the image."""
 
     name = "plain_unet"
-    Model = PlainModel
-    Objective = PlainObjective
+    Config = PlainConfig
 
-    def __init__(self, config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
+    def __init__(self, config: PlainConfig, manifests: Mapping[str, Manifest]) -> None:
         super().__init__(config, manifests)
-        assert isinstance(config.model, PlainModel)
-        assert isinstance(config.objective, PlainObjective)
         self.model, self.objective = config.model, config.objective
         self.manifest = manifests["train"]
         if find_spec("monai") is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from uml_dist.config.loading import apply_overrides, read_toml, validate
 from uml_dist.errors import UmlError
-from uml_dist.train.data import open_stream_split
+from uml_dist.run.data import open_stream_split
 from uml_dist.train.setup import Setup, find_resume, prepare
 
 FREE = ("model", "objective", "optimizer", "networks")

@@ -19,7 +19,7 @@ from uml_dist.evaluate import evaluate_split
 from uml_dist.evaluate.cases import Case
 from uml_dist.run.folder import versions
 from uml_dist.run.load import load_run
-from uml_dist.train.data import loader_workers
+from uml_dist.train.rank_batch import loader_workers
 from uml_shards.format.manifest import Manifest
 
 HERE = Path(__file__).resolve().parent

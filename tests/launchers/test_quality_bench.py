@@ -39,7 +39,7 @@ def test_both_methods_share_all_but_their_own_tables(partly_known, tmp_path):
         ("uml", 3, 50), ("plain", 3, 50), ("uml", 5, 50), ("plain", 5, 50),
     ]  # fmt: skip
     uml, plain = (job.setup.config.model_dump(mode="json") for job in jobs[:2])
-    changed = {line.partition(":")[0].partition(".")[0] for line in differences(uml, plain)}
+    changed = {one.key.partition(".")[0] for one in differences(uml, plain)}
     assert changed <= {"recipe", "model", "objective", "optimizer"}
     assert (uml["optimizer"]["lr"], plain["optimizer"]["lr"]) == (2e-3, 1e-2)
     assert (uml["optimizer"]["warmup"], plain["optimizer"]["warmup"]) == (7, 7)

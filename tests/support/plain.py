@@ -12,7 +12,7 @@ from uml_dist.config.loading import validate
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.nn.keyed_dropout import name_layers
 from uml_dist.recipes import Averaged, Frozen, Progress, Trained
-from uml_dist.train.data import make_streams
+from uml_dist.run.data import make_streams
 from uml_dist.train.optimizer import learning_rate, make_optimizer
 from uml_dist.train.setup import prepare
 from uml_shards.keyed import word

@@ -5,12 +5,13 @@ The student's convolution can start from a file, as encoders start from publishe
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from uml_dist.batch import Batch, Prediction
-from uml_dist.config.schema import ModelConfig, Section
+from uml_dist.config.schema import ModelConfig, Resumable, RunConfig, Section
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.errors import UmlError
 from uml_dist.nn.keyed_dropout import KeyedDropout, use_rng_key
@@ -21,11 +22,16 @@ RECIPES["toy"] = "toy_recipe:ToyRecipe"
 
 
 class Model(ModelConfig):
-    weights: str | None = None
+    weights: Annotated[str | None, Resumable(path_only=True)] = None
 
 
 class Objective(Section):
     consistency: float = 0.1
+
+
+class Config(RunConfig):
+    model: Model = Model()
+    objective: Objective = Objective()
 
 
 class Student(nn.Sequential):
@@ -43,15 +49,13 @@ class Critic(nn.Sequential):
         super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
 
 
-class ToyRecipe(Recipe):
+class ToyRecipe(Recipe[Config]):
     name = "toy"
     stream_names = ("labelled", "unlabelled")
-    Model = Model
-    Objective = Objective
+    Config = Config
 
     @property
     def weights(self) -> str | None:
-        assert isinstance(self.config.model, Model)
         return self.config.model.weights
 
     def check_start(self) -> None:

@@ -3,16 +3,15 @@
 import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, NamedTuple, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import BaseModel, ValidationError
 
 from ..errors import UmlError
-from ..recipes import recipe_class
-from .schema import RunConfig
+from ..registry import find_class
+from .schema import RunConfig, resumable_mark, table_of
 
 
 def read_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunConfig:
@@ -68,27 +67,15 @@ def validate(tree: Mapping[str, Any], where: str) -> RunConfig:
     if not isinstance(name, str):
         raise UmlError(f'{where} names no recipe: write recipe = "uml" at its top')
     schema = schema_of(name)
-    tree = _copy(tree)
-    networks = tree.get("networks")
-    for network in networks.values() if isinstance(networks, dict) else ():
-        if isinstance(network, dict):
-            network["optimizer"] = {**tree.get("optimizer", {}), **network.get("optimizer", {})}
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
         raise UmlError(f"{where}: {_first_complaint(error, schema)}") from None
 
 
-@cache
 def schema_of(recipe: str) -> type[RunConfig]:
-    """The configuration class of a recipe: `RunConfig` with the recipe's own `model` and `objective`."""
-    known = recipe_class(recipe)
-    return create_model(
-        "RunConfig",
-        __base__=RunConfig,
-        model=(known.Model, known.Model()),
-        objective=(known.Objective, known.Objective()),
-    )
+    """The configuration class of a recipe."""
+    return find_class(recipe).Config
 
 
 def dump(config: RunConfig) -> str:
@@ -96,28 +83,44 @@ def dump(config: RunConfig) -> str:
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Each `key: old -> new` in which two trees differ."""
+class Difference(NamedTuple):
+    """A dotted key whose value differs between two configurations; None stands for a missing value."""
+
+    key: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.before} -> {self.after}"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[Difference]:
+    """Each key in which two trees differ."""
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             yield from differences(before, after, f"{prefix}{key}.")
         elif before != after:
-            yield f"{prefix}{key}: {before} -> {after}"
+            yield Difference(f"{prefix}{key}", before, after)
+
+
+def is_resumable(schema: type[BaseModel], difference: Difference) -> bool:
+    """Whether a resumed run may differ from its checkpoint in this way."""
+    mark = resumable_mark(schema, difference.key)
+    if mark is None:
+        return False
+    return not (mark.path_only and (difference.before is None or difference.after is None))
 
 
 def valid_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every dotted key of a schema, tables included; NAME stands for names that the user chooses."""
     for name, field in schema.model_fields.items():
         yield prefix + name
-        annotation = field.annotation
-        below = f"{prefix}{name}."
-        if get_origin(annotation) is dict:
-            annotation, below = get_args(annotation)[1], f"{below}NAME."
-        elif get_origin(annotation) is tuple:
-            annotation = get_args(annotation)[0]
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from valid_keys(annotation, below)
+        table = table_of(field)
+        if table is not None:
+            yield from valid_keys(
+                table, f"{prefix}{name}.NAME." if get_origin(field.annotation) is dict else f"{prefix}{name}."
+            )
 
 
 def _first_complaint(error: ValidationError, schema: type[BaseModel]) -> str:

@@ -15,9 +15,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ..errors import UmlError
-from ..recipes import RECIPES, recipe_class
-from ..train.setup import MAY_CHANGE
-from .schema import DERIVED_FROM, RunConfig
+from ..registry import RECIPES, find_class
+from .schema import DERIVED_FROM, RunConfig, resumable_mark, table_of
 
 COMMAND = "python -m uml_dist.config.reference launchers/configs > launchers/configs/README.md"
 HEADER = "| key | type | default | range | meaning |\n|---|---|---|---|---|"
@@ -57,13 +56,15 @@ def reference(folder: Path) -> str:
         UmlError: a file does not.
     """
     parts = [INTRODUCTION, "## Files here\n", "\n".join(_files(folder)) + "\n"]
-    parts += ["## Keys that all recipes share\n", *_tables(RunConfig, "", leave_out=OF_RECIPES)]
+    parts += ["## Keys that all recipes share\n", *_tables(RunConfig, RunConfig, "", leave_out=OF_RECIPES)]
     parts.append("### What DeepSpeed derives from these\n\nIn `[deepspeed]` these keys are refused:\n")
     parts.append("| key of DeepSpeed | set instead |\n|---|---|\n" + _derived())
     for name in shipped_recipes():
-        kind = recipe_class(name)
+        schema = find_class(name).Config
         parts.append(f"## Keys of the recipe `{name}`\n")
-        parts += [*_tables(kind.Model, "model"), *_tables(kind.Objective, "objective")]
+        for key in OF_RECIPES:
+            parts += _tables(schema, _section(schema, key), key)
+        parts += _other_defaults(schema)
     return "\n".join(parts)
 
 
@@ -74,10 +75,10 @@ def shipped_recipes() -> list[str]:
 
 def fields_without_description() -> list[str]:
     """Dotted keys, of any recipe, that the reference could not explain."""
-    schemas = [(RunConfig, "")]
+    schemas: list[tuple[type[BaseModel], str]] = [(RunConfig, "")]
     for name in shipped_recipes():
-        kind = recipe_class(name)
-        schemas += [(kind.Model, "model"), (kind.Objective, "objective")]
+        schema = find_class(name).Config
+        schemas += [(_section(schema, key), key) for key in OF_RECIPES]
     return sorted({key for schema, path in schemas for key, field in _leaves(schema, path) if not field.description})
 
 
@@ -99,9 +100,11 @@ def _files(folder: Path) -> Iterator[str]:
         yield f"| [{path.name}]({path.name}) | {_cell(first[2:])} |"
 
 
-def _tables(schema: type[BaseModel], path: str, leave_out: tuple[str, ...] = (), shown: bool = False) -> Iterator[str]:
-    """The sections of a schema and of the tables below it; `shown` says that its keys have been listed before."""
-    rows = [_row(key, path, field) for key, field in schema.model_fields.items() if _table_of(field) is None]
+def _tables(
+    root: type[RunConfig], schema: type[BaseModel], path: str, leave_out: tuple[str, ...] = (), shown: bool = False
+) -> Iterator[str]:
+    """The sections of a table of a tree and of the tables below it; `shown`: its keys have been listed before."""
+    rows = [_row(root, key, path, field) for key, field in schema.model_fields.items() if table_of(field) is None]
     if path:
         heading = "[[phases]]" if path == "phases" else f"[{path}]"
         yield f"### `{heading}`\n"
@@ -112,33 +115,43 @@ def _tables(schema: type[BaseModel], path: str, leave_out: tuple[str, ...] = (),
     elif rows:
         yield "\n".join((HEADER, *rows)) + "\n"
     for key, field in schema.model_fields.items():
-        table = _table_of(field)
+        table = table_of(field)
         if table is not None and key not in leave_out:
             below = f"{path}.{key}".lstrip(".") + (".NAME" if get_origin(field.annotation) is dict else "")
-            yield from _tables(table, below, shown=bool(path) and key in RunConfig.model_fields)
+            yield from _tables(root, table, below, shown=bool(path) and key in RunConfig.model_fields)
 
 
 def _leaves(schema: type[BaseModel], path: str) -> Iterator[tuple[str, FieldInfo]]:
     for key, field in schema.model_fields.items():
-        name, table = f"{path}.{key}".lstrip("."), _table_of(field)
+        name, table = f"{path}.{key}".lstrip("."), table_of(field)
         if table is None:
             yield name, field
         else:
             yield from _leaves(table, name)
 
 
-def _table_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The class of a key that is a table, or a table of tables, or a list of them."""
-    annotation = field.annotation
-    if get_origin(annotation) is dict:
-        annotation = get_args(annotation)[1]
-    elif get_origin(annotation) is tuple:
-        annotation = get_args(annotation)[0]
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+def _section(schema: type[RunConfig], key: str) -> type[BaseModel]:
+    """The class of one of the recipe's own tables."""
+    table = table_of(schema.model_fields[key])
+    assert table is not None
+    return table
 
 
-def _row(key: str, path: str, field: FieldInfo) -> str:
-    mark = " +" if MAY_CHANGE.match(f"{path}.{key}: old -> new" if path else f"{key}.any: old -> new") else ""
+def _other_defaults(schema: type[RunConfig]) -> Iterator[str]:
+    """The defaults of a recipe, outside of its own tables, that differ from those of `RunConfig`."""
+    shared = {name: field.default for name, field in _leaves(RunConfig, "")}
+    rows = [
+        f"| `{name}` | {_value(field.default)} |"
+        for name, field in _leaves(schema, "")
+        if name.partition(".")[0] not in OF_RECIPES and field.default != shared[name]
+    ]
+    if rows:
+        yield "### Other defaults\n"
+        yield "\n".join(("| key | default |\n|---|---|", *rows)) + "\n"
+
+
+def _row(root: type[RunConfig], key: str, path: str, field: FieldInfo) -> str:
+    mark = " +" if resumable_mark(root, f"{path}.{key}".lstrip(".")) else ""
     default = "required" if field.is_required() else _value(field.default)
     cells = (f"`{key}`{mark}", _type(field.annotation), default, _range(field), _cell(field.description or ""))
     return f"| {' | '.join(cells)} |"

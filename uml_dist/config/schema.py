@@ -1,14 +1,33 @@
-"""The configuration: one tree, read from TOML, every key with its type, range and default.
+"""The configuration: one tree, read from TOML, in which every key has a type, a range, a default and a meaning.
 
-`RunConfig` is what all recipes share; a recipe brings the classes of its own sections `model` and `objective`
-(`uml_dist.config.loading.schema_of` joins them). Everything is validated before any rank starts.
+`RunConfig` holds what all recipes share. A recipe subclasses it with its own `[model]`, `[objective]` and defaults.
+Everything is validated before any rank starts.
 """
 
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from uml_shards.read.truth import EmptyRule
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """Marks a key, or a whole table, that may be changed when a run is resumed.
+
+    Such keys decide where files are and how results are computed, but not which results, up to rounding.
+
+    Attributes:
+        path_only: a path may be replaced by another one, but not be added or removed.
+    """
+
+    path_only: bool = False
+
+
+RESUMABLE = Resumable()
 
 
 class Section(BaseModel):
@@ -20,8 +39,10 @@ class Section(BaseModel):
 class StreamConfig(Section):
     """`[streams.NAME]`: a named source of samples in every global batch."""
 
-    shards: str = Field(description="folder or URL of a data set's shards, with one folder per split")
-    more_shards: tuple[str, ...] = Field(
+    shards: Annotated[str, RESUMABLE] = Field(
+        description="folder or URL of a data set's shards, with one folder per split"
+    )
+    more_shards: Annotated[tuple[str, ...], RESUMABLE] = Field(
         default=(), description="further data sets of the same classes, whose samples join those of shards"
     )
     split: str = Field(default="train", description="the split that is read")
@@ -29,7 +50,7 @@ class StreamConfig(Section):
         default="all",
         description="the samples with a mask (or, where none has one, a label), or all others, without what is known",
     )
-    labelled_ids: str | None = Field(
+    labelled_ids: Annotated[str | None, RESUMABLE] = Field(
         default=None, description="file with the keys of the samples that count as labelled, one a line"
     )
     count: int = Field(gt=0, description="samples of it in a global batch (its slots)")
@@ -62,7 +83,7 @@ class StreamConfig(Section):
 class DataConfig(Section):
     """`[data]`: how samples are read."""
 
-    workers: int | Literal["auto"] = Field(
+    workers: Annotated[int | Literal["auto"], RESUMABLE] = Field(
         default="auto", description="processes per rank that read ahead; auto: none on the CPU, up to 4 beside a GPU"
     )
     size: int | tuple[int, int, int] | None = Field(
@@ -76,14 +97,14 @@ class DataConfig(Section):
         default="statistics",
         description="inputs by the mean and standard deviation of the training data, or scaled to [0, 1] alone",
     )
-    cache: str | None = Field(
+    cache: Annotated[str | None, RESUMABLE] = Field(
         default=None, description="folder that keeps shards read from URLs; default: uml_shards in ~/.cache"
     )
-    cache_gigabytes: float | None = Field(
+    cache_gigabytes: Annotated[float | None, RESUMABLE] = Field(
         default=None, gt=0, description="what it may hold, the longest unused gives way; default: no limit"
     )
     window: int = Field(default=256, gt=0, description="samples among which a slot shuffles")
-    on_bad_sample: Literal["error", "skip"] = Field(
+    on_bad_sample: Annotated[Literal["error", "skip"], RESUMABLE] = Field(
         default="error", description="stop, or keep a bad sample's place with a placeholder of weight 0"
     )
 
@@ -104,8 +125,12 @@ class ModelConfig(Section):
     mask_classes: int | None = Field(
         default=None, gt=1, description="pixel classes that they must have, background included"
     )
-    init: str | None = Field(default=None, description="checkpoint or run folder whose weights training starts from")
-    checkpointing: bool = Field(default=False, description="recompute activations in backward: less memory, more time")
+    init: Annotated[str | None, RESUMABLE] = Field(
+        default=None, description="checkpoint or run folder whose weights training starts from"
+    )
+    checkpointing: Annotated[bool, RESUMABLE] = Field(
+        default=False, description="recompute activations in backward: less memory, more time"
+    )
 
 
 class OptimizerConfig(Section):
@@ -116,14 +141,16 @@ class OptimizerConfig(Section):
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of adam and adamw")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
     weight_decay: float = Field(default=1e-5, ge=0, description="L2 for adam and sgd, decoupled for adamw")
-    schedule: Literal["constant", "poly", "cosine"] = Field(
-        default="poly", description="course of the rate after the warmup; poly is UML's"
+    schedule: Literal["constant", "poly", "cosine", "step"] = Field(
+        default="constant", description="course of the rate after the warmup"
     )
     warmup: int = Field(default=0, ge=0, description="steps over which the rate rises linearly from 0")
     hold: float = Field(
         default=0.3, ge=0, lt=1, description="poly: share of the steps at the base rate before it falls"
     )
     power: float = Field(default=0.9, gt=0, description="poly: exponent of the fall")
+    step_every: int = Field(default=2500, gt=0, description="step: steps after which the rate falls, again and again")
+    step_factor: float = Field(default=0.1, gt=0, lt=1, description="step: factor by which it falls")
     floor: float = Field(default=1e-5, ge=0, description="the rate never falls below it")
     clip: float = Field(default=0.0, ge=0, description="largest norm of the gradient; 0: no clipping")
 
@@ -146,7 +173,7 @@ class TrainConfig(Section):
 
     steps: int | None = Field(default=None, gt=0, description="optimiser steps of the whole run")
     epochs: float | None = Field(default=None, gt=0, description="instead of steps: passes over the first stream")
-    micro_batch: int | None = Field(
+    micro_batch: Annotated[int | None, RESUMABLE] = Field(
         default=None,
         gt=0,
         description="most samples per rank at once; the accumulation follows from it. Default: no accumulation",
@@ -157,17 +184,17 @@ class TrainConfig(Section):
         description="of the networks; losses stay in float32. auto: bf16 where the GPU or processor has instructions "
         "for it, else fp32",
     )
-    log_every: int = Field(default=10, gt=0, description="steps between two lines of the log")
-    validate_every: int = Field(
+    log_every: Annotated[int, RESUMABLE] = Field(default=10, gt=0, description="steps between two lines of the log")
+    validate_every: Annotated[int, RESUMABLE] = Field(
         default=500, gt=0, description="steps between two validations; there is one at the end too"
     )
     validate_split: str = Field(default="val", description="split of the first stream's shards for validation")
-    best: str = Field(
-        default="dice",
+    best: Annotated[str, RESUMABLE] = Field(
+        default="loss",
         description="metric of the validations by which the best checkpoint is chosen, or the mean of several: "
         "mean(accuracy, dice)",
     )
-    empty_masks: EmptyRule = Field(
+    empty_masks: Annotated[EmptyRule, RESUMABLE] = Field(
         default="one",
         description="how Dice and IoU of a class count that is neither in the mask nor predicted, in validations and, "
         "by default, in evaluations: as 1, or the case is left out",
@@ -206,7 +233,7 @@ class MetricsConfig(Section):
 
 
 class RunConfig(Section):
-    """The whole tree. `model` and `objective` are the recipe's own sections."""
+    """The whole tree; recipes subclass it."""
 
     recipe: str = Field(
         description="`uml`, or `package.module:Class` of your own; it brings its own keys of [model] and [objective]"
@@ -219,10 +246,28 @@ class RunConfig(Section):
     objective: Section = Section()
     phases: tuple[PhaseConfig, ...] = ()
     train: TrainConfig = TrainConfig()
-    zero: ZeroConfig = ZeroConfig()
-    deepspeed: dict[str, Any] = Field(default={}, description="passed through to DeepSpeed's own configuration")
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    metrics: MetricsConfig = MetricsConfig()
+    zero: Annotated[ZeroConfig, RESUMABLE] = ZeroConfig()
+    deepspeed: Annotated[dict[str, Any], RESUMABLE] = Field(
+        default={}, description="passed through to DeepSpeed's own configuration"
+    )
+    checkpoint: Annotated[CheckpointConfig, RESUMABLE] = CheckpointConfig()
+    metrics: Annotated[MetricsConfig, RESUMABLE] = MetricsConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _networks_start_from_the_common_optimizer(cls, tree: Any) -> Any:
+        """Fill `[networks.NAME.optimizer]` with `[optimizer]`, and that with the recipe's defaults."""
+        networks = tree.get("networks") if isinstance(tree, Mapping) else None
+        if not isinstance(networks, Mapping) or not isinstance(tree.get("optimizer", {}), Mapping):
+            return tree
+        common = {**cls.model_fields["optimizer"].default.model_dump(), **tree.get("optimizer", {})}
+        filled = {
+            name: {**network, "optimizer": {**common, **network.get("optimizer", {})}}
+            if isinstance(network, Mapping) and isinstance(network.get("optimizer", {}), Mapping)
+            else network
+            for name, network in networks.items()
+        }
+        return {**tree, "networks": filled}
 
     @model_validator(mode="after")
     def _deepspeed_keys_are_free(self) -> "RunConfig":
@@ -248,3 +293,32 @@ DERIVED_FROM = {
     "torch_autocast": "train.precision",
 }
 """Keys of DeepSpeed's configuration that follow from ours, and which."""
+
+
+def table_of(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the class of a key that is a table, a table of tables or a list of tables; None for any other key."""
+    annotation = field.annotation
+    if get_origin(annotation) is dict:
+        annotation = get_args(annotation)[1]
+    elif get_origin(annotation) is tuple:
+        annotation = get_args(annotation)[0]
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def resumable_mark(schema: type[BaseModel], key: str) -> Resumable | None:
+    """Return the mark of a dotted key, or of the innermost marked table around it; None where there is none."""
+    parts = key.split(".")
+    while parts:
+        field = schema.model_fields.get(parts.pop(0))
+        if field is None:
+            return None
+        for mark in field.metadata:
+            if isinstance(mark, Resumable):
+                return mark
+        table = table_of(field)
+        if table is None:
+            return None
+        if get_origin(field.annotation) is dict and parts:
+            parts.pop(0)  # a name that the user has chosen
+        schema = table
+    return None

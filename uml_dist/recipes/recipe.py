@@ -4,15 +4,19 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Generic, Literal
 
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from uml_shards.format.manifest import Manifest
 
 from ..batch import Batch, Prediction
-from ..config.schema import ModelConfig, RunConfig, Section
+from ..config.schema import RunConfig
 from ..distributed.global_batch import GlobalBatch
+from ..registry import Registered
+
+ConfigT = TypeVar("ConfigT", bound=RunConfig, default=RunConfig)
 
 
 @dataclass(frozen=True)
@@ -120,23 +124,21 @@ class MicroBatchResult:
     vacuity: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Recipe(ABC):
-    """A method: its networks, streams, phases and losses.
+class Recipe(Registered, ABC, Generic[ConfigT]):
+    """A method: its configuration, networks, streams, phases and losses.
 
     Class attributes:
-        name: in configurations and checkpoints.
+        name: the recipe's name in configurations and checkpoints.
+        Config: its configuration, the subclass of `RunConfig` that it is generic over.
         stream_names: the streams its configuration must have.
-        dimensions: 2 of a recipe for images, 3 of one for volumes.
-        Model, Objective: classes of the configuration's sections of these names.
+        dimensions: 2 for images, 3 for volumes.
     """
 
-    name: ClassVar[str]
+    Config: ClassVar[type[RunConfig]] = RunConfig
     stream_names: ClassVar[tuple[str, ...]] = ("train",)
     dimensions: ClassVar[Literal[2, 3]] = 2
-    Model: ClassVar[type[ModelConfig]] = ModelConfig
-    Objective: ClassVar[type[Section]] = Section
 
-    def __init__(self, config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
+    def __init__(self, config: ConfigT, manifests: Mapping[str, Manifest]) -> None:
         """Check the configuration against the data: cheap, no network is built, no other file is read.
 
         Args:
@@ -160,7 +162,7 @@ class Recipe(ABC):
         trained = tuple(name for name, network in self.networks.items() if isinstance(network, Trained))
         return (Phase("train", trained, self.stream_names),)
 
-    def check_start(self) -> None:  # noqa: B027 - most recipes start from nothing
+    def check_start(self) -> None:
         """Check what `Trained.start` will read, without building a network; called for a fresh run, on every rank.
 
         Raises:

@@ -18,9 +18,9 @@ from uml_shards.format.manifest import Manifest
 from ..config.loading import read_config
 from ..config.schema import RunConfig
 from ..errors import UmlError
-from ..train.data import open_splits
 from .checkpoint import RunState, read_networks, read_state, verify, write_checkpoint
 from .checkpoint_folder import find_checkpoint, name_of
+from .data import open_splits
 from .durable import sync_folder, write_text
 from .maintenance import checkpoints_of
 from .model_card import model_card

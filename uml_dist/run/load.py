@@ -21,10 +21,9 @@ from ..evaluate import Predictor
 from ..launch.precision import computes_in_bf16
 from ..nn.keyed_dropout import name_layers
 from ..recipes import Recipe, recipe_class, trained_source
-from ..train.data import evaluation_stream, image_size, input_statistics, open_splits, open_stream_split
-from ..train.setup import check_classes
 from .checkpoint import RunState, read_networks, read_state, verify
 from .checkpoint_folder import find_checkpoint, place_of
+from .data import check_classes, evaluation_stream, image_size, input_statistics, open_splits, open_stream_split
 from .network_state import with_added
 
 

@@ -28,9 +28,9 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     """The learning rate of a step, counted from 0, of a phase of so many steps.
 
-    `poly` is UML's: the base rate for the share `hold` of the steps, then base * (1 - x)^power, where x rises from the
-    last held step to the end; never below `floor` (the authors' code, training schedule). `cosine` falls from the base
-    rate to `floor`.
+    `poly` keeps the base rate for the share `hold` of the steps, then falls as base * (1 - x)^power, where x rises from
+    the last held step to the end; never below `floor` (UML's code, training schedule). `cosine` falls from the base
+    rate to `floor`. `step` multiplies the rate by `step_factor` after every `step_every` steps; never below `floor`.
     """
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
@@ -48,3 +48,6 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
             share = (step - config.warmup) / max(steps - config.warmup, 1)
             floor = min(config.floor, config.lr)
             return floor + (config.lr - floor) * 0.5 * (1.0 + math.cos(math.pi * share))
+        case "step":
+            rate = config.lr * config.step_factor ** (step // config.step_every)
+            return max(rate, min(config.floor, config.lr))

@@ -1,6 +1,5 @@
 """Everything about a run that can be known and checked before any rank starts: cheap, and no network is built."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -9,30 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from uml_shards.address import parse_location
-from uml_shards.format.manifest import Manifest, Statistics
+from uml_shards.format.manifest import Statistics
 from uml_shards.read.joined import Samples
 from uml_shards.read.split import Split
 
-from ..config.loading import differences, validate
+from ..config.loading import differences, is_resumable, validate
 from ..config.schema import RunConfig
 from ..errors import UmlError
 from ..evaluate.selection import Selection, check_selection, parse_selection
 from ..recipes import Phase, Progress, Recipe, recipe_class
 from ..run.checkpoint import RunState, latest_valid, read_state
 from ..run.checkpoint_folder import checkpoints_in, find_checkpoint
-from .data import RankBatch, image_size, input_statistics, make_plan, open_splits, open_stream_split, rank_batch_of
-
-MAY_CHANGE = re.compile(
-    r"(checkpoint|deepspeed|metrics|zero)\.|data\.(cache|cache_gigabytes|workers|on_bad_sample)"
-    r"|streams\.[^.]+\.((more_)?shards|labelled_ids)"
-    r"|model\.(checkpointing|init)|train\.(best|empty_masks|log_every|micro_batch|validate_every)"
-    r"|model\.(\w+\.)*(\w+_)?weights: (?!None -> |.* -> None$)"
+from ..run.data import (
+    check_classes,
+    check_dimensions,
+    image_size,
+    input_statistics,
+    make_plan,
+    open_splits,
+    open_stream_split,
 )
-"""Settings that a resumed run may change: where things are and how they are computed, but not what, save rounding.
-
-The `weights` of models are files that only a fresh run reads: another path is no change, but with or without them the
-architecture may differ.
-"""
+from .rank_batch import RankBatch, rank_batch_of
 
 
 @dataclass(frozen=True)
@@ -162,7 +158,8 @@ def find_resume(
             now += f", or another list than {stream.labelled_ids}" if stream.labelled_ids else ""
             raise UmlError(f"run {run} was started with other shards than those in {now}: choose another --run")
     now = setup.config.model_dump(mode="json", exclude_none=True)
-    changed = [line for line in differences(_with_defaults(state.config), now) if not MAY_CHANGE.match(line)]
+    found = differences(_with_defaults(state.config), now)
+    changed = [str(one) for one in found if not is_resumable(type(setup.config), one)]
     if changed:
         raise UmlError(f"run {run} was started with another configuration ({'; '.join(changed)}): choose another --run")
     if left:
@@ -199,47 +196,6 @@ def _check_init(config: RunConfig, path: Path) -> None:
     recipe = read_state(checkpoint).recipe if checkpoint else config.recipe
     if recipe != config.recipe:
         raise UmlError(f"model.init = {str(path)!r} is of recipe {recipe}, the configuration of recipe {config.recipe}")
-
-
-def check_dimensions(kind: type[Recipe], manifest: Manifest, name: str) -> None:
-    """A recipe is for images or for volumes.
-
-    Raises:
-        UmlError: the shards hold the other.
-    """
-    if manifest.dimensions != kind.dimensions:
-        taken, held = (
-            "volumes" if dimensions == 3 else "images" for dimensions in (kind.dimensions, manifest.dimensions)
-        )
-        raise UmlError(f"recipe {kind.name} is for {taken}, the shards of {name} hold {held}")
-
-
-def check_classes(config: RunConfig, manifest: Manifest, first: Manifest, name: str) -> None:
-    """The class counts of the configuration, where it states them, and those of all splits must agree.
-
-    Args:
-        config: of the run.
-        manifest: to be checked.
-        first: the manifest of the first stream.
-        name: of the stream or split, for errors.
-
-    Raises:
-        UmlError: they do not, or the numbers of channels differ.
-    """
-    for key, classes in (("classes", manifest.classes), ("mask_classes", manifest.mask_classes)):
-        stated = getattr(config.model, key)
-        if stated is not None and stated != len(classes):
-            raise UmlError(
-                f"model.{key} = {stated}, but the shards of {name} have {len(classes)} ({', '.join(classes)}): "
-                "change one of them"
-            )
-        if manifest.channels != first.channels:
-            raise UmlError(
-                f"the number of channels is {manifest.channels} in the images of {name} and {first.channels} in those "
-                "of training: make the shards of one of them anew"
-            )
-        if classes != getattr(first, key):
-            raise UmlError(f"the {key} of {name} are {classes}, those of the first stream {getattr(first, key)}")
 
 
 def _phases(config: RunConfig, recipe: Recipe, samples: int) -> tuple[tuple[Phase, int], ...]:

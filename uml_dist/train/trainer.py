@@ -22,12 +22,13 @@ from ..launch.precision import computes_in_bf16
 from ..recipes import Phase
 from ..run.checkpoint import RunState, read_networks, read_weights_file, save_checkpoint
 from ..run.checkpoint_folder import point, prune
+from ..run.data import evaluation_stream, make_streams
 from ..run.folder import RunFolder, versions
 from ..run.network_state import NetworkState
-from .data import RankBatch, evaluation_stream, loader_workers, make_streams
 from .engine import get_learning_rate, set_learning_rate, step_engine
 from .networks import Networks
 from .optimizer import learning_rate
+from .rank_batch import RankBatch, loader_workers
 from .report import Reporter
 from .setup import Setup
 

@@ -71,7 +71,7 @@ def test_a_network_s_optimizer_extends_the_default_one():
 
 def test_differences_name_key_and_both_values():
     old, new = validate(TREE, "a"), validate(apply_overrides(TREE, ["train.seed=1", "model.width=0.5"]), "b")
-    found = list(differences(old.model_dump(exclude_none=True), new.model_dump(exclude_none=True)))
+    found = [str(one) for one in differences(old.model_dump(exclude_none=True), new.model_dump(exclude_none=True))]
     assert found == ["model.width: None -> 0.5", "train.seed: 0 -> 1"]
 
 

@@ -96,7 +96,7 @@ def test_its_own_sections_are_read_from_toml_and_the_command_line_and_written_ag
     path = tmp_path / "toy.toml"
     path.write_text(TOY)
     config = read_config(path, ["objective.consistency=0.25"])
-    assert isinstance(config.objective, ToyRecipe.Objective)
+    assert isinstance(config, ToyRecipe.Config)
     assert config.objective.consistency == 0.25
     with pytest.raises(UmlError, match=r"unknown key objective\.consistenzy: did you mean objective\.consistency"):
         read_config(path, ["objective.consistenzy=1"])

@@ -19,7 +19,7 @@ def test_poly_is_the_paper_s(epoch, rate):
 
 
 def test_no_schedule_leaves_its_bounds_or_ends_in_a_complex_number():
-    for schedule in ("constant", "poly", "cosine"):
+    for schedule in ("constant", "poly", "cosine", "step"):
         for steps in (1, 2, 7):
             config = OptimizerConfig(lr=1e-3, schedule=schedule, warmup=2)
             rates = [learning_rate(config, step, steps) for step in range(steps)]
@@ -33,3 +33,12 @@ def test_cosine_falls_from_base_to_floor_and_warmup_rises_to_base():
     assert rates[4] == pytest.approx(1.0)
     assert rates[54] == pytest.approx(0.55)
     assert rates[104] == pytest.approx(0.1)
+
+
+def test_step_falls_by_its_factor_and_stops_at_the_floor():
+    # UG-MCL: 0.01, a tenth after every 2500 of 6000 iterations.
+    config = OptimizerConfig(lr=0.01, schedule="step", step_every=2500, step_factor=0.1)
+    rates = [learning_rate(config, step, 6000) for step in (0, 2499, 2500, 4999, 5000, 5999)]
+    assert rates == pytest.approx([0.01, 0.01, 1e-3, 1e-3, 1e-4, 1e-4])
+    assert learning_rate(config, 7500, 10000) == pytest.approx(1e-5)
+    assert learning_rate(config, 10000, 20000) == pytest.approx(1e-5)

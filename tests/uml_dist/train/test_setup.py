@@ -13,7 +13,8 @@ from uml_dist.config.loading import apply_overrides, validate
 from uml_dist.config.schema import DataConfig
 from uml_dist.errors import UmlError
 from uml_dist.run.checkpoint import RunState, save_checkpoint
-from uml_dist.train.data import loader_workers, make_streams, rank_batch_of
+from uml_dist.run.data import make_streams
+from uml_dist.train.rank_batch import loader_workers, rank_batch_of
 from uml_dist.train.setup import check_start, find_resume, prepare
 from uml_shards import ShardError
 from uml_shards.read.augment import AUGMENTATIONS

@@ -1,7 +1,7 @@
 """`[model]` of the recipe `uml`: profile, widths, and each task's encoder."""
 
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -9,7 +9,7 @@ from torch import nn
 
 from ...backbones import ENCODERS, Encoder, EncoderName, load_weights
 from ...backbones.normalisation import EPSILON, FrozenBatchNorm, GlobalBatchNorm, Normalisation, group_norm
-from ...config.schema import ModelConfig, Section
+from ...config.schema import ModelConfig, Resumable, Section
 from .evidence import Evidence
 
 Task = Literal["classification", "segmentation"]
@@ -66,12 +66,12 @@ class UmlEncoders(Section):
     segmentation: EncoderName | None = Field(
         default=None, description="encoder of the segmentation; default: the profile's (compact or vgg16)"
     )
-    classification_weights: str | None = Field(
+    classification_weights: Annotated[str | None, Resumable(path_only=True)] = Field(
         default=None,
         description="ImageNet weights of the classification's encoder, .pth or .safetensors: of res2net50 the "
         "authors' res2net50_v1b_26w_4s or timm's res2net50d; default: random",
     )
-    segmentation_weights: str | None = Field(
+    segmentation_weights: Annotated[str | None, Resumable(path_only=True)] = Field(
         default=None,
         description="likewise of the segmentation's encoder: of vgg16 torchvision's or timm's vgg16_bn or "
         "5stages_vgg16_bn; default: random",

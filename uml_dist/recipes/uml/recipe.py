@@ -10,31 +10,28 @@ from uml_shards.address import parse_location
 from uml_shards.format.manifest import Manifest
 
 from ...batch import Batch, Prediction
-from ...config.schema import RunConfig
 from ...distributed.global_batch import GlobalBatch
 from ...errors import UmlError
 from ...nn.keyed_dropout import use_rng_key
 from ..recipe import MicroBatchResult, Progress, Recipe, Trained
-from .model import TASKS, UmlModel
+from .config import UmlConfig
+from .model import TASKS
 from .network import UmlNetwork
-from .objective import UmlObjective, counts, uml_terms
+from .objective import counts, uml_terms
 
 ADDED = re.compile(r"mixer\.levels\.\d\.(place_query\.bias|place_value_bias)")
 """Biases of the mixer's place attention, which the first checkpoints lack."""
 
 
-class UmlRecipe(Recipe):
+class UmlRecipe(Recipe[UmlConfig]):
     """Uncertainty-informed mutual learning (Ren et al., MICCAI 2023)."""
 
     name = "uml"
     stream_names = ("train",)
-    Model = UmlModel
-    Objective = UmlObjective
+    Config = UmlConfig
 
-    def __init__(self, config: RunConfig, manifests: Mapping[str, Manifest]) -> None:
+    def __init__(self, config: UmlConfig, manifests: Mapping[str, Manifest]) -> None:
         super().__init__(config, manifests)
-        assert isinstance(config.model, UmlModel)
-        assert isinstance(config.objective, UmlObjective)
         self.model, self.objective = config.model, config.objective
         self.manifest = manifests["train"]
         for task, classes in (("image classes", self.manifest.classes), ("mask classes", self.manifest.mask_classes)):

@@ -9,7 +9,7 @@ from runs import make_partly_known, uml_tree
 from uml_dist.batch import collate
 from uml_dist.config.loading import apply_overrides, validate
 from uml_dist.errors import UmlError
-from uml_dist.train.data import make_plan, make_streams
+from uml_dist.run.data import make_plan, make_streams
 from uml_dist.train.setup import prepare
 from uml_shards import ShardError
 from uml_shards.read.plan import Plan

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from runs import PartlyKnown
 from uml_dist.batch import collate
 from uml_dist.config.loading import validate
-from uml_dist.train.data import RankBatch, make_streams, open_splits
+from uml_dist.run.data import make_streams, open_splits
+from uml_dist.train.rank_batch import RankBatch
 from uml_shards import open_split
 from uml_shards.importers import Options
 from uml_shards.read.loader import load

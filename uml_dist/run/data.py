@@ -1,16 +1,13 @@
-"""From the configuration to batches: streams, the positions that a rank reads, micro batches."""
+"""Opens the data of a run: its splits and streams, checked against one another."""
 
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from math import gcd
+from collections.abc import Mapping
 from pathlib import Path
 
 from uml_shards.address import parse_location
 from uml_shards.format.manifest import Manifest, Statistics
 from uml_shards.read.joined import JoinedSplit, Samples
 from uml_shards.read.part import part_of
-from uml_shards.read.plan import InOrder, Plan, owned_slots
+from uml_shards.read.plan import InOrder, Plan
 from uml_shards.read.sampling import WeightedPlan, groups_of_classes, groups_of_sets
 from uml_shards.read.split import Split, open_split
 from uml_shards.read.stream import Stream
@@ -18,64 +15,7 @@ from uml_shards.storage.cache import Cache
 
 from ..config.schema import RunConfig
 from ..errors import UmlError
-
-
-@dataclass(frozen=True)
-class RankBatch:
-    """What one rank takes of each global batch.
-
-    Attributes:
-        rank: this one.
-        ranks: how many there are.
-        accumulation: micro batches in a step.
-        counts: samples of each stream in a global batch.
-    """
-
-    rank: int
-    ranks: int
-    accumulation: int
-    counts: Mapping[str, int]
-
-    @property
-    def micro_batch(self) -> int:
-        """Samples of all streams in one micro batch of this rank."""
-        return sum(self.counts.values()) // (self.ranks * self.accumulation)
-
-    def micro_batches(self, step: int, first_positions: Mapping[str, int]) -> Iterator[dict[str, list[int]]]:
-        """The positions of each micro batch of a step that begins at given positions of the streams."""
-        for micro in range(self.accumulation):
-            request = {}
-            for name, count in self.counts.items():
-                slots = owned_slots(count, self.rank, self.ranks)
-                size = len(slots) // self.accumulation
-                start = first_positions[name] + step * count + slots.start + micro * size
-                request[name] = list(range(start, start + size))
-            yield request
-
-
-def rank_batch_of(config: RunConfig, streams: tuple[str, ...], rank: int, ranks: int) -> RankBatch:
-    """A rank's share of the global batch of some streams, accumulated no more than `train.micro_batch` asks for.
-
-    Raises:
-        UmlError: the ranks do not divide the samples, or no accumulation fits.
-    """
-    counts = {name: config.streams[name].count for name in streams}
-    for name, count in counts.items():
-        if count % ranks:
-            valid = ", ".join(str(number) for number in range(1, count + 1) if count % number == 0)
-            raise UmlError(
-                f"streams.{name}.count = {count} cannot be shared by {ranks} ranks: use {valid} ranks, or another count"
-            )
-    limit = config.train.micro_batch
-    per_rank = [count // ranks for count in counts.values()]
-    for accumulation in range(1, min(per_rank) + 1):
-        fits = limit is None or sum(per_rank) // accumulation <= limit
-        if fits and all(count % accumulation == 0 for count in per_rank):
-            return RankBatch(rank, ranks, accumulation, counts)
-    raise UmlError(
-        f"train.micro_batch = {limit} is too small: {sum(per_rank)} samples per rank in {len(counts)} streams "
-        f"split into no fewer than {sum(per_rank) // gcd(*per_rank)} at once"
-    )
+from ..recipes import Recipe
 
 
 def open_splits(config: RunConfig) -> dict[str, Samples]:
@@ -167,9 +107,42 @@ def evaluation_stream(config: RunConfig, split: Split, size: tuple[int, ...], st
     return Stream(split, InOrder(len(split)), size, statistics, on_bad_sample=config.data.on_bad_sample)
 
 
-def loader_workers(config: RunConfig, on_gpu: bool, local_ranks: int) -> int:
-    """Processes per rank that read ahead."""
-    if config.data.workers != "auto":
-        return config.data.workers
-    cores = (os.cpu_count() or 1) // max(local_ranks, 1)
-    return min(4, max(cores - 1, 1)) if on_gpu else 0
+def check_dimensions(kind: type[Recipe], manifest: Manifest, name: str) -> None:
+    """A recipe is for images or for volumes.
+
+    Raises:
+        UmlError: the shards hold the other.
+    """
+    if manifest.dimensions != kind.dimensions:
+        taken, held = (
+            "volumes" if dimensions == 3 else "images" for dimensions in (kind.dimensions, manifest.dimensions)
+        )
+        raise UmlError(f"recipe {kind.name} is for {taken}, the shards of {name} hold {held}")
+
+
+def check_classes(config: RunConfig, manifest: Manifest, first: Manifest, name: str) -> None:
+    """The class counts of the configuration, where it states them, and those of all splits must agree.
+
+    Args:
+        config: of the run.
+        manifest: to be checked.
+        first: the manifest of the first stream.
+        name: of the stream or split, for errors.
+
+    Raises:
+        UmlError: they do not, or the numbers of channels differ.
+    """
+    for key, classes in (("classes", manifest.classes), ("mask_classes", manifest.mask_classes)):
+        stated = getattr(config.model, key)
+        if stated is not None and stated != len(classes):
+            raise UmlError(
+                f"model.{key} = {stated}, but the shards of {name} have {len(classes)} ({', '.join(classes)}): "
+                "change one of them"
+            )
+        if manifest.channels != first.channels:
+            raise UmlError(
+                f"the number of channels is {manifest.channels} in the images of {name} and {first.channels} in those "
+                "of training: make the shards of one of them anew"
+            )
+        if classes != getattr(first, key):
+            raise UmlError(f"the {key} of {name} are {classes}, those of the first stream {getattr(first, key)}")

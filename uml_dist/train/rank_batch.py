@@ -1,0 +1,77 @@
+"""Which samples of a global batch a rank reads, in which micro batches, and with how many worker processes."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import gcd
+
+from uml_shards.read.plan import owned_slots
+
+from ..config.schema import RunConfig
+from ..errors import UmlError
+
+
+@dataclass(frozen=True)
+class RankBatch:
+    """What one rank takes of each global batch.
+
+    Attributes:
+        rank: this one.
+        ranks: how many there are.
+        accumulation: micro batches in a step.
+        counts: samples of each stream in a global batch.
+    """
+
+    rank: int
+    ranks: int
+    accumulation: int
+    counts: Mapping[str, int]
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples of all streams in one micro batch of this rank."""
+        return sum(self.counts.values()) // (self.ranks * self.accumulation)
+
+    def micro_batches(self, step: int, first_positions: Mapping[str, int]) -> Iterator[dict[str, list[int]]]:
+        """The positions of each micro batch of a step that begins at given positions of the streams."""
+        for micro in range(self.accumulation):
+            request = {}
+            for name, count in self.counts.items():
+                slots = owned_slots(count, self.rank, self.ranks)
+                size = len(slots) // self.accumulation
+                start = first_positions[name] + step * count + slots.start + micro * size
+                request[name] = list(range(start, start + size))
+            yield request
+
+
+def rank_batch_of(config: RunConfig, streams: tuple[str, ...], rank: int, ranks: int) -> RankBatch:
+    """A rank's share of the global batch of some streams, accumulated no more than `train.micro_batch` asks for.
+
+    Raises:
+        UmlError: the ranks do not divide the samples, or no accumulation fits.
+    """
+    counts = {name: config.streams[name].count for name in streams}
+    for name, count in counts.items():
+        if count % ranks:
+            valid = ", ".join(str(number) for number in range(1, count + 1) if count % number == 0)
+            raise UmlError(
+                f"streams.{name}.count = {count} cannot be shared by {ranks} ranks: use {valid} ranks, or another count"
+            )
+    limit = config.train.micro_batch
+    per_rank = [count // ranks for count in counts.values()]
+    for accumulation in range(1, min(per_rank) + 1):
+        fits = limit is None or sum(per_rank) // accumulation <= limit
+        if fits and all(count % accumulation == 0 for count in per_rank):
+            return RankBatch(rank, ranks, accumulation, counts)
+    raise UmlError(
+        f"train.micro_batch = {limit} is too small: {sum(per_rank)} samples per rank in {len(counts)} streams "
+        f"split into no fewer than {sum(per_rank) // gcd(*per_rank)} at once"
+    )
+
+
+def loader_workers(config: RunConfig, on_gpu: bool, local_ranks: int) -> int:
+    """Processes per rank that read ahead."""
+    if config.data.workers != "auto":
+        return config.data.workers
+    cores = (os.cpu_count() or 1) // max(local_ranks, 1)
+    return min(4, max(cores - 1, 1)) if on_gpu else 0
