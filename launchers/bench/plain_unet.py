@@ -123,12 +123,17 @@ class PlainUnet(Recipe[PlainConfig]):
         """The one network."""
         return {"unet": Trained(self._build)}
 
-    def counts(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+    def counts(self, batches: Mapping[str, Batch], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Labelled images, images with a mask and pixels of masks."""
         return counts(batches["train"])
 
     def step(
-        self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
+        self,
+        batches: Mapping[str, Batch],
+        targets: Mapping[str, Tensor],
+        networks: Mapping[str, nn.Module],
+        progress: Progress,
+        whole: GlobalBatch,
     ) -> MicroBatchResult:
         """Dice + cross-entropy of the pixels, and cross-entropy of the image."""
         batch = batches["train"]

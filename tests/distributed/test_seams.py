@@ -48,12 +48,21 @@ def test_two_engines_in_two_phases_train_as_plain_torch_does_at_every_stage(stag
             np.testing.assert_allclose(trace.weights[name], plain.weights[name], rtol=0, atol=2e-6)
 
 
-def test_the_average_lags_the_frozen_copy_is_from_the_phase_s_start_and_the_critic_waits_for_its_phase(stages):
+def test_the_average_lags_and_the_frozen_copy_is_from_the_start_of_the_phase(stages):
     trace = stages[0]
     assert not np.array_equal(trace.weights["teacher"], trace.weights["student"])
     assert not np.array_equal(trace.weights["before"], trace.weights["student"])
-    assert not any("critic" in terms for terms in trace.terms[: STEPS // 2])
-    assert all("critic" in terms for terms in trace.terms[STEPS // 2 :])
+
+
+def test_the_critic_waits_for_its_phase_and_skips_the_steps_in_which_it_has_no_loss(stages):
+    learnt = ["critic" in terms for terms in stages[0].terms]
+    assert learnt == [*[False] * 4, True, False, True, True]
+
+
+def test_pseudo_labels_are_counted_over_the_global_batch(stages):
+    shares = [terms["confident"] for terms in stages[0].terms[STEPS // 2 :]]
+    assert all(0 < share < 1 for share in shares), "the counts of this test select nothing, or everything"
+    assert shares == pytest.approx([round(8 * share) / 8 for share in shares])
 
 
 @pytest.mark.parametrize("stage", [1, 3])

@@ -39,20 +39,24 @@ def train_plainly(tree: dict[str, Any]) -> Trace:
         for name in phase.refreshes:
             networks[name].load_state_dict(networks[roles[name].of].state_dict())
         for name, network in networks.items():
-            network.train(name in phase.learns)
+            role = roles[name]
+            network.train(name in phase.learns or (isinstance(role, Averaged) and role.stochastic))
         for step in range(steps):
             requests = list(rank_batch.micro_batches(0, positions))
             micro_batches = list(load({name: streams[name] for name in rank_batch.counts}, requests, collate))
-            whole = GlobalBatch([setup.recipe.counts(batches) for batches in micro_batches])
             progress = Progress(done, setup.steps, phase.name, step, steps)
+            with torch.no_grad():
+                targets = [setup.recipe.targets(batches, networks, progress) for batches in micro_batches]
+            pairs = list(zip(micro_batches, targets, strict=True))
+            whole = GlobalBatch([setup.recipe.counts(*pair) for pair in pairs])
             loss = 0.0
-            for batches in micro_batches:
-                result = setup.recipe.step(batches, networks, progress, whole)
+            for batches, target in pairs:
+                result = setup.recipe.step(batches, target, networks, progress, whole)
                 for one in result.losses.values():
                     (one / rank_batch.accumulation).backward()
                 loss += float(result.terms["loss"].detach()) / rank_batch.accumulation
             trace.losses.append(loss)
-            for name in phase.learns:
+            for name in result.losses:
                 settings, optimizer = config.optimizer_of(name), optimizers[name]
                 parameters = list(networks[name].parameters())
                 trace.gradient[name] = flat(parameter.grad for parameter in parameters)

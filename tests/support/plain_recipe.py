@@ -30,11 +30,16 @@ class PlainRecipe(Recipe):
     def networks(self) -> Mapping[str, Trained]:
         return {"plain": Trained(nn.Identity)}
 
-    def counts(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+    def counts(self, batches: Mapping[str, Batch], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise AssertionError("this recipe is only evaluated")
 
     def step(
-        self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
+        self,
+        batches: Mapping[str, Batch],
+        targets: Mapping[str, Tensor],
+        networks: Mapping[str, nn.Module],
+        progress: Progress,
+        whole: GlobalBatch,
     ) -> MicroBatchResult:
         raise AssertionError("this recipe is only evaluated")
 

@@ -1,5 +1,8 @@
 """A recipe that uses every seam: two trained networks, an average, a frozen copy, two streams, two phases.
 
+In the second phase it learns from pseudo labels, of which it counts the confident ones, the student tries to fool the
+critic, and the critic skips every third step.
+
 The student's convolution can start from a file, as encoders start from published weights.
 """
 
@@ -7,18 +10,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import torch
 from torch import Tensor, nn
 
 from uml_dist.batch import Batch, Prediction
 from uml_dist.config.schema import ModelConfig, Resumable, RunConfig, Section
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.errors import UmlError
-from uml_dist.nn.keyed_dropout import KeyedDropout, use_rng_key
+from uml_dist.nn.frozen import frozen
+from uml_dist.nn.keyed_dropout import KeyedDropout, keyed_bits, keyed_normal, use_rng_key
 from uml_dist.recipes import RECIPES, Averaged, Frozen, MicroBatchResult, Phase, Progress, Recipe, Trained
 from uml_dist.run.checkpoint import load_tensors
 
 RECIPES["toy"] = "toy_recipe:ToyRecipe"
+
+CONFIDENT = 0.112
+"""Distance of a probability from 1/2 above which a pseudo label counts: about half of them in these trainings."""
 
 
 class Model(ModelConfig):
@@ -74,7 +80,7 @@ class ToyRecipe(Recipe[Config]):
         return {
             "student": Trained(lambda: Student(classes), self._start if self.weights else None),
             "critic": Trained(Critic),
-            "teacher": Averaged("student", decay=0.9),
+            "teacher": Averaged("student", decay=0.9, stochastic=True),
             "before": Frozen("student"),
         }
 
@@ -85,14 +91,32 @@ class ToyRecipe(Recipe[Config]):
             Phase("both", ("student", "critic"), ("labelled", "unlabelled"), share=0.5, refreshes=("before",)),
         )
 
-    def counts(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+    def counts(self, batches: Mapping[str, Batch], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         counts = {"labelled": batches["labelled"].labelled.sum()}
         if "unlabelled" in batches:
             counts["unlabelled"] = (batches["unlabelled"].weight > 0).sum()
+            counts["confident"] = targets["confident"].sum()
         return counts
 
+    def targets(self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress):
+        """The mean opinion of teacher and frozen copy, and the samples of which it is less undecided than of others."""
+        if progress.phase == "supervised":
+            return {}
+        free = batches["unlabelled"]
+        image = free.image + 0.1 * keyed_normal(free.rng_key, free.image.shape[1:], "noise")
+        with use_rng_key(keyed_bits(free.rng_key, "teacher")):
+            teacher = networks["teacher"](image).float().softmax(1)
+        probability = 0.5 * (teacher + networks["before"](image).float().softmax(1))
+        confident = ((probability[:, 1] - 0.5).abs() > CONFIDENT) & (free.weight > 0)
+        return {"probability": probability, "confident": confident}
+
     def step(
-        self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
+        self,
+        batches: Mapping[str, Batch],
+        targets: Mapping[str, Tensor],
+        networks: Mapping[str, nn.Module],
+        progress: Progress,
+        whole: GlobalBatch,
     ) -> MicroBatchResult:
         batch = batches["labelled"]
         with use_rng_key(batch.rng_key):
@@ -104,17 +128,18 @@ class ToyRecipe(Recipe[Config]):
         free = batches["unlabelled"]
         with use_rng_key(free.rng_key):
             student = networks["student"](free.image).float().softmax(1)
-            with torch.no_grad():
-                teacher = networks["teacher"](free.image).softmax(1)
-                before = networks["before"](free.image).softmax(1)
-        target = 0.5 * (teacher + before)
-        consistency = whole.mean(((student - target).square().sum(1) * free.weight).sum(), "unlabelled")
+        errors = (student - targets["probability"]).square().sum(1)
+        consistency = whole.mean((errors * targets["confident"]).sum(), "confident")
+        judged = frozen(networks["critic"])(free.image * student[:, 1, None, None, None]).float()[:, 0]
+        fooled = whole.mean((judged.square() * free.weight).sum(), "unlabelled")
+        total = loss + self.config.objective.consistency * (consistency + fooled)
+        confident = whole.mean(targets["confident"].float().sum(), "unlabelled")
+        terms = {"loss": total, "consistency": consistency, "fooled": fooled, "confident": confident}
+        if progress.phase_step % 3 == 1:
+            return MicroBatchResult({"student": total}, terms)
         guess = networks["critic"](free.image).float()[:, 0]
         critic = whole.mean(((guess - student[:, 1].detach()).square() * free.weight).sum(), "unlabelled")
-        total = loss + self.config.objective.consistency * consistency
-        return MicroBatchResult(
-            {"student": total, "critic": critic}, {"loss": total, "consistency": consistency, "critic": critic}
-        )
+        return MicroBatchResult({"student": total, "critic": critic}, {**terms, "critic": critic})
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
         return Prediction(image_probability=networks["teacher"](batch.image).float().softmax(1))

@@ -62,14 +62,19 @@ class VolumeRecipe(Recipe):
             "net": Trained(lambda: nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), KeyedDropout(0.2), nn.Conv3d(4, 2, 1)))
         }
 
-    def counts(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+    def counts(self, batches: Mapping[str, Batch], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
             "voxels": (batches["labelled"].mask != 255).sum(),
             "unlabelled": (batches["unlabelled"].mask == 255).sum(),
         }
 
     def step(
-        self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
+        self,
+        batches: Mapping[str, Batch],
+        targets: Mapping[str, Tensor],
+        networks: Mapping[str, nn.Module],
+        progress: Progress,
+        whole: GlobalBatch,
     ) -> MicroBatchResult:
         known, free = batches["labelled"], batches["unlabelled"]
         assert (free.mask == 255).all()

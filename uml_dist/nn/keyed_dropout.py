@@ -5,7 +5,8 @@ carries its `rng_key`, one int64 that already holds seed, stream and position; a
 a mask does not depend on rank, micro batch, worker or on what ran before, and nothing has to be saved to resume.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -40,6 +41,21 @@ def keyed_bits(key: Tensor, *words: str | int | Tensor) -> Tensor:
 def keyed_uniform(key: Tensor, *words: str | int | Tensor) -> Tensor:
     """Uniform floats in [0, 1), float32 with 24 random bits, for each key extended by more words."""
     return _shift_right(keyed_bits(key, *words), 40).to(torch.float32) * 2.0**-24
+
+
+def keyed_normal(key: Tensor, shape: Sequence[int], *words: str | int | Tensor) -> Tensor:
+    """Standard normal floats, float32 (B, *shape), by Box and Muller from two uniform ones of 24 bits each.
+
+    Args:
+        key: (B,) int64, such as `Batch.rng_key`.
+        shape: of the values of one sample.
+        words: what else tells these values from others, such as the name of the operation.
+    """
+    each = torch.arange(math.prod(shape), device=key.device)
+    radius, angle = (keyed_uniform(key[:, None], *words, name, each) for name in ("radius", "angle"))
+    # 1 - u lies in (0, 1], so that the logarithm is finite.
+    values = torch.sqrt(-2.0 * torch.log1p(-radius)) * torch.cos(2.0 * math.pi * angle)
+    return values.reshape(len(key), *shape)
 
 
 @contextmanager

@@ -19,11 +19,11 @@ def recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
     if not torch.is_grad_enabled():
         return function(*inputs)
     return checkpoint(
-        function, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=_same_address(current_rng_key())
+        function, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=_same_key(current_rng_key())
     )
 
 
-def _same_address(
+def _same_key(
     rng_key: torch.Tensor | None,
 ) -> Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
     """Contexts for the first run and the recomputation: the latter runs when the batch's key is no longer set."""

@@ -42,10 +42,16 @@ class Averaged:
     """A network whose weights are the exponential moving average of another's.
 
     After step t of that network, counted from 0, the average keeps min(1 - 1 / (t + 1), decay) of itself.
+
+    Attributes:
+        of: name of the network.
+        decay: the largest share of itself that it keeps.
+        stochastic: whether it is in training mode while networks learn, so that its dropout acts.
     """
 
     of: str
     decay: float = 0.99
+    stochastic: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,9 @@ class MicroBatchResult:
     """What a recipe makes of one micro batch.
 
     Attributes:
-        losses: network name -> the scalar that network descends.
+        losses: network name -> the scalar that network descends. A network without a loss does not step. It then has
+            none in all micro batches of the step and on all ranks: decide by `Progress` and the counts of the global
+            batch alone.
         terms: name -> scalar to be logged, such that the mean over ranks and micro batches is the value of the step.
         vacuity: "image" or "pixel" -> mean vacuity, likewise.
     """
@@ -174,13 +182,28 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
         """Why a step cannot be split into micro batches and what to set instead; None where it can."""
         return None
 
+    def targets(
+        self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress
+    ) -> Mapping[str, Tensor]:
+        """What the losses of one micro batch compare with, where networks make it, such as pseudo masks.
+
+        Called without gradient for all micro batches of a step before any loss is formed, so that what it selects can
+        be counted over the global batch. By default there is nothing.
+        """
+        return {}
+
     @abstractmethod
-    def counts(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+    def counts(self, batches: Mapping[str, Batch], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The counts that `GlobalBatch.mean` divides by, of one micro batch: the same names on every rank."""
 
     @abstractmethod
     def step(
-        self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
+        self,
+        batches: Mapping[str, Batch],
+        targets: Mapping[str, Tensor],
+        networks: Mapping[str, nn.Module],
+        progress: Progress,
+        whole: GlobalBatch,
     ) -> MicroBatchResult:
         """Losses of one micro batch.
 
@@ -189,6 +212,7 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
 
         Args:
             batches: by stream.
+            targets: what `targets` returned for this micro batch.
             networks: by name; trained ones are engines in the phases in which they learn.
             progress: of the run.
             whole: the global batch that this micro batch is part of.

@@ -1,6 +1,6 @@
 """The networks of a run: modules at rest, engines while they learn, averages and frozen copies beside them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import deepspeed
 import torch
@@ -70,7 +70,8 @@ class Networks(Mapping[str, nn.Module]):
                 write_moments(engine, self._resting.pop(name))
             self._engines[name] = engine
         for name in self:
-            self[name].train(name in self._engines)
+            role = self.roles[name]
+            self[name].train(name in self._engines or (isinstance(role, Averaged) and role.stochastic))
 
     def refresh(self, phase: Phase) -> None:
         """Let the phase's frozen networks take over the weights of those they copy."""
@@ -92,10 +93,10 @@ class Networks(Mapping[str, nn.Module]):
         self._engines = {}
 
     @torch.no_grad()
-    def average(self) -> None:
-        """Move every average towards its network, after that network's optimiser step. All ranks must call it."""
+    def average(self, stepped: Collection[str]) -> None:
+        """Move the averages of the networks that have just stepped towards them. All ranks must call it."""
         for name, role in self.roles.items():
-            if not isinstance(role, Averaged) or role.of not in self._engines:
+            if not isinstance(role, Averaged) or role.of not in stepped:
                 continue
             engine = self._engines[role.of]
             step = engine.global_steps - 1

@@ -37,7 +37,7 @@ class Reporter:
         self._metrics = metrics
         self._printer = printer
         self._sums: dict[str, Tensor] = {}
-        self._parts = 0
+        self._parts: dict[str, int] = {}
         self._steps = 0
         self._images = 0
         self._data_wait = 0.0
@@ -56,7 +56,7 @@ class Reporter:
         for name, value in values.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._parts += 1
+            self._parts[name] = self._parts.get(name, 0) + 1
 
     def end_step(self, progress: Progress, epoch: float, images: int, local_images: int, data_wait: float) -> None:
         """Count a step.
@@ -93,7 +93,7 @@ class Reporter:
             norms: gradient norm by network.
         """
         names = list(self._sums)
-        means = torch.stack([self._sums[name] for name in names]) / self._parts
+        means = torch.stack([self._sums[name] / self._parts[name] for name in names])
         if world_size() > 1:
             distributed.all_reduce(means)
             means /= world_size()
@@ -112,7 +112,7 @@ class Reporter:
         if self._printer:
             each = seconds / max(self._steps, 1)
             self._printer.update(progress_line(progress, epoch, terms, vacuity, speed, wait, each))
-        self._sums, self._parts, self._steps, self._images, self._data_wait = {}, 0, 0, 0, 0.0
+        self._sums, self._parts, self._steps, self._images, self._data_wait = {}, {}, 0, 0, 0.0
         self._start = self._step_start
         return values
 

@@ -142,19 +142,27 @@ class Trainer:
         loaded = [next(source) for _ in range(rank_batch.accumulation)]
         data_wait = time.perf_counter() - start
         self._watch_placeholders(loaded)
+        recipe, engines = self.setup.recipe, self.networks.engines
         micro_batches = [{name: batch.to(self.device) for name, batch in batches.items()} for batches in loaded]
-        whole = GlobalBatch([self.setup.recipe.counts(batches) for batches in micro_batches])
         progress = self.setup.progress(self.state)
-        for name, engine in self.networks.engines.items():
+        with torch.no_grad(), self.autocast():
+            targets = [recipe.targets(batches, self.networks, progress) for batches in micro_batches]
+        pairs = list(zip(micro_batches, targets, strict=True))
+        whole = GlobalBatch([recipe.counts(*pair) for pair in pairs])
+        for name, engine in engines.items():
             set_learning_rate(engine, learning_rate(self.config.optimizer_of(name), self.state.phase_step, steps))
-        for batches in micro_batches:
+        stepped: set[str] | None = None
+        for batches, target in pairs:
             with self.autocast():
-                result = self.setup.recipe.step(batches, self.networks, progress, whole)
-            for name, engine in self.networks.engines.items():
+                result = recipe.step(batches, target, self.networks, progress, whole)
+            learning = {name: engine for name, engine in engines.items() if name in result.losses}
+            assert stepped in (None, set(learning)), "micro batches of a step have losses of different networks"
+            stepped = set(learning)
+            for name, engine in learning.items():
                 engine.backward(result.losses[name])
-            self._norms = {name: step_engine(engine) for name, engine in self.networks.engines.items()}
+            self._norms |= {name: step_engine(engine) for name, engine in learning.items()}
             self.reporter.add(result)
-        self.networks.average()
+        self.networks.average(stepped or ())
         self.state.step += 1
         self.state.phase_step += 1
         for name, count in rank_batch.counts.items():

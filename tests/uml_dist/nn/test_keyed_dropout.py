@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 import uml_shards.keyed as reference
@@ -10,6 +11,7 @@ from uml_dist.nn.keyed_dropout import (
     KeyedDropout,
     current_rng_key,
     keyed_bits,
+    keyed_normal,
     keyed_uniform,
     name_layers,
     use_rng_key,
@@ -90,3 +92,21 @@ def test_addresses_nest_and_end():
             assert current_rng_key() is inner
         assert current_rng_key() is outer
     assert current_rng_key() is None
+
+
+def test_normal_values_are_of_the_sample_and_the_operation_alone():
+    key = torch.arange(7, 13)
+    values = keyed_normal(key, (2, 5, 3), "noise")
+    assert (values.shape, values.dtype) == ((6, 2, 5, 3), torch.float32)
+    order = torch.tensor([4, 0, 3])
+    assert torch.equal(keyed_normal(key[order], (2, 5, 3), "noise"), values[order])
+    assert not torch.equal(keyed_normal(key, (2, 5, 3), "other"), values)
+
+
+def test_normal_values_follow_the_normal_distribution():
+    values = keyed_normal(torch.arange(64), (4096,), "noise").double().numpy()
+    assert np.isfinite(values).all()
+    assert stats.kstest(values.ravel(), "norm").pvalue > 1e-3
+    # Neither neighbours within a sample nor the same places of two samples are correlated.
+    for one, other in ((values[:, :-1], values[:, 1:]), (values[:-1], values[1:])):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 5 / np.sqrt(one.size)

@@ -60,12 +60,17 @@ class UmlRecipe(Recipe[UmlConfig]):
             return None
         return 'a Dice term over the global batch cannot be accumulated: set objective.dice_scope = "sample"'
 
-    def counts(self, batches: Mapping[str, Batch]) -> dict[str, Tensor]:
+    def counts(self, batches: Mapping[str, Batch], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Labelled images, images with a mask and pixels of masks."""
         return counts(batches["train"])
 
     def step(
-        self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress, whole: GlobalBatch
+        self,
+        batches: Mapping[str, Batch],
+        targets: Mapping[str, Tensor],
+        networks: Mapping[str, nn.Module],
+        progress: Progress,
+        whole: GlobalBatch,
     ) -> MicroBatchResult:
         """The weighted sum of classification, segmentation and mutual loss."""
         batch = batches["train"]

@@ -1,0 +1,49 @@
+"""Calls a network that only judges: gradients reach its inputs, never its parameters."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.func import functional_call
+
+
+def frozen(network: nn.Module) -> Callable[..., Any]:
+    """Return the network as a function whose parameters are constants.
+
+    For a trained network inside another one's loss, such as a discriminator in the generator's. Calling its engine
+    there would let that loss change the discriminator too: silently at ZeRO 1, with an error at other stages.
+
+    Args:
+        network: a module or a DeepSpeed engine.
+    """
+    module = _module_of(network)
+
+    def call(*inputs: Any, **named: Any) -> Any:
+        if any(hasattr(parameter, "ds_id") for parameter in module.parameters()):
+            # ZeRO-3 gathers the parameters by hooks of the module, which constants in their place would not trigger.
+            with _without_gradient(module):
+                return module(*inputs, **named)
+        constants = {name: parameter.detach() for name, parameter in module.named_parameters()}
+        return functional_call(module, constants, inputs, named)
+
+    return call
+
+
+def _module_of(network: nn.Module) -> nn.Module:
+    """The module inside a DeepSpeed engine, or the module itself."""
+    inner = network.module if hasattr(network, "zero_optimization_stage") else network
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
+@contextmanager
+def _without_gradient(module: nn.Module) -> Iterator[None]:
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
