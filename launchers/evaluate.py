@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-import torch
 import torch.distributed as distributed
 
+from uml_dist.distributed.ranks import device_of
 from uml_dist.errors import UmlError
 from uml_dist.evaluate import evaluate_split
 from uml_dist.evaluate.examples import choose, predict_examples
@@ -69,7 +69,7 @@ def main() -> int:
         if options.debug:
             raise
         exit_with_error(error)
-    run = run.to(device_of(world, devices))
+    run = run.to(device_of(devices.kind, world.local_rank))
     for note in run.notes if world.rank == 0 else ():
         print(note, file=sys.stderr, flush=True)
     if world.size > 1:
@@ -101,14 +101,6 @@ def enter(options: argparse.Namespace) -> tuple[World, Devices]:
     return world, devices
 
 
-def device_of(world: World, devices: Devices) -> torch.device:
-    """The device of this rank."""
-    if devices.kind == "cpu":
-        return torch.device("cpu")
-    torch.cuda.set_device(world.local_rank)
-    return torch.device("cuda", world.local_rank)
-
-
 def evaluate(run: Run, split: Split, options: argparse.Namespace, world: World) -> None:
     """Evaluate on all ranks; the first one writes and prints."""
     manifest, stream = split.manifest, run.stream(split)
@@ -118,9 +110,9 @@ def evaluate(run: Run, split: Split, options: argparse.Namespace, world: World) 
     if is_main:
         print(f"{run.path}, {run.checkpoint.name}: {len(split)} samples of {split.path}", flush=True)
     cases = evaluate_split(run.predictor, stream, options.batch_size, workers)
-    chosen = choose(cases, manifest, empty)
     if not is_main:
         return
+    chosen = choose(cases, manifest, empty)
     examples = predict_examples(run.predictor, stream, chosen, options.batch_size, empty)
     record = {
         "run": run.path.name,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import toy_recipe
 import volume_recipe
 from uml_dist.config.loading import apply_overrides, validate
-from uml_dist.distributed.global_batch import world_size
+from uml_dist.distributed.ranks import world_size
 from uml_dist.run.checkpoint import read_state
 from uml_dist.run.checkpoint_folder import find_checkpoint
 from uml_dist.run.folder import RunFolder
@@ -46,9 +46,9 @@ class PartlyKnown(PhantomImporter):
         return key, components
 
 
-def make_partly_known(folder: Path, samples: int = 96, size: int = 32) -> Path:
-    """96 small phantom images with gaps in `train`, 12 whole ones in `val`."""
-    options = Options(size=size, counts={"train": samples, "val": 12, "test": 0})
+def make_partly_known(folder: Path, samples: int = 96, size: int = 32, validation: int = 12) -> Path:
+    """Small phantom images: with gaps in `train`, complete ones in `val`."""
+    options = Options(size=size, counts={"train": samples, "val": validation, "test": 0})
     importer = PartlyKnown(options=options)
     sources = importer.splits()
     write_split(importer, "train", sources["train"], folder / "train", samples_per_shard=20, quiet=True)

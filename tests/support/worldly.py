@@ -16,7 +16,8 @@ import uml_dist.nn.keyed_dropout
 import uml_dist.recipes.uml.recipe as uml_recipe
 from runs import Trace, train
 from uml_dist.config.loading import validate
-from uml_dist.distributed.global_batch import GlobalBatch, world_size
+from uml_dist.distributed.global_batch import GlobalBatch
+from uml_dist.distributed.ranks import world_size
 from uml_dist.launch import Devices
 from uml_dist.train import trainer as trainer_module
 from uml_dist.train.main import Start, train_rank

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..distributed.global_batch import mean_over_ranks, world_size
+from ..distributed.global_batch import mean_over_ranks
+from ..distributed.ranks import world_size
 
 Normalisation = Callable[[int], nn.Module]
 """Makes the normalisation of so many channels."""

@@ -12,10 +12,7 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
-
-def world_size() -> int:
-    """The number of ranks; 1 where no process group is."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+from .ranks import world_size
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as distributed
 from torch import Tensor, nn
 
 from uml_shards.read.loader import load
 from uml_shards.read.stream import Stream
 
 from ..batch import Batch, Prediction, collate
-from ..distributed.global_batch import world_size
+from ..distributed.ranks import gather, rank, world_size
 from ..errors import UmlError
 from ..recipes import Recipe
 from .pixels import pixel_columns
@@ -68,10 +67,9 @@ class Predictor:
 
 
 def evaluate_split(predictor: Predictor, stream: Stream, batch_size: int, workers: int = 0) -> list[Case]:
-    """The cases of a split, sorted by key, on every rank. All ranks must call it.
+    """The cases of a split, sorted by key, on rank 0; nothing on the others. All ranks must call it.
 
-    Each rank takes an equal contiguous part, padded with samples of weight 0, so that no rank has a batch more than
-    another (ZeRO-3 gathers parameters in every forward pass).
+    Each rank takes a contiguous part; some may have a batch more than others, so the networks must be plain modules.
 
     Args:
         predictor: what is evaluated.
@@ -82,10 +80,8 @@ def evaluate_split(predictor: Predictor, stream: Stream, batch_size: int, worker
     Raises:
         UmlError: the split has masks that overlap, and pixels are predicted.
     """
-    ranks = world_size()
-    rank = distributed.get_rank() if distributed.is_initialized() else 0
-    per_rank = -(-len(stream.split) // ranks)
-    own = range(rank * per_rank, (rank + 1) * per_rank)
+    per_rank = -(-len(stream.split) // world_size())
+    own = range(len(stream.split))[rank() * per_rank : (rank() + 1) * per_rank]
     cases: list[Case] = []
     for batch, prediction in predictor.predictions(stream, own, batch_size, workers):
         if prediction.pixel_probability is not None and stream.split.manifest.mask_names:
@@ -93,11 +89,7 @@ def evaluate_split(predictor: Predictor, stream: Stream, batch_size: int, worker
                 f"the masks of {stream.split.path} overlap: pixels are evaluated with one mask per image only"
             )
         cases += _cases(batch, prediction)
-    parts: list[list[Case]] = [cases]
-    if ranks > 1:
-        parts = [[] for _ in range(ranks)]
-        distributed.all_gather_object(parts, cases)
-    return sorted((case for part in parts for case in part), key=lambda case: case["key"])
+    return sorted((case for part in gather(cases) for case in part), key=lambda case: case["key"])
 
 
 def _cases(batch: Batch, prediction: Prediction) -> Iterator[Case]:

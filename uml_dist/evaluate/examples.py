@@ -82,7 +82,7 @@ def _evenly(items: Sequence[int], count: int) -> list[int]:
 def predict_examples(
     predictor: Predictor, stream: Stream, cases: Sequence[Case], batch_size: int, empty: EmptyRule = "one"
 ) -> list[Example]:
-    """What the recipe says of some cases of a split. All ranks must call it, with the same cases.
+    """What the recipe predicts for some cases of a split.
 
     Args:
         predictor: that evaluated them.

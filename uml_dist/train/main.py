@@ -14,6 +14,7 @@ import torch.distributed as distributed
 
 from uml_shards.errors import ShardError
 
+from ..distributed.ranks import all_gather, broadcast, device_of
 from ..errors import UmlError
 from ..launch import Devices, World, enter_world, exit_with_error
 from ..launch.precision import computes_in_bf16, describe_bf16
@@ -59,9 +60,10 @@ def train_rank(setup: Setup, start: Start, devices: Devices) -> int:
     # DeepSpeed calls collectives by names that torch has begun to rename: nothing that a user can fix.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     world = enter_world()
-    device = _device(world, devices)
+    device = device_of(devices.kind, world.local_rank)
     deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False)
-    folder = RunFolder(_agree(start.run), writes=world.rank == 0)
+    # Rank 0's, since the default name holds the time, on which ranks may differ.
+    folder = RunFolder(broadcast(start.run), writes=world.rank == 0)
     metrics = _metrics(setup, world, device, folder)
     reporter = Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None)
     trainer = Trainer(setup, device, folder, reporter, world.local_size)
@@ -74,7 +76,8 @@ def train_rank(setup: Setup, start: Start, devices: Devices) -> int:
         reporter.say(line)
     folder.begin(setup.config, trainer.state.step)
     server = _serve(setup, world, metrics)
-    _say_hello(setup, world, trainer, _gather(server.address if server else None))
+    served = all_gather(server.address if server else None)
+    _say_hello(setup, world, trainer, [address for address in served if address is not None])
     try:
         trainer.run()
     except Exception as error:
@@ -142,35 +145,12 @@ def _check_same_start(start: Start) -> None:
     Raises:
         UmlError: on all of them: they do not.
     """
-    names: list[str | None] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(names, start.resume[0].name if start.resume else "the beginning")
+    names = all_gather(start.resume[0].name if start.resume else "the beginning")
     if len(set(names)) > 1:
         listed = ", ".join(f"rank {rank} {name}" for rank, name in enumerate(names))
         raise UmlError(
             f"ranks would go on from different checkpoints ({listed}): see that all nodes read the same files"
         )
-
-
-def _device(world: World, devices: Devices) -> torch.device:
-    if devices.kind == "cpu":
-        return torch.device("cpu")
-    torch.cuda.set_device(world.local_rank)
-    return torch.device("cuda", world.local_rank)
-
-
-def _agree(run: Path) -> Path:
-    """Rank 0's run folder: its name holds the time, on which ranks may differ."""
-    names = [str(run)]
-    if distributed.get_world_size() > 1:
-        distributed.broadcast_object_list(names, src=0)
-    return Path(names[0])
-
-
-def _gather(own: str | None) -> list[str]:
-    """The addresses of all ranks' metrics that are served."""
-    everyone: list[str | None] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(everyone, own)
-    return [address for address in everyone if address is not None]
 
 
 def _say_hello(setup: Setup, world: World, trainer: Trainer, metrics: list[str]) -> None:

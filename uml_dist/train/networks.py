@@ -1,6 +1,7 @@
 """The networks of a run: modules at rest, engines while they learn, averages and frozen copies beside them."""
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 
 import deepspeed
 import torch
@@ -105,6 +106,24 @@ class Networks(Mapping[str, nn.Module]):
             with full_weights(module):
                 for mean, new in zip(self._modules[name].parameters(), module.parameters(), strict=True):
                     mean.mul_(decay).add_(new, alpha=1.0 - decay)
+
+    @contextmanager
+    def gathered(self) -> Iterator[Mapping[str, nn.Module]]:
+        """All networks as plain modules with whole weights, which ranks may call as often as each needs.
+
+        All ranks must enter it. At ZeRO 3, where a forward pass of an engine is a collective, the modules are copies.
+        """
+        modules = dict(self._modules)
+        for name, engine in self._engines.items():
+            modules[name] = module_of(engine)
+            if engine.zero_optimization_stage() == 3:
+                role = self.roles[name]
+                assert isinstance(role, Trained)
+                copy = self._build(role, name)
+                with full_weights(modules[name]):
+                    copy.load_state_dict(modules[name].state_dict(), strict=True)
+                modules[name] = copy
+        yield modules
 
     def state(self, keep: bool = True) -> dict[str, NetworkState]:
         """The state of every network. All ranks must call it; those that do not `keep` it get it without tensors."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from uml_shards.format.manifest import Manifest
 from uml_shards.read.truth import EmptyRule
 
-from ..distributed.global_batch import world_size
+from ..distributed.ranks import all_gather, world_size
 from ..evaluate.examples import Example
 from ..recipes import MicroBatchResult, Progress
 from ..run.folder import RunFolder
@@ -159,9 +159,5 @@ class Reporter:
 
 def peak_memory() -> tuple[float, float]:
     """Peak resident memory in GB: of the largest rank, and of all ranks together. All ranks must call it."""
-    peaks: list[float] = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]
-    if world_size() > 1:
-        everyone: list[list[float]] = [[] for _ in range(world_size())]
-        distributed.all_gather_object(everyone, peaks)
-        peaks = [peak for one in everyone for peak in one]
+    peaks = all_gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
     return max(peaks), sum(peaks)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as distributed
 
 from uml_shards.errors import ShardError
 from uml_shards.read.loader import load
 
 from ..batch import Batch, collate
-from ..distributed.global_batch import GlobalBatch, world_size
+from ..distributed.global_batch import GlobalBatch
+from ..distributed.ranks import barrier, broadcast, rank, world_size
 from ..evaluate import Predictor, evaluate_split, summarise
 from ..evaluate.examples import choose, predict_examples
 from ..evaluate.selection import parse_selection
@@ -55,7 +55,7 @@ class Trainer:
         self.device = device
         self.folder = folder
         self.reporter = reporter
-        self.rank = distributed.get_rank() if distributed.is_initialized() else 0
+        self.rank = rank()
         self.workers = loader_workers(self.config, device.type == "cuda", local_ranks)
         self.networks = Networks(setup.recipe, self.config, device)
         self.streams = make_streams(self.config, setup.splits, setup.size, setup.statistics)
@@ -201,21 +201,19 @@ class Trainer:
 
     def _validate(self, rank_batch: RankBatch) -> bool:
         """Evaluate the validation split; true when it is the best so far."""
-        split = self.setup.validation
+        split, empty, selection = self.setup.validation, self.config.train.empty_masks, self.setup.selection
         stream = evaluation_stream(self.config, split, self.setup.size, self.setup.statistics)
-        predictor = Predictor(self.setup.recipe, self.networks, self.device, self.autocast())
-        cases = evaluate_split(predictor, stream, rank_batch.micro_batch, self.workers)
-        empty = self.config.train.empty_masks
-        metrics = summarise(cases, split.manifest, empty)
-        selection = self.setup.selection
-        value, self._missing = selection.value(metrics), selection.missing(metrics)
-        figures = metrics if value is None else {**metrics, selection.name: value}
-        self.reporter.validated(self.state.step, figures, selection.name, empty)
-        if metrics:
-            # Every rank predicts them, since ZeRO-3 gathers parameters in every forward pass; one draws.
-            chosen = choose(cases, split.manifest, empty)
-            examples = predict_examples(predictor, stream, chosen, rank_batch.micro_batch, empty)
-            self.reporter.picture(self.state.step, split.manifest, examples)
+        with self.networks.gathered() as networks:
+            predictor = Predictor(self.setup.recipe, networks, self.device, self.autocast())
+            cases = evaluate_split(predictor, stream, rank_batch.micro_batch, self.workers)
+            metrics = broadcast(summarise(cases, split.manifest, empty) if self.rank == 0 else {})
+            value, self._missing = selection.value(metrics), selection.missing(metrics)
+            figures = metrics if value is None else {**metrics, selection.name: value}
+            self.reporter.validated(self.state.step, figures, selection.name, empty)
+            if metrics and self.folder.writes:
+                chosen = choose(cases, split.manifest, empty)
+                examples = predict_examples(predictor, stream, chosen, rank_batch.micro_batch, empty)
+                self.reporter.picture(self.state.step, split.manifest, examples)
         if value is None or not selection.is_better(value, self.state.best):
             return False
         self.state.best, self.state.best_step = value, self.state.step
@@ -230,8 +228,7 @@ class Trainer:
                 point(self.folder.checkpoints / "best", saved.name)
             prune(self.folder.checkpoints, self.config.checkpoint.keep)
             self.folder.write_status("running", self.state.step)
-        if world_size() > 1:
-            distributed.barrier()
+        barrier()
 
     def _watch_placeholders(self, loaded: list[Mapping[str, Batch]]) -> None:
         for batches in loaded:

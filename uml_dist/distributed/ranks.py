@@ -1,0 +1,63 @@
+"""This rank, its device, and how ranks exchange Python objects; all work without a process group, as one rank."""
+
+from typing import TypeVar
+
+import torch
+import torch.distributed as distributed
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """The index of this rank."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of ranks."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def device_of(kind: str, local_rank: int) -> torch.device:
+    """The device of a rank, which on GPUs becomes the current one.
+
+    Args:
+        kind: "cuda" or "cpu".
+        local_rank: index of the rank on its machine.
+    """
+    if kind == "cpu":
+        return torch.device("cpu")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def all_gather(value: T) -> list[T]:
+    """The values of all ranks, in their order, on every rank. All ranks must call it."""
+    if world_size() == 1:
+        return [value]
+    values: list[T | None] = [None] * world_size()
+    distributed.all_gather_object(values, value)
+    return values  # type: ignore[return-value]
+
+
+def gather(value: T) -> list[T]:
+    """The values of all ranks, in their order, on rank 0; nothing on the others. All ranks must call it."""
+    if world_size() == 1:
+        return [value]
+    values: list[T | None] = [None] * world_size() if rank() == 0 else []
+    distributed.gather_object(value, values or None, dst=0)
+    return values  # type: ignore[return-value]
+
+
+def broadcast(value: T) -> T:
+    """Rank 0's value, on every rank. All ranks must call it."""
+    values = [value]
+    if world_size() > 1:
+        distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def barrier() -> None:
+    """Wait until all ranks have come here."""
+    if world_size() > 1:
+        distributed.barrier()
