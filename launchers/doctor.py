@@ -1,4 +1,4 @@
-"""Say whether this machine and this environment can train, and what to do where not."""
+"""Check whether this machine and environment can train, and show remedies for problems."""
 
 import argparse
 import logging
@@ -13,7 +13,7 @@ try:
     from uml_dist.launch import end_process
 except ModuleNotFoundError as missing:
     print(
-        f"error: {sys.executable} has no {missing.name}: make install, then .venv/bin/python launchers/doctor.py",
+        f"error: {sys.executable} has no {missing.name}: run make install, then .venv/bin/python launchers/doctor.py",
         file=sys.stderr,
     )
     raise SystemExit(2) from None
@@ -25,18 +25,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="example: python launchers/doctor.py --run runs/isic. Exit code: 0 without problems, 2 with.",
+        epilog="example: python launchers/doctor.py --run runs/isic. Exit code: 0 without problems, 2 with problems.",
     )
     parser.add_argument(
-        "--run", type=Path, default=Path("runs"), help="folder of the run, or where runs will be (default: %(default)s)"
+        "--run", type=Path, default=Path("runs"), help="run folder, or folder for runs (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks of checks that find nothing out")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of checks that could not be completed")
     return parser.parse_args(arguments)
 
 
 def main() -> int:
-    """Ask all checks and tell what they found; returns the exit code."""
+    """Run all checks and print their findings; return the exit code."""
     options = parse(sys.argv[1:])
     if options.debug:
         logging.basicConfig()
@@ -47,5 +47,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Not sys.exit: a check that hangs may have left its thread behind.
+    # Not sys.exit, because the thread of a hanging check may still run.
     end_process(main())
