@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from demo_length import announced, choose, speed_of
+from demo_length import choose, describe, speed_of
 from uml_dist.config.loading import read_config
 from uml_dist.errors import UmlError
 from uml_dist.launch import find_devices
@@ -143,7 +143,7 @@ def length_settings(train: Sequence[str], run: Path, settings: Sequence[str], st
         images = open_split(SHARDS / SPLIT).manifest.labelled
         speed = speed_of(probe / "metrics.jsonl", now - before, PROBE_STEPS, batch, images)
     length = choose(speed, now - started)
-    print(*announced(length, speed, batch), "", sep="\n", flush=True)
+    print(*describe(length, speed, batch), "", sep="\n", flush=True)
     return settings_for(length.steps, length.every)
 
 

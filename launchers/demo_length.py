@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-WHOLE = 450.0
+TOTAL = 450.0
 """Maximum duration of the demo in seconds, slightly less than the promised 8 minutes."""
 
 PICTURE = 160.0
@@ -51,7 +51,7 @@ class Length:
     steps: int
     every: int
     picture: float
-    whole: float
+    total: float
 
 
 def speed_of(metrics: Path, seconds: float, steps: int, batch: int, images: int) -> Speed:
@@ -78,7 +78,7 @@ def choose(speed: Speed, spent: float = 0.0) -> Length:
         spent: seconds that the demo has already taken.
     """
     lengths = [_planned(speed, spent, steps) for steps in LENGTHS]
-    return next((length for length in lengths if length.whole <= WHOLE), lengths[-1])
+    return next((length for length in lengths if length.total <= TOTAL), lengths[-1])
 
 
 def _planned(speed: Speed, spent: float, steps: int) -> Length:
@@ -102,18 +102,18 @@ def measured_quality() -> Mapping[int, Mapping[str, Sequence[float]]]:
     return found
 
 
-def announced(length: Length, speed: Speed, batch: int) -> Iterator[str]:
+def describe(length: Length, speed: Speed, batch: int) -> Iterator[str]:
     """Yield lines with the chosen length, its expected duration and the measured results."""
     yield (
         f"{batch / speed.step:.0f} images/s: training for {length.steps} steps; the demo will take about "
-        f"{minutes(length.whole)}, with the first picture after about {minutes(length.picture)} (step {length.every})"
+        f"{minutes(length.total)}, with the first picture after about {minutes(length.picture)} (step {length.every})"
     )
     reached = measured_quality()[length.steps]
     words = [f"{title} {fmean(reached[name]):.3f}" for name, title in SHOWN.items()]
     ranges = [f"{min(reached[name]):.3f} to {max(reached[name]):.3f}" for name in SHOWN]
     shown = ", ".join(f"{word} ({between})" for word, between in zip(words, ranges, strict=True))
     yield f"expected results after {length.steps} steps (mean and range of {len(reached['dice'])} seeds): {shown}"
-    if length.whole > WHOLE:
+    if length.total > TOTAL:
         yield "this machine is too slow for the demo to end within 8 minutes"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
-    from uml_dist.doctor.checks import examine
+    from uml_dist.doctor.checks import run_checks
     from uml_dist.doctor.report import as_json, exit_code, table, verdict
     from uml_dist.launch import end_process
 except ModuleNotFoundError as missing:
@@ -41,7 +41,7 @@ def main() -> int:
     if options.debug:
         logging.basicConfig()
         logging.getLogger("uml_dist.doctor").setLevel(logging.DEBUG)
-    findings, gpus = examine(options.run, ROOT, os.environ)
+    findings, gpus = run_checks(options.run, ROOT, os.environ)
     print(as_json(findings) if options.json else f"{table(findings)}\n\n{verdict(findings, gpus)}")
     return exit_code(findings)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from quality_plan import METHODS, Bench, plan
 from quality_plot import write_plot
 from quality_report import printed_table, write_rows
-from quality_results import Result, compare, summarised
+from quality_results import Result, compare, summarise
 from quality_runs import evaluate, train
 from uml_dist.errors import UmlError
 from uml_dist.launch import find_devices, planned_ranks, read_world
@@ -84,13 +84,13 @@ def run(options: argparse.Namespace) -> int:
         print(f"\n{number} of {len(jobs)}: {job.method}, seed {job.seed}", flush=True)
         if code := train(bench, job):
             return code
-        results.append(summarised(evaluate(bench, job)))
-        print(f"{job.method}, seed {job.seed}: {shown(results[-1])}", flush=True)
+        results.append(summarise(evaluate(bench, job)))
+        print(f"{job.method}, seed {job.seed}: {main_metrics(results[-1])}", flush=True)
     report(bench, results)
     return 0
 
 
-def shown(result: Result) -> str:
+def main_metrics(result: Result) -> str:
     """Format the main metrics of a run in one line."""
     names = {"dice": "Dice", "auroc": "AUROC", "accuracy": "accuracy"}
     return "  ".join(f"{title} {result.values[name]:.3f}" for name, title in names.items() if name in result.values)

@@ -104,7 +104,7 @@ class Comparison:
     rows: tuple[Compared, ...]
 
 
-def summarised(run: Evaluated) -> Result:
+def summarise(run: Evaluated) -> Result:
     """Compute the metrics of a run, including its costs, and the bootstrap draws of the metrics."""
     metrics = {**metrics_of(run.cases, run.manifest), **_dice_present(run)}
     one = np.ones((1, len(run.cases)))

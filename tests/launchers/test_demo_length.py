@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import demo_length
-from demo_length import LENGTHS, PARTS, PICTURE, WHOLE, Speed, announced, choose, measured_quality, speed_of
+from demo_length import LENGTHS, PARTS, PICTURE, TOTAL, Speed, choose, describe, measured_quality, speed_of
 
 SECONDS = st.floats(0.0, 100.0)
 
@@ -16,7 +16,7 @@ def test_fast_machine_trains_all_steps_with_three_validations():
     length = choose(Speed(launch=10.0, step=0.1, validation=3.0), spent=20.0)
     assert (length.steps, length.every) == (900, 300)
     assert length.picture == 20.0 + 10.0 + 30.0
-    assert length.whole == 20.0 + 10.0 + 90.0 + 2 * 3.0 + 10.0
+    assert length.total == 20.0 + 10.0 + 90.0 + 2 * 3.0 + 10.0
 
 
 def test_slow_machine_trains_fewer_steps_and_validates_earlier():
@@ -30,10 +30,10 @@ def test_demo_ends_in_time_or_uses_the_shortest_length(launch, step, validation,
     length = choose(speed, spent)
     assert length.steps in LENGTHS
     assert length.steps % length.every == 0
-    assert length.whole <= WHOLE or length.steps == LENGTHS[-1]
+    assert length.total <= TOTAL or length.steps == LENGTHS[-1]
     assert length.picture <= PICTURE or length.every == length.steps // PARTS[-1]
     longer = [steps for steps in LENGTHS if steps > length.steps]
-    assert all(spent + speed.until_end(steps, steps // PARTS[-1]) > WHOLE for steps in longer)
+    assert all(spent + speed.until_end(steps, steps // PARTS[-1]) > TOTAL for steps in longer)
 
 
 def test_speed_is_measured_in_the_last_steps_and_the_rest_is_the_launch(tmp_path):
@@ -56,7 +56,7 @@ def test_every_length_is_measured_with_three_seeds():
 @pytest.mark.parametrize(("step", "lines"), [(0.1, 2), (9.0, 3)])
 def test_chosen_length_is_announced_with_its_expected_results(step, lines):
     speed = Speed(20.0, step, 5.0)
-    announcement = list(announced(choose(speed), speed, batch=16))
+    announcement = list(describe(choose(speed), speed, batch=16))
     assert len(announcement) == lines
     steps = 900 if step < 1 else LENGTHS[-1]
     dice = measured_quality()[steps]["dice"]

@@ -16,7 +16,7 @@ from commands import load_script
 from manifests import manifest_of
 from quality_plan import METHODS, Bench, plan
 from quality_report import printed_table, write_rows
-from quality_results import Result, compare, summarised
+from quality_results import Result, compare, summarise
 from quality_runs import Cost
 from uml_dist.cluster.training import rewind
 from uml_dist.config.loading import differences
@@ -143,13 +143,13 @@ def test_dice_of_present_classes_leaves_out_images_without_them_and_costs_are_pe
         job=SimpleNamespace(method="uml", seed=0, setup=setup), cases=cases, manifest=manifest_of(labelled=0),
         parameters=2_000_000, step=10, cost=cost,
     )  # fmt: skip
-    values = summarised(run).values  # type: ignore[arg-type]
+    values = summarise(run).values  # type: ignore[arg-type]
     assert values["dice"] == pytest.approx((0.8 + 1 + 0 + 0) / 4)
     assert values["dice_present"] == pytest.approx((0.8 + 0) / 2)
     assert (values["parameters"], values["processor_seconds_per_1000"]) == (2.0, 180.0)
     assert (values["processor_minutes"], values["wall_minutes"]) == (1.5, 1.0)
     run.cost = Cost(from_step=4, images=300, processor_seconds=60.0, wall_seconds=60.0, workers=2, machine={})
-    resumed = summarised(run).values  # type: ignore[arg-type]
+    resumed = summarise(run).values  # type: ignore[arg-type]
     assert resumed["processor_seconds_per_1000"] == 200.0
     assert "processor_minutes" not in resumed
 

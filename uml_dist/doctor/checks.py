@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..launch.devices import read_driver, read_torch
 from . import compiler, folders, gpus, limits, network, packages, processor, run_folder, shared_memory, variables
-from .finding import Finding, answer
+from .finding import Finding, run_check
 
 PACKAGES = ("uml_dist", "uml_kernels", "uml_shards")
 CPU_WORKERS = 2  # what the demo starts
@@ -16,7 +16,7 @@ SLOW = {"torch", "driver", "processor"}  # no time limit: an import from a cold 
 Checks = list[tuple[str, Callable[[], Finding]]]
 
 
-def examine(run: Path, root: Path, environment: Mapping[str, str]) -> tuple[list[Finding], int]:
+def run_checks(run: Path, root: Path, environment: Mapping[str, str]) -> tuple[list[Finding], int]:
     """Run all checks, one after another.
 
     Args:
@@ -29,7 +29,7 @@ def examine(run: Path, root: Path, environment: Mapping[str, str]) -> tuple[list
     """
     driver, build = functools.cache(read_driver), functools.cache(read_torch)
     usable = gpus.usable_gpus(environment, driver, build)
-    shown = gpus.count_shown(driver)
+    shown = gpus.count_driver_gpus(driver)
 
     def check_all_gpus() -> Finding:
         read = (gpus.read_gpus(), gpus.read_architectures()) if shown else ([], [])
@@ -46,7 +46,7 @@ def examine(run: Path, root: Path, environment: Mapping[str, str]) -> tuple[list
         *_machine_checks(environment, usable),
         *_folder_checks(run),
     ]
-    return [answer(name, check, None if name in SLOW else 3) for name, check in checks], usable
+    return [run_check(name, check, None if name in SLOW else 3) for name, check in checks], usable
 
 
 def _package_checks(root: Path, environment: Mapping[str, str]) -> Checks:

@@ -43,7 +43,7 @@ def problem(name: str, message: str, remedy: str) -> Finding:
     return Finding(name, "problem", _line(message), _line(remedy))
 
 
-def answer(name: str, check: Callable[[], Finding], seconds: float | None = 3) -> Finding:
+def run_check(name: str, check: Callable[[], Finding], seconds: float | None = 3) -> Finding:
     """Run a check; if it fails or takes too long, return a note about that.
 
     Args:

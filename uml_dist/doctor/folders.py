@@ -17,7 +17,7 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def nearest(folder: Path) -> Path:
+def nearest_existing(folder: Path) -> Path:
     """Return the folder, or its closest existing parent, in which it would be created."""
     folder = folder.absolute()
     # A dangling link counts as existing: no folder can be created in its place.
@@ -33,7 +33,7 @@ def check_disk(name: str, folder: Path, free: Callable[[Path], int] = free_bytes
         free: returns the bytes that can be written to the disk of a folder.
     """
     name = f"disk of {name}"
-    left = free(nearest(folder))
+    left = free(nearest_existing(folder))
     message = f"{left / 1e9:.1f} GB free at {folder}"
     remedy = "free some space, or choose a folder on another disk"
     if left < FEW:
@@ -69,7 +69,7 @@ def lock_file(folder: Path) -> None:
 
 def check_run_folder(folder: Path, write: Callable[[Path], None] = write_file) -> Finding:
     """Check whether a run can be written to a folder, by writing and removing a file."""
-    place = nearest(folder)
+    place = nearest_existing(folder)
     if not place.is_dir():
         return problem("run folder", f"{place} is not a folder", "fix or remove it, or choose another folder: --run")
     try:
@@ -91,7 +91,7 @@ def check_cache(
         write: writes a file to a folder.
         lock: locks a file in a folder.
     """
-    place = nearest(folder)
+    place = nearest_existing(folder)
     remedy = "if you read shards from URLs, set data.cache"
     if not place.is_dir():
         return note("shard cache", f"{place} is not a folder", remedy)
@@ -121,7 +121,7 @@ def kernel_cache(environment: Mapping[str, str]) -> Path:
 
 def check_kernel_cache(gpus: int, folder: Path, write: Callable[[Path], None] = write_file) -> Finding:
     """Check Triton's kernel cache; with a GPU, Triton fails if it cannot write there."""
-    place = nearest(folder)
+    place = nearest_existing(folder)
     try:
         write(place)
     except OSError as error:

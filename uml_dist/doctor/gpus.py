@@ -63,7 +63,7 @@ def read_architectures() -> list[str]:
     return torch.cuda.get_arch_list()
 
 
-def silent_gpus(devices: Path = Path("/sys/bus/pci/devices")) -> int:
+def gpus_on_bus(devices: Path = Path("/sys/bus/pci/devices")) -> int:
     """Count the NVIDIA GPUs on the PCI bus, with or without a driver."""
     count = 0
     for device in devices.glob("*") if devices.is_dir() else ():
@@ -73,7 +73,7 @@ def silent_gpus(devices: Path = Path("/sys/bus/pci/devices")) -> int:
     return count
 
 
-def count_shown(driver: Callable[[], Driver | None] = read_driver) -> int:
+def count_driver_gpus(driver: Callable[[], Driver | None] = read_driver) -> int:
     """Count the GPUs that the driver reports; 1 if there is a driver that does not respond."""
     try:
         shown = driver()
@@ -93,7 +93,7 @@ def usable_gpus(
     try:
         return find_devices(False, environment=environment, driver=driver, build=build).count
     except Exception:
-        return count_shown(driver)
+        return count_driver_gpus(driver)
 
 
 def check_torch(build: Callable[[], TorchBuild] = read_torch) -> Finding:
@@ -109,7 +109,7 @@ def check_driver(
     environment: Mapping[str, str],
     driver: Callable[[], Driver | None] = read_driver,
     build: Callable[[], TorchBuild] = read_torch,
-    on_bus: Callable[[], int] = silent_gpus,
+    on_bus: Callable[[], int] = gpus_on_bus,
 ) -> Finding:
     """Check that the driver and torch fit together, in the same way as training does.
 

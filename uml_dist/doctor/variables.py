@@ -2,22 +2,22 @@
 
 from collections.abc import Mapping
 
-from ..launch.world import FOREIGN, LAUNCHED, STARTED
+from ..launch.world import RANK_VARIABLES, RANKLESS_LAUNCHERS, STARTED
 from .finding import Finding, note, ok, problem
 
 
 def check_launch_variables(environment: Mapping[str, str]) -> Finding:
     """Check variables that only a launcher may set: with all of them, a script is one rank and waits for the others."""
     name = "launch variables"
-    for variable, launcher in FOREIGN.items():
+    for variable, launcher in RANKLESS_LAUNCHERS.items():
         copies = environment.get(variable, "")
-        if copies.isdecimal() and int(copies) > 1 and not all(one in environment for one in LAUNCHED):
+        if copies.isdecimal() and int(copies) > 1 and not all(one in environment for one in RANK_VARIABLES):
             message = f"{variable}={copies}: {launcher} starts {copies} copies, and each would start its own training"
             return problem(name, message, "one task per job, or srun torchrun: see SLURM in launchers/README.md")
     if STARTED in environment:
         return problem(name, f"{STARTED} is left over from an earlier launch", f"unset {STARTED}")
-    there = [one for one in (*LAUNCHED, "LOCAL_SIZE", "LOCAL_WORLD_SIZE") if one in environment]
-    if all(one in environment for one in LAUNCHED):
+    there = [one for one in (*RANK_VARIABLES, "LOCAL_SIZE", "LOCAL_WORLD_SIZE") if one in environment]
+    if all(one in environment for one in RANK_VARIABLES):
         values = " ".join(f"{one}={environment[one]}" for one in there)
         message = f"{values}: training would wait for the other ranks"
         return problem(name, message, f"outside of a launcher: unset {' '.join(there)}")

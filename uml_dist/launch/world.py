@@ -22,9 +22,9 @@ from .devices import ACCELERATOR, VISIBLE, Devices, find_devices
 from .memory import keep_freed_memory
 
 STARTED = "UML_WORLD_STARTED"  # size of a world that this module started; its ranks never start another world
-LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-FOREIGN = {  # launchers that start copies of a script without setting RANK
+RANKLESS_LAUNCHERS = {  # launchers that start copies of a script without setting RANK
     "SLURM_STEP_NUM_TASKS": "srun",
     "OMPI_COMM_WORLD_SIZE": "mpirun",
     "PMI_SIZE": "mpirun",
@@ -54,7 +54,7 @@ class World:
 class Decision:
     """What a process does: train in its world, replace itself with a world of `count` ranks, or exit with code 0."""
 
-    action: Literal["go on", "start", "leave"]
+    action: Literal["continue", "start", "leave"]
     count: int = 0
 
 
@@ -64,7 +64,7 @@ def read_world(environment: Mapping[str, str]) -> World | None:
     Raises:
         UmlError: a variable is not an integer.
     """
-    if any(name not in environment for name in LAUNCHED):
+    if any(name not in environment for name in RANK_VARIABLES):
         return None
 
     def number(*names: str, default: int) -> int:
@@ -81,12 +81,12 @@ def read_world(environment: Mapping[str, str]) -> World | None:
 
 
 def decide(
-    asked: int | None, launched: World | None, devices: Devices, started: int | None = None, script: str = "SCRIPT"
+    requested: int | None, launched: World | None, devices: Devices, started: int | None = None, script: str = "SCRIPT"
 ) -> Decision:
     """Decide what a process does to get the requested world. On several nodes, the requested number is per node.
 
     Args:
-        asked: `--num_gpus`, or None.
+        requested: `--num_gpus`, or None.
         launched: the world in which the process runs, or None.
         devices: the devices of this node.
         started: size of the world if this module started it; its ranks never start another world.
@@ -95,10 +95,10 @@ def decide(
     Raises:
         UmlError: the requested world cannot be started.
     """
-    if asked is not None and asked < 1:
-        raise UmlError(f"--num_gpus {asked}: at least 1 worker is needed")
+    if requested is not None and requested < 1:
+        raise UmlError(f"--num_gpus {requested}: at least 1 worker is needed")
     default = launched.local_size if launched else max(devices.count, 1)
-    wanted = default if asked is None else asked
+    wanted = default if requested is None else requested
     if devices.kind == "cuda" and wanted > devices.count:
         raise UmlError(
             f"{wanted} GPUs were requested, but only {devices.count} can be used here ({VISIBLE} is respected): "
@@ -108,11 +108,11 @@ def decide(
         if launched is None or launched.size != started or wanted != started:
             found = launched.size if launched else 0
             raise UmlError(f"{started} ranks were started, but {found} came up: unset {STARTED} and retry")
-        return Decision("go on")
+        return Decision("continue")
     if launched is None:
         return Decision("start", wanted)
-    if wanted == launched.local_size and (asked is None or launched.size == wanted * launched.nodes):
-        return Decision("go on")
+    if wanted == launched.local_size and (requested is None or launched.size == wanted * launched.nodes):
+        return Decision("continue")
     if launched.nodes > 1:
         raise UmlError(
             f"--num_gpus {wanted} per node was requested, but {launched.size} ranks run on {launched.nodes} nodes: "
@@ -151,7 +151,15 @@ def world_command(count: int, devices: Devices, script: str, arguments: Sequence
 
 def world_environment(count: int, devices: Devices, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for a new world: this one without the variables of the old world."""
-    traces = (*LAUNCHED, "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    traces = (
+        *RANK_VARIABLES,
+        "LOCAL_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "CROSS_RANK",
+        "CROSS_SIZE",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+    )
     # torchrun's variables would make the new ranks join the old world's rendezvous.
     prefixes = ("TORCHELASTIC_", "GROUP_", "ROLE_")
     new = {name: value for name, value in environment.items() if name not in traces and not name.startswith(prefixes)}
@@ -161,7 +169,7 @@ def world_environment(count: int, devices: Devices, environment: Mapping[str, st
 
 
 def planned_ranks(
-    asked: int | None,
+    requested: int | None,
     cpu: bool,
     *,
     environment: Mapping[str, str] | None = None,
@@ -170,7 +178,7 @@ def planned_ranks(
     """Return the number of ranks of the world that `ensure_world` will start, for checks that run before it.
 
     Args:
-        asked: `--num_gpus`, or None.
+        requested: `--num_gpus`, or None.
         cpu: `--cpu`.
         environment: environment variables; by default those of this process.
         find: finds the devices.
@@ -180,13 +188,13 @@ def planned_ranks(
     """
     environment = os.environ if environment is None else environment
     launched, devices = read_world(environment), find(cpu)
-    decide(asked, launched, devices, _started(environment))
+    decide(requested, launched, devices, _started(environment))
     default = launched.local_size if launched else max(devices.count, 1)
-    return (default if asked is None else asked) * (launched.nodes if launched else 1)
+    return (default if requested is None else requested) * (launched.nodes if launched else 1)
 
 
 def ensure_world(
-    asked: int | None,
+    requested: int | None,
     cpu: bool,
     *,
     environment: MutableMapping[str, str] | None = None,
@@ -200,7 +208,7 @@ def ensure_world(
     directory and arguments) and the other ranks exit with code 0. Check user input before calling this.
 
     Args:
-        asked: `--num_gpus`; None for the launched ranks, else all GPUs, else one CPU process.
+        requested: `--num_gpus`; None for the launched ranks, else all GPUs, else one CPU process.
         cpu: `--cpu`.
         environment: environment variables; by default those of this process. DS_ACCELERATOR is set in it when training
             on the CPU.
@@ -221,8 +229,8 @@ def ensure_world(
         _refuse_copies(environment)
     devices = find(cpu)
     arguments = script_arguments(argv, environment)
-    script = shlex.join([argv[0], *_without_asked(arguments)])
-    decision = decide(asked, launched, devices, _started(environment), script)
+    script = shlex.join([argv[0], *_without_num_gpus(arguments)])
+    decision = decide(requested, launched, devices, _started(environment), script)
     if decision.action == "leave":
         raise SystemExit(0)
     if decision.action == "start":
@@ -293,7 +301,7 @@ def _prepare(environment: MutableMapping[str, str], devices: Devices, local_size
 
 def _refuse_copies(environment: Mapping[str, str]) -> None:
     """Raise an error if each of several copies of the script would start its own world."""
-    for name, launcher in FOREIGN.items():
+    for name, launcher in RANKLESS_LAUNCHERS.items():
         copies = environment.get(name, "1")
         if copies.isdecimal() and int(copies) > 1:
             raise UmlError(
@@ -302,7 +310,7 @@ def _refuse_copies(environment: Mapping[str, str]) -> None:
             )
 
 
-def _without_asked(arguments: Sequence[str]) -> list[str]:
+def _without_num_gpus(arguments: Sequence[str]) -> list[str]:
     """Return the arguments without `--num_gpus N` and `--num_gpus=N`."""
     kept: list[str] = []
     skip = False

@@ -3,7 +3,7 @@
 import json
 from threading import Event
 
-from uml_dist.doctor.finding import answer, note, ok, problem
+from uml_dist.doctor.finding import note, ok, problem, run_check
 from uml_dist.doctor.report import as_json, exit_code, table, verdict
 
 
@@ -11,16 +11,16 @@ def test_failing_check_is_a_note_in_one_line():
     def broken():
         raise OSError("no such\n  thing")
 
-    found = answer("disk", broken)
+    found = run_check("disk", broken)
     assert (found.name, found.state) == ("disk", "note")
     assert found.message == "could not be checked: OSError: no such thing"
 
 
 def test_hanging_check_is_a_note_and_the_next_check_runs():
     forever = Event()
-    found = answer("host name", lambda: ok("host name", str(forever.wait())), seconds=0.05)
+    found = run_check("host name", lambda: ok("host name", str(forever.wait())), seconds=0.05)
     assert (found.state, found.message) == ("note", "could not be checked: no answer within 0.05 s")
-    assert answer("Python", lambda: ok("Python", "3.11")) == ok("Python", "3.11")
+    assert run_check("Python", lambda: ok("Python", "3.11")) == ok("Python", "3.11")
     forever.set()
 
 

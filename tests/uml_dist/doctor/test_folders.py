@@ -11,7 +11,7 @@ from uml_dist.doctor.folders import (
     check_run_folder,
     kernel_cache,
     lock_file,
-    nearest,
+    nearest_existing,
     write_file,
 )
 
@@ -70,7 +70,7 @@ def test_file_or_dangling_link_is_not_a_run_folder(tmp_path):
 
 def test_nearest_folder_of_a_relative_path_is_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert nearest(Path("runs")) == tmp_path
+    assert nearest_existing(Path("runs")) == tmp_path
 
 
 def test_unusable_cache_is_only_a_note(tmp_path):

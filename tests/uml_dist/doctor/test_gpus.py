@@ -8,9 +8,9 @@ from uml_dist.doctor.gpus import (
     check_gpus,
     check_hidden,
     check_torch,
-    count_shown,
+    count_driver_gpus,
+    gpus_on_bus,
     has_code,
-    silent_gpus,
     usable_gpus,
 )
 from uml_dist.errors import UmlError
@@ -57,7 +57,7 @@ def test_unresponsive_driver_is_a_problem():
     error = UmlError("the NVIDIA driver does not respond (mismatch): fix it, or pass --cpu")
     found = check_driver({}, raising(error), lambda: GOOD)
     assert (found.state, found.remedy) == ("problem", "fix it, or pass --cpu")
-    assert (count_shown(raising(error)), usable_gpus({}, raising(error), lambda: GOOD)) == (1, 1)
+    assert (count_driver_gpus(raising(error)), usable_gpus({}, raising(error), lambda: GOOD)) == (1, 1)
 
 
 def test_missing_gpu_or_driver_is_a_note():
@@ -72,8 +72,8 @@ def test_gpus_on_the_bus_are_counted_by_vendor_and_class(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "vendor").write_text(f"{vendor}\n")
         (tmp_path / name / "class").write_text(f"{kind}\n")
-    assert silent_gpus(tmp_path) == 1
-    assert silent_gpus(tmp_path / "nowhere") == 0
+    assert gpus_on_bus(tmp_path) == 1
+    assert gpus_on_bus(tmp_path / "nowhere") == 0
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,10 @@ def test_gpus_that_training_would_use_are_counted(environment, build, count):
 
 
 def test_without_pynvml_no_gpu_is_counted():
-    assert (count_shown(raising(ImportError("pynvml"))), usable_gpus({}, raising(ImportError("pynvml")))) == (0, 0)
+    assert (count_driver_gpus(raising(ImportError("pynvml"))), usable_gpus({}, raising(ImportError("pynvml")))) == (
+        0,
+        0,
+    )
 
 
 def test_gpus_are_reported_with_their_memory_and_gpus_in_use_are_a_note():

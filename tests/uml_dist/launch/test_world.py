@@ -24,7 +24,7 @@ from uml_dist.launch.world import (
     world_environment,
 )
 
-GO_ON, LEAVE = Decision("go on"), Decision("leave")
+CONTINUE, LEAVE = Decision("continue"), Decision("leave")
 
 
 def gpus(count: int) -> Devices:
@@ -36,38 +36,38 @@ def ranks(size: int, nodes: int = 1) -> list[World]:
     return [World(rank, size, rank % local, local, nodes) for rank in range(size)]
 
 
-def outcome(asked: int | None, launched: int, devices: Devices) -> int | str:
+def outcome(requested: int | None, launched: int, devices: Devices) -> int | str:
     """Return the number of ranks that train in the end, or the error that all ranks raise."""
     try:
-        decisions = [decide(asked, world, devices) for world in (ranks(launched) if launched else [None])]
+        decisions = [decide(requested, world, devices) for world in (ranks(launched) if launched else [None])]
     except UmlError as error:
         return str(error)
-    if decisions == [GO_ON] * len(decisions):
+    if decisions == [CONTINUE] * len(decisions):
         return len(decisions)
     first, *others = decisions
     assert first.action == "start"
     assert others == [LEAVE] * len(others)
-    again = [decide(asked, world, devices, started=first.count) for world in ranks(first.count)]
-    assert again == [GO_ON] * first.count
+    again = [decide(requested, world, devices, started=first.count) for world in ranks(first.count)]
+    assert again == [CONTINUE] * first.count
     return first.count
 
 
-def launched_by(spelling: str, asked: int, count: int) -> int:
+def launched_by(spelling: str, requested: int, count: int) -> int:
     """Return how many ranks DeepSpeed's launcher starts: its own option's value, else all GPUs, or one on a CPU."""
-    return {"python script": 0, "launcher option": asked, "script option": max(count, 1)}[spelling]
+    return {"python script": 0, "launcher option": requested, "script option": max(count, 1)}[spelling]
 
 
 @pytest.mark.parametrize("spelling", ["python script", "launcher option", "script option"])
-@pytest.mark.parametrize(("count", "asked"), list(product([0, 1, 4, 8], [1, 4, 8])))
-def test_three_spellings_start_the_same_world(spelling: str, count: int, asked: int):
-    script_option = None if spelling == "launcher option" else asked
-    result = outcome(script_option, launched_by(spelling, asked, count), gpus(count))
-    if count and asked > count:
+@pytest.mark.parametrize(("count", "requested"), list(product([0, 1, 4, 8], [1, 4, 8])))
+def test_three_spellings_start_the_same_world(spelling: str, count: int, requested: int):
+    script_option = None if spelling == "launcher option" else requested
+    result = outcome(script_option, launched_by(spelling, requested, count), gpus(count))
+    if count and requested > count:
         assert isinstance(result, str)
-        assert f"{asked} GPUs were requested, but only {count} can be used" in result
+        assert f"{requested} GPUs were requested, but only {count} can be used" in result
         assert "\n" not in result
     else:
-        assert result == asked
+        assert result == requested
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, 1), (1, 1), (4, 4), (8, 8)])
@@ -84,14 +84,14 @@ def test_cpu_processes_are_not_limited_by_the_number_of_gpus():
     assert outcome(8, 4, Devices("cpu")) == 8
 
 
-@pytest.mark.parametrize("asked", [0, -1])
-def test_fewer_than_one_worker_is_an_error(asked: int):
-    assert "at least 1" in str(outcome(asked, 0, gpus(4)))
+@pytest.mark.parametrize("requested", [0, -1])
+def test_fewer_than_one_worker_is_an_error(requested: int):
+    assert "at least 1" in str(outcome(requested, 0, gpus(4)))
 
 
 def test_several_nodes_continue_if_each_has_the_requested_workers():
-    assert [decide(8, world, gpus(8)) for world in ranks(16, nodes=2)] == [GO_ON] * 16
-    assert [decide(None, world, gpus(8)) for world in ranks(16, nodes=2)] == [GO_ON] * 16
+    assert [decide(8, world, gpus(8)) for world in ranks(16, nodes=2)] == [CONTINUE] * 16
+    assert [decide(None, world, gpus(8)) for world in ranks(16, nodes=2)] == [CONTINUE] * 16
 
 
 def test_several_nodes_never_start_another_world_but_print_the_command():
@@ -130,7 +130,7 @@ class Replaced(Exception):
     """Replaces execve, which does not return."""
 
 
-def ensured(asked: int | None, devices: Devices, where: dict[str, str], argv: list[str]):
+def ensured(requested: int | None, devices: Devices, where: dict[str, str], argv: list[str]):
     """Run `ensure_world`; return the replacing command line and environment, or the devices."""
 
     def replace(program: str, command: list[str], new: dict[str, str]):
@@ -138,7 +138,7 @@ def ensured(asked: int | None, devices: Devices, where: dict[str, str], argv: li
         raise Replaced(command, new)
 
     try:
-        return ensure_world(asked, False, environment=where, argv=argv, find=lambda cpu: devices, execute=replace)
+        return ensure_world(requested, False, environment=where, argv=argv, find=lambda cpu: devices, execute=replace)
     except Replaced as replaced:
         return replaced.args
 
@@ -233,7 +233,7 @@ def test_one_rank_prints_the_error_and_the_others_exit_silently(capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    ("asked", "variables", "count", "ranks"),
+    ("requested", "variables", "count", "ranks"),
     [
         (None, {}, 0, 1),  # one CPU process
         (None, {}, 4, 4),  # all GPUs
@@ -243,10 +243,10 @@ def test_one_rank_prints_the_error_and_the_others_exit_silently(capsys: pytest.C
         (None, environment(0, 2), 0, 2),
     ],
 )
-def test_number_of_ranks_is_known_before_the_world_starts(asked, variables, count, ranks):
+def test_number_of_ranks_is_known_before_the_world_starts(requested, variables, count, ranks):
     kind = "cuda" if count else "cpu"
     devices = Devices(kind, tuple(str(number) for number in range(count)))
-    assert planned_ranks(asked, False, environment=variables, find=lambda cpu: devices) == ranks
+    assert planned_ranks(requested, False, environment=variables, find=lambda cpu: devices) == ranks
 
 
 def test_impossible_world_is_detected_before_other_checks():
