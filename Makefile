@@ -1,4 +1,4 @@
-# `make help` lists the targets. Each of them creates the environment when it is missing.
+# `make help` lists the targets. Each target creates the environment if it is missing.
 
 SHELL := bash
 VENV ?= .venv
@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.uml-dist-installed
 
-# An environment that somebody names, and that can import us already, is theirs: it is used as it is.
+# If VENV names an environment in which our packages can already be imported, it is used unchanged.
 ifneq ($(origin VENV),file)
 ifeq ($(shell cd / && test -x "$(BIN)/python" && "$(BIN)/python" -c "import uml_shards, uml_dist" 2>&1 && echo yes),yes)
 STAMP :=
@@ -28,62 +28,62 @@ TRITONS ?= 3.6.0 3.7.1 3.9.0
 BENCH := PYTHONPATH=kernels:kernels/bench:tests/support
 
 help: ## list the targets
-	@echo "make TARGET [VENV=.venv] [PYTHON=python3]: VENV= takes an environment you have, PYTHON= an interpreter"
+	@echo "make TARGET [VENV=.venv] [PYTHON=python3]: VENV= is an environment, PYTHON= an interpreter"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## create the environment with the pinned versions (every target does)
+install: $(STAMP) ## create the environment with the pinned versions (every target does this)
 
-demo: $(STAMP) ## shards, training on 2 workers and a table of the validations: on generated images, within 8 minutes
+demo: $(STAMP) ## make shards of generated images, train on 2 workers and evaluate, within 8 minutes
 	$(BIN)/python launchers/demo.py $(ARGS)
 
-shards: $(STAMP) ## make shards: DATASET=isic2017 RAW=folder [OUT=folder] [SIZE=256] [ARGS=...]; without DATASET the phantom
+shards: $(STAMP) ## make shards: DATASET=isic2017 RAW=folder [OUT=folder] [SIZE=256] [ARGS=...]; default: the phantom
 	@if [ "$(DATASET)" = phantom ] && [ -f "$(OUT)/test/manifest.json" ] && [ -z "$(SIZE)$(ARGS)" ]; then \
-	    echo "phantom shards are in $(OUT) already; remove that folder to make them anew"; \
+	    echo "$(OUT) already contains the phantom shards; remove that folder to rebuild them"; \
 	else \
 	    set -x; $(BIN)/python launchers/shards.py make --dataset $(DATASET) --out "$(OUT)" \
 	        $(if $(RAW),--raw "$(RAW)") $(if $(SIZE),--size $(SIZE)) $(ARGS); \
 	fi
 
-bench: $(STAMP) ## UML's loss on the CPU beside torch's own operations: time, memory, compilation
+bench: $(STAMP) ## compare UML's loss on the CPU with torch operations: time, memory, compilation
 	$(BENCH) $(BIN)/python kernels/bench/cpu.py $(ARGS)
 
-bench-static: $(STAMP) ## registers, spills and instructions of every kernel, by the compiler: no GPU needed
+bench-static: $(STAMP) ## show registers, spills and instructions of every compiled kernel; needs no GPU
 	$(BENCH) $(BIN)/python kernels/bench/static.py $(ARGS)
 
-bench-errors: $(STAMP) ## draw the errors of the loss in float32 by the evidence
+bench-errors: $(STAMP) ## plot the float32 errors of the loss against the evidence
 	$(BENCH) $(BIN)/python kernels/bench/errors.py $(ARGS)
 
-bench-micro: $(STAMP) ## every kernel beside torch's own operations
+bench-micro: $(STAMP) ## compare every kernel with torch operations
 	$(BENCH) $(BIN)/python kernels/bench/micro.py $(ARGS)
 
-bench-shards: $(STAMP) ## samples/s of one core beside stock webdataset, resume and index of a million samples: ARGS="--shards FOLDER"
+bench-shards: $(STAMP) ## compare samples/s per core with stock webdataset; resume and index of a million samples: ARGS="--shards FOLDER"
 	$(BIN)/python shards/bench/reading.py $(ARGS)
 
-bench-step: $(STAMP) ## time and memory of a training step, beside the published network: table, CSV and PNG in runs/bench
+bench-step: $(STAMP) ## compare time and memory of a training step with the published network: table, CSV and PNG in runs/bench
 	PYTHONPATH=tests/support $(BIN)/python launchers/bench/step.py $(ARGS)
 
-bench-deviations: $(STAMP) ## what each difference from the authors' network changes of UML's outputs, one by one
+bench-deviations: $(STAMP) ## measure how each difference from the authors' network changes UML's outputs
 	PYTHONPATH=tests/support $(BIN)/python launchers/bench/deviations.py $(ARGS)
 
-bench-quality: $(STAMP) ## UML beside a plain U-Net, several seeds of each: table, CSV and PNG in runs/bench/quality
+bench-quality: $(STAMP) ## compare UML with a plain U-Net over several seeds: table, CSV and PNG in runs/bench/quality
 	$(BIN)/python launchers/bench/quality.py $(ARGS)
 
-tune: $(STAMP) ## rows for uml_kernels/table.py, measured on a GPU
+tune: $(STAMP) ## measure the rows of uml_kernels/table.py on a GPU
 	$(BENCH) $(BIN)/python kernels/bench/tune.py $(ARGS)
 
-gpu-check: ## all that needs a GPU, in 9 minutes, in the environment of PYTHON= (torch and triton); ARGS=--rehearse: without one
+gpu-check: ## run all checks that need a GPU, in 9 minutes, with PYTHON= (torch and triton); ARGS=--rehearse: without a GPU
 	$(BENCH)$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) kernels/bench/gpu_check.py $(ARGS)
 
-cluster-check: $(STAMP) ## ZeRO stages, all-reduce, resume and images/s on your GPUs, or with ARGS=--cpu on 4 CPU processes
+cluster-check: $(STAMP) ## check ZeRO stages, all-reduce, resume and images/s on your GPUs, or with ARGS=--cpu on 4 CPU processes
 	$(BIN)/python launchers/cluster_check.py $(ARGS)
 
-test: lint test-kernels ## lint and all tests but those on real images: quick ones first, then those of several processes
+test: lint test-kernels ## lint and all tests except those on real images: quick ones first, then those of several processes
 	$(BIN)/python -m pytest -m "not real" $(ARGS)
 
-test-kernels: $(STAMP) ## the kernels themselves, in Triton's interpreter on the CPU
+test-kernels: $(STAMP) ## test the kernels in Triton's interpreter on the CPU
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels $(ARGS)
 
-test-triton: $(STAMP) ## the kernels, interpreted and compiled, with each version of Triton in TRITONS=
+test-triton: $(STAMP) ## test the kernels, interpreted and compiled, with each version of Triton in TRITONS=
 	@for version in $(TRITONS); do \
 	    echo "Triton $$version"; site=build/triton-$$version; \
 	    [ -d $$site ] || $(BIN)/python -m pip install --quiet --no-deps --target $$site triton==$$version || exit 1; \
@@ -91,32 +91,32 @@ test-triton: $(STAMP) ## the kernels, interpreted and compiled, with each versio
 	    PYTHONPATH=$$site $(BIN)/python -m pytest -q tests/kernels/test_compile.py || exit 1; \
 	done
 
-test-quick: $(STAMP) ## the tests of one process
+test-quick: $(STAMP) ## run the single-process tests
 	$(BIN)/python -m pytest -m "not distributed and not launch and not real" $(ARGS)
 
-test-distributed: $(STAMP) ## the tests of several processes, and those that start the launcher
+test-distributed: $(STAMP) ## run the multi-process tests, and those that start the launcher
 	$(BIN)/python -m pytest -m "(distributed or launch) and not real" $(ARGS)
 
-test-real: $(STAMP) ## the tests on real images, in the folder that UML_REAL_DATA names
+test-real: $(STAMP) ## run the tests on real images, in the folder named by UML_REAL_DATA
 	$(BIN)/python -m pytest -m real $(ARGS)
 
-lint: $(STAMP) ## ruff, its formatter, pyright, and the direction of imports
+lint: $(STAMP) ## check with ruff, its formatter, pyright, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-format: $(STAMP) ## let ruff fix and format the code
+format: $(STAMP) ## fix and format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove caches and build products; data, runs and the environment stay
+clean: ## remove caches and build products, but keep data, runs and the environment
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find uml_dist kernels shards launchers tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.uml-dist-installed: pyproject.toml constraints.txt
 	@[ -x "$(BIN)/python" ] || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "error: $(PYTHON) is not Python 3.11 or newer: name one, as in make PYTHON=python3.12" >&2; exit 2; }
+	    { echo "error: $(PYTHON) is not Python 3.11 or newer: choose one, such as make PYTHON=python3.12" >&2; exit 2; }
 	[ -x "$(BIN)/python" ] || $(PYTHON) -m venv "$(VENV)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -1,4 +1,4 @@
-"""Verify, prune or export the checkpoints of a run, or go on with it on other ranks."""
+"""Verify, prune or export the checkpoints of a run, or show how to resume it on other ranks."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ EXAMPLES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 2 the user must change something."""
+    """Run one command; return the exit code: 0 success, 2 the user must change something."""
     given = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return given.command(given)
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def verify(given: argparse.Namespace) -> int:
-    """Check every byte of every checkpoint."""
+    """Verify every byte of every checkpoint."""
     lines, problems = check_run(given.run)
     for line in lines:
         print(line)
@@ -40,14 +40,14 @@ def verify(given: argparse.Namespace) -> int:
 
 
 def reshard(given: argparse.Namespace) -> int:
-    """Print the command that goes on with a run on other ranks or at another ZeRO stage."""
+    """Print the command that resumes a run on another number of ranks or at another ZeRO stage."""
     for line in reshard_run(given.run, given.ranks, given.stage):
         print(line)
     return 0
 
 
 def prune(given: argparse.Namespace) -> int:
-    """Remove all checkpoints but the newest, the best and the latest."""
+    """Remove all checkpoints except the newest, the best and the latest."""
     removed = prune_run(given.run, given.keep)
     for name, size in removed.items():
         print(f"removed {name}, {size / 1e6:,.1f} MB")
@@ -56,14 +56,14 @@ def prune(given: argparse.Namespace) -> int:
 
 
 def export_run(given: argparse.Namespace) -> int:
-    """Write the weights in float32 and a model card."""
+    """Export float32 weights and a model card."""
     for path in export(given.run, given.out, given.checkpoint):
         print(path)
     return 0
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=f"example: {EXAMPLES['verify']}")
     commands = parser.add_subparsers(required=True, metavar="verify|reshard|prune|export")
     for name, command in (("verify", verify), ("reshard", reshard), ("prune", prune), ("export", export_run)):
@@ -74,13 +74,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         one.add_argument("--run", type=Path, required=True, help="run folder")
         one.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if name == "reshard":
-            one.add_argument("--ranks", type=int, required=True, help="workers to go on with")
-            one.add_argument("--stage", type=int, choices=range(4), help="ZeRO stage (default: that of the run)")
+            one.add_argument("--ranks", type=int, required=True, help="number of workers to resume with")
+            one.add_argument("--stage", type=int, choices=range(4), help="ZeRO stage (default: as in the run)")
         if name == "prune":
-            one.add_argument("--keep", type=int, required=True, help="the newest whole ones that are kept")
+            one.add_argument("--keep", type=int, required=True, help="number of newest valid checkpoints to keep")
         if name == "export":
-            one.add_argument("--out", type=Path, required=True, help="folder to make")
-            one.add_argument("--checkpoint", choices=["best", "latest"], default="best", help="which (default: best)")
+            one.add_argument("--out", type=Path, required=True, help="folder to create")
+            one.add_argument("--checkpoint", choices=["best", "latest"], default="best", help="default: best")
     return parser.parse_args(arguments)
 
 

@@ -1,4 +1,4 @@
-"""Check this machine: all-reduce, equal losses on any ZeRO stage and number of ranks, resume on fewer, images/s."""
+"""Check this machine: all-reduce, equal losses at any ZeRO stage and number of ranks, resume on fewer, images/s."""
 
 import argparse
 import os
@@ -22,19 +22,19 @@ MARK = "cluster-check.txt"
 PARTS = ("shards", "trainings", "logs", "checks.csv", "all_reduce.csv", "all_reduce.json", "speed.csv", "speed.png")
 CPU_RANKS = 4
 WORK = {"cpu": (32, 2, 1 / 16), "cuda": (128, 16, 1 / 8)}
-"""Size of the images, how many of them in a step for each rank, and the width of the model."""
+"""Size of the images, images per step and rank, and width factor of the model, by kind of device."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="example: python launchers/cluster_check.py --ranks 8 --out runs/cluster-check"
     )
-    parser.add_argument("--ranks", type=int, help=f"workers (default: all GPUs; {CPU_RANKS} processes on the CPU)")
-    parser.add_argument("--cpu", action="store_true", help="processes on the CPU although there are GPUs")
-    parser.add_argument("--steps", type=int, default=8, help="of each training, at least 4 (default: 8)")
+    parser.add_argument("--ranks", type=int, help=f"number of workers (default: all GPUs; {CPU_RANKS} on the CPU)")
+    parser.add_argument("--cpu", action="store_true", help="use CPU processes even if there are GPUs")
+    parser.add_argument("--steps", type=int, default=8, help="steps of each training, at least 4 (default: 8)")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/cluster-check"), help="folder of the results (default: %(default)s)"
+        "--out", type=Path, default=Path("runs/cluster-check"), help="folder for the results (default: %(default)s)"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--all-reduce", type=Path, help=argparse.SUPPRESS)
@@ -43,10 +43,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run the check; returns the exit code: 0 all is well, 1 a check failed, 2 the user must change something."""
+    """Run the check; return the exit code: 0 passed, 1 a check failed, 2 the user must change something."""
     options = parse(sys.argv[1:])
     try:
-        if options.all_reduce:  # one rank of the world that the check started
+        if options.all_reduce:  # this process is a rank that the check started
             run_rank(options.all_reduce, ensure_world(options.ranks, options.cpu).kind)
             return 0
         return check(options)
@@ -58,11 +58,11 @@ def main() -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """All measurements, one after another, and what they say."""
+    """Run all measurements, one after another, and print the results."""
     if read_world(os.environ):
-        raise UmlError("a launcher started this, and it starts its ranks itself: python launchers/cluster_check.py")
+        raise UmlError("run this without a launcher, it starts its ranks itself: python launchers/cluster_check.py")
     if options.steps < 4:
-        raise UmlError(f"--steps {options.steps}: at least 4 are needed, 2 before and 2 after the resume")
+        raise UmlError(f"--steps {options.steps}: at least 4 steps are needed, 2 before and 2 after the resume")
     devices = find_devices(options.cpu)
     ranks = find_ranks(options.ranks, devices)
     trainings = plan(ranks)
@@ -75,12 +75,12 @@ def check(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     found, checks = all_reduce(ranks, work)
     outcomes: dict[str, Outcome] = {}
-    # Ranks that cannot talk would hang in every training.
+    # Ranks that cannot communicate would hang in every training run.
     if all(one.passed for one in checks):
         make_shards(HERE / "shards.py", work)
         outcomes = run_all(trainings, work)
         checks += judge(trainings, outcomes, devices.kind, work.half)
-    tell(work, found, checks, report.speed_rows(speeds(trainings, outcomes)))
+    show_results(work, found, checks, report.speed_rows(speeds(trainings, outcomes)))
     failed = sum(not one.passed for one in checks)
     verdict = f"{failed} of {len(checks)} checks FAILED" if failed else f"all {len(checks)} checks passed"
     print(f"\n{verdict} in {time.perf_counter() - start:.0f} s; tables, plot and logs are in {folder}")
@@ -88,37 +88,37 @@ def check(options: argparse.Namespace) -> int:
 
 
 def find_ranks(asked: int | None, devices: Devices) -> int:
-    """The ranks to check: what is asked for, all GPUs, or some processes on the CPU."""
+    """Return the number of ranks: as requested, else all GPUs, else a few CPU processes."""
     if devices.kind == "cpu":
         return CPU_RANKS if asked is None else asked
     if asked is not None and asked > devices.count:
         raise UmlError(
-            f"{asked} GPUs are asked for and {devices.count} can be used here: pass --ranks {devices.count}, "
+            f"{asked} GPUs were requested, but only {devices.count} can be used here: pass --ranks {devices.count}, "
             "or --cpu for CPU processes"
         )
     return devices.count if asked is None else asked
 
 
 def clear(folder: Path) -> Path:
-    """Make the folder ready; what an earlier check left there goes, and nothing else.
+    """Prepare the output folder; remove the files of an earlier check, and nothing else.
 
     Raises:
-        UmlError: it holds something else.
+        UmlError: the folder contains other files.
     """
     if folder.exists() and not folder.is_dir():
         raise UmlError(f"{folder} is a file: choose another --out")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
-        raise UmlError(f"folder {folder} holds something else than a cluster check: choose another --out")
+        raise UmlError(f"folder {folder} holds files that are not from a cluster check: choose another --out")
     for name in PARTS:
         part = folder / name
         shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).write_text("Made by `make cluster-check`, which makes it anew.\n")
+    (folder / MARK).write_text("Created by `make cluster-check`, which replaces the files in this folder.\n")
     return folder
 
 
 def all_reduce(ranks: int, work: Work) -> tuple[Collectives | None, list[Check]]:
-    """Let all ranks all-reduce, in a world of their own."""
+    """Run the all-reduces on all ranks, in a separate world."""
     path = work.folder / "all_reduce.json"
     words = ["--ranks", str(ranks), "--all-reduce", str(path), *(["--cpu"] if work.cpu else [])]
     name = f"all-reduce over {ranks} ranks"
@@ -130,12 +130,12 @@ def all_reduce(ranks: int, work: Work) -> tuple[Collectives | None, list[Check]]
         return None, [Check(name, False, ended.problem, "FAILED")]
     found = read_collectives(path)
     right = all(row.right for row in found.rows)
-    detail = f"{found.backend}, {len(found.rows)} sizes, " + ("all sums right" if right else "wrong sums")
+    detail = f"{found.backend}, {len(found.rows)} sizes, " + ("all sums are right" if right else "wrong sums")
     return found, [Check(name, right, detail, "right" if right else "WRONG")]
 
 
 def run_all(trainings: Sequence[Training], work: Work) -> dict[str, Outcome]:
-    """Train one after another, each with a line; one that hangs is the last."""
+    """Train one run after another and print a line for each; stop after a run that hangs."""
     outcomes: dict[str, Outcome] = {}
     for number, training in enumerate(trainings, 1):
         print(f"  training {number} of {len(trainings)}: {training} ...", end="", flush=True)
@@ -147,8 +147,8 @@ def run_all(trainings: Sequence[Training], work: Work) -> dict[str, Outcome]:
     return outcomes
 
 
-def tell(work: Work, found: Collectives | None, checks: Sequence[Check], rows: list[dict[str, float]]) -> None:
-    """Print the tables, and write them and the plot."""
+def show_results(work: Work, found: Collectives | None, checks: Sequence[Check], rows: list[dict[str, float]]) -> None:
+    """Print the tables, and write the CSV files and the plot."""
     print(f"\n{report.checks_table(checks)}")
     report.write_checks(work.folder / "checks.csv", checks)
     if found:

@@ -1,7 +1,7 @@
-"""The main job on generated images: shards, training on 2 workers (or all GPUs), evaluation beside the oracle.
+"""Run all steps on generated images: make shards, train on 2 workers (or all GPUs), evaluate, compare with the oracle.
 
-A short training first measures the machine's speed, from which the demo chooses how long to train, so that it ends
-within 8 minutes. train.steps=N sets the length instead.
+A short training run first measures the machine's speed. From it the demo chooses how long to train, so that it ends
+within 8 minutes. To set the number of steps yourself, pass train.steps=N.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from demo_length import announced, choose, speed_of
+from demo_length import choose, describe, speed_of
 from uml_dist.config.loading import read_config
 from uml_dist.errors import UmlError
 from uml_dist.launch import find_devices
@@ -37,23 +37,22 @@ ROWS = (
     ("wrong images found by vacuity (AUROC)", "image_error_auroc_vacuity", None),
     ("wrong pixels found by vacuity (AUROC)", "pixel_error_auroc_vacuity", None),
 )
-"""Title, metric of ours, and the oracle's name for it where it has one."""
-
+"""Title, metric of the run, and attribute of the oracle or None."""
 
 STOPPED = 75
-"""Exit code of what was stopped on purpose and can go on."""
+"""Exit code of a demo that the user stopped and can resume."""
 
 
 def call(script: str, *arguments: str, quiet: bool = False) -> None:
-    """Run another launcher, as a user would; leave with its exit code when it fails."""
+    """Run another launcher as a user would; exit with its exit code if it fails."""
     command = [sys.executable, str(HERE / script), *arguments]
     print("$ python", *command[1:], flush=True)
-    # In a session of its own, Ctrl-C does not reach it, and no worker prints where it was.
+    # In a separate session Ctrl-C does not reach it, so that no worker prints a traceback.
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL if quiet else None, start_new_session=True)
     try:
         code = child.wait()
     except KeyboardInterrupt:
-        # Whatever it writes is whole or not there, whenever it is killed.
+        # Its files are complete or absent whenever it is killed.
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         raise
@@ -62,11 +61,11 @@ def call(script: str, *arguments: str, quiet: bool = False) -> None:
 
 
 def table(record: dict[str, Any], best: Oracle) -> str:
-    """The figures of an evaluation with their intervals, and what a perfect model would reach on the same images.
+    """Format the metrics of an evaluation with their intervals, next to those of the oracle on the same images.
 
     Args:
-        record: of metrics.json.
-        best: the oracle under the record's rule for empty masks, which is stated below the table.
+        record: content of metrics.json.
+        best: metrics of the oracle, with the record's rule for empty masks, which is stated below the table.
     """
     counts = record["counts"]
     title = f"{counts['cases']} images, {counts['pixels'] / 1e6:.1f} million pixels"
@@ -76,12 +75,12 @@ def table(record: dict[str, Any], best: Oracle) -> str:
         cells = f"{row:<40}" + (f"{value:>9.3f}" if value is not None else f"{'-':>9}")
         cells += "   " + f"{f'{interval[0]:.3f} to {interval[1]:.3f}' if interval else '':<18}"
         lines.append(cells + (f"{getattr(best, top):>7.3f}" if top else f"{'':>7}"))
-    lines += ["", f"Empty masks, for figures and the oracle's alike: {record['empty_masks_rule']}."]
+    lines += ["", f"Empty masks, for the run and the oracle: {record['empty_masks_rule']}."]
     return "\n".join(line.rstrip() for line in lines)
 
 
 def main() -> int:
-    """Run the demo."""
+    """Parse the command line and run the demo; return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -97,19 +96,19 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         again = " ".join(["python launchers/demo.py --run", str(options.run), *options.settings])
-        print(f"\nstopped: to go on from the last checkpoint, {again}", file=sys.stderr)
+        print(f"\nstopped: to resume from the last checkpoint, run {again}", file=sys.stderr)
         return STOPPED
 
 
 def demonstrate(run: Path, settings: Sequence[str]) -> int:
-    """Make the shards, train, evaluate, and print the table."""
+    """Make the shards, train, evaluate, and print the results; return the exit code."""
     started = time.perf_counter()
     devices = find_devices(False)
     workers = str(devices.count if devices.kind == "cuda" else 2)
     if not (SHARDS / SPLIT / "manifest.json").is_file():
         call("shards.py", "make", "--dataset", "phantom", "--out", str(SHARDS))
     train = ("train.py", "--num_gpus", workers, "--config", str(CONFIG))
-    call(*train, "--run", str(run), *chosen(train, run, settings, started), *settings)
+    call(*train, "--run", str(run), *length_settings(train, run, settings, started), *settings)
     call("evaluate.py", "--run", str(run), "--split", SPLIT, "--num_gpus", workers, quiet=True)
     folder = run / "evaluation" / SPLIT
     record = json.loads((folder / "metrics.json").read_text())
@@ -119,38 +118,37 @@ def demonstrate(run: Path, settings: Sequence[str]) -> int:
     return 0
 
 
-def chosen(train: Sequence[str], run: Path, settings: Sequence[str], started: float) -> list[str]:
-    """Settings for the length of the training, from the speed of a short one.
+def length_settings(train: Sequence[str], run: Path, settings: Sequence[str], started: float) -> list[str]:
+    """Return settings for the length of the training run, from the speed of a short one.
 
     Args:
         train: the launcher with its options, without the run.
-        run: its folder; a run that has already begun keeps its length.
-        settings: of the user; if they set the number of steps or epochs, that is used.
-        started: when the demo began, by `time.perf_counter`.
+        run: run folder; a run that has already started keeps its length.
+        settings: settings of the user; if they set the number of steps or epochs, no settings are returned.
+        started: start time of the demo, from `time.perf_counter`.
     """
     if any(word.startswith(("train.steps=", "train.epochs=")) for word in settings):
         return []
     begun = read_config(run / "config.toml").train if (run / "config.toml").is_file() else None
     if begun is not None and begun.steps is not None:
-        return lasting(begun.steps, begun.validate_every)
+        return settings_for(begun.steps, begun.validate_every)
     print(f"\nMeasuring the speed of this machine with {PROBE_STEPS} training steps:", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder) / "probe"
         before = time.perf_counter()
-        call(
-            *train, "--run", str(probe), *settings, *lasting(PROBE_STEPS, PROBE_STEPS), "train.log_every=4", quiet=True
-        )
+        short = settings_for(PROBE_STEPS, PROBE_STEPS)
+        call(*train, "--run", str(probe), *settings, *short, "train.log_every=4", quiet=True)
         now = time.perf_counter()
         batch = read_config(probe / "config.toml").streams["train"].count
         images = open_split(SHARDS / SPLIT).manifest.labelled
         speed = speed_of(probe / "metrics.jsonl", now - before, PROBE_STEPS, batch, images)
     length = choose(speed, now - started)
-    print(*announced(length, speed, batch), "", sep="\n", flush=True)
-    return lasting(length.steps, length.every)
+    print(*describe(length, speed, batch), "", sep="\n", flush=True)
+    return settings_for(length.steps, length.every)
 
 
-def lasting(steps: int, every: int) -> list[str]:
-    """Settings of a training of so many steps, with a validation and a checkpoint every so many."""
+def settings_for(steps: int, every: int) -> list[str]:
+    """Return settings for a number of steps, with a validation and a checkpoint every `every` steps."""
     return [f"train.steps={steps}", f"train.validate_every={every}", f"checkpoint.every={every}"]
 
 

@@ -32,22 +32,22 @@ from uml_shards.read.truth import EmptyRule
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description="Evaluate a trained run: metrics with intervals, a row per case, and a picture of a dozen cases.",
         epilog="example: python launchers/evaluate.py --run runs/isic --split test",
     )
     parser.add_argument("--run", type=Path, required=True, help="run folder")
-    parser.add_argument("--split", help="split of the data set (default: that of the validations)")
+    parser.add_argument("--split", help="split of the data set (default: the validation split)")
     parser.add_argument("--checkpoint", default="best", help="best (default), latest, or a name such as step-000500")
-    parser.add_argument("--shards", help="folder or URL of the data set, if it is no longer where training found it")
-    parser.add_argument("--num_gpus", type=int, help="workers on this node (default: one, on a GPU if there is one)")
-    parser.add_argument("--cpu", action="store_true", help="evaluate on the CPU although there are GPUs")
-    parser.add_argument("--batch-size", type=int, default=16, help="samples per worker at once (default: 16)")
+    parser.add_argument("--shards", help="folder or URL of the data set, if it has moved since training")
+    parser.add_argument("--num_gpus", type=int, help="workers on this node (default: 1, on a GPU if there is one)")
+    parser.add_argument("--cpu", action="store_true", help="evaluate on the CPU even if there are GPUs")
+    parser.add_argument("--batch-size", type=int, default=16, help="samples per worker and forward pass (default: 16)")
     parser.add_argument(
         "--empty-masks",
         choices=get_args(EmptyRule),
-        help="Dice and IoU where a class is neither in the mask nor predicted: 1, or leave such cases out "
+        help="Dice and IoU of a class that is neither in the mask nor predicted: 1, or leave the case out "
         "(default: as in the validations, train.empty_masks)",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -59,7 +59,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Check everything, see to it that the right world runs, then evaluate in it."""
+    """Check everything, start the requested number of workers, then evaluate; return the exit code."""
     options = parse(sys.argv[1:])
     try:
         run = load_run(options.run, options.checkpoint, "cpu", options.shards)
@@ -81,7 +81,7 @@ def main() -> int:
             raise
         print(f"error: {error}", file=sys.stderr, flush=True)
         if world.size > 1:
-            # Without a farewell: a rank that failed cannot take part in one, and the others must not wait for it.
+            # Exit without synchronisation: a failed rank cannot take part in it, and the others must not wait for it.
             os._exit(2)
         return 2
     if world.size > 1:
@@ -90,7 +90,7 @@ def main() -> int:
 
 
 def enter(options: argparse.Namespace) -> tuple[World, Devices]:
-    """This process alone, unless several workers are asked for or a launcher has started some."""
+    """Return this process's world and devices: a single process, unless workers are requested or launched."""
     launched = read_world(os.environ)
     if launched is None and (options.num_gpus is None or options.num_gpus == 1):
         return World(0, 1, 0, 1), find_devices(options.cpu)
@@ -102,7 +102,7 @@ def enter(options: argparse.Namespace) -> tuple[World, Devices]:
 
 
 def evaluate(run: Run, split: Split, options: argparse.Namespace, world: World) -> None:
-    """Evaluate on all ranks; the first one writes and prints."""
+    """Evaluate on all ranks; rank 0 writes and prints the results."""
     manifest, stream = split.manifest, run.stream(split)
     empty = options.empty_masks or run.config.train.empty_masks
     workers = loader_workers(run.config, run.device.type == "cuda", world.local_size)

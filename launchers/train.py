@@ -15,30 +15,30 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "uml_phantom.toml"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description="Train a recipe on a number of GPUs, or of CPU processes where there are none.",
+        description="Train a recipe on GPUs, or on CPU processes if there are none.",
         epilog="example: deepspeed launchers/train.py --num_gpus 8 train.steps=2000 zero.stage=2",
     )
-    parser.add_argument("settings", nargs="*", metavar="table.key=value", help="settings on top of the configuration")
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="TOML file (default: the phantom)")
-    parser.add_argument("--num_gpus", type=int, help="workers on this node: GPUs, or CPU processes without any")
-    parser.add_argument("--cpu", action="store_true", help="train on the CPU although there are GPUs")
+    parser.add_argument("settings", nargs="*", metavar="table.key=value", help="settings that override the file")
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="TOML file (default: that of the phantom)")
+    parser.add_argument("--num_gpus", type=int, help="workers on this node: GPUs, or CPU processes without GPUs")
+    parser.add_argument("--cpu", action="store_true", help="train on the CPU even if there are GPUs")
     parser.add_argument("--run", type=Path, help="run folder (default: runs/<recipe>-<data>-<time>)")
     parser.add_argument(
         "--resume",
         choices=["never", "auto"],
-        help="auto (default): go on where --run stopped; never: refuse a folder that holds a run",
+        help="auto (default): resume the run in --run if there is one; never: refuse a folder that holds a run",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print what the run would need, and stop")
-    parser.add_argument("--print-config", action="store_true", help="print the resolved configuration, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print parameters, memory, steps per epoch, and exit")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved configuration, then exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     return parser.parse_intermixed_args(arguments)
 
 
 def main() -> int:
-    """Check everything, see to it that the right world runs, then train in it."""
+    """Check everything, start the requested number of workers, then train; return the exit code."""
     options = parse(sys.argv[1:])
     try:
         config = read_config(options.config, options.settings)
@@ -49,9 +49,9 @@ def main() -> int:
         ranks = planned_ranks(options.num_gpus, options.cpu)
         setup = prepare(config, ranks)
         if options.resume == "auto" and options.run is None:
-            raise UmlError("--resume auto needs to know which run: add --run runs/NAME")
-        left: list[str] = []
-        resume = find_resume(setup, options.run, options.resume or "auto", left.append) if options.run else None
+            raise UmlError("--resume auto needs the run to resume: add --run runs/NAME")
+        notes: list[str] = []
+        resume = find_resume(setup, options.run, options.resume or "auto", notes.append) if options.run else None
         if resume is None:
             check_start(setup)
         if options.dry_run:
@@ -64,11 +64,11 @@ def main() -> int:
         if options.debug:
             raise
         exit_with_error(error)
-    # Not before: it imports deepspeed, which must find the environment that ensure_world has made.
+    # Imported here because it imports deepspeed, which needs the environment that ensure_world sets up.
     from uml_dist.train.main import Start, default_run_name, train_rank
 
     run = options.run or Path("runs") / default_run_name(setup)
-    return train_rank(setup, Start(run, resume, tuple(left)), devices)
+    return train_rank(setup, Start(run, resume, tuple(notes)), devices)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Measures what each deviation of `UmlNetwork` from the published network changes: the table in uml_dist/README.md.
 
-One thing at a time is exchanged in the reference as published (tests/support/naive_uml.py), at full width and the
-authors' initialisation. Frozen batch norms hold the statistics of the image's features, as trained weights would.
+Each row changes one property of the published reference network (tests/support/naive_uml.py), at full width and with
+the authors' initialisation. Frozen batch norms use the statistics of the image's features, as trained weights would.
 
     PYTHONPATH=tests/support python launchers/bench/deviations.py --size 64
 """
@@ -39,12 +39,12 @@ DEVIATIONS = {
     "last stages of the encoders are not built": replace(PUBLISHED, dead_stages=False),
 }
 BIAS = 0.04
-"""Largest bias of a convolution: what torch gives one of 512 channels and one place."""
+"""Largest bias of a convolution: torch's default for a 1x1 convolution with 512 input channels."""
 COLUMNS = ("class evidence", "pixel evidence", "segmentation")
 
 
 def build(switches: Switches, width: float, image: Tensor) -> NaiveUml:
-    """The reference with these switches; each parameter is a function of its name alone, whatever else is there."""
+    """Build the reference with these switches; each parameter depends only on its own name."""
     network = NaiveUml(UmlModel(profile="release", width=width, dropout=0.0), 3, 3, 2, switches)
     for name, parameter in network.named_parameters():
         torch.manual_seed(word(name) >> 1)
@@ -62,13 +62,13 @@ def build(switches: Switches, width: float, image: Tensor) -> NaiveUml:
 
 
 def columns_of(output: UmlOutput) -> dict[str, Tensor]:
-    """What the table compares."""
+    """Return the outputs that the table compares."""
     evidence = [opinion(logits).evidence for logits in (output.class_logits, output.mutual_logits)]
     return dict(zip(COLUMNS, (*evidence, output.segmentation[0]), strict=True))
 
 
 def changes(width: float, size: int) -> dict[str, dict[str, float]]:
-    """Deviation -> column -> largest change, as a share of the largest value as published."""
+    """Return the largest change by deviation and column, as a share of the largest value of the published network."""
     image = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
         expected = columns_of(build(PUBLISHED, width, image)(image))
@@ -85,7 +85,7 @@ def changes(width: float, size: int) -> dict[str, dict[str, float]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=float, default=1.0, help="factor of all channels")
+    parser.add_argument("--width", type=float, default=1.0, help="width factor of all channels")
     parser.add_argument("--size", type=int, default=64, help="height and width, a multiple of 8")
     chosen = parser.parse_args(arguments)
     print(f"| deviation | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")

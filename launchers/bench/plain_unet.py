@@ -1,6 +1,6 @@
-"""A plain baseline, as a recipe: MONAI's U-Net with a classifier on its deepest feature, softmax, Dice + cross-entropy.
+"""A plain baseline recipe: MONAI's U-Net with a classifier on its deepest feature, softmax, Dice + cross-entropy.
 
-What a user would take instead of an evidential method: one encoder for both tasks, no opinion, no vacuity; its
+This is the usual alternative to an evidential method: one encoder for both tasks, no opinions and no vacuity. Its
 uncertainty is the entropy of its probabilities.
 
     PYTHONPATH=launchers/bench python launchers/train.py --num_gpus 2 recipe=plain_unet:PlainUnet ...
@@ -25,20 +25,20 @@ from uml_shards.format.manifest import Manifest
 from uml_shards.sample import IGNORE
 
 SMALLEST = 32
-"""Pixels: the deepest feature has a 16th, and its normalisation needs more than one."""
+"""Smallest image size in pixels: the deepest feature has 1/16 of it, and its normalisation needs more than one."""
 
 SMOOTH = 1e-5
-"""Of MONAI's DiceLoss, in numerator and denominator."""
+"""Smoothing term of MONAI's DiceLoss, in numerator and denominator."""
 
 
 class PlainModel(ModelConfig):
-    """`[model]` of the baseline."""
+    """The table `[model]` of the baseline."""
 
-    channels: int = Field(default=16, gt=0, description="of the first level; the deepest has 8 times as many")
+    channels: int = Field(default=16, gt=0, description="channels of the first level; the deepest has 8 times as many")
 
 
 class PlainObjective(Section):
-    """`[objective]` of the baseline."""
+    """The table `[objective]` of the baseline."""
 
     classification: float = Field(default=1.0, ge=0, description="weight of the cross-entropy of the image class")
 
@@ -62,26 +62,27 @@ class PlainConfig(RunConfig):
 class PlainNetwork(nn.Module):
     """MONAI's BasicUNet with its defaults, and a linear classifier on the mean of its deepest feature.
 
-    Its instance normalisation knows neither batch nor rank. With group normalisation the class was learned later on the
-    phantom: AUROC 0.50 after 300 steps and 0.88 after 900, with instance normalisation 0.87 and 0.89 (one run each).
+    Its instance normalisation depends neither on the batch nor on the rank. With group normalisation the class was
+    learned later on the phantom: AUROC 0.50 after 300 steps and 0.88 after 900; with instance normalisation 0.87 and
+    0.89 (one run each).
 
     Args:
-        width: channels of the first level; the deepest has 8 times as many.
-        channels: of the image.
-        pixel_classes: C.
-        image_classes: K.
+        width: channels of the first level; the deepest level has 8 times as many.
+        channels: channels of the image.
+        pixel_classes: number of pixel classes, C.
+        image_classes: number of image classes, K.
     """
 
     def __init__(self, width: int, channels: int, pixel_classes: int, image_classes: int) -> None:
         super().__init__()
         from monai.networks.nets.basic_unet import BasicUNet
 
-        features = [width * factor for factor in (1, 1, 2, 4, 8, 1)]  # the proportions of its defaults
+        features = [width * factor for factor in (1, 1, 2, 4, 8, 1)]  # the ratios of its defaults
         self.unet = BasicUNet(2, channels, pixel_classes, features)
         self.classifier = nn.Linear(features[4], image_classes)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the pixels (B, C, H, W) and of the image (B, K), for an image (B, channels, H, W)."""
+        """Map an image (B, channels, H, W) to logits of the pixels (B, C, H, W) and of the image (B, K)."""
         unet = self.unet
         levels = [unet.conv_0(image)]
         for down in (unet.down_1, unet.down_2, unet.down_3, unet.down_4):
@@ -93,7 +94,7 @@ class PlainNetwork(nn.Module):
 
 
 class PlainUnet(Recipe[PlainConfig]):
-    """Softmax with Dice + cross-entropy on the pixels, and cross-entropy on the image."""
+    """Trains with softmax, Dice + cross-entropy on the pixels, and cross-entropy on the image."""
 
     name = "plain_unet"
     Config = PlainConfig
@@ -120,11 +121,11 @@ class PlainUnet(Recipe[PlainConfig]):
 
     @property
     def networks(self) -> Mapping[str, Trained]:
-        """The one network."""
+        """The single network."""
         return {"unet": Trained(self._build)}
 
     def counts(self, batches: Mapping[str, Batch], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Labelled images, images with a mask and pixels of masks."""
+        """Count labelled images, images with a mask, and pixels of masks."""
         return counts(batches["train"])
 
     def step(
@@ -135,14 +136,14 @@ class PlainUnet(Recipe[PlainConfig]):
         progress: Progress,
         whole: GlobalBatch,
     ) -> MicroBatchResult:
-        """Dice + cross-entropy of the pixels, and cross-entropy of the image."""
+        """Compute Dice + cross-entropy of the pixels and cross-entropy of the image."""
         batch = batches["train"]
         pixel_logits, image_logits = networks["unet"](batch.image)
         terms = plain_terms(pixel_logits, image_logits, batch, whole, self.objective.classification)
         return MicroBatchResult({"unet": terms["loss"]}, terms)
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
-        """Softmax of both; there is no vacuity."""
+        """Return the softmax of both outputs; there is no vacuity."""
         pixel_logits, image_logits = networks["unet"](batch.image)
         return Prediction(
             image_probability=image_logits.float().softmax(1), pixel_probability=pixel_logits.float().softmax(1)
@@ -154,7 +155,7 @@ class PlainUnet(Recipe[PlainConfig]):
 
 
 def counts(batch: Batch) -> dict[str, Tensor]:
-    """What means divide by: labelled images, images with a mask, and pixels of masks; scalars, float32."""
+    """Count labelled images, images with a mask, and pixels of masks, the divisors of the means; float32 scalars."""
     pixels = (batch.mask != IGNORE).flatten(1).sum(1)
     return {
         "labelled": batch.labelled.sum(),
@@ -166,17 +167,18 @@ def counts(batch: Batch) -> dict[str, Tensor]:
 def plain_terms(
     pixel_logits: Tensor, image_logits: Tensor, batch: Batch, whole: GlobalBatch, weight: float
 ) -> dict[str, Tensor]:
-    """The loss and its terms, float32 scalars; of a whole batch without gaps that of MONAI's DiceCELoss per sample.
+    """Compute the loss and its terms, as float32 scalars.
 
-    Dice is formed per sample over all classes, so that it adds up over ranks; the cross-entropies are means over all
-    pixels and all labels of the global batch. Pixels with mask 255, labels of -1 and samples of weight 0 do not count.
+    For a complete batch without missing labels, the segmentation loss equals MONAI's DiceCELoss per sample. Dice is
+    computed per sample over all classes, so that it is additive over ranks. The cross-entropies are means over all
+    pixels and all labels of the global batch. Pixels with mask 255, labels of -1 and samples of weight 0 are ignored.
 
     Args:
         pixel_logits: (B, C, H, W).
         image_logits: (B, K).
-        batch: one micro batch on one rank.
-        whole: the global batch that it is part of.
-        weight: of the classification.
+        batch: micro batch of one rank.
+        whole: the global batch that contains it.
+        weight: weight of the classification.
 
     Returns:
         "loss" = "segmentation" + weight * "classification"; "segmentation" = "segmentation_dice" + cross-entropy.

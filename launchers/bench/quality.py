@@ -1,7 +1,7 @@
-"""UML beside a plain U-Net: the same loader, steps, seeds and budget, on any shards; table, CSV and picture.
+"""Compare UML with a plain U-Net, with the same loader, steps, seeds and budget, on any shards; table, CSV and plot.
 
-Both methods are trained and evaluated for every seed, one after the other. Trainings that --out holds already are taken
-as they are, and one that was stopped goes on: give the same command again.
+Both methods are trained and evaluated for every seed, one after the other. Finished runs in --out are reused, and a
+stopped run is resumed if you repeat the same command.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 from quality_plan import METHODS, Bench, plan
 from quality_plot import write_plot
 from quality_report import printed_table, write_rows
-from quality_results import Result, compare, summarised
+from quality_results import Result, compare, summarise
 from quality_runs import evaluate, train
 from uml_dist.errors import UmlError
 from uml_dist.launch import find_devices, planned_ranks, read_world
@@ -23,7 +23,7 @@ LAUNCHERS = Path(__file__).resolve().parents[1]
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -31,18 +31,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "settings", nargs="*", metavar="table.key=value",
-        help="settings of both; uml.table.key=value or plain.table.key=value of one of them",
+        help="settings of both methods; uml.table.key=value or plain.table.key=value for one of them",
     )  # fmt: skip
     parser.add_argument(
         "--config", type=Path, default=LAUNCHERS / "configs" / "uml_phantom.toml",
-        help="of uml; the plain U-Net takes all of it but [model], [objective] and [networks] (default: the phantom)",
+        help="uml's file; the plain U-Net uses all but [model], [objective] and [networks] (default: the phantom)",
     )  # fmt: skip
-    parser.add_argument("--shards", help="folder or URL of the data set (default: that of the configuration)")
-    parser.add_argument("--split", default="test", help="that is evaluated (default: test)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings (default: 0 1 2)")
+    parser.add_argument("--shards", help="folder or URL of the data set (default: as in the configuration)")
+    parser.add_argument("--split", default="test", help="split to evaluate (default: test)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (default: 0 1 2)")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="default: both")
     parser.add_argument("--num_gpus", type=int, help="workers (default: all GPUs, else 2 CPU processes)")
-    parser.add_argument("--cpu", action="store_true", help="the CPU although there are GPUs")
+    parser.add_argument("--cpu", action="store_true", help="use the CPU even if there are GPUs")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/bench/quality"), help="folder of runs and results (default: %(default)s)"
     )
@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the bench; returns the exit code: 0 done, 1 a training failed, 2 the user must change something."""
+    """Run the benchmark; return the exit code: 0 success, 1 a training failed, 2 the user must change something."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return run(options)
@@ -63,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check all trainings, then train and evaluate one after the other, and report."""
+    """Check all runs, then train and evaluate one after the other, and report; return the exit code."""
     if read_world(os.environ):
-        raise UmlError("a launcher started this, and it starts its trainings itself: python launchers/bench/quality.py")
+        raise UmlError("run this without a launcher, it starts its workers itself: python launchers/bench/quality.py")
     devices = find_devices(options.cpu)
     asked = options.num_gpus if options.num_gpus is not None else devices.count or 2
     bench = Bench(
@@ -84,20 +84,20 @@ def run(options: argparse.Namespace) -> int:
         print(f"\n{number} of {len(jobs)}: {job.method}, seed {job.seed}", flush=True)
         if code := train(bench, job):
             return code
-        results.append(summarised(evaluate(bench, job)))
-        print(f"{job.method}, seed {job.seed}: {shown(results[-1])}", flush=True)
+        results.append(summarise(evaluate(bench, job)))
+        print(f"{job.method}, seed {job.seed}: {main_metrics(results[-1])}", flush=True)
     report(bench, results)
     return 0
 
 
-def shown(result: Result) -> str:
-    """The main figures of a run in a line."""
+def main_metrics(result: Result) -> str:
+    """Format the main metrics of a run in one line."""
     names = {"dice": "Dice", "auroc": "AUROC", "accuracy": "accuracy"}
     return "  ".join(f"{title} {result.values[name]:.3f}" for name, title in names.items() if name in result.values)
 
 
 def report(bench: Bench, results: Sequence[Result]) -> None:
-    """Print the table, and write it, the rows and the picture."""
+    """Print the table, and write the table, the CSV and the plot."""
     comparison = compare(results)
     facts = results[0].facts
     title = "{dataset} {split}, {cases} images; {steps} steps of {batch} images".format_map(facts)

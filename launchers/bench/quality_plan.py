@@ -1,4 +1,4 @@
-"""What the quality bench trains: methods, their configurations, and every training checked before the first begins."""
+"""Plans the runs of the quality benchmark: methods and configurations, all checked before the first run starts."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from uml_dist.run.data import open_stream_split
 from uml_dist.train.setup import Setup, find_resume, prepare
 
 FREE = ("model", "objective", "optimizer", "networks")
-"""Tables in which the methods may differ; all others are of both, so that the budget is the same."""
+"""Tables in which the methods may differ; all others are shared, so that the budget is the same."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Method:
     """One side of the comparison.
 
     Attributes:
-        recipe: that trains it.
-        words: settings of its own, which those of the command line come after.
-        drops: tables of uml's configuration that mean nothing to it.
+        recipe: recipe of the method.
+        words: settings of the method, applied before those of the command line.
+        drops: tables of uml's configuration that do not apply to it.
     """
 
     recipe: str
@@ -34,21 +34,21 @@ METHODS = {
     "uml": Method("uml"),
     "plain": Method("plain_unet:PlainUnet", ("optimizer.lr=2e-3",), ("model", "objective", "networks")),
 }
-"""The rate is that of the lowest validation loss after 900 steps on the phantom: 0.431; 1e-3 has 0.441, 3e-3 0.452."""
+"""The learning rate has the lowest validation loss after 900 steps on the phantom: 0.431; 1e-3: 0.441, 3e-3: 0.452."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs of a bench share.
+    """The options that all runs of a benchmark share.
 
     Attributes:
-        launcher: `launchers/train.py`.
-        out: folder of all that is written.
-        config: TOML of uml.
+        launcher: path of `launchers/train.py`.
+        out: output folder.
+        config: uml's TOML file.
         shards: folder or URL of the data set; None for that of the configuration.
-        words: settings, `METHOD.table.key=value` of one method or `table.key=value` of both.
-        split: that is evaluated.
-        ranks: workers.
+        words: settings, `METHOD.table.key=value` for one method or `table.key=value` for both.
+        split: split to evaluate.
+        ranks: number of workers.
         device: "cuda" or "cpu".
     """
 
@@ -64,7 +64,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Job:
-    """One training: a method, a seed, its run folder, its configuration, and that checked."""
+    """A run: method, seed, run folder, configuration, and the checked setup."""
 
     method: str
     seed: int
@@ -73,7 +73,7 @@ class Job:
     setup: Setup
 
     def step(self) -> int:
-        """The step of its newest checkpoint; 0 without any.
+        """Return the step of the newest checkpoint; 0 if there is none.
 
         Raises:
             UmlError: the run folder holds another run.
@@ -85,17 +85,17 @@ class Job:
         return found[1].step if found else 0
 
     def is_done(self) -> bool:
-        """Whether it ended, its last validation included."""
+        """Return whether the run has finished, including its last validation."""
         status = self.run / "status.json"
         ended = status.is_file() and json.loads(status.read_text(encoding="utf-8"))["status"] == "done"
         return ended and self.step() == self.setup.steps
 
 
 def plan(bench: Bench, methods: Iterable[str], seeds: Iterable[int]) -> list[Job]:
-    """All trainings, checked against the data and against what is in `out` already; writes nothing.
+    """Return all runs, checked against the data and against existing runs in `out`; nothing is written.
 
     Raises:
-        UmlError, ShardError: in one line, what does not fit.
+        UmlError, ShardError: a configuration does not fit the data or an existing run.
     """
     trees = {method: _tree(bench, method) for method in methods}
     jobs = []
@@ -111,10 +111,10 @@ def plan(bench: Bench, methods: Iterable[str], seeds: Iterable[int]) -> list[Job
 
 
 def _tree(bench: Bench, method: str) -> dict[str, Any]:
-    """The configuration of a method, without its seed."""
+    """Return the configuration of a method, without its seed."""
     tree = read_toml(bench.config)
     if tree.get("recipe") != "uml":
-        raise UmlError(f"configuration {bench.config} is not of recipe uml, which the bench compares")
+        raise UmlError(f"configuration {bench.config} is not for recipe uml, which the benchmark compares")
     known = METHODS[method]
     tree = {key: value for key, value in tree.items() if key not in known.drops} | {"recipe": known.recipe}
     shards = [f"streams.train.shards={json.dumps(bench.shards)}"] if bench.shards else []
@@ -122,7 +122,7 @@ def _tree(bench: Bench, method: str) -> dict[str, Any]:
 
 
 def _words_of(words: Iterable[str], method: str) -> list[str]:
-    """The settings of a method: those of both, then its own."""
+    """Return the settings of a method: the shared ones, then its own."""
     both, own = [], []
     for word in words:
         first, _, rest = word.partition(".")
@@ -134,5 +134,5 @@ def _words_of(words: Iterable[str], method: str) -> list[str]:
             raise UmlError(f"argument {word!r}: methods may differ in {', '.join(FREE)} only")
     for word in both:
         if word.startswith(("recipe=", "train.seed=")):
-            raise UmlError(f"argument {word!r}: the bench sets it (--methods, --seeds)")
+            raise UmlError(f"argument {word!r}: the benchmark sets it (--methods, --seeds)")
     return both + own

@@ -1,4 +1,4 @@
-"""The picture of the quality bench: a panel for each metric, both methods with their intervals and seeds."""
+"""Draws the plot of the quality benchmark: a panel for each metric, with the intervals and seeds of both methods."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from quality_results import Compared, Comparison
 
 COLUMNS = 4
 COLOURS = ("#0072B2", "#D55E00")
-"""Of the methods; told apart by colour-blind people (Okabe and Ito, 2008)."""
+"""Colours of the methods, distinguishable for colour-blind people (Okabe and Ito, 2008)."""
 
 
 def write_plot(path: Path, title: str, comparison: Comparison) -> None:
-    """Draw the rows that measure quality: mean over the seeds with its 95 % interval over the images, and each seed."""
+    """Draw the quality metrics: the mean over the seeds with its 95 % interval over the images, and each seed."""
     rows = [row for row in comparison.rows if row.row.better]
     lines = -(-len(rows) // COLUMNS)
     figure = Figure(figsize=(14, 1.2 + 1.7 * lines), dpi=120, facecolor="white")
@@ -25,7 +25,7 @@ def write_plot(path: Path, title: str, comparison: Comparison) -> None:
     seeds = ", ".join(map(str, comparison.seeds))
     figure.suptitle(f"{title}; seeds {seeds}", fontsize=12, x=0.01, ha="left", weight="bold")
     note = "Large: mean of the seeds, with the 95 % interval over the images. Small: each seed."
-    note += "   *: by entropy where there is no vacuity."
+    note += "   *: by entropy if there is no vacuity."
     figure.text(0.01, 0.01, note, fontsize=9)
     figure.tight_layout(rect=(0, 0.035, 1, 0.98), w_pad=2.5, h_pad=1.5)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The table and the CSV of the quality bench."""
+"""Writes the table and the CSV of the quality benchmark."""
 
 import csv
 import math
@@ -11,7 +11,7 @@ WIDTH = 40
 
 
 def printed_table(title: str, comparison: Comparison) -> str:
-    """A line for each metric: mean and standard deviation over the seeds of each method, and the difference."""
+    """Format a line per metric: mean and standard deviation over the seeds of each method, and the difference."""
     methods, seeds = comparison.methods, comparison.seeds
     both = len(methods) == 2
     head = f"{'':<{WIDTH}}{'better':<8}" + "".join(f"{method:>10}{'sd':>8}" for method in methods)
@@ -24,7 +24,7 @@ def printed_table(title: str, comparison: Comparison) -> str:
 
 
 def write_rows(path: Path, results: Sequence[Result]) -> None:
-    """Write the CSV: a row for each method, seed and metric, with data, settings, versions and machine."""
+    """Write the CSV: a row per method, seed and metric, with data, settings, versions and machine."""
     facts = list(dict.fromkeys(name for result in results for name in result.facts))
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -35,7 +35,7 @@ def write_rows(path: Path, results: Sequence[Result]) -> None:
 
 
 def printed_interval(interval: Interval | None) -> str:
-    """An interval of a difference."""
+    """Format the interval of a difference."""
     return f"{interval[0]:+.3f} to {interval[1]:+.3f}" if interval else ""
 
 
@@ -57,10 +57,10 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     if len(comparison.seeds) > 1:
         yield f"sd: standard deviation over the {len(comparison.seeds)} seeds."
     if len(comparison.methods) == 2:
-        yield "95 % interval: of the difference averaged over the seeds, by a bootstrap over the images, drawn alike"
-        yield "for all runs. It holds the luck of the images, not that of other seeds."
+        yield "95 % interval: of the difference averaged over the seeds, by a bootstrap over the images, with the same"
+        yield "draws for all runs. It covers the choice of images, not that of other seeds."
     if any(row.row.instead for row in comparison.rows):
-        yield "*: a method without a vacuity is judged by its entropy. Each is judged on its own errors."
+        yield "*: a method without vacuity is judged by its entropy. Each method is judged on its own errors."
 
 
 def _rounded(result: Result) -> Iterator[tuple[str, str]]:

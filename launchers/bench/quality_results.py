@@ -1,4 +1,4 @@
-"""What the quality bench compares: metrics of every run, their means over seeds, and paired differences."""
+"""Computes the results of the quality benchmark: metrics of every run, means over seeds, and paired differences."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ class Row:
     """A line of the table.
 
     Attributes:
-        title: for people.
-        metric: its name.
-        better: "more", "less", or "" for what is no quality.
-        instead: the metric of a method that has none of this name.
-        digits: after the point.
+        title: title of the line.
+        metric: name of the metric.
+        better: "more", "less", or "" if the metric does not measure quality.
+        instead: metric to use for a method that lacks this one.
+        digits: number of decimals.
     """
 
     title: str
@@ -57,13 +57,13 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Result:
-    """The figures of one run.
+    """The results of one run.
 
     Attributes:
-        method, seed: which.
-        keys: of the cases.
-        values: by name of the metric.
-        draws: by name of the metric, its value for each bootstrap draw of the cases; paired over all runs.
+        method, seed: method and seed of the run.
+        keys: keys of the cases.
+        values: value by name of the metric.
+        draws: values for each bootstrap draw of the cases, by name of the metric; paired over all runs.
         facts: data, settings, versions and machine, for the CSV.
     """
 
@@ -77,7 +77,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Summary:
-    """A metric of one method: mean and standard deviation (NaN of one) over seeds, values, and the mean's interval."""
+    """A metric of one method: mean and standard deviation (NaN for one seed), values, and the interval of the mean."""
 
     mean: float
     deviation: float
@@ -87,7 +87,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Compared:
-    """A row with what it is of each method, and the difference of the first less the second, with its interval."""
+    """A row with the summary of each method, and the difference of the first and second method with its interval."""
 
     row: Row
     methods: Mapping[str, Summary]
@@ -97,15 +97,15 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rows; methods and seeds in the order in which they stand."""
+    """All rows, with methods and seeds in order of appearance."""
 
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     rows: tuple[Compared, ...]
 
 
-def summarised(run: Evaluated) -> Result:
-    """The metrics of a run, its costs among them, and the bootstrap draws of the metrics."""
+def summarise(run: Evaluated) -> Result:
+    """Compute the metrics of a run, including its costs, and the bootstrap draws of the metrics."""
     metrics = {**metrics_of(run.cases, run.manifest), **_dice_present(run)}
     one = np.ones((1, len(run.cases)))
     values = {name: float(metric(one)[0]) for name, metric in metrics.items()}
@@ -123,16 +123,16 @@ def summarised(run: Evaluated) -> Result:
 
 
 def compare(results: Sequence[Result]) -> Comparison:
-    """Means over seeds, and the difference of two methods.
+    """Compute means over seeds, and the difference between two methods.
 
-    The interval of a difference is a bootstrap over the cases of the mean over the seeds: in each draw the same cases
-    stand for all runs, and the seeds stay the same.
+    The interval of a difference is a bootstrap over the cases, of the mean over the seeds: each draw uses the same
+    cases for all runs, and the seeds are fixed.
 
     Raises:
         UmlError: the runs were evaluated on different cases.
     """
     if len({result.keys for result in results}) > 1:
-        raise UmlError("the runs were evaluated on different cases: give all of them the same shards")
+        raise UmlError("the runs were evaluated on different cases: use the same shards for all of them")
     methods = tuple(dict.fromkeys(result.method for result in results))
     runs = {method: [result for result in results if result.method == method] for method in methods}
     rows = []
@@ -152,7 +152,7 @@ def compare(results: Sequence[Result]) -> Comparison:
 
 
 def _metric_of(row: Row, runs: Sequence[Result]) -> str | None:
-    """The name that every run of a method has for a row; None where one lacks it."""
+    """Return the metric of a row that every run of a method has; None if a run lacks it."""
     names = [name for name in (row.metric, row.instead) if name and all(name in run.values for run in runs)]
     return names[0] if names else None
 
@@ -169,7 +169,7 @@ def _mean_draws(runs: Sequence[Result], name: str) -> Floats:
 
 
 def _dice_present(run: Evaluated) -> dict[str, Metric]:
-    """Mean over the classes but the background of Dice over the cases whose mask has the class."""
+    """Return the mean Dice over the foreground classes, each over the cases whose mask contains the class."""
     columns = Columns(run.cases, run.manifest)
     each = []
     for number in range(1, len(run.manifest.mask_classes)):
@@ -183,7 +183,7 @@ def _costs(run: Evaluated) -> dict[str, float]:
     if run.cost is None:
         return costs
     costs["processor_seconds_per_1000"] = 1000.0 * run.cost.processor_seconds / run.cost.images
-    if run.cost.from_step == 0:  # else what came before the stop was not measured
+    if run.cost.from_step == 0:  # otherwise the part before the stop was not measured
         costs["processor_minutes"] = run.cost.processor_seconds / 60.0
         costs["wall_minutes"] = run.cost.wall_seconds / 60.0
     return costs

@@ -1,4 +1,4 @@
-"""The trainings and evaluations of the quality bench, and what they took."""
+"""Trains and evaluates the runs of the quality benchmark, and measures their cost."""
 
 import json
 import os
@@ -28,14 +28,14 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class Cost:
-    """What a training took, from a step to its end: the start of its processes and validations included.
+    """The cost of a training run from a given step to its end, including process startup and validations.
 
     Attributes:
-        from_step: 0 of one that was not stopped.
-        images: trained on since.
+        from_step: the first step; 0 for a run that was not stopped.
+        images: images trained on since that step.
         processor_seconds: user and system time of all its processes.
-        wall_seconds: by the clock.
-        workers: ranks.
+        wall_seconds: elapsed time.
+        workers: number of ranks.
         machine: processor, instruction set, versions, date.
     """
 
@@ -49,15 +49,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What came of a training.
+    """The evaluation of a run.
 
     Attributes:
-        job: the training.
-        cases: of the split that is evaluated.
-        manifest: of that split.
-        parameters: of the networks that learned.
-        step: of the best checkpoint, which is the one that is evaluated.
-        cost: None where the bench was killed before it was noted.
+        job: the run.
+        cases: cases of the evaluated split.
+        manifest: manifest of that split.
+        parameters: number of parameters of the networks.
+        step: step of the best checkpoint, which is evaluated.
+        cost: cost of the training; None if the benchmark was killed before it was recorded.
     """
 
     job: Job
@@ -69,7 +69,7 @@ class Evaluated:
 
 
 def train(bench: Bench, job: Job) -> int:
-    """Train by `launchers/train.py`, from the newest checkpoint on, unless it is done; returns an exit code."""
+    """Train with `launchers/train.py` from the newest checkpoint, unless the run is finished; return an exit code."""
     if job.is_done():
         print(f"{job.run} is trained already", flush=True)
         return 0
@@ -85,7 +85,7 @@ def train(bench: Bench, job: Job) -> int:
     if code:
         return code if code in (1, 2) else 1
     if not job.is_done():
-        print(f"error: {job.run} ended before its last step: the same command goes on", file=sys.stderr)
+        print(f"error: {job.run} ended before its last step: repeat the same command to resume it", file=sys.stderr)
         return 1
     if before < job.setup.steps:
         images = (job.setup.steps - before) * job.setup.config.streams[job.setup.first_stream].count
@@ -96,7 +96,7 @@ def train(bench: Bench, job: Job) -> int:
 
 
 def evaluate(bench: Bench, job: Job) -> Evaluated:
-    """The cases of a split by the best checkpoint of a run, as `launchers/evaluate.py` has them."""
+    """Evaluate the best checkpoint of a run on a split, as `launchers/evaluate.py` does."""
     run = load_run(job.run, "best", bench.device)
     split = run.open_split(bench.split)
     workers = loader_workers(run.config, bench.device == "cuda", 1)
@@ -108,7 +108,7 @@ def evaluate(bench: Bench, job: Job) -> Evaluated:
 
 
 def _children_seconds() -> float:
-    """User and system time of all ended children and of theirs."""
+    """Return the user and system time of all ended child processes and their children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

@@ -1,10 +1,10 @@
-"""Times the training step of UML as published and of ours side by side: `make bench-step`.
+"""Compare the training step of the published UML network with ours: `make bench-step`.
 
-The published network is the reference of the tests (tests/support/naive_uml.py): the specification, written out, with
-the layers and the norms of the authors' code. Ours is timed with the encoders' batch norm frozen, as the published one
-has it, and with group norm, as from scratch. All variants live in one process and take turns, so that what else the
-machine does meets all alike; each one's peak memory is measured in a process of its own (step_memory.py). No step loads
-data: what that costs beside it is measured by itself (step_loading.py). A second table shows where the cost goes.
+The published network is the reference of the tests (tests/support/naive_uml.py), a plain implementation with the layers
+and norms of the authors' code. Ours is timed with frozen batch norm in the encoders, as in the published network, and
+with group norm, as used when training from scratch. All variants run alternately in one process, so that other load on
+the machine affects them equally. The peak memory of each is measured in a separate process (step_memory.py). The steps
+do not load data, whose cost is measured separately (step_loading.py). A second table shows the cost of each part.
 
     PYTHONPATH=tests/support python launchers/bench/step.py --steps 10 --width 1 --size 128 --batch 4
 """
@@ -35,7 +35,7 @@ from uml_dist.launch.precision import bf16_factor, instruction_set
 
 
 def make_steps(setting: Setting) -> dict[Variant, Step]:
-    """A step of each variant; variants of one kind train the same parameters, so that memory suffices."""
+    """Create a step for each variant; variants of one kind share their parameters to save memory."""
     batch, steps = setting.data(), {}
     for kind in kinds_of(setting):
         network = make_network(setting, kind)
@@ -51,7 +51,7 @@ def make_steps(setting: Setting) -> dict[Variant, Step]:
 
 
 def in_turns(steps: dict[Variant, Step], rounds: int, warm_up: int) -> dict[Variant, float]:
-    """Median seconds of a step of each variant."""
+    """Run the variants alternately, and return the median seconds per step of each."""
     seconds: dict[Variant, list[float]] = {variant: [] for variant in steps}
     for turn in range(warm_up + rounds):
         for variant, step in steps.items():
@@ -66,25 +66,22 @@ def in_turns(steps: dict[Variant, Step], rounds: int, warm_up: int) -> dict[Vari
 def main(arguments: Sequence[str] | None = None) -> None:
     """Time the steps, print the tables and write CSV and PNG."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", default="paper", choices=("paper", "compact"), help="of the model")
-    parser.add_argument("--width", type=float, default=1.0, help="factor of all channels")
+    parser.add_argument("--profile", default="paper", choices=("paper", "compact"), help="profile of the model")
+    parser.add_argument("--width", type=float, default=1.0, help="width factor of all channels")
     parser.add_argument("--size", type=int, default=128, help="height and width, a multiple of 8")
-    parser.add_argument("--batch", type=int, default=4, help="samples in a step")
-    parser.add_argument("--steps", type=int, default=10, help="steps of each variant whose median is taken")
-    parser.add_argument("--warm-up", type=int, default=2, help="steps of each variant before those")
+    parser.add_argument("--batch", type=int, default=4, help="samples per step")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps per variant; the median is reported")
+    parser.add_argument("--warm-up", type=int, default=2, help="untimed steps per variant before these")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of step.csv, step.png, costs.csv")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for step.csv, step.png, costs.csv")
     chosen = parser.parse_args(arguments)
     setting = Setting(chosen.profile, chosen.width, chosen.size, chosen.batch)
     torch.set_num_threads(chosen.threads)
 
     variants = variants_of(setting)
     if not any(variant.bf16 for variant in variants):
-        print(
-            print(
-                f"bf16 is left out: {instruction_set()} has no instructions for it; it takes {bf16_factor():.1f} times"
-            )
-        )
+        factor = f"{bf16_factor():.1f} times as long as float32"
+        print(f"bf16 is left out: {instruction_set()} has no instructions for it, so that it takes {factor}")
     memory = {variant: peak_memory(variant, setting, chosen.threads) for variant in variants}
     parts = costs(setting, kinds_of(setting))
     batch_seconds = loading(setting, 5 * chosen.steps)

@@ -1,4 +1,4 @@
-"""Parameters, multiply-adds and activations saved for backward, of each part of the published network and of ours."""
+"""Counts parameters, multiply-adds and saved activations for each part of the published network and of ours."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Costs = dict[str, dict[str, float]]
 
 
 class _Parts:
-    """Knows by hooks which part of a network runs, and counts the multiply-adds of each."""
+    """Tracks with hooks which part of a network runs, and counts the multiply-adds of each."""
 
     def __init__(self, network: nn.Module, counter: FlopCounterMode) -> None:
         self.part, self.multiply_adds = REST, defaultdict(float)
@@ -33,19 +33,19 @@ class _Parts:
                     module.register_forward_hook(lambda *_: self.enter(REST))
 
     def enter(self, part: str) -> None:
-        """Another part begins."""
+        """Start counting for another part."""
         done = self._counter.get_total_flops()
         self.multiply_adds[self.part] += (done - self._before) / 2
         self.part, self._before = part, done
 
 
 def _called(module: nn.Module) -> list[nn.Module]:
-    """The module itself, or those in a list of them, which is not called."""
+    """Return the module itself, or the members of a ModuleList, which is not called itself."""
     return list(module) if isinstance(module, nn.ModuleList) else [module]
 
 
 def costs(setting: Setting, kinds: Sequence[Kind]) -> dict[Kind, Costs]:
-    """By kind of network and part: "parameters", "multiply_adds" of forward, "saved" bytes for backward."""
+    """Return "parameters", "multiply_adds" (forward) and "saved" (bytes for backward) by kind of network and part."""
     return {kind: _costs(make_network(setting, kind), setting) for kind in kinds}
 
 
@@ -62,9 +62,9 @@ def _costs(network: nn.Module, setting: Setting) -> Costs:
         return tensor
 
     with counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = loss_of(network, setting.data())  # while it is there no storage is given back, and no address used twice
+        loss = loss_of(network, setting.data())  # keeps all storages alive, so that no address is reused
         parts.enter(REST)
-    loss.backward()  # tells what is never run: the published encoders' last stages
+    loss.backward()  # parts without a gradient never run: the last stages of the published encoders
     return {
         part: {
             "parameters": sum(

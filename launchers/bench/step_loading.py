@@ -1,4 +1,4 @@
-"""What it costs to load a batch, which the timed steps do not: theirs is made once and lies in memory."""
+"""Measures the cost of loading a batch, which the timed steps exclude because they reuse one batch in memory."""
 
 import tempfile
 from itertools import count
@@ -17,11 +17,11 @@ from uml_shards.write.writer import write_split
 
 
 def loading(setting: Setting, batches: int) -> float:
-    """Median seconds of one core to read, augment and collate a batch of the phantom, as the Trainer does.
+    """Return the median seconds of one core to read, augment and collate a phantom batch, as the Trainer does.
 
     Args:
-        setting: the size of the images, and how many are in a batch.
-        batches: to load; one more, to warm up, is left out.
+        setting: image size and batch size.
+        batches: number of batches to load, after one more for warm-up.
     """
     with tempfile.TemporaryDirectory() as folder:
         counts = {"train": 8 * setting.batch, "val": 0, "test": 0}

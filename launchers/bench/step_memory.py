@@ -1,7 +1,7 @@
-"""Peak memory of one variant's training steps, in a process of its own.
+"""Measures the peak memory of one variant's training steps in a separate process.
 
-The parent starts it with `CHILD_ENVIRONMENT`, by which glibc gives freed tensors back to the system at once, so that
-resident memory follows the tensors. The peak is the kernel's own (VmHWM), reset before the second step.
+The parent starts it with `CHILD_ENVIRONMENT`, with which glibc returns freed tensors to the system at once, so that
+resident memory follows the tensors. The peak is the kernel's VmHWM, which is reset before the second step.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from step_variants import Setting, Variant, make_network, make_optimizer, make_s
 CHILD_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 GIBI = 2**30
 RESET = Path("/proc/self/clear_refs")
-"""Of Linux; without it memory is not measured."""
+"""Resets VmHWM on Linux; without it memory is not measured."""
 
 
 def peak_memory(variant: Variant, setting: Setting, threads: int) -> dict[str, float]:
-    """GiB at the peak of a step: "peak" above the imported libraries, "step" above parameters and moments too."""
+    """Return GiB at the peak of a step: "peak" excludes imported libraries, "step" also parameters and moments."""
     if not RESET.exists():
         return {"peak": math.nan, "step": math.nan}
     task = json.dumps({"variant": asdict(variant), "setting": asdict(setting), "threads": threads})
@@ -45,7 +45,7 @@ def _measure(variant: Variant, setting: Setting, threads: int) -> dict[str, floa
     batch = setting.data()
     network = make_network(setting, variant.kind, variant.checkpointing)
     step = make_step(network, make_optimizer(network), batch, variant.bf16)
-    step()  # makes the moments, and whatever the libraries make once
+    step()  # creates the moments, and any one-time allocations of the libraries
     gc.collect()
     rest = _status("VmRSS")
     RESET.write_text("5")
@@ -55,7 +55,7 @@ def _measure(variant: Variant, setting: Setting, threads: int) -> dict[str, floa
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="One variant's peak memory; started by step.py.")
+    parser = argparse.ArgumentParser(description="Measure one variant's peak memory; started by step.py.")
     parser.add_argument("task", type=json.loads)
     task = parser.parse_args().task
     print(json.dumps(_measure(Variant(**task["variant"]), Setting(**task["setting"]), task["threads"])))

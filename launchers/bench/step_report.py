@@ -1,4 +1,4 @@
-"""Tables, CSV files and the plot of the step benchmark."""
+"""Writes the tables, CSV files and plot of the step benchmark."""
 
 import csv
 import datetime
@@ -25,7 +25,7 @@ UNITS = {"parameters": 1e6, "multiply_adds": 1e9, "saved": 2**20}
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Return the machine and versions that the numbers depend on."""
     return {
         "processor": _processor(),
         "instructions": instruction_set(),
@@ -69,12 +69,12 @@ def _cost_rows(parts: Mapping[Kind, Costs]) -> list[dict[str, Any]]:
 
 
 def print_steps(setting: Setting, seconds: Seconds, memory: Memory, loading: float) -> None:
-    """One line a variant; `loading` is the seconds of one core for a batch."""
+    """Print one line per variant; `loading` is the seconds of one core per batch."""
     where = machine()
     machine_now = f"{where['processor']} ({where['instructions']}), {where['cores']} threads, load {where['load']}"
     print(f"\n{_title(setting)}; {machine_now}, torch {where['torch']}")
-    print("peak: above the libraries; step: above parameters and moments at rest too; ratios are to the first line")
-    print("steps load no data; loading: how much longer they take where no worker reads ahead\n")
+    print("peak: without libraries; step: also without parameters and moments; ratios are relative to the first line")
+    print("steps load no data; loading: how much longer they take if no worker reads ahead\n")
     head = f"{'variant':34} {'s':>7} {'speed-up':>9} {'peak GiB':>9} {'ratio':>6} {'step GiB':>9} {'ratio':>6}"
     print(f"{head} {'loading':>9}")
     for row in _step_rows(seconds, memory, loading):
@@ -87,7 +87,7 @@ def print_steps(setting: Setting, seconds: Seconds, memory: Memory, loading: flo
 
 
 def print_costs(parts: Mapping[Kind, Costs]) -> None:
-    """One line a part, with the parameters, multiply-adds and saved activations of each kind of network."""
+    """Print one line per part, with parameters, multiply-adds and saved activations of each kind of network."""
     columns = [(cost, kind) for cost in UNITS for kind in parts]
     heads = {"parameters": "M parameters", "multiply_adds": "G multiply-adds", "saved": "MiB saved"}
     width = 13 * len(parts)
@@ -98,18 +98,18 @@ def print_costs(parts: Mapping[Kind, Costs]) -> None:
     total = _cost_rows(parts)[-1]
     for kind in parts:
         share = total[f"{kind}_saved"] / total["published_saved"]
-        print(f"{NAMES[kind]}: {share:.2f} of what the published network saves")
-    print("multiply-adds of one forward pass; saved: what float32 keeps for backward, without checkpointing\n")
+        print(f"{NAMES[kind]}: saves {share:.2f} of the published network's activations")
+    print("multiply-adds: of one forward pass; saved: kept for backward in float32, without checkpointing\n")
 
 
 def write_steps(path: Path, setting: Setting, steps: int, seconds: Seconds, memory: Memory, loading: float) -> None:
-    """One row a variant, each with setting, machine, versions and date."""
+    """Write one row per variant, each with setting, machine, versions and date."""
     common = {**vars(setting), "steps": steps, **machine()}
     _write(path, [{**row, **common} for row in _step_rows(seconds, memory, loading)])
 
 
 def write_costs(path: Path, setting: Setting, parts: Mapping[Kind, Costs]) -> None:
-    """One row a part: millions of parameters, 1e9 multiply-adds, MiB saved."""
+    """Write one row per part: millions of parameters, 1e9 multiply-adds, MiB saved."""
     _write(path, [{**row, **vars(setting)} for row in _cost_rows(parts)])
 
 
@@ -122,7 +122,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_plot(path: Path, setting: Setting, seconds: Seconds, memory: Memory) -> None:
-    """Bars of seconds and of peak memory."""
+    """Draw bars of seconds and of peak memory."""
     rows, where = _step_rows(seconds, memory, 0.0), machine()
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 3.4), sharey=True)
     names = [row["variant"] for row in rows]

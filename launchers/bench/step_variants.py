@@ -1,4 +1,4 @@
-"""The variants of a training step: as published or ours, float32 or bf16 autocast, with or without checkpointing."""
+"""Variants of a training step: as published or ours, float32 or bf16 autocast, with or without checkpointing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from uml_dist.recipes.uml.objective import UmlObjective, counts, uml_terms
 
 PIXEL_CLASSES, IMAGE_CLASSES, CHANNELS = 3, 2, 3
 FRACTION = 0.25
-"""Of the run: the weight of the KL terms is 0.5, so that they are computed and count."""
+"""Fraction of the run: the weight of the KL terms is 0.5 there, so that they are computed and contribute."""
 
 Step = Callable[[], float]
 Kind = Literal["published", "frozen", "group"]
@@ -35,7 +35,7 @@ MODELS: dict[Kind, dict[str, Any]] = {
     },
     "group": {"profile": "paper"},
 }
-"""Settings of a network of the paper's encoders: the authors'; ours as it is with weight files; ours without."""
+"""Settings of networks with the paper's encoders: the authors'; ours with weight files; ours without."""
 NAMES = {"published": "as published", "frozen": "ours, frozen encoders", "group": "ours, group norm"}
 
 
@@ -49,7 +49,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """As the tables show it."""
+        """Name in the tables."""
         kept = ", checkpointing" if self.checkpointing else ""
         return f"{NAMES[self.kind]}, {'bf16' if self.bf16 else 'float32'}{kept}"
 
@@ -67,10 +67,10 @@ VARIANTS = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What all variants have in common.
+    """The settings that all variants have in common.
 
-    The profile is "paper", whose `MODELS` are compared, or "compact", which has no published counterpart: there the
-    reference is the specification written out at full resolution, with our compact encoders and the authors' norms
+    The profile is "paper", whose `MODELS` are compared, or "compact", which has no published counterpart. For "compact"
+    the reference is a plain implementation at full resolution, with our compact encoders and the authors' norms
     elsewhere.
     """
 
@@ -80,12 +80,12 @@ class Setting:
     batch: int
 
     def model(self, kind: Kind, checkpointing: bool = False) -> UmlModel:
-        """The configuration of one kind of network."""
+        """Return the configuration of one kind of network."""
         fields = MODELS[kind] if self.profile == "paper" else {"profile": self.profile}
         return UmlModel.model_validate({**fields, "width": self.width, "checkpointing": checkpointing})
 
     def data(self) -> Batch:
-        """A batch of random images, masks and labels, the same at every call."""
+        """Return a batch of random images, masks and labels, the same at every call."""
         generator, shape = torch.Generator().manual_seed(1), (self.batch, self.size, self.size)
         return Batch(
             image=torch.randn(self.batch, CHANNELS, self.size, self.size, generator=generator),
@@ -99,18 +99,18 @@ class Setting:
 
 
 def kinds_of(setting: Setting) -> tuple[Kind, ...]:
-    """The networks that there are of a profile: the compact encoders have no frozen norms."""
+    """Return the kinds of networks of a profile: the compact encoders have no frozen norms."""
     return ("published", "frozen", "group") if setting.profile == "paper" else ("published", "group")
 
 
 def variants_of(setting: Setting) -> list[Variant]:
-    """The rows of the table; bf16 where the processor has instructions for it."""
+    """Return the rows of the table; bf16 only if the processor has instructions for it."""
     kinds, bf16 = kinds_of(setting), has_bf16(torch.device("cpu"))
     return [variant for variant in VARIANTS if variant.kind in kinds and (bf16 or not variant.bf16)]
 
 
 def make_network(setting: Setting, kind: Kind, checkpointing: bool = False) -> nn.Module:
-    """The network of a variant; frozen norms have the statistics of the batch's features, as trained weights would."""
+    """Create a variant's network; frozen norms use the statistics of the batch's features, as trained weights would."""
     torch.manual_seed(0)
     build = NaiveUml if kind == "published" else UmlNetwork
     network = build(setting.model(kind, checkpointing), CHANNELS, PIXEL_CLASSES, IMAGE_CLASSES)
@@ -120,7 +120,7 @@ def make_network(setting: Setting, kind: Kind, checkpointing: bool = False) -> n
 
 
 def loss_of(network: nn.Module, batch: Batch) -> Tensor:
-    """The total loss, through the network's own implementation of it."""
+    """Return the total loss, computed by the network's own implementation."""
     objective = UmlObjective()
     if isinstance(network, NaiveUml):
         return naive_loss(network(batch.image), batch.mask, batch.label, objective.kl_weight(FRACTION))
@@ -130,7 +130,7 @@ def loss_of(network: nn.Module, batch: Batch) -> Tensor:
 
 
 def make_step(network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, bf16: bool) -> Step:
-    """Forward, objective, backward and Adam; autocast as in the Trainer, weights in float32."""
+    """Create a step: forward, objective, backward and Adam; autocast as in the Trainer, weights in float32."""
 
     def step() -> float:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -144,5 +144,5 @@ def make_step(network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch
 
 
 def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
-    """Adam, as in the paper."""
+    """Create the Adam optimizer, as in the paper."""
     return torch.optim.Adam(network.parameters(), lr=1e-5)

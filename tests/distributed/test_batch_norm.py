@@ -1,4 +1,4 @@
-"""Batch normalisation over the global batch: one rank is torch's own, and more ranks are as one."""
+"""Batch normalisation over the global batch: one rank equals torch, and several ranks equal one."""
 
 import pytest
 import torch
@@ -17,12 +17,12 @@ SAMPLES, CHANNELS = 8, 5
 def data() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     shape = (SAMPLES, CHANNELS, 4, 6)
-    # A mean far from 0, where sums of squares would lose digits.
+    # A mean far from 0, for which sums of squares would lose digits.
     return 50 + torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
 
 
 def outcome(norm: nn.Module, feature: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Output, gradients and running statistics after one step on a feature."""
+    """Return output, gradients and running statistics after one step on a feature."""
     with torch.no_grad():
         norm.weight.copy_(torch.linspace(0.5, 1.5, CHANNELS))
     feature = feature.clone().requires_grad_()
@@ -48,19 +48,19 @@ def on_this_rank() -> dict[str, list]:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_any_number_of_ranks_is_torch_s_batch_norm_of_the_whole_batch(ranks):
+def test_any_number_of_ranks_equals_torch_s_batch_norm_over_the_global_batch(ranks):
     expected = outcome(nn.BatchNorm2d(CHANNELS), *data())
     answers = run_world(ranks, on_this_rank)
     for name, value in expected.items():
         parts = [torch.tensor(answer[name]) for answer in answers]
-        whole = torch.cat(parts) if name in ("output", "feature") else parts[-1]
-        assert torch.allclose(whole, value, rtol=2e-5, atol=2e-5 * value.abs().max().item()), name
+        combined = torch.cat(parts) if name in ("output", "feature") else parts[-1]
+        assert torch.allclose(combined, value, rtol=2e-5, atol=2e-5 * value.abs().max().item()), name
 
 
 @pytest.mark.parametrize(
     "words", [{"model__profile": "release", "model__norm": "group"}, {"model__head": "published"}], ids=str
 )
-def test_two_ranks_train_networks_with_batch_norm_as_one_does(partly_known, words):
+def test_two_ranks_train_networks_with_batch_norm_like_one(partly_known, words):
     tree = uml_tree(partly_known, train__steps=3, **words)
     alone, together = (run_world(ranks, train, tree)[0] for ranks in (1, 2))
     assert together.losses == pytest.approx(alone.losses, rel=1e-5)

@@ -1,4 +1,4 @@
-"""The best checkpoint by the mean of several metrics, through the real Trainer."""
+"""The best checkpoint by the mean of several metrics, with the real Trainer."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def validations_of(run):
 
 
 def best_of(run):
-    """The step that the run's best checkpoint was saved at, and the value it was chosen by."""
+    """Return the step of the run's best checkpoint, and the value by which it was chosen."""
     checkpoint = find_checkpoint(run, "best")
     assert checkpoint is not None
     state = read_state(checkpoint)
@@ -31,11 +31,11 @@ def best_of(run):
     return state.best_step, state.best
 
 
-def test_the_best_checkpoint_is_the_one_of_the_best_mean(partly_known, tmp_path):
+def test_best_checkpoint_has_the_best_mean(partly_known, tmp_path):
     run = tmp_path / "run"
     words = {"train__best": " mean( accuracy,dice )", "train__empty_masks": "leave-out", "optimizer__lr": 0.02}
     tree = uml_tree(partly_known, train__steps=5, train__validate_every=1, checkpoint__every=1, **words)
-    ((code, said, errors),) = run_world(1, train_as_the_command, tree, str(run))
+    ((code, output, errors),) = run_world(1, train_as_the_command, tree, str(run))
     assert (code, errors) == (0, "")
     records = validations_of(run)
     means = {step: (one["validation_accuracy"] + one["validation_dice"]) / 2 for step, one in records.items()}
@@ -47,12 +47,12 @@ def test_the_best_checkpoint_is_the_one_of_the_best_mean(partly_known, tmp_path)
         assert record[f"validation_{MEAN}"] == pytest.approx(means[number])
         assert record["empty_masks"] == "leave-out"
         assert re.search(
-            rf"^validation at step {number}: .*  {re.escape(MEAN)} {means[number]:.4f}$", said, re.MULTILINE
+            rf"^validation at step {number}: .*  {re.escape(MEAN)} {means[number]:.4f}$", output, re.MULTILINE
         )
 
 
-def test_a_metric_that_no_validation_forms_is_told_at_the_end(partly_known, tmp_path):
-    """The toy recipe predicts no pixels, which only its validations show."""
+def test_metric_that_no_validation_can_compute_is_reported_at_the_end(partly_known, tmp_path):
+    """The toy recipe predicts no pixels, which only becomes known in its validations."""
     run = tmp_path / "run"
     stream = {"shards": str(partly_known), "count": 8}
     tree = {
@@ -62,11 +62,12 @@ def test_a_metric_that_no_validation_forms_is_told_at_the_end(partly_known, tmp_
         "train": {"steps": 2, "best": MEAN, "validate_every": 1},
         "metrics": {"enabled": False},
     }
-    ((code, said, errors),) = run_world(1, train_as_the_command, tree, str(run))
+    ((code, output, errors),) = run_world(1, train_as_the_command, tree, str(run))
     assert (code, errors) == (0, "")
-    assert len(re.findall(rf"^validation at step \d: .*  {re.escape(MEAN)} not formed$", said, re.MULTILINE)) == 2
+    assert len(re.findall(rf"^validation at step \d: .*  {re.escape(MEAN)} not formed$", output, re.MULTILINE)) == 2
     assert (
-        f"no validation could form train.best = {MEAN} (the last one lacked dice), so no checkpoint is the best" in said
+        f"no validation could form train.best = {MEAN} (the last one lacked dice), so no checkpoint is the best"
+        in output
     )
     assert find_checkpoint(run, "best") is None
 
@@ -75,8 +76,8 @@ def figures(accuracy, dice):
     return {"accuracy": accuracy, "dice": dice}
 
 
-def test_the_best_is_kept_over_a_resume_and_chosen_anew_by_another_figure(partly_known, tmp_path):
-    """The best accuracy is of step 1, the best Dice of step 3, the best mean of step 2."""
+def test_best_is_kept_over_a_resume_and_chosen_again_for_another_metric(partly_known, tmp_path):
+    """Step 1 has the best accuracy, step 3 the best Dice, and step 2 the best mean."""
     first = [figures(0.9, 0.1), figures(0.7, 0.6), figures(0.1, 0.9)]
     then = [figures(0.6, 0.6)]
     tree = uml_tree(partly_known, train__steps=4, train__validate_every=1, train__best=MEAN, checkpoint__every=1)
@@ -92,7 +93,7 @@ def test_the_best_is_kept_over_a_resume_and_chosen_anew_by_another_figure(partly
         "same": ("m", {"best": "mean(accuracy,  dice)"}, (2, pytest.approx(0.65))),
         "other": ("m", {"best": "dice"}, (4, 0.6)),
         "rule": ("m", {"best": MEAN, "empty_masks": "leave-out"}, (4, pytest.approx(0.6))),
-        "rule of no use": ("a", {"best": "accuracy", "empty_masks": "leave-out"}, (1, 0.9)),
+        "irrelevant rule": ("a", {"best": "accuracy", "empty_masks": "leave-out"}, (1, 0.9)),
     }
     jobs = []
     for name, (source, words, _) in cases.items():

@@ -1,4 +1,4 @@
-"""Trainings that meet damaged checkpoints or a full disk, as a user sees them."""
+"""Training runs with damaged checkpoints or a full disk, as a user sees them."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def weights_of(run: Path):
     found = latest_valid(run / "checkpoints")
     assert found is not None
     assert found[0].name == "step-000004"
-    # Copied: the tensors are the file itself, which a test is about to damage.
+    # Copied because the tensors are mapped from the file, which a test will damage.
     return {name: tensor.clone().numpy() for name, tensor in read_networks(found[0])["uml"].weights.items()}
 
 
@@ -39,22 +39,22 @@ def records(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_to_the_same_end(run, partly_known):
+def test_run_resumes_from_the_checkpoint_before_a_damaged_one_with_the_same_result(run, partly_known):
     before, losses = weights_of(run), [record.get("loss") for record in records(run)]
     path = run / "checkpoints" / "step-000004" / "uml.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    ((code, said, error),) = run_world(1, train_as_the_command, words(partly_known), str(run))
+    ((code, output, error),) = run_world(1, train_as_the_command, words(partly_known), str(run))
     assert (code, error) == (0, "")
-    told = [line for line in said.splitlines() if "going on from" in line]
-    assert len(told) == 1
-    assert "step-000004: uml.safetensors is missing or damaged: going on from step-000002, which is whole" in told[0]
-    assert "resumed at step 2" in said
+    lines = [line for line in output.splitlines() if "going on from" in line]
+    assert len(lines) == 1
+    assert "step-000004: uml.safetensors is missing or damaged: going on from step-000002, which is whole" in lines[0]
+    assert "resumed at step 2" in output
     after = weights_of(run)
     assert all(np.array_equal(after[name], tensor) for name, tensor in before.items())
     assert [record.get("loss") for record in records(run)] == losses
 
 
-def test_a_disk_that_is_full_at_a_save_ends_the_run_with_one_line_and_exit_code_2(partly_known, tmp_path):
+def test_full_disk_ends_the_run_with_one_line_and_exit_code_2(partly_known, tmp_path):
     run = tmp_path / "run"
     ((code, _, error),) = run_world(1, train_as_the_command, words(partly_known), str(run), 20_000)
     assert code == 2
@@ -68,7 +68,7 @@ def test_a_disk_that_is_full_at_a_save_ends_the_run_with_one_line_and_exit_code_
     assert list((run / "checkpoints").iterdir()) == []
 
 
-def test_ranks_that_find_different_checkpoints_do_not_start(run, partly_known):
+def test_ranks_with_different_checkpoints_do_not_start(run, partly_known):
     (first, error), second = run_world(2, start_apart, words(partly_known), str(run))
     assert first == 2
     assert error.startswith("error: ranks would ")

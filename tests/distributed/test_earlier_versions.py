@@ -1,4 +1,4 @@
-"""Runs of earlier versions go on: parameters that were added since start at zero, settings at their defaults."""
+"""Runs of earlier versions can be resumed: new parameters start at zero, new settings have their defaults."""
 
 import shutil
 
@@ -23,7 +23,7 @@ SETTINGS_ADDED = {"data": ["normalise"]}
 
 @pytest.fixture(scope="module")
 def earlier(partly_known, tmp_path_factory):
-    """A run of two steps, its checkpoint without what was added since; and its configuration."""
+    """The configuration and folder of a run of two steps whose checkpoint lacks newer parameters and settings."""
     tree = uml_tree(partly_known, train__steps=2, checkpoint__every=2)
     run = tmp_path_factory.mktemp("earlier") / "run"
     run_world(1, train, tree, str(run), True)
@@ -41,7 +41,7 @@ def earlier(partly_known, tmp_path_factory):
     return tree, run
 
 
-def test_a_run_of_an_earlier_version_goes_on(earlier, tmp_path):
+def test_run_of_an_earlier_version_is_resumed(earlier, tmp_path):
     tree, run = earlier
     shutil.copytree(run, tmp_path / "run")
     setup = prepare(validate({**tree, "train": {**tree["train"], "steps": 2}}, "test"), 1)
@@ -62,7 +62,7 @@ def test_a_run_of_an_earlier_version_goes_on(earlier, tmp_path):
     assert all((value == 0).all() for value in added)
 
 
-def test_it_trains_on_with_moments_of_zero(earlier, tmp_path, partly_known):
+def test_new_parameters_train_from_moments_of_zero(earlier, tmp_path, partly_known):
     shutil.copytree(earlier[1], tmp_path / "run")
     longer = uml_tree(partly_known, train__steps=4, checkpoint__every=2)
     (trace,) = run_world(1, train, longer, str(tmp_path / "run"))
@@ -73,7 +73,7 @@ def test_it_trains_on_with_moments_of_zero(earlier, tmp_path, partly_known):
     assert all(weights[f"mixer.levels.{level}.{name}"].abs().max() > 0 for level in range(4) for name in ADDED)
 
 
-def test_it_is_read_with_a_note(earlier):
+def test_run_of_an_earlier_version_is_loaded_with_a_note(earlier):
     read = load_run(earlier[1], checkpoint="latest", device="cpu")
     assert len(read.notes) == 1
     assert "had no mixer.levels.0.place_value_bias" in read.notes[0]

@@ -1,6 +1,7 @@
-"""The same training on any number of ranks, at any ZeRO stage, with any accumulation, and in plain torch.
+"""Training is the same on any number of ranks, at any ZeRO stage, with any accumulation, and in plain torch.
 
-96 phantom images, float32, 5 steps; dropout, augmentation and weight decay on; some labels and masks missing.
+Uses 96 phantom images, float32 and 5 steps, with dropout, augmentation and weight decay, and some labels and masks
+missing.
 """
 
 import numpy as np
@@ -17,9 +18,9 @@ LOSS = 1e-6
 GRADIENT = 1e-5
 
 CAREFUL = {"optimizer__name": "sgd", "optimizer__lr": 1e-5}
-"""Steps so small that the weights hardly differ. An activation at the kink of its ReLU goes either way with the last
-bit of the weights, and Adam brings some there: one is 7e-5 of the gradient of the compact profile, 4e-3 of the paper's
-(measured).
+"""Steps so small that the weights hardly change. The last bit of the weights decides the side of an activation at the
+kink of its ReLU, and Adam moves some activations there: a single one changes the gradient of the compact profile by
+7e-5, and that of the paper's profile by 4e-3 (measured).
 """
 
 
@@ -28,7 +29,7 @@ def loss_error(one: Trace, other: Trace) -> float:
 
 
 def gradient_error(one: Trace, other: Trace) -> float:
-    """Of the last step, relative to its norm."""
+    """Return the error of the last step's gradient, relative to its norm."""
     a, b = one.gradient["uml"], other.gradient["uml"]
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
@@ -46,7 +47,7 @@ def plain(partly_known) -> Trace:
 
 @pytest.fixture(scope="module")
 def two_ranks(partly_known) -> list[Trace]:
-    """Stages 0 to 3 on 2 ranks, as rank 0 saw them."""
+    """Traces of ZeRO stages 0 to 3 on 2 ranks, from rank 0."""
     return run_world(2, train_each, [uml_tree(partly_known, zero__stage=stage) for stage in range(4)])[0]
 
 
@@ -61,12 +62,12 @@ def test_zero_stages_are_bitwise_equal(two_ranks):
     assert_bitwise_equal(*two_ranks)
 
 
-def test_two_ranks_train_as_plain_torch_does(two_ranks, plain):
+def test_two_ranks_train_like_plain_torch(two_ranks, plain):
     assert_same_training(two_ranks[0], plain)
 
 
 @pytest.mark.parametrize(("ranks", "stage"), [(1, 2), (4, 1)])
-def test_one_and_four_ranks_train_as_plain_torch_does(ranks, stage, partly_known, plain):
+def test_one_and_four_ranks_train_like_plain_torch(ranks, stage, partly_known, plain):
     assert_same_training(run_world(ranks, train, uml_tree(partly_known, zero__stage=stage))[0], plain)
 
 
@@ -74,7 +75,7 @@ def paper_tree(shards, **words):
     return uml_tree(shards, model__profile="paper", **words)
 
 
-def test_the_paper_s_profile_is_bitwise_equal_at_every_stage(partly_known):
+def test_paper_s_profile_is_bitwise_equal_at_every_stage(partly_known):
     trees = [paper_tree(partly_known, zero__stage=stage, train__steps=2) for stage in range(4)]
     traces = run_world(2, train_each, trees)[0]
     assert_bitwise_equal(*traces)
@@ -83,18 +84,18 @@ def test_the_paper_s_profile_is_bitwise_equal_at_every_stage(partly_known):
 
 @pytest.fixture(scope="module")
 def careful_paper(partly_known) -> tuple[dict, Trace]:
-    """The paper's profile, with careful steps, and its training in plain torch."""
+    """The paper's profile with small steps, and its training in plain torch."""
     tree = paper_tree(partly_known, **CAREFUL)
     return tree, run_world(1, train_plainly, tree)[0]
 
 
 @pytest.mark.parametrize(("ranks", "stage"), [(1, 2), (2, 1), (4, 2)])
-def test_the_paper_s_profile_has_the_gradients_of_plain_torch(ranks, stage, careful_paper):
+def test_paper_s_profile_has_the_gradients_of_plain_torch(ranks, stage, careful_paper):
     tree, plain = careful_paper
     assert_same_training(run_world(ranks, train, {**tree, "zero": {"stage": stage}})[0], plain)
 
 
-def test_accumulation_changes_nothing_where_dice_is_per_sample(partly_known):
+def test_accumulation_changes_nothing_if_dice_is_per_sample(partly_known):
     words = {"objective__dice_scope": "sample", **CAREFUL}
     plain = run_world(1, train_plainly, uml_tree(partly_known, **words))[0]
     trees = [
@@ -105,7 +106,7 @@ def test_accumulation_changes_nothing_where_dice_is_per_sample(partly_known):
         assert_same_training(trace, plain)
 
 
-def test_ranks_see_the_slots_that_they_own(partly_known):
+def test_ranks_receive_their_own_slots(partly_known):
     one = run_world(1, train, uml_tree(partly_known, train__steps=2))[0]
     two = run_world(2, train, uml_tree(partly_known, train__steps=2))
     assert [first + second for first, second in zip(two[0].keys, two[1].keys, strict=True)] == one.keys
@@ -118,11 +119,11 @@ def test_without_global_sums_or_keyed_dropout_ranks_would_differ(mutation, partl
 
 
 def test_without_zero_terms_a_rank_without_labels_would_break_training(partly_known):
-    """With 1 sample a rank, one of the two lacks its label in some step while the other has it."""
+    """With 1 sample per rank, in some step only one of the two ranks has a label."""
     tree = uml_tree(partly_known, streams__train__count=2, zero__stage=2, train__steps=4)
     plain = run_world(1, train_plainly, tree)[0]
-    whole = run_world(2, train, tree)[0]
-    assert loss_error(whole, plain) <= LOSS
+    correct = run_world(2, train, tree)[0]
+    assert loss_error(correct, plain) <= LOSS
     try:
         broken = run_world(2, train_without_zero_terms, tree)[0]
     except AssertionError:
@@ -130,14 +131,14 @@ def test_without_zero_terms_a_rank_without_labels_would_break_training(partly_kn
     assert loss_error(broken, plain) > 100 * LOSS
 
 
-def test_weighted_sampling_sees_the_same_global_batches_on_any_number_of_ranks(partly_known):
+def test_weighted_sampling_draws_the_same_global_batches_on_any_number_of_ranks(partly_known):
     tree = uml_tree(partly_known, streams__train__sampling="balanced", train__steps=4)
     one, two, four = (run_world(ranks, train_each, [tree])[0][0] for ranks in (1, 2, 4))
     for other in (two, four):
         assert max(abs(x - y) for x, y in zip(other.losses, one.losses, strict=True)) <= 1e-6
 
 
-def test_a_network_wide_enough_for_convolutions_at_half_size_is_bitwise_equal_at_every_stage(partly_known):
+def test_network_wide_enough_for_convolutions_at_half_size_is_bitwise_equal_at_every_stage(partly_known):
     trees = [uml_tree(partly_known, model__width=0.5, zero__stage=stage, train__steps=2) for stage in range(4)]
     traces = run_world(2, train_each, trees)[0]
     assert_bitwise_equal(*traces)

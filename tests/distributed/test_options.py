@@ -1,4 +1,4 @@
-"""bf16, activation checkpointing, fine-tuning, the best checkpoint: through the real Trainer."""
+"""bf16, activation checkpointing, fine-tuning and the best checkpoint, with the real Trainer."""
 
 import json
 
@@ -20,7 +20,7 @@ from worlds import run_world
 pytestmark = pytest.mark.distributed
 
 
-def test_bf16_is_close_to_float32_and_checkpointed_activations_change_no_bit(partly_known):
+def test_bf16_is_close_to_float32_and_activation_checkpointing_is_bitwise_equal(partly_known):
     plain, checkpointed, parted, half = (
         uml_tree(partly_known, train__steps=3),
         uml_tree(partly_known, train__steps=3, model__checkpointing=True),
@@ -35,7 +35,7 @@ def test_bf16_is_close_to_float32_and_checkpointed_activations_change_no_bit(par
     assert max(abs(x - y) for x, y in zip(d.losses, a.losses, strict=True)) < 0.05
 
 
-def test_the_best_checkpoint_is_the_one_of_the_best_validation_and_is_kept(partly_known, tmp_path):
+def test_best_checkpoint_has_the_best_validation_and_is_kept(partly_known, tmp_path):
     run = tmp_path / "run"
     tree = uml_tree(
         partly_known,
@@ -64,7 +64,7 @@ def networks_of(tree) -> Networks:
     return Networks(setup.recipe, setup.config, torch.device("cpu"))
 
 
-def test_fine_tuning_starts_from_given_weights_and_heads_of_other_classes_start_afresh(partly_known):
+def test_fine_tuning_uses_given_weights_and_reinitialises_heads_of_other_classes(partly_known):
     given = {
         "uml": {name: value + 1 for name, value in networks_of(uml_tree(partly_known))["uml"].state_dict().items()}
     }
@@ -89,7 +89,7 @@ def test_weights_of_another_architecture_are_refused_by_name(partly_known):
         networks.start_from({"other": weights}, "there")
 
 
-def test_a_checkpoint_holds_the_moments_in_the_parameters_shapes(partly_known, tmp_path):
+def test_checkpoint_contains_the_moments_in_the_shapes_of_the_parameters(partly_known, tmp_path):
     run = tmp_path / "run"
     run_world(2, train_each, [uml_tree(partly_known, train__steps=1, zero__stage=3)], [str(run)])
     checkpoint = find_checkpoint(run)
@@ -102,7 +102,7 @@ def test_a_checkpoint_holds_the_moments_in_the_parameters_shapes(partly_known, t
     assert all(bool((tensor >= 0).all()) for tensor in state.moments["exp_avg_sq"].values())
 
 
-def test_deepspeed_s_configuration_follows_from_ours_and_passes_the_rest_through(partly_known):
+def test_deepspeed_s_configuration_is_derived_from_ours_and_passes_the_rest_through(partly_known):
     tree = uml_tree(partly_known, zero__stage=2, optimizer__clip=0.5)
     tree["deepspeed"] = {"wall_clock_breakdown": True, "zero_optimization": {"reduce_bucket_size": 1000}}
     found = deepspeed_config(validate(tree, "test"), "uml", 4, 2, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on as if it had not been."""
+"""A stopped run resumes as if it had not been stopped."""
 
 import json
 from pathlib import Path
@@ -19,11 +19,11 @@ def words(**more):
     return {"train__steps": STEPS, "checkpoint__every": 2, **more}
 
 
-def test_the_same_world_goes_on_bit_for_bit_at_every_stage(partly_known, tmp_path):
-    """Stopped in step 4 of 6, in mid-epoch; the kill loses what came after the checkpoint of step 2."""
+def test_same_world_resumes_bit_for_bit_at_every_stage(partly_known, tmp_path):
+    """The run is stopped in step 4 of 6, in mid-epoch; it loses the steps after the checkpoint of step 2."""
     stages = range(4)
     trees = [uml_tree(partly_known, **words(zero__stage=stage)) for stage in stages]
-    # Other numbers of loader workers after the stop: they change nothing.
+    # The number of loader workers after the stop has no effect.
     resumed_trees = [uml_tree(partly_known, **words(zero__stage=stage, data__workers=stage % 3)) for stage in stages]
     runs = [str(tmp_path / f"stage-{stage}") for stage in stages]
     straight, _ = run_world(2, train_and_stop_each, trees, runs, 3)
@@ -36,7 +36,7 @@ def test_the_same_world_goes_on_bit_for_bit_at_every_stage(partly_known, tmp_pat
         assert np.array_equal(after.weights["uml"], before.weights["uml"])
 
 
-def test_the_paper_s_profile_with_its_switches_on_goes_on_bit_for_bit(partly_known, tmp_path):
+def test_paper_s_profile_with_its_switches_on_resumes_bit_for_bit(partly_known, tmp_path):
     switches = {"model__profile": "paper", "model__un_top_in_seg": True, "model__mask_source": "belief"}
     trees = [uml_tree(partly_known, **words(**switches, train__steps=3, zero__stage=2))]
     runs = [str(tmp_path / "run")]
@@ -46,7 +46,7 @@ def test_the_paper_s_profile_with_its_switches_on_goes_on_bit_for_bit(partly_kno
     assert np.array_equal(after.weights["uml"], before.weights["uml"])
 
 
-def test_a_run_moves_from_four_ranks_to_two_to_one_and_across_stages(partly_known, tmp_path):
+def test_run_moves_from_four_ranks_to_two_to_one_and_across_stages(partly_known, tmp_path):
     straight = run_world(1, train, uml_tree(partly_known, **words(zero__stage=0)))[0]
     losses = []
     for ranks, stage, stop_at in ((4, 1, 2), (2, 3, 4), (1, 2, None)):
@@ -56,7 +56,7 @@ def test_a_run_moves_from_four_ranks_to_two_to_one_and_across_stages(partly_know
     assert max(abs(a - b) for a, b in zip(losses, straight.losses, strict=True)) <= 1e-6
 
 
-def test_training_leaves_the_global_generators_alone(partly_known):
+def test_training_does_not_use_the_global_generators(partly_known):
     """A loader without a generator of its own would draw from torch's, and a resumed run would differ."""
     before, after = run_world(1, generators_around, uml_tree(partly_known, train__steps=2, data__workers=1))[0]
     assert before == after

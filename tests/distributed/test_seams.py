@@ -1,4 +1,4 @@
-"""The Trainer knows no recipe: two engines, an average, a frozen copy, two streams and two phases."""
+"""The Trainer is independent of the recipe: two engines, an average, a frozen copy, two streams and two phases."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def toy_tree(shards, stage=1, **train_words):
 
 @pytest.fixture(scope="module")
 def plain(partly_known):
-    """The same two phases written out with nothing but torch."""
+    """The same two phases in plain torch."""
     return run_world(1, train_plainly, toy_tree(partly_known))[0]
 
 
@@ -40,7 +40,7 @@ def stages(partly_known):
     return run_world(2, train_each, [toy_tree(partly_known, stage) for stage in range(4)])[0]
 
 
-def test_two_engines_in_two_phases_train_as_plain_torch_does_at_every_stage(stages, plain):
+def test_two_engines_in_two_phases_train_like_plain_torch_at_every_stage(stages, plain):
     for trace in stages:
         assert len(trace.losses) == STEPS
         assert max(abs(a - b) for a, b in zip(trace.losses, plain.losses, strict=True)) <= 1e-6
@@ -66,7 +66,7 @@ def test_pseudo_labels_are_counted_over_the_global_batch(stages):
 
 
 @pytest.mark.parametrize("stage", [1, 3])
-def test_a_run_goes_on_bit_for_bit_in_each_phase_and_between_them(stage, stages, partly_known, tmp_path):
+def test_run_resumes_bit_for_bit_in_each_phase_and_between_them(stage, stages, partly_known, tmp_path):
     straight = stages[stage]
     tree = toy_tree(partly_known, stage)
     run = str(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Bad samples in a training: left out by all ranks alike, counted by reason, and an end to it when all is bad."""
+"""Bad samples in training: all ranks skip them alike, count them by reason, and stop if all samples are bad."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.distributed
 
 
 def damage(shards, folder, chosen):
-    """A copy in which the chosen samples of `train` cannot be decoded: their jpegs are cut short."""
+    """Copy the shards and truncate the jpegs of the chosen samples of `train`, so that they cannot be decoded."""
     copy = shutil.copytree(shards, folder / "damaged")
     split = open_split(copy / "train")
     for number in chosen:
@@ -28,7 +28,7 @@ def damage(shards, folder, chosen):
     return copy
 
 
-def test_skipped_samples_count_on_no_number_of_ranks(partly_known, tmp_path):
+def test_skipped_samples_have_no_effect_on_any_number_of_ranks(partly_known, tmp_path):
     split = open_split(partly_known / "train")
     chosen = range(0, len(split), 5)
     bad = {split.keys()[number] for number in chosen}
@@ -47,7 +47,7 @@ def test_skipped_samples_count_on_no_number_of_ranks(partly_known, tmp_path):
     assert len(two[0].skipped) + len(two[1].skipped) == len(skipped)
 
 
-def test_a_run_of_nothing_but_bad_samples_ends_with_one_line(partly_known, tmp_path):
+def test_run_with_only_bad_samples_ends_with_one_line(partly_known, tmp_path):
     damaged = damage(partly_known, tmp_path, chosen=range(96))
     (line,) = run_world(1, refusal_of, uml_tree(damaged, train__steps=20, data__on_bad_sample="skip"))
     assert re.fullmatch(r"104 samples in a row cannot be read, last: .*shard-00000\d\.tar: sample \S+: jpg: .*", line)

@@ -1,4 +1,4 @@
-"""Runs that start from a file of weights: it is read once, when a run is fresh, and needed no more."""
+"""Runs that start from a weight file: it is read once, when a new run starts, and not needed later."""
 
 from pathlib import Path
 
@@ -35,14 +35,14 @@ def toy_tree(shards, stage=1, **model):
 
 @pytest.fixture(scope="module")
 def tensors():
-    """Weights for the student's convolution, its first two tensors."""
+    """Weights of the student's convolution, its first two tensors."""
     generator = torch.Generator().manual_seed(3)
     return {"weight": torch.randn(6, 3, 3, 3, generator=generator), "bias": torch.randn(6, generator=generator)}
 
 
 @pytest.fixture(scope="module")
 def continued(partly_known, tensors, tmp_path_factory):
-    """Stage -> run folder, straight training, and one stopped after a step and resumed when the file was gone."""
+    """By stage: run folder, uninterrupted training, and training resumed after a step without the file."""
     folder = tmp_path_factory.mktemp("start")
     path = folder / "toy.safetensors"
     save_file(tensors, path)
@@ -55,7 +55,7 @@ def continued(partly_known, tensors, tmp_path_factory):
     return dict(zip((1, 3), zip(runs, straight, resumed, strict=True), strict=True))
 
 
-def test_a_fresh_run_starts_from_the_file_on_every_rank_at_every_stage(partly_known, tensors, tmp_path):
+def test_new_run_starts_from_the_file_on_every_rank_at_every_stage(partly_known, tensors, tmp_path):
     path = tmp_path / "toy.safetensors"
     save_file(tensors, path)
     trees = [toy_tree(partly_known), *(toy_tree(partly_known, stage, weights=path) for stage in range(4))]
@@ -70,7 +70,7 @@ def test_a_fresh_run_starts_from_the_file_on_every_rank_at_every_stage(partly_kn
 
 
 @pytest.mark.parametrize("stage", [1, 3])
-def test_a_resumed_run_goes_on_bit_for_bit_when_the_file_is_gone(continued, stage):
+def test_run_resumes_bit_for_bit_without_the_file(continued, stage):
     _, straight, resumed = continued[stage]
     assert len(straight.losses) == 4
     assert resumed.losses == straight.losses[1:]
@@ -79,7 +79,7 @@ def test_a_resumed_run_goes_on_bit_for_bit_when_the_file_is_gone(continued, stag
 
 
 @pytest.mark.parametrize("stage", [1, 3])
-def test_a_run_is_read_when_the_file_is_gone(continued, stage):
+def test_run_is_loaded_without_the_file(continued, stage):
     folder, straight, _ = continued[stage]
     run = load_run(folder, "latest", "cpu")
     assert run.state.step == 4
@@ -95,12 +95,12 @@ def test_fine_tuning_overrides_the_file_and_does_not_need_it(continued, partly_k
         assert np.array_equal(trace.weights[name], weights), name
 
 
-def test_a_file_that_is_gone_when_ranks_start_is_one_line_and_exit_code_2(partly_known, tmp_path):
+def test_missing_file_at_the_start_of_ranks_is_one_line_and_exit_code_2(partly_known, tmp_path):
     run, absent = tmp_path / "run", tmp_path / "absent.safetensors"
     first, second = run_world(2, fail_to_start, toy_tree(partly_known, weights=absent), str(run))
     assert first[0] == 2
     assert first[1].startswith(f"error: {absent} cannot be read as safetensors: ")
     assert first[1].count("\n") == 1
-    # The launcher ends all ranks when one fails: the others are silent, so that the first can speak.
+    # The launcher kills all ranks when one fails: the others exit silently, so that the first can print the error.
     assert second == (0, "")
     assert not Path(run).exists()

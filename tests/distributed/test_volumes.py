@@ -1,4 +1,4 @@
-"""Patches of volumes in a training: the same batches on any number of ranks, and no truth of unlabelled cases."""
+"""Training on patches of volumes: equal batches on any number of ranks, and no labels of unlabelled cases."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ LABELLED = ("case-1", "case-4", "case-7")
 
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory):
-    """The same training on one rank and on two, and with garbage in the masks that are withheld."""
+    """Traces of training on one rank and on two, each also with garbage in the withheld masks."""
     folder = tmp_path_factory.mktemp("balls")
     ids = folder / "labelled.txt"
     ids.write_text("\n".join(LABELLED))
@@ -35,7 +35,7 @@ def tree_of(shards, ids):
     }
 
 
-def test_two_ranks_see_the_patches_of_one(traces):
+def test_two_ranks_receive_the_same_patches_as_one(traces):
     one, two = traces[1][0][0], [rank[0] for rank in traces[2]]
     np.testing.assert_allclose(two[0].losses, one.losses, rtol=1e-6)
     assert one.losses[-1] < one.losses[0]
@@ -43,13 +43,13 @@ def test_two_ranks_see_the_patches_of_one(traces):
     assert sorted(both) == sorted(key for keys in one.keys for key in keys)
 
 
-def test_each_stream_gives_its_part(traces):
+def test_each_stream_contains_its_part(traces):
     keys = traces[1][0][0].keys
     assert {key for batch in keys[::2] for key in batch} == set(LABELLED)
     assert {key for batch in keys[1::2] for key in batch} == {f"case-{n}" for n in range(10)} - set(LABELLED)
 
 
-def test_what_unlabelled_masks_hold_changes_nothing(traces):
+def test_content_of_unlabelled_masks_has_no_effect(traces):
     true, garbage = traces[1][0]
     assert true.losses == garbage.losses
     np.testing.assert_array_equal(true.weights["net"], garbage.weights["net"])

@@ -1,4 +1,4 @@
-"""launchers/checkpoint.py: what it says of checkpoints, what it removes, and that what it exports loads back."""
+"""launchers/checkpoint.py verifies, prunes and reshards checkpoints, and exports weights that load again."""
 
 import json
 import re
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def command(capsys):
-    """Runs the command in this process: exit code, stdout, stderr."""
+    """Return a function that runs the command in this process and returns exit code, stdout and stderr."""
     module = load_script(SCRIPT)
 
     def run(*arguments):
@@ -44,7 +44,7 @@ def command(capsys):
 
 
 def make_run(run: Path, tree: dict, steps=(2, 4, 6), best: int = 4) -> Path:
-    """A run folder with checkpoints of untrained networks."""
+    """Create a run folder with checkpoints of untrained networks."""
     setup = prepare(validate(tree, "test"), 1)
     folder = RunFolder(run, writes=True)
     folder.write_config(setup.config)
@@ -83,7 +83,7 @@ def assert_refused(done, message):
 
 
 @pytest.mark.parametrize("name", ["verify", "reshard", "prune", "export"])
-def test_every_help_has_an_example_that_is_understood(command, name):
+def test_every_help_has_a_valid_example(command, name):
     code, printed, _ = command(name, "--help")
     assert code == 0
     example = " ".join(printed.partition("example: python launchers/checkpoint.py ")[2].split())
@@ -96,7 +96,7 @@ def test_every_help_has_an_example_that_is_understood(command, name):
     [("verify",), ("reshard", "--ranks", 2), ("prune", "--keep", 1), ("export", "--out", "out")],
     ids=lambda words: words[0],
 )
-def test_a_folder_that_holds_no_run_or_no_checkpoint_is_one_line(command, tmp_path, run, words):
+def test_folder_without_a_run_or_checkpoint_is_refused_in_one_line(command, tmp_path, run, words):
     assert_refused(command(*words, "--run", tmp_path / "absent"), "absent does not exist: name the folder of a run")
     assert_refused(command(*words, "--run", tmp_path), r"holds no run \(no config\.toml\)")
     shutil.rmtree(run / "checkpoints")
@@ -105,7 +105,7 @@ def test_a_folder_that_holds_no_run_or_no_checkpoint_is_one_line(command, tmp_pa
         command(*words, "--run", run, "--debug")
 
 
-def test_verify_says_of_each_checkpoint_whether_it_is_whole(command, run):
+def test_verify_reports_whether_each_checkpoint_is_valid(command, run):
     code, printed, error = command("verify", "--run", run)
     assert (code, error) == (0, "")
     lines = [line.split() for line in printed.splitlines()]
@@ -129,7 +129,7 @@ def test_verify_says_of_each_checkpoint_whether_it_is_whole(command, run):
         ("latest", None, "latest cannot be read: No such file"),
     ],
 )
-def test_verify_finds_pointers_to_nothing(command, run, pointer, content, message):
+def test_verify_finds_dangling_pointers(command, run, pointer, content, message):
     path = run / "checkpoints" / pointer
     path.unlink() if content is None else path.write_text(content)
     code, _, error = command("verify", "--run", run)
@@ -137,7 +137,7 @@ def test_verify_finds_pointers_to_nothing(command, run, pointer, content, messag
     assert message in error
 
 
-def test_a_run_without_a_best_checkpoint_is_well(command, run):
+def test_run_without_a_best_checkpoint_verifies(command, run):
     (run / "checkpoints" / "best").unlink()
     assert command("verify", "--run", run)[0] == 0
     assert_refused(command("export", "--run", run, "--out", run / "out"), "has no best checkpoint: .*--checkpoint")
@@ -158,14 +158,14 @@ def test_prune_keeps_the_newest_the_best_and_the_latest(command, run):
     assert_refused(command("prune", "--run", run, "--keep", 0), "--keep 0: at least 1 is kept")
 
 
-def test_prune_never_removes_the_last_whole_one(command, run):
+def test_prune_never_removes_the_last_valid_checkpoint(command, run):
     for name in ("step-000004", "step-000006"):
         (run / "checkpoints" / name / "state.json").unlink()
     command("prune", "--run", run, "--keep", 1)
     assert "step-000002" in names(run)
 
 
-def test_reshard_prints_a_command_that_goes_on(command, run):
+def test_reshard_prints_a_command_that_resumes_the_run(command, run):
     code, printed, error = command("reshard", "--run", run, "--ranks", 4, "--stage", 3)
     assert (code, error) == (0, "")
     first, second, line = printed.splitlines()
@@ -181,13 +181,13 @@ def test_reshard_prints_a_command_that_goes_on(command, run):
     assert found[1].step == 6
 
 
-def test_reshard_lists_the_ranks_that_divide_the_samples(command, run, partly_known):
+def test_reshard_lists_the_ranks_that_divide_the_global_batch(command, run, partly_known):
     message = r"streams\.train\.count = 8 cannot be shared by 3 ranks: use 1, 2, 4, 8 ranks"
     assert_refused(command("reshard", "--run", run, "--ranks", 3), message)
     assert valid_ranks(validate(toy_tree(partly_known), "test")) == [1, 2, 4]
 
 
-def test_reshard_says_what_the_run_would_go_on_from(command, run):
+def test_reshard_reports_the_checkpoint_that_a_resume_would_use(command, run):
     (run / "checkpoints" / "step-000006" / "uml.safetensors").unlink()
     code, printed, _ = command("reshard", "--run", run, "--ranks", 1)
     assert code == 0
@@ -206,7 +206,7 @@ def toy_tree(shards):
 
 
 def started_from(tree: dict, init: Path) -> Networks:
-    """The networks of a fresh run that starts from exported weights."""
+    """Return the networks of a new run that starts from exported weights."""
     setup = prepare(validate({**tree, "model": {**tree.get("model", {}), "init": str(init)}}, "test"), 1)
     check_start(setup)
     networks = Networks(setup.recipe, setup.config, CPU)
@@ -221,7 +221,7 @@ def assert_same(networks: Networks, checkpoint: Path) -> None:
         assert all(torch.equal(tensor, saved[key]) for key, tensor in state.weights.items())
 
 
-def test_what_is_exported_loads_back_as_a_folder_and_as_a_file(command, run, partly_known, tmp_path):
+def test_exported_weights_load_from_a_folder_and_from_a_file(command, run, partly_known, tmp_path):
     out = tmp_path / "models" / "uml"
     code, printed, error = command("export", "--run", run, "--out", out)
     assert (code, error) == (0, "")
@@ -233,24 +233,24 @@ def test_what_is_exported_loads_back_as_a_folder_and_as_a_file(command, run, par
     for init in (out, out / "uml.safetensors"):
         assert_same(started_from(uml_tree(partly_known), init), run / "checkpoints" / "step-000004")
     with (out / "README.md").open("a") as card:
-        card.write("What people add does not make it a damaged one.\n")
+        card.write("Text that users add does not damage the checkpoint.\n")
     verify(out)
 
 
-def test_networks_of_a_recipe_with_several_load_back_together(command, partly_known, tmp_path):
+def test_several_networks_of_a_recipe_load_together(command, partly_known, tmp_path):
     run = make_run(tmp_path / "run", toy_tree(partly_known), steps=(1,), best=1)
     assert command("export", "--run", run, "--out", tmp_path / "out", "--checkpoint", "latest")[0] == 0
     assert_same(started_from(toy_tree(partly_known), tmp_path / "out"), run / "checkpoints" / "step-000001")
     assert "or its one file" not in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_the_card_says_what_the_weights_are(command, run, partly_known, tmp_path):
+def test_model_card_describes_the_weights(command, run, partly_known, tmp_path):
     evaluation = run / "evaluation" / "test" / "metrics.json"
     evaluation.parent.mkdir(parents=True)
     record = {"checkpoint": "step-000004", "dataset": "phantom", "split": "test", "metrics": {"dice": 0.25}}
     evaluation.write_text(json.dumps({**record, "intervals": {"dice": [0.2, 0.3]}}))
     with (run / "metrics.jsonl").open("a") as lines:
-        lines.write('{"step": 7, "validation_di')  # cut by a kill
+        lines.write('{"step": 7, "validation_di')  # truncated by a kill
     command("export", "--run", run, "--out", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     manifest = prepare(validate(uml_tree(partly_known), "test"), 1).splits["train"].manifest
@@ -272,7 +272,7 @@ def test_the_card_says_what_the_weights_are(command, run, partly_known, tmp_path
     assert str(partly_known.parent) not in card + (tmp_path / "out" / "state.json").read_text()
 
 
-def test_the_card_names_the_mean_that_chose_the_weights_and_the_rule_for_empty_masks(command, partly_known, tmp_path):
+def test_model_card_names_the_mean_that_chose_the_weights_and_the_rule_for_empty_masks(command, partly_known, tmp_path):
     mean = "mean(accuracy, dice)"
     tree = uml_tree(partly_known, train__best="mean(accuracy,dice)", train__empty_masks="leave-out")
     run = make_run(tmp_path / "run", tree, steps=(4,))
@@ -284,14 +284,14 @@ def test_the_card_names_the_mean_that_chose_the_weights_and_the_rule_for_empty_m
     assert f"| {mean} | 0.6250 |\n\nEmpty masks: cases where a class is neither in the mask nor predicted" in card
 
 
-def test_without_the_shards_it_exports_all_the_same_and_says_so(command, run, partly_known, tmp_path):
+def test_export_without_the_shards_states_that_the_licence_is_unknown(command, run, partly_known, tmp_path):
     config = run / "config.toml"
     config.write_text(config.read_text().replace(str(partly_known), str(tmp_path / "absent")))
     assert command("export", "--run", run, "--out", tmp_path / "out")[0] == 0
     assert "licence and source are not known" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_export_never_overwrites_and_never_leaves_a_half(command, run, tmp_path):
+def test_export_never_overwrites_and_leaves_no_partial_files(command, run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     assert_refused(command("export", "--run", run, "--out", out), "out is there already: choose another --out")
@@ -314,5 +314,5 @@ def test_export_never_overwrites_and_never_leaves_a_half(command, run, tmp_path)
         (["/a/b", {"c": "s3://bucket/c"}, 3], ["b", {"c": "c"}, 3]),
     ],
 )
-def test_places_of_one_machine_are_left_out(value, kept):
+def test_absolute_paths_and_urls_are_reduced_to_their_last_part(value, kept):
     assert without_places(value) == kept

@@ -1,4 +1,4 @@
-"""Every shipped configuration, dry-run on shards made by the commands it names from a tiny layout of raw data."""
+"""Dry runs of every shipped configuration, on shards that its own commands make from tiny raw data."""
 
 import re
 import shlex
@@ -21,14 +21,14 @@ COMMAND = re.compile(r'^# make shards DATASET=(\w+) RAW=path/to/\w+(?: ARGS="([^
 
 
 def commands(path: Path) -> list[tuple[str, str]]:
-    """The data set and the further arguments of each `make shards` in a configuration's comments."""
+    """Return the data set and further arguments of each `make shards` in a configuration's comments."""
     text = path.read_text(encoding="utf-8")
     return COMMAND.findall(text) or ([("phantom", "")] if "`make shards` makes them" in text else [])
 
 
 @pytest.fixture(scope="module")
 def shards_of(tmp_path_factory):
-    """Makes shards once, by the command that users type."""
+    """Return a function that makes shards once, with the command that users type."""
     made = {}
     main = load_script(LAUNCHERS / "shards.py").main
 
@@ -52,7 +52,7 @@ def shards_of(tmp_path_factory):
     ("path", "dataset", "arguments"),
     [pytest.param(path, *found, id=f"{path.stem} {found[1]}".strip()) for path in CONFIGS for found in commands(path)],
 )
-def test_every_configuration_runs_dry_on_shards_of_its_data_set(
+def test_dry_run_of_every_configuration_succeeds_on_shards_of_its_data_set(
     path, dataset, arguments, shards_of, monkeypatch, capsys
 ):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
@@ -74,7 +74,7 @@ def test_every_configuration_names_the_command_that_makes_its_shards(path):
 
 
 def write_published_weights(text: str, folder: Path) -> str:
-    """A configuration whose weights are no longer comments, and files of the published keys where it names them."""
+    """Uncomment the weights in a configuration, and write files with the published keys to their paths."""
     text = re.sub(r"^# (?=\[model\.encoder\]$|\w+_weights = )", "", text, flags=re.MULTILINE)
     encoder = tomllib.loads(text)["model"]["encoder"]
     assert set(encoder) == {"classification_weights", "segmentation_weights"}
@@ -87,7 +87,7 @@ def write_published_weights(text: str, folder: Path) -> str:
 
 @pytest.fixture
 def with_weights(tmp_path, shards_of, monkeypatch):
-    """The configuration of I-SPY 1 with published weights, and the words for shards as UML's authors prepare them."""
+    """The configuration of I-SPY 1 with published weights, and the setting for shards prepared as by UML's authors."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
         monkeypatch.delenv(name, raising=False)
     path = LAUNCHERS / "configs" / "uml_ispy1.toml"
@@ -98,7 +98,7 @@ def with_weights(tmp_path, shards_of, monkeypatch):
     return config, f"streams.train.shards={shards_of('ispy1', AS_AUTHORS)}"
 
 
-def test_grey_shards_of_the_authors_setting_run_dry_with_published_weights(with_weights, monkeypatch, capsys):
+def test_dry_run_with_published_weights_succeeds_on_grey_shards(with_weights, monkeypatch, capsys):
     config, shards = with_weights
     run = command_of(load_script(LAUNCHERS / "train.py"), monkeypatch, capsys)
     code, printed, error = run("--config", config, "--num_gpus", "1", "--dry-run", shards)
@@ -112,7 +112,7 @@ def test_grey_shards_of_the_authors_setting_run_dry_with_published_weights(with_
     )
 
 
-def test_published_weights_start_a_network_for_the_grey_shards(with_weights):
+def test_published_weights_initialise_a_network_for_grey_shards(with_weights):
     config, shards = with_weights
     setup = prepare(read_config(config, [shards]), 1)
     assert setup.recipe.manifests["train"].channels == 1
@@ -122,7 +122,7 @@ def test_published_weights_start_a_network_for_the_grey_shards(with_weights):
     for line, name in ((classification, "res2net50_v1b_26w_4s-3cf99910"), (segmentation, "vgg16_bn-6c64b313")):
         assert line.startswith(f"weights weights/{name}.pth: not used: ")
         assert line.endswith("; first convolution summed over RGB, as the images are grey")
-    # Every tensor of the files is full of one number, 1 in the first convolutions.
+    # Every tensor of the files is filled with a single number, 1 in the first convolutions.
     for first in (network.classification_encoder.conv1[0], network.segmentation_encoder.features[0]):
         assert first.weight.shape[1] == 1
         assert (first.weight == 3).all()

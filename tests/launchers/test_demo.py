@@ -1,4 +1,4 @@
-"""The demo: how long it trains, figures and oracle under one rule for empty masks, and how it ends on Ctrl-C."""
+"""The demo: the length of its training run, its rule for empty masks, and its end on Ctrl-C."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ SCRIPT = Path(__file__).parents[2] / "launchers" / "demo.py"
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """40 small phantoms, some of them without a lesion."""
+    """40 small phantom images, some of them without a lesion."""
     folder = tmp_path_factory.mktemp("demo")
     importer = PhantomImporter(options=Options(size=16, counts={"val": 40}))
     write_split(importer, "val", importer.splits()["val"], folder / "val", quiet=True)
@@ -32,7 +32,7 @@ def shards(tmp_path_factory):
 
 
 @pytest.mark.parametrize("rule", ["one", "leave-out"])
-def test_the_oracle_follows_the_rule_of_the_record_and_the_table_states_it(shards, rule, tmp_path, monkeypatch, capsys):
+def test_oracle_follows_the_record_s_rule_and_the_table_states_it(shards, rule, tmp_path, monkeypatch, capsys):
     demo = load_script(SCRIPT)
     record = {
         "step": 900,
@@ -59,14 +59,14 @@ def test_the_oracle_follows_the_rule_of_the_record_and_the_table_states_it(shard
     assert f"{one:.3f}" != f"{left_out:.3f}"
     (dice,) = [line for line in lines if line.startswith("Dice of the lesion")]
     assert dice.split()[-1] == f"{one if rule == 'one' else left_out:.3f}"
-    assert f"Empty masks, for figures and the oracle's alike: the rule {rule}." in lines
+    assert f"Empty masks, for the run and the oracle: the rule {rule}." in lines
 
 
 @pytest.fixture
 def demonstrated(shards, tmp_path, monkeypatch):
-    """Runs the demo with stand-ins for the launchers; returns the words of each training, the probe's first.
+    """Return a function that runs the demo with fake launchers and returns the settings of each training run.
 
-    The stand-in for the training writes its configuration and reports the given number of images per second.
+    The fake training run writes its configuration and reports the given number of images per second.
     """
     demo = load_script(SCRIPT)
     record = {"step": 1, "metrics": {}, "intervals": {}, "counts": {"cases": 40, "pixels": 1}}
@@ -97,7 +97,7 @@ def demonstrated(shards, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("rate", "steps", "every"), [(160.0, 900, 300), (16.0, 300, 100)])
-def test_a_few_steps_tell_how_many_there_is_time_for(demonstrated, capsys, rate, steps, every):
+def test_probe_determines_how_many_steps_fit(demonstrated, capsys, rate, steps, every):
     probe, training = demonstrated(rate, "optimizer.lr=1e-4")
     assert {"train.steps=12", "optimizer.lr=1e-4"} <= set(probe)
     assert set(training) == {
@@ -106,12 +106,12 @@ def test_a_few_steps_tell_how_many_there_is_time_for(demonstrated, capsys, rate,
     assert f"{rate:.0f} images/s: training for {steps} steps; " in capsys.readouterr().out
 
 
-def test_steps_that_are_asked_for_are_taken(demonstrated):
+def test_requested_steps_are_used(demonstrated):
     assert demonstrated(160.0, "train.steps=40") == [("train.steps=40",)]
 
 
-def test_a_run_that_goes_on_keeps_its_length(demonstrated):
-    """Though the machine is quicker by now: a run of another length would be another run."""
+def test_resumed_run_keeps_its_length(demonstrated):
+    """Even if the machine is faster now, because a different length would be a different run."""
     _, first = demonstrated(16.0)
     assert demonstrated(160.0) == [first]
 
@@ -127,19 +127,19 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_ends_all_of_it_in_one_line(tmp_path):
-    """With a stand-in for the launcher that the demo would call first, which has a worker."""
+def test_ctrl_c_ends_all_processes_with_one_line(tmp_path):
+    """Uses a fake of the launcher that the demo calls first, with a worker process."""
     launchers, folder = tmp_path / "launchers", tmp_path / "work"
     launchers.mkdir()
     folder.mkdir()
     for script in (SCRIPT, SCRIPT.with_name("demo_length.py")):
         shutil.copy(script, launchers)
     (launchers / "shards.py").write_text(LAUNCHER)
-    # Where SIGINT is ignored, as in a job in the background, children ignore it as well.
+    # If SIGINT is ignored, as in a background job, children ignore it too.
     run = f"runpy.run_path({str(launchers / 'demo.py')!r}, run_name='__main__')"
-    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    handle = "signal.signal(signal.SIGINT, signal.default_int_handler)"
     beside = f"sys.path.insert(0, {str(launchers)!r})"
-    command = [sys.executable, "-c", f"import runpy, signal, sys; {beside}; {heard}; {run}"]
+    command = [sys.executable, "-c", f"import runpy, signal, sys; {beside}; {handle}; {run}"]
     demo = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (folder / "workers").is_file() or not (folder / "workers").read_text():
@@ -148,12 +148,13 @@ def test_ctrl_c_ends_all_of_it_in_one_line(tmp_path):
     demo.send_signal(signal.SIGINT)
     _, error = demo.communicate(timeout=30)
     assert demo.returncode == 75
-    assert error.strip().startswith("stopped: to go on from the last checkpoint, python launchers/demo.py --run runs/")
+    start = "stopped: to resume from the last checkpoint, run python launchers/demo.py --run runs/"
+    assert error.strip().startswith(start)
     assert "\n" not in error.strip()
     assert not is_running(int((folder / "workers").read_text()))
 
 
 def is_running(process: int) -> bool:
-    """Whether a process runs; one that ended and that nobody has asked for does not."""
+    """Return whether a process runs; zombies do not count."""
     status = Path(f"/proc/{process}/status")
     return status.exists() and "State:\tZ" not in status.read_text()

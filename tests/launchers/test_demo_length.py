@@ -1,4 +1,4 @@
-"""The length of the demo: what fits in its minutes, on machines of any speed."""
+"""The length of the demo's training run on machines of any speed."""
 
 import json
 
@@ -7,36 +7,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import demo_length
-from demo_length import LENGTHS, PARTS, PICTURE, WHOLE, Speed, announced, choose, measured_quality, speed_of
+from demo_length import LENGTHS, PARTS, PICTURE, TOTAL, Speed, choose, describe, measured_quality, speed_of
 
 SECONDS = st.floats(0.0, 100.0)
 
 
-def test_a_quick_machine_trains_the_whole_length_with_three_validations():
+def test_fast_machine_trains_all_steps_with_three_validations():
     length = choose(Speed(launch=10.0, step=0.1, validation=3.0), spent=20.0)
     assert (length.steps, length.every) == (900, 300)
     assert length.picture == 20.0 + 10.0 + 30.0
-    assert length.whole == 20.0 + 10.0 + 90.0 + 2 * 3.0 + 10.0
+    assert length.total == 20.0 + 10.0 + 90.0 + 2 * 3.0 + 10.0
 
 
-def test_a_slow_machine_trains_for_less_and_shows_a_picture_earlier():
+def test_slow_machine_trains_fewer_steps_and_validates_earlier():
     length = choose(Speed(launch=25.0, step=1.0, validation=8.0), spent=40.0)
     assert (length.steps, length.every) == (300, 60)
 
 
 @given(SECONDS, SECONDS, SECONDS, SECONDS)
-def test_all_of_it_ends_in_time_or_is_the_shortest(launch, step, validation, spent):
+def test_demo_ends_in_time_or_uses_the_shortest_length(launch, step, validation, spent):
     speed = Speed(launch, step, validation)
     length = choose(speed, spent)
     assert length.steps in LENGTHS
     assert length.steps % length.every == 0
-    assert length.whole <= WHOLE or length.steps == LENGTHS[-1]
+    assert length.total <= TOTAL or length.steps == LENGTHS[-1]
     assert length.picture <= PICTURE or length.every == length.steps // PARTS[-1]
     longer = [steps for steps in LENGTHS if steps > length.steps]
-    assert all(spent + speed.until_end(steps, steps // PARTS[-1]) > WHOLE for steps in longer)
+    assert all(spent + speed.until_end(steps, steps // PARTS[-1]) > TOTAL for steps in longer)
 
 
-def test_the_speed_is_that_of_the_last_steps_and_the_rest_is_the_launch(tmp_path):
+def test_speed_is_measured_in_the_last_steps_and_the_rest_is_the_launch(tmp_path):
     metrics = tmp_path / "metrics.jsonl"
     records = [
         {"phase": "train", "images_per_second": 3.0}, {"phase": "train", "images_per_second": 32.0}, {"step": 12},
@@ -46,7 +46,7 @@ def test_the_speed_is_that_of_the_last_steps_and_the_rest_is_the_launch(tmp_path
     assert speed == Speed(launch=21.0 - 12 * 0.5, step=0.5, validation=480 / 96 + 3.0)
 
 
-def test_every_length_has_been_measured_with_three_seeds():
+def test_every_length_is_measured_with_three_seeds():
     measured = measured_quality()
     assert set(LENGTHS) <= measured.keys()
     for steps in LENGTHS:
@@ -54,11 +54,11 @@ def test_every_length_has_been_measured_with_three_seeds():
 
 
 @pytest.mark.parametrize(("step", "lines"), [(0.1, 2), (9.0, 3)])
-def test_what_was_chosen_is_said_with_what_it_reaches(step, lines):
+def test_chosen_length_is_announced_with_its_expected_results(step, lines):
     speed = Speed(20.0, step, 5.0)
-    said = list(announced(choose(speed), speed, batch=16))
-    assert len(said) == lines
+    announcement = list(describe(choose(speed), speed, batch=16))
+    assert len(announcement) == lines
     steps = 900 if step < 1 else LENGTHS[-1]
     dice = measured_quality()[steps]["dice"]
-    assert said[0].startswith(f"{16 / step:.0f} images/s: training for {steps} steps; ")
-    assert f"Dice {sum(dice) / 3:.3f} ({min(dice):.3f} to {max(dice):.3f})" in said[1]
+    assert announcement[0].startswith(f"{16 / step:.0f} images/s: training for {steps} steps; ")
+    assert f"Dice {sum(dice) / 3:.3f} ({min(dice):.3f} to {max(dice):.3f})" in announcement[1]

@@ -1,4 +1,4 @@
-"""launchers/evaluate.py and load_run on a run that ZeRO-3 trained on two ranks: files, table, errors in one line."""
+"""launchers/evaluate.py and load_run on a run trained with ZeRO-3 on two ranks: files, table, one-line errors."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.distributed
 
 @pytest.fixture(scope="module")
 def trained(partly_known, tmp_path_factory):
-    """A run of three steps with a validation, on two ranks at stage 3."""
+    """A run of three steps with a validation, on two ranks at ZeRO stage 3."""
     run = tmp_path_factory.mktemp("evaluated") / "run"
     tree = uml_tree(partly_known, train__steps=3, zero__stage=3)
     run_world(2, train, tree, str(run), True)
@@ -42,7 +42,7 @@ def run_folder(trained, tmp_path):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs the command in this process: exit code, stdout, stderr."""
+    """Return a function that runs the command in this process and returns exit code, stdout and stderr."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
         monkeypatch.delenv(name, raising=False)
     return command_of(load_script(SCRIPT), monkeypatch, capsys)
@@ -56,18 +56,18 @@ def assert_refused(done, message):
 
 
 def validation_of(run):
-    """The figures of the last validation during training."""
+    """Return the metrics of the last validation during training."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     last = [record for record in records if "validation_loss" in record][-1]
     return {name.removeprefix("validation_"): value for name, value in last.items() if name.startswith("validation_")}
 
 
-def test_a_validation_under_zero_3_has_drawn_the_first_picture(trained):
+def test_validation_under_zero_3_draws_a_picture(trained):
     assert [path.name for path in (trained / "evaluation" / "val").iterdir()] == ["sheet.png"]
     assert Image.open(trained / "evaluation" / "val" / "sheet.png").size[0] == 1600
 
 
-def test_the_command_repeats_the_validation_and_writes_all_of_it(command, run_folder):
+def test_command_reproduces_the_validation_and_writes_all_files(command, run_folder):
     shutil.rmtree(run_folder / "evaluation")
     code, printed, error = command("--run", run_folder)
     assert (code, error) == (0, "")
@@ -85,7 +85,7 @@ def test_the_command_repeats_the_validation_and_writes_all_of_it(command, run_fo
     assert printed.endswith("".join(f"{folder / name}\n" for name in ("metrics.json", "cases.csv", "sheet.png")))
 
 
-def test_another_split_checkpoint_and_place_of_the_shards(command, run_folder, partly_known, tmp_path):
+def test_another_split_checkpoint_and_shard_folder_can_be_evaluated(command, run_folder, partly_known, tmp_path):
     moved = Path(shutil.copytree(partly_known, tmp_path / "moved"))
     config = run_folder / "config.toml"
     config.write_text(config.read_text().replace(str(partly_known), str(tmp_path / "gone")))
@@ -99,7 +99,7 @@ def test_another_split_checkpoint_and_place_of_the_shards(command, run_folder, p
     assert (record["empty_masks"], "left out" in record["empty_masks_rule"]) == ("leave-out", True)
 
 
-def test_the_rule_for_empty_masks_is_that_of_the_validations_unless_another_is_given(command, run_folder):
+def test_rule_for_empty_masks_is_that_of_the_validations_by_default(command, run_folder):
     def evaluated(*words):
         code, printed, error = command("--run", run_folder, *words)
         assert (code, error) == (0, "")
@@ -114,11 +114,11 @@ def test_the_rule_for_empty_masks_is_that_of_the_validations_unless_another_is_g
     config.write_text(text.replace('empty_masks = "one"', 'empty_masks = "leave-out"'))
     assert evaluated() == "leave-out"
     assert evaluated("--empty-masks", "one") == "one"
-    config.write_text(text.replace('empty_masks = "one"\n', ""))  # a run of before there was that setting
+    config.write_text(text.replace('empty_masks = "one"\n', ""))  # a run from before this setting existed
     assert evaluated() == "one"
 
 
-def test_what_is_not_there_is_one_line(command, run_folder, tmp_path):
+def test_missing_run_split_or_checkpoint_is_one_line(command, run_folder, tmp_path):
     assert_refused(command("--run", tmp_path / "none"), r"none does not exist: name the folder of a run")
     assert_refused(command("--run", tmp_path), r"holds no run \(no config.toml\)")
     assert_refused(command("--run", run_folder, "--split", "tset"), r"no split 'tset' in .*: there is train, val")
@@ -130,7 +130,7 @@ def test_what_is_not_there_is_one_line(command, run_folder, tmp_path):
     assert_refused(command("--run", run_folder), r"has no checkpoint yet")
 
 
-def test_other_shards_and_damaged_checkpoints_are_one_line(command, run_folder, partly_known, tmp_path):
+def test_other_shards_and_damaged_checkpoints_are_refused_in_one_line(command, run_folder, partly_known, tmp_path):
     others = Path(shutil.copytree(partly_known, tmp_path / "others"))
     manifest = others / "train" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"dataset": "phantom"', '"dataset": "other"'))
@@ -140,7 +140,7 @@ def test_other_shards_and_damaged_checkpoints_are_one_line(command, run_folder, 
     assert_refused(command("--run", run_folder), r"uml.safetensors is missing or damaged")
 
 
-def test_a_bad_sample_is_one_line_and_leaves_no_figures(command, run_folder, partly_known, tmp_path):
+def test_bad_sample_is_one_line_and_leaves_no_metrics(command, run_folder, partly_known, tmp_path):
     broken = Path(shutil.copytree(partly_known, tmp_path / "broken"))
     tar = broken / "val" / "shard-000000.tar"
     data = bytearray(tar.read_bytes())
@@ -153,7 +153,7 @@ def test_a_bad_sample_is_one_line_and_leaves_no_figures(command, run_folder, par
     assert not (run_folder / "evaluation" / "val" / "metrics.json").exists()
 
 
-def test_shards_behind_a_url_give_the_figures_of_the_folder(command, run_folder, partly_known, tmp_path, monkeypatch):
+def test_shards_behind_a_url_give_the_same_cases(command, run_folder, partly_known, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     command("--run", run_folder)
@@ -166,7 +166,7 @@ def test_shards_behind_a_url_give_the_figures_of_the_folder(command, run_folder,
     assert (run_folder / "evaluation" / "val" / "cases.csv").read_text() == cases
 
 
-def test_a_run_is_read_from_python_with_its_networks_at_rest(trained):
+def test_run_loads_in_python_with_its_networks_in_evaluation_mode(trained):
     run = load_run(trained, device="cpu")
     assert not any(network.training for network in run.networks.values())
     assert not any(parameter.requires_grad for network in run.networks.values() for parameter in network.parameters())
@@ -180,13 +180,13 @@ def test_a_run_is_read_from_python_with_its_networks_at_rest(trained):
     assert load_run(trained, "latest", "cpu").state == run.state
 
 
-def test_the_package_itself_stays_light():
+def test_importing_the_package_does_not_import_torch():
     code = "import sys, uml_dist; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.launch
-def test_two_workers_give_the_figures_of_one(command, run_folder):
+def test_two_workers_give_the_same_metrics_as_one(command, run_folder):
     command("--run", run_folder)
     metrics, cases = (run_folder / "evaluation" / "val" / name for name in ("metrics.json", "cases.csv"))
     alone, rows = json.loads(metrics.read_text()), cases.read_text()

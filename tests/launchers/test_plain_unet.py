@@ -1,4 +1,4 @@
-"""The plain baseline: its loss by the formula in float64 and by MONAI's, gaps, ranks, predictions, refusals."""
+"""The plain baseline: its loss against float64 and MONAI, missing labels, ranks, predictions, refusals."""
 
 from types import SimpleNamespace
 
@@ -36,7 +36,7 @@ def batch_of(mask, label, weight) -> Batch:
 
 
 def random_batch(gaps: bool) -> tuple[Batch, list[torch.Tensor]]:
-    """Four samples and their logits; with gaps, of pixels, of a mask, of a label, and a placeholder."""
+    """Return four samples and their logits; with gaps, pixels, a mask, a label and a sample are missing."""
     generator = torch.Generator().manual_seed(3)
     mask = torch.randint(0, PIXEL_CLASSES, (4, *SIZE), generator=generator)
     label, weight = [1, 0, 2, 1], [1.0, 1.0, 1.0, 1.0]
@@ -48,7 +48,7 @@ def random_batch(gaps: bool) -> tuple[Batch, list[torch.Tensor]]:
 
 
 def naive_loss(pixels, images, batch: Batch, weight: float):
-    """The formula, sample by sample and class by class, on what is counted."""
+    """Compute the formula sample by sample and class by class, without ignored values."""
     dice, errors, labels = [], [], []
     for index in range(len(batch)):
         if batch.weight[index] == 0:
@@ -72,7 +72,7 @@ def naive_loss(pixels, images, batch: Batch, weight: float):
 
 
 @pytest.mark.parametrize("gaps", [False, True])
-def test_loss_and_gradients_are_those_of_the_formula_in_float64(gaps):
+def test_loss_and_gradients_equal_the_formula_in_float64(gaps):
     batch, logits = random_batch(gaps)
     singles = [one.clone().requires_grad_() for one in logits]
     doubles = [one.double().requires_grad_() for one in logits]
@@ -84,18 +84,18 @@ def test_loss_and_gradients_are_those_of_the_formula_in_float64(gaps):
         torch.testing.assert_close(gradient.double(), reference, rtol=1e-4, atol=1e-7)
 
 
-def test_without_gaps_the_segmentation_is_monai_s_dice_and_cross_entropy():
+def test_segmentation_loss_without_gaps_equals_monai_s_dice_and_cross_entropy():
     from monai.losses import DiceCELoss
 
     batch, logits = random_batch(gaps=False)
     terms = plain_terms(*logits, batch, GlobalBatch([counts(batch)]), 1.0)
     expected = DiceCELoss(softmax=True, to_onehot_y=True)(logits[0], batch.mask[:, None].long())
     assert terms["segmentation"].item() == pytest.approx(expected.item(), rel=1e-6)
-    of_labels = functional.cross_entropy(logits[1], batch.label)
-    assert terms["classification"].item() == pytest.approx(of_labels.item(), rel=1e-6)
+    label_loss = functional.cross_entropy(logits[1], batch.label)
+    assert terms["classification"].item() == pytest.approx(label_loss.item(), rel=1e-6)
 
 
-def test_what_is_ignored_changes_nothing():
+def test_ignored_values_do_not_change_the_loss():
     batch, logits = random_batch(gaps=True)
     terms = plain_terms(*logits, batch, GlobalBatch([counts(batch)]), 1.0)
     pixels, images = (one.clone() for one in logits)
@@ -105,7 +105,7 @@ def test_what_is_ignored_changes_nothing():
     assert all(torch.equal(terms[name], again[name]) for name in terms)
 
 
-def test_a_batch_without_anything_known_has_a_loss_of_0_in_the_graph():
+def test_unlabelled_batch_has_a_loss_of_0_with_gradients():
     batch, logits = random_batch(gaps=False)
     empty = batch_of(torch.full_like(batch.mask, 255), [-1] * 4, [1.0] * 4)
     leaves = [one.requires_grad_() for one in logits]
@@ -115,7 +115,7 @@ def test_a_batch_without_anything_known_has_a_loss_of_0_in_the_graph():
 
 
 def plain_tree(shards, **words):
-    """Small steps, so that an activation at its kink does not go another way."""
+    """Return a configuration with small steps, so that no activation crosses its kink because of rounding."""
     tree = uml_tree(shards, optimizer__name="sgd", optimizer__lr=1e-4, **words)
     return tree | {"recipe": "plain_unet:PlainUnet", "model": {"channels": 8}}
 
@@ -128,7 +128,7 @@ def assert_same_training(one: Trace, other: Trace) -> None:
 
 
 @pytest.mark.distributed
-def test_it_trains_alike_on_1_and_2_ranks_with_accumulation_and_in_plain_torch(partly_known):
+def test_training_is_equal_on_1_and_2_ranks_with_accumulation_and_in_plain_torch(partly_known):
     tree = plain_tree(partly_known)
     plain = run_world(1, train_plainly, tree)[0]
     trees = [tree, {**tree, "zero": {"stage": 3}}, plain_tree(partly_known, train__micro_batch=2)]
@@ -140,13 +140,13 @@ def network_of(channels: int = 16) -> PlainNetwork:
     return PlainNetwork(channels, 3, PIXEL_CLASSES, IMAGE_CLASSES)
 
 
-def test_it_has_half_a_million_parameters_at_its_default():
+def test_default_has_half_a_million_parameters():
     parameters = sum(one.numel() for one in network_of().parameters())
     assert 0.4e6 < parameters < 0.6e6
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 50)])
-def test_it_predicts_probabilities_of_images_of_any_size_and_no_vacuity(size):
+def test_probabilities_are_predicted_for_any_image_size_without_vacuity(size):
     manifest = manifest_of(size=size)
     tree = {"recipe": "plain_unet:PlainUnet", "streams": {"train": {"shards": "x", "count": 2}}}
     recipe = PlainUnet(validate(tree, "tree"), {"train": manifest})
@@ -164,7 +164,7 @@ def test_it_predicts_probabilities_of_images_of_any_size_and_no_vacuity(size):
     assert found.pixel_entropy is not None
 
 
-def test_without_monai_one_line_says_what_to_install(monkeypatch):
+def test_missing_monai_is_one_line_with_the_command_to_install_it(monkeypatch):
     monkeypatch.setattr(plain_unet, "find_spec", lambda name: None)
     with pytest.raises(UmlError, match=r"recipe plain_unet needs MONAI: pip install 'uml-dist\[bench\]'"):
         refused({}, {})
@@ -180,7 +180,7 @@ def test_without_monai_one_line_says_what_to_install(monkeypatch):
         ({}, {"size": (16, 48)}, r"needs images of 32 pixels or more: set data\.size"),
     ],
 )
-def test_what_it_cannot_do_is_one_line(model, changes, reason):
+def test_unsupported_data_and_settings_are_one_line(model, changes, reason):
     with pytest.raises(UmlError, match=f"recipe plain_unet {reason}"):
         refused(model, changes)
 

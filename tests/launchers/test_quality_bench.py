@@ -1,4 +1,4 @@
-"""The quality bench: what both methods share, what it compares, and a small one from end to end."""
+"""The quality benchmark: shared settings, comparisons, and a small benchmark from end to end."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from commands import load_script
 from manifests import manifest_of
 from quality_plan import METHODS, Bench, plan
 from quality_report import printed_table, write_rows
-from quality_results import Result, compare, summarised
+from quality_results import Result, compare, summarise
 from quality_runs import Cost
 from uml_dist.cluster.training import rewind
 from uml_dist.config.loading import differences
@@ -32,7 +32,7 @@ def bench_of(shards: Path | str, out: Path, *words: str, **changes) -> Bench:
     return Bench(launcher=LAUNCHERS / "train.py", out=out, shards=str(shards), words=words, **settings)
 
 
-def test_both_methods_share_all_but_their_own_tables(partly_known, tmp_path):
+def test_methods_share_all_tables_except_their_own(partly_known, tmp_path):
     words = ("train.steps=50", "optimizer.warmup=7", "uml.model.width=0.25", "plain.optimizer.lr=0.01")
     jobs = plan(bench_of(partly_known, tmp_path, *words), METHODS, [3, 5])
     assert [(job.method, job.seed, job.setup.steps) for job in jobs] == [
@@ -52,25 +52,25 @@ def test_both_methods_share_all_but_their_own_tables(partly_known, tmp_path):
     ("words", "reason"),
     [
         (["plain.train.steps=9"], r"'plain\.train\.steps=9': methods may differ in model, objective, optimizer, net"),
-        (["train.seed=4"], r"the bench sets it \(--methods, --seeds\)"),
-        (["recipe=uml"], r"the bench sets it"),
+        (["train.seed=4"], r"the benchmark sets it \(--methods, --seeds\)"),
+        (["recipe=uml"], r"the benchmark sets it"),
         (["model.width=0.25"], r"uml_phantom\.toml for plain: unknown key model\.width"),
         (["plain.model.chanels=8"], r"did you mean model\.channels"),
     ],
 )
-def test_a_setting_that_would_make_it_unfair_or_fits_no_method_is_refused(words, reason, partly_known, tmp_path):
+def test_unfair_or_unknown_setting_is_refused(words, reason, partly_known, tmp_path):
     with pytest.raises(UmlError, match=reason):
         plan(bench_of(partly_known, tmp_path, *words), METHODS, [0])
 
 
-def test_a_configuration_of_another_recipe_is_refused(partly_known, tmp_path):
+def test_configuration_of_another_recipe_is_refused(partly_known, tmp_path):
     (tmp_path / "toy.toml").write_text('recipe = "toy"\n')
-    with pytest.raises(UmlError, match=r"toy\.toml is not of recipe uml, which the bench compares"):
+    with pytest.raises(UmlError, match=r"toy\.toml is not for recipe uml, which the benchmark compares"):
         plan(bench_of(partly_known, tmp_path, config=tmp_path / "toy.toml"), METHODS, [0])
 
 
 def result_of(method: str, seed: int, **metrics: tuple[float, list[float]]) -> Result:
-    """Of values, and two bootstrap draws each."""
+    """Create a result from values and two bootstrap draws of each."""
     values = {name: value for name, (value, _) in metrics.items()}
     draws = {name: np.array(drawn) for name, (_, drawn) in metrics.items()}
     return Result(method, seed, ("a", "b"), values, draws, {"dataset": "made"})
@@ -87,14 +87,14 @@ def four_results() -> list[Result]:
     ]
 
 
-def test_means_deviations_and_paired_differences_are_those_worked_out_by_hand():
+def test_means_deviations_and_paired_differences_match_a_hand_calculation():
     comparison = compare(four_results())
     rows = {row.row.metric: row for row in comparison.rows}
     dice = rows["dice"]
     assert (dice.methods["uml"].mean, dice.methods["plain"].mean) == (pytest.approx(0.7), pytest.approx(0.7))
     assert dice.methods["uml"].deviation == pytest.approx(0.02**0.5)
     assert dice.difference == pytest.approx(0.0)
-    # Means over the seeds of the draws: uml 0.61 and 0.79, plain 0.65 and 0.75; the differences are -0.04 and 0.04.
+    # Means of the draws over the seeds: uml 0.61 and 0.79, plain 0.65 and 0.75; the differences are -0.04 and 0.04.
     assert dice.interval == (pytest.approx(-0.038), pytest.approx(0.038))
     vacuity = rows["image_error_auroc_vacuity"]
     assert (vacuity.methods["uml"].mean, vacuity.methods["plain"].mean) == (pytest.approx(0.7), pytest.approx(0.8))
@@ -102,7 +102,7 @@ def test_means_deviations_and_paired_differences_are_those_worked_out_by_hand():
     assert "auroc" not in rows
 
 
-def test_the_table_has_both_methods_and_the_difference():
+def test_table_has_both_methods_and_their_difference():
     lines = printed_table("made", compare(four_results())).splitlines()
     (dice,) = [line for line in lines if line.startswith("Dice ")]
     assert dice.split() == ["Dice", "more", "0.700", "0.141", "0.700", "0.000", "+0.000", "-0.038", "to", "+0.038"]
@@ -112,21 +112,21 @@ def test_the_table_has_both_methods_and_the_difference():
     assert "95 %" not in one
 
 
-def test_the_csv_has_a_row_for_each_method_seed_and_metric(tmp_path):
+def test_csv_has_a_row_per_method_seed_and_metric(tmp_path):
     write_rows(tmp_path / "quality.csv", four_results())
     rows = list(csv.DictReader((tmp_path / "quality.csv").open(newline="")))
     assert len(rows) == 10
     assert rows[0] == {"method": "uml", "seed": "0", "metric": "dice", "value": "0.8", "dataset": "made"}
 
 
-def test_runs_of_different_cases_are_not_compared():
+def test_runs_on_different_cases_are_not_compared():
     first, second, *_ = four_results()
     other = Result(second.method, second.seed, ("a", "c"), second.values, second.draws, second.facts)
     with pytest.raises(UmlError, match="evaluated on different cases"):
         compare([first, other])
 
 
-def test_dice_where_the_class_is_there_leaves_out_images_without_it_and_costs_are_per_image():
+def test_dice_of_present_classes_leaves_out_images_without_them_and_costs_are_per_image():
     areas = [(8, 10, 10), (0, 0, 0), (0, 3, 0), (0, 0, 5)]  # intersection, predicted and true pixels of the lesion
     cases = [
         {
@@ -143,13 +143,13 @@ def test_dice_where_the_class_is_there_leaves_out_images_without_it_and_costs_ar
         job=SimpleNamespace(method="uml", seed=0, setup=setup), cases=cases, manifest=manifest_of(labelled=0),
         parameters=2_000_000, step=10, cost=cost,
     )  # fmt: skip
-    values = summarised(run).values  # type: ignore[arg-type]
+    values = summarise(run).values  # type: ignore[arg-type]
     assert values["dice"] == pytest.approx((0.8 + 1 + 0 + 0) / 4)
     assert values["dice_present"] == pytest.approx((0.8 + 0) / 2)
     assert (values["parameters"], values["processor_seconds_per_1000"]) == (2.0, 180.0)
     assert (values["processor_minutes"], values["wall_minutes"]) == (1.5, 1.0)
     run.cost = Cost(from_step=4, images=300, processor_seconds=60.0, wall_seconds=60.0, workers=2, machine={})
-    resumed = summarised(run).values  # type: ignore[arg-type]
+    resumed = summarise(run).values  # type: ignore[arg-type]
     assert resumed["processor_seconds_per_1000"] == 200.0
     assert "processor_minutes" not in resumed
 
@@ -163,7 +163,7 @@ def test_errors_are_one_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert command.main(["--cpu"]) == 2
-    assert "a launcher started this" in capsys.readouterr().err
+    assert "run this without a launcher" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -183,7 +183,7 @@ def values_of(out: Path) -> dict[tuple[str, str], str]:
 
 
 @pytest.mark.launch
-def test_a_small_bench_compares_both_and_a_stopped_one_goes_on(partly_known, tmp_path, capsys):
+def test_small_benchmark_compares_both_methods_and_resumes_a_stopped_run(partly_known, tmp_path, capsys):
     out = tmp_path / "quality"
     done = start(out, partly_known)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -199,8 +199,8 @@ def test_a_small_bench_compares_both_and_a_stopped_one_goes_on(partly_known, tmp
     assert (out / "quality.png").read_bytes().startswith(b"\x89PNG")
 
     stopped = out / "runs" / "plain-0"
-    shutil.move(stopped, tmp_path / "whole")
-    assert rewind(tmp_path / "whole", stopped, 3)
+    shutil.move(stopped, tmp_path / "complete")
+    assert rewind(tmp_path / "complete", stopped, 3)
     (stopped / "status.json").write_text(json.dumps({"status": "running", "step": 3}))
     again = start(out, partly_known)
     assert again.returncode == 0, again.stdout + again.stderr

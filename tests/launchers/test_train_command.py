@@ -1,4 +1,4 @@
-"""launchers/train.py up to where ranks would start: what it prints, how it ends, and that it leaves nothing behind."""
+"""launchers/train.py up to the start of ranks: its output, its exit code, and that it leaves nothing behind."""
 
 import re
 import runpy
@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).parents[2] / "launchers" / "train.py"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty working directory, in no world."""
+    """An empty working directory, without the variables of a launcher."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "here").mkdir()
@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def command(folder, monkeypatch, capsys):
-    """Runs the command with some arguments in this process: exit code, stdout, stderr."""
+    """Return a function that runs the command in this process and returns exit code, stdout and stderr."""
     module = load_script(SCRIPT)
 
     def no_world(*arguments):
@@ -42,7 +42,7 @@ def command(folder, monkeypatch, capsys):
 
 @pytest.fixture
 def write(folder):
-    """Writes a configuration."""
+    """Return a function that writes a configuration."""
 
     def write(tree):
         path = folder / "run.toml"
@@ -53,7 +53,7 @@ def write(folder):
 
 
 def assert_refused(done, folder, message):
-    """Exit code 2, one line that says why, and nothing written."""
+    """Expect exit code 2, one line with the reason, and no files."""
     code, printed, error = done
     assert code == 2
     assert printed == ""
@@ -78,14 +78,14 @@ def test_printed_configuration_reads_back(command, write, folder, partly_known):
     assert (again.train.seed, again.zero.stage) == (3, 2)
 
 
-def test_without_a_configuration_it_is_the_phantom(command):
+def test_default_configuration_is_the_phantom(command):
     code, printed, _ = command("--print-config")
     assert code == 0
     assert 'recipe = "uml"' in printed
     assert 'shards = "data/shards/phantom"' in printed
 
 
-def test_dry_run_says_what_the_run_would_need(command, write, folder, partly_known):
+def test_dry_run_prints_the_needs_of_the_run(command, write, folder, partly_known):
     path = write(uml_tree(partly_known))
     code, printed, error = command("--config", path, "--num_gpus", "4", "--dry-run", "--run", "run")
     assert (code, error) == (0, "")
@@ -97,41 +97,41 @@ def test_dry_run_says_what_the_run_would_need(command, write, folder, partly_kno
 
 
 @pytest.mark.parametrize("wrong", WRONG_SHARDS, ids=lambda wrong: wrong.__name__)
-def test_wrong_shards_are_one_line(command, write, folder, partly_known, wrong):
+def test_wrong_shards_are_refused_in_one_line(command, write, folder, partly_known, wrong):
     shards = wrong(partly_known, folder / "shards")
     done = command("--config", write(uml_tree(shards)), "--num_gpus", "2", "--run", "run")
     assert_refused(done, folder, WRONG_SHARDS[wrong])
 
 
 @pytest.mark.parametrize("words", WRONG_SETTINGS, ids=" ".join)
-def test_wrong_settings_are_one_line(command, write, folder, partly_known, words):
+def test_wrong_settings_are_refused_in_one_line(command, write, folder, partly_known, words):
     done = command("--config", write(uml_tree(partly_known)), "--num_gpus", "2", "--run", "run", *words)
     assert_refused(done, folder, WRONG_SETTINGS[words])
 
 
-def test_no_shards_yet_names_the_command_that_makes_them(command, folder):
+def test_error_for_missing_shards_names_the_command_that_makes_them(command, folder):
     assert_refused(command(), folder, r"data/shards/phantom/train does not exist: make shards first \(`make shards`\)")
 
 
-def test_slots_that_the_ranks_do_not_divide_list_the_valid_ones(command, write, folder, partly_known):
+def test_error_for_indivisible_batch_lists_the_valid_numbers_of_ranks(command, write, folder, partly_known):
     done = command("--config", write(uml_tree(partly_known)), "--num_gpus", "3")
     assert_refused(done, folder, r"count = 8 cannot be shared by 3 ranks: use 1, 2, 4, 8 ranks")
 
 
 @pytest.mark.parametrize("asked", [0, -2])
-def test_fewer_workers_than_one_are_refused_also_by_the_dry_run(command, write, folder, partly_known, asked):
+def test_fewer_than_one_worker_is_refused_by_the_dry_run_too(command, write, folder, partly_known, asked):
     done = command("--config", write(uml_tree(partly_known)), f"--num_gpus={asked}", "--dry-run")
     assert_refused(done, folder, rf"--num_gpus {asked}: at least 1 worker is needed")
 
 
 @pytest.mark.parametrize("name", ["absent.toml", "broken.toml"])
-def test_a_configuration_that_cannot_be_read_is_one_line(command, folder, name):
+def test_unreadable_configuration_is_one_line(command, folder, name):
     (folder / "broken.toml").write_text("recipe = \n\n")
     assert_refused(command("--config", folder / name), folder, rf"configuration .*{name} (cannot be read|is not valid)")
 
 
 def saved(folder, **changes):
-    """A run folder with a checkpoint at step 3."""
+    """Create a run folder with a checkpoint at step 3."""
     save_checkpoint(folder / "run" / "checkpoints", {}, RunState(**{"recipe": "uml", "step": 3, **changes}))
     return folder / "run"
 
@@ -145,7 +145,7 @@ def saved(folder, **changes):
         ("never", {}, r"holds a run already: go on with it by --resume auto"),
     ],
 )
-def test_a_run_that_cannot_go_on_is_one_line(command, write, folder, partly_known, resume, changes, message):
+def test_run_that_cannot_be_resumed_is_one_line(command, write, folder, partly_known, resume, changes, message):
     tree = uml_tree(partly_known)
     config = read_config(write(tree), ["train.seed=9"]).model_dump(mode="json", exclude_none=True)
     run = saved(folder, config=config, **changes)
@@ -156,7 +156,7 @@ def test_a_run_that_cannot_go_on_is_one_line(command, write, folder, partly_know
 
 
 @pytest.mark.parametrize("words", [VGG_WEIGHTS, ("model.init=absent",)], ids=["published", "init"])
-def test_weights_to_start_from_are_needed_by_a_fresh_run_alone(command, write, folder, partly_known, words):
+def test_initial_weights_are_only_needed_by_a_new_run(command, write, folder, partly_known, words):
     path = write(uml_tree(partly_known))
     for more in (), ("--dry-run",):
         done = command("--config", path, "--run", "run", "--resume", "auto", *more, *words)
@@ -166,9 +166,9 @@ def test_weights_to_start_from_are_needed_by_a_fresh_run_alone(command, write, f
         command("--config", path, "--run", saved(folder, config=config), "--resume", "auto", *words)
 
 
-def test_resume_auto_needs_to_know_which_run(command, write, folder, partly_known):
+def test_resume_auto_needs_a_run_folder(command, write, folder, partly_known):
     done = command("--config", write(uml_tree(partly_known)), "--resume", "auto")
-    assert_refused(done, folder, "--resume auto needs to know which run: add --run runs/NAME")
+    assert_refused(done, folder, "--resume auto needs the run to resume: add --run runs/NAME")
 
 
 def test_debug_shows_the_traceback(command, folder):
@@ -176,19 +176,19 @@ def test_debug_shows_the_traceback(command, folder):
         command("--debug", "train.stepz=3")
 
 
-def test_an_argument_that_does_not_exist_exits_with_two(command, folder):
+def test_unknown_argument_exits_with_two(command, folder):
     code, _, error = command("--nmu_gpus", "8")
     assert code == 2
     assert "unrecognized arguments: --nmu_gpus" in error
 
 
-def test_a_sound_run_gets_as_far_as_its_world_and_has_written_nothing(command, write, folder, partly_known):
+def test_valid_run_reaches_the_start_of_ranks_without_writing_files(command, write, folder, partly_known):
     with pytest.raises(AssertionError, match="ranks would start"):
         command("--config", write(uml_tree(partly_known)), "--num_gpus", "2", "--run", "run")
     assert list((folder / "here").iterdir()) == []
 
 
-def test_the_script_itself_ends_with_its_exit_code(folder, monkeypatch, capsys):
+def test_script_ends_with_its_exit_code(folder, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--cpu", "train.stepz=3"])
     with pytest.raises(SystemExit) as left:
         runpy.run_path(str(SCRIPT), run_name="__main__")

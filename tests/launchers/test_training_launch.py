@@ -1,4 +1,4 @@
-"""Real trainings, started as users start them."""
+"""Real training runs, started as users start them."""
 
 import json
 import os
@@ -24,7 +24,7 @@ DEEPSPEED = ("-m", "deepspeed.launcher.runner", "--master_port", str(free_port()
 
 
 def start(launcher: tuple[str, ...], shards: Path, run: Path, *words: str) -> subprocess.Popen[str]:
-    """`deepspeed launchers/train.py --num_gpus 2 ...` or `python launchers/train.py --num_gpus 2 ...`."""
+    """Start `deepspeed launchers/train.py --num_gpus 2 ...` or `python launchers/train.py --num_gpus 2 ...`."""
     settings = [f"streams.train.shards={shards}", "streams.train.count=8", *SETTINGS, *words]
     command = [sys.executable, *launcher, str(TRAIN), "--num_gpus", "2", "--cpu", "--run", str(run), *settings]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=run.parent)
@@ -37,10 +37,10 @@ def scrape(address: str, name: str) -> float:
 
 
 def wait_for_more(address: str, steps: float) -> None:
-    """Return once the counter of steps has moved on; the assertion is that it does."""
+    """Wait until the counter of steps has increased, and assert that it does."""
     deadline = time.monotonic() + 30
     while scrape(address, "uml_steps_total") <= steps:
-        assert time.monotonic() < deadline, f"{address} stands still at {steps} steps"
+        assert time.monotonic() < deadline, f"{address} stays at {steps} steps"
         time.sleep(0.05)
 
 
@@ -48,7 +48,7 @@ def children_left(run: Path) -> list[int]:
     return [p.pid for p in psutil.process_iter(["cmdline"]) if str(run) in " ".join(p.info["cmdline"] or [])]
 
 
-def test_deepspeed_train_num_gpus_2_trains_on_two_workers_and_says_how_it_goes(partly_known, tmp_path):
+def test_deepspeed_train_num_gpus_2_trains_on_two_workers_and_shows_progress(partly_known, tmp_path):
     run = tmp_path / "run"
     before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     port = free_port()
@@ -79,7 +79,7 @@ def test_deepspeed_train_num_gpus_2_trains_on_two_workers_and_says_how_it_goes(p
         assert [name for name in set(os.listdir("/dev/shm")) - before if "torch" in name or "deepspeed" in name] == []
 
 
-def test_a_bad_sample_in_mid_run_ends_all_ranks_with_one_line_and_exit_code_2(tmp_path):
+def test_bad_sample_ends_all_ranks_with_one_line_and_exit_code_2(tmp_path):
     from runs import make_partly_known
 
     shards = make_partly_known(tmp_path / "shards", samples=40)

@@ -1,4 +1,4 @@
-"""Encoders: an image in, features at the scales 1, 1/2, 1/4 and 1/8 out."""
+"""Encoders that compute features at the scales 1, 1/2, 1/4 and 1/8 of an image."""
 
 from .compact import CompactEncoder
 from .registry import ENCODERS, Encoder, EncoderKind, EncoderName

@@ -9,7 +9,7 @@ from .normalisation import Normalisation
 
 
 class _Stage(nn.Module):
-    """A 3x3 convolution that may halve the size, then a residual one."""
+    """A 3x3 convolution that may halve the size, followed by a residual 3x3 convolution."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: Normalisation) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class _Stage(nn.Module):
         for convolution in (self.first, self.second):
             nn.init.kaiming_normal_(convolution.weight, mode="fan_in" if plain else "fan_out", nonlinearity="relu")
         if plain:
-            # Where nothing normalises, features keep their scale by the fan-in and by residuals that start at zero
+            # Without normalisation, fan-in initialisation and residuals that start at zero preserve the feature scale
             # (Zhang et al., "Fixup initialization", ICLR 2019).
             nn.init.zeros_(self.second.weight)
 
@@ -30,12 +30,12 @@ class _Stage(nn.Module):
 
 
 class CompactEncoder(nn.Module):
-    """Four stages; the first keeps the size, each other halves it.
+    """Four stages; the first keeps the size, and each of the others halves it.
 
     Args:
-        channels: of the image.
+        channels: channels of the image.
         widths: channels of the four features.
-        norm: makes the normalisations; `nn.Identity` for none.
+        norm: creates a normalisation layer for a number of channels; `nn.Identity` for none.
     """
 
     def __init__(self, channels: int, widths: Sequence[int], norm: Normalisation) -> None:
@@ -47,7 +47,7 @@ class CompactEncoder(nn.Module):
         self.stages = nn.ModuleList(_Stage(*stage, norm) for stage in stages)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Features (B, widths[i], H / 2^i, W / 2^i) of an image (B, channels, H, W), H and W multiples of 8."""
+        """Map an image (B, channels, H, W), H and W multiples of 8, to features (B, widths[i], H / 2^i, W / 2^i)."""
         features = []
         for stage in self.stages:
             image = stage(image)

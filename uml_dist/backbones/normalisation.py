@@ -1,4 +1,4 @@
-"""Group normalisation, batch normalisation over all ranks, and batch normalisation frozen at given statistics."""
+"""Group normalisation, batch normalisation over all ranks, and batch normalisation with fixed statistics."""
 
 from collections.abc import Callable
 
@@ -10,30 +10,31 @@ from ..distributed.global_batch import mean_over_ranks
 from ..distributed.ranks import world_size
 
 Normalisation = Callable[[int], nn.Module]
-"""Makes the normalisation of so many channels."""
+"""Creates a normalisation layer for a number of channels."""
 
 CHANNELS_PER_GROUP = 8
 EPSILON = 1e-5
-"""Of torch.nn.BatchNorm2d. Published weights were trained with it: without it, as the authors of UML have it, a channel
-of almost no variance is blown up."""
+"""The epsilon of torch.nn.BatchNorm2d, with which published weights were trained. Without it, as in the code of UML's
+authors, a channel of almost no variance is amplified without bound."""
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation, at least 8 channels a group where there are as many.
+    """Create a group normalisation with at least 8 channels per group, if there are that many.
 
-    Unlike batch normalisation it has no state that ranks differ in.
+    Unlike batch normalisation, it has no state that could differ between ranks.
     """
     most = max(1, channels // CHANNELS_PER_GROUP)
     return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels)
 
 
 class FrozenBatchNorm(nn.Module):
-    """`torch.nn.BatchNorm2d` in evaluation, whatever the mode: statistics and affine map are buffers and stay.
+    """`torch.nn.BatchNorm2d` that is always in evaluation mode: its statistics and affine parameters are fixed buffers.
 
-    Meant for given weights only: at its start it is the identity, and a network of identities does not train.
+    Use it only with pretrained weights: initially it is the identity, and a network without normalisation does not
+    train.
 
     Args:
-        channels: of the feature.
+        channels: channels of the feature.
         epsilon: added to the variance.
     """
 
@@ -51,9 +52,9 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Normalise (B, channels, H, W); the dtype stays.
+        """Normalise (B, channels, H, W); the dtype is preserved.
 
-        As one multiply-add: autograd then keeps no copy of the feature, as it would for `functional.batch_norm`.
+        This is a single multiply-add, for which autograd keeps no copy of the feature, unlike `functional.batch_norm`.
         """
         scale = self.weight * (self.running_var + self.epsilon).rsqrt()
         shift = self.bias - self.running_mean * scale
@@ -62,7 +63,7 @@ class FrozenBatchNorm(nn.Module):
 
 
 class GlobalBatchNorm(nn.Module):
-    """`torch.nn.BatchNorm2d` whose training statistics are those of the global batch, so that ranks do not differ."""
+    """`torch.nn.BatchNorm2d` with training statistics of the global batch, so that all ranks have the same state."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -77,7 +78,7 @@ class GlobalBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Normalise (B, channels, H, W); ranks have equally many samples."""
+        """Normalise (B, channels, H, W); all ranks must have the same number of samples."""
         if not self.training or world_size() == 1:
             running = self.running_mean, self.running_var
             return functional.batch_norm(

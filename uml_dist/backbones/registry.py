@@ -1,4 +1,4 @@
-"""The encoders by name."""
+"""The registry of encoders by name."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from .weights import Published
 
 EncoderName = Literal["compact", "res2net50", "vgg16"]
 Encoder = CompactEncoder | Res2Net50 | Vgg16
-"""Modules with `widths`, whose call makes four features, at 1, 1/2, 1/4 and 1/8 of the size, of an image."""
+"""Modules with `widths` that compute four features of an image, at 1, 1/2, 1/4 and 1/8 of its size."""
 
 
 @dataclass(frozen=True)
 class EncoderKind:
-    """How an encoder is made.
+    """How to create an encoder.
 
     Attributes:
-        make: of the image's channels, the features' channels and its normalisation.
-        widths: channels of the features in its paper; None: any.
-        published: keys of its weight files; None: there are no weights of it.
+        make: creates the encoder from the image's channels, the features' channels and the normalisation.
+        widths: channels of the features in the encoder's paper; None if any are allowed.
+        published: keys of its weight files; None if there are no published weights.
     """
 
     make: Callable[[int, Sequence[int], Normalisation], Encoder]

@@ -1,7 +1,7 @@
 """Res2Net-50 v1b (26w x 4s) with a full-resolution stem, without its last stage.
 
 Source: Gao et al., "Res2Net: A New Multi-scale Backbone Architecture", TPAMI 2021; v1b is the authors' variant with
-three 3x3 convolutions as stem and average pooling in the shortcuts. Modules bear the names of the published weights.
+three 3x3 convolutions as stem and average pooling in the shortcuts. Modules have the names of the published weights.
 """
 
 import re
@@ -22,7 +22,7 @@ EXPANSION = 4
 SCALES = 4
 FEWEST_CHANNELS = 4
 PUBLISHED = Published(unused=re.compile(r"(layer4|fc)\..+"), first="conv1.0.weight")
-"""Of the authors' res2net50_v1b_26w_4s and of timm's res2net50d, whose names and shapes agree."""
+"""Keys of the authors' res2net50_v1b_26w_4s and of timm's res2net50d, whose names and shapes agree."""
 
 
 def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
@@ -35,10 +35,10 @@ class Block(nn.Module):
     """A residual block whose 3x3 convolution is split into four scales.
 
     Args:
-        inputs: channels.
-        outputs: channels.
-        stride: of the first block of a stage, which has a convolution in its shortcut; None of the others.
-        norm: makes the normalisations.
+        inputs: input channels.
+        outputs: output channels.
+        stride: stride of a stage's first block, which has a convolution in its shortcut; None for the other blocks.
+        norm: creates a normalisation layer for a number of channels.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int | None, norm: Normalisation) -> None:
@@ -58,18 +58,18 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(pool, _convolution(inputs, outputs, 1), norm(outputs))
 
     def forward(self, feature: Tensor) -> Tensor:
-        """(B, outputs, H / stride, W / stride) of (B, inputs, H, W)."""
+        """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
         *parts, last = functional.relu(self.bn1(self.conv1(feature))).chunk(SCALES, 1)
         scales: list[Tensor] = []
         for part, convolution, norm in zip(parts, self.convs, self.bns, strict=True):
-            # The scales of a stage's first block do not see one another.
+            # In a stage's first block the scales are independent.
             joined = part if self.stride is not None or not scales else scales[-1] + part
             scales.append(functional.relu(norm(convolution(joined))))
         scales.append(last if self.stride is None else functional.avg_pool2d(last, 3, self.stride, padding=1))
         shortcut = feature if self.downsample is None else self.downsample(feature)
         joined = torch.cat(scales, 1)
         if isinstance(self.bn3, nn.GroupNorm):
-            # It would keep its input, the block's widest feature, which takes few multiply-adds to compute anew.
+            # It would store its input, the block's widest feature, which is cheap to recompute.
             wide = recomputed(lambda feature: self.bn3(self.conv3(feature)), joined)
         else:
             wide = self.bn3(self.conv3(joined))
@@ -77,15 +77,15 @@ class Block(nn.Module):
 
 
 class Res2Net50(nn.Module):
-    """The stem and the stages of 3, 4 and 6 blocks.
+    """A stem and stages of 3, 4 and 6 blocks.
 
-    Against the published network the stem has stride 1, so that the first feature has the image's size, and the last
-    stage and the classifier, which nobody would read, are not built.
+    In contrast to the published network, the stem has stride 1, so that the first feature has the image's size. The
+    last stage and the classifier are not built, because their output would not be used.
 
     Args:
-        channels: of the image.
+        channels: channels of the image.
         widths: channels of the four features, multiples of 8; the published ones are `WIDTHS`.
-        norm: makes the normalisations.
+        norm: creates a normalisation layer for a number of channels.
     """
 
     def __init__(self, channels: int, widths: Sequence[int], norm: Normalisation) -> None:
@@ -111,7 +111,7 @@ class Res2Net50(nn.Module):
         self.layer1, self.layer2, self.layer3 = first, second, third
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Features (B, widths[i], H / 2^i, W / 2^i) of an image (B, channels, H, W), H and W multiples of 8."""
+        """Map an image (B, channels, H, W), H and W multiples of 8, to features (B, widths[i], H / 2^i, W / 2^i)."""
         full, feature = fork(functional.relu(self.bn1(self.conv1(image))), 2)
         half, feature = fork(self.layer1(functional.max_pool2d(feature, 3, 2, padding=1)), 2)
         quarter, feature = fork(self.layer2(feature), 2)

@@ -18,7 +18,7 @@ LAYERS_PER_CONVOLUTION = 3
 
 
 def _positions() -> Iterator[tuple[int, int, int]]:
-    """(stage, convolution, place among the features) of every convolution; stages and convolutions count from 1."""
+    """Yield (stage, convolution, index among the features) of every convolution; the first two count from 1."""
     place = 0
     for stage, convolutions in enumerate(CONVOLUTIONS, 1):
         for number in range(1, convolutions + 1):
@@ -40,16 +40,16 @@ PUBLISHED = Published(
         for key in keys
     },
 )
-"""Of torchvision's and timm's vgg16_bn; and of the modules that load the JCS project's 5stages_vgg16_bn."""
+"""Keys of torchvision's and timm's vgg16_bn, and of the JCS project's 5stages_vgg16_bn."""
 
 
 class Vgg16(nn.Module):
     """Four stages of 3x3 convolutions, each normalised, with pooling between them.
 
     Args:
-        channels: of the image.
+        channels: channels of the image.
         widths: channels of the four features, multiples of 8; the published ones are `WIDTHS`.
-        norm: makes the normalisations.
+        norm: creates a normalisation layer for a number of channels.
     """
 
     def __init__(self, channels: int, widths: Sequence[int], norm: Normalisation) -> None:
@@ -64,11 +64,11 @@ class Vgg16(nn.Module):
                 nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
                 layers += [convolution, norm(width), nn.ReLU()]
                 channels = width
-        # One flat list, as the published weights number it.
+        # One flat list, numbered like the published weights.
         self.features = nn.ModuleList(layers)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Features (B, widths[i], H / 2^i, W / 2^i) of an image (B, channels, H, W), H and W multiples of 8."""
+        """Map an image (B, channels, H, W), H and W multiples of 8, to features (B, widths[i], H / 2^i, W / 2^i)."""
         features = []
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):

@@ -1,4 +1,4 @@
-"""Published weights of an encoder, from a local file, every key accounted for."""
+"""Loads the published weights of an encoder from a local file, and accounts for every key."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -21,12 +21,12 @@ RGB = 3
 
 @dataclass(frozen=True)
 class Published:
-    """The keys of published files, as far as they are not those of the module.
+    """How the keys of published files differ from those of the module.
 
     Attributes:
-        unused: matches the keys of parts that are never built.
+        unused: pattern of the keys of parts that are never built.
         first: the module's key of the first convolution's weight, (outputs, channels of the image, height, width).
-        renamed: key in another project's file -> key of the module.
+        renamed: maps keys of another project's file to keys of the module.
     """
 
     unused: re.Pattern[str]
@@ -35,22 +35,22 @@ class Published:
 
 
 def load_weights(module: nn.Module, path: str | Path, published: Published) -> str:
-    """Fill an encoder with a published file's weights: all of its parameters and buffers, converted to its dtype.
+    """Load a file of published weights into an encoder: all of its parameters and buffers, converted to its dtype.
 
-    Where the module is for grey images and the file for RGB images, the first convolution's weight is summed over its
-    inputs, which is the same function as repeating the grey image as R, G and B. A module on the meta device is only
+    If the module is for grey images and the file for RGB images, the first convolution's weight is summed over its
+    input channels, which is equivalent to repeating the grey image as R, G and B. A module on the meta device is only
     compared with the file.
 
     Args:
-        module: its `state_dict` has the published keys and shapes, but for the channels of the image.
+        module: an encoder whose `state_dict` has the published keys and shapes, except for the channels of the image.
         path: a .safetensors file, or a .pth file of a plain dictionary (read without running its pickled code).
-        published: which keys of the file are dropped or renamed.
+        published: the keys of the file that are dropped or renamed.
 
     Returns:
-        In a line, what of the file was not used, and whether the first convolution was summed.
+        One line that states which keys were not used, and whether the first convolution was summed.
 
     Raises:
-        UmlError: the file cannot be read; a key is missing or not expected; a shape is another; or the file is for RGB
+        UmlError: the file cannot be read; a key is missing or unexpected; a shape differs; or the file is for RGB
             images and the module for images that are neither RGB nor grey.
     """
     tensors = {key: tensor for key, tensor in _read(Path(path)).items() if not COUNTERS.fullmatch(key)}
@@ -59,7 +59,7 @@ def load_weights(module: nn.Module, path: str | Path, published: Published) -> s
     own = module.state_dict()
     for problem, keys in (("lacks", own.keys() - given.keys()), ("has unexpected", given.keys() - own.keys())):
         if keys:
-            raise UmlError(f"weights {path}: the file {problem} {_few(keys)}: it is of another architecture")
+            raise UmlError(f"weights {path}: the file {problem} {_few(keys)}: it is for another architecture")
     summed = _sum_over_rgb(given, published.first, own[published.first].shape, path)
     shapes = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(own[key].shape)}"
@@ -67,7 +67,7 @@ def load_weights(module: nn.Module, path: str | Path, published: Published) -> s
         if given[key].shape != own[key].shape
     ]
     if shapes:
-        raise UmlError(f"weights {path}: the file has {_few(shapes)}: it is of another architecture")
+        raise UmlError(f"weights {path}: the file has {_few(shapes)}: it is for another architecture")
     if not any(tensor.is_meta for tensor in own.values()):
         module.load_state_dict(given)
     line = f"weights {path}: not used: {_few(unused) if unused else 'none'}"
@@ -75,16 +75,16 @@ def load_weights(module: nn.Module, path: str | Path, published: Published) -> s
 
 
 def _sum_over_rgb(given: dict[str, Tensor], first: str, own: torch.Size, path: str | Path) -> bool:
-    """Sum the first convolution's weight over R, G and B where the module is for grey images.
+    """Sum the first convolution's weight over R, G and B if the module is for grey images.
 
     Args:
-        given: key -> tensor; changed in place.
+        given: tensors by key, modified in place.
         first: key of that weight.
-        own: its shape in the module.
-        path: of the file, for errors.
+        own: shape of the weight in the module.
+        path: path of the file, for errors.
 
     Returns:
-        Whether it was summed. A weight that differs in more than the channels of the image is left as it is.
+        Whether it was summed. A weight that differs in more than the channels of the image is left unchanged.
 
     Raises:
         UmlError: the file is for RGB images, and the module for images that are neither RGB nor grey.
@@ -103,7 +103,7 @@ def _sum_over_rgb(given: dict[str, Tensor], first: str, own: torch.Size, path: s
 
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix not in SUFFIXES:
-        raise UmlError(f"weights {path} are neither a .safetensors nor a .pth file")
+        raise UmlError(f"weights {path} are neither a .safetensors nor a .pth file: choose such a file")
     if not path.is_file():
         raise UmlError(f"weights {path}: there is no such file: download it first")
     try:
@@ -114,9 +114,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise UmlError(f"weights {path} cannot be read: {error.strerror or error}") from None
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise UmlError(f"weights {path} are no readable weight file ({reason}): download them again") from None
+        raise UmlError(f"weights {path} are not a valid weight file ({reason}): download the file again") from None
     if not isinstance(tensors, dict) or not all(isinstance(each, Tensor) for each in tensors.values()):
-        raise UmlError(f"weights {path} hold something else than a dictionary of tensors: save a state_dict alone")
+        raise UmlError(f"weights {path} are not a plain dictionary of tensors: save only the state_dict")
     return tensors
 
 

@@ -1,1 +1,1 @@
-"""Does this machine train rightly on its N GPUs, and how fast: what `make cluster-check` is made of."""
+"""Checks that training on the N GPUs of a machine is correct, and measures its speed; used by `make cluster-check`."""

@@ -1,4 +1,4 @@
-"""All-reduces of a few sizes on the ranks of a world: are the sums right, and how fast do they come."""
+"""Runs all-reduces of several sizes on the ranks of a world, to check the sums and measure the speed."""
 
 import json
 import os
@@ -16,19 +16,19 @@ from ..launch import World, read_world
 
 MIB = 2**20
 SIZES = {"cuda": (MIB // 16, MIB, 16 * MIB, 256 * MIB), "cpu": (MIB // 16, MIB, 16 * MIB)}
-"""Bytes of a tensor, by kind of device."""
+"""Tensor sizes in bytes, by kind of device."""
 REPEATS, WARM_UP = 10, 3
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """The all-reduces of one size.
+    """Result of the all-reduces of one size.
 
     Attributes:
-        bytes: of the tensor on each rank.
-        seconds: the median of the slowest rank.
-        ranks: that took part.
-        right: every element was the right sum on every rank.
+        bytes: size of the tensor on each rank.
+        seconds: median time of the slowest rank.
+        ranks: number of ranks.
+        right: whether every element was the correct sum on every rank.
     """
 
     bytes: int
@@ -38,18 +38,18 @@ class Reduced:
 
     @property
     def algorithm_bandwidth(self) -> float:
-        """Bytes per second of the tensor."""
+        """Tensor bytes per second."""
         return self.bytes / self.seconds
 
     @property
     def bus_bandwidth(self) -> float:
-        """Bytes per second that each rank sends in a ring, as nccl-tests counts: the speed of the links."""
+        """Bytes per second that each rank sends in a ring, as in nccl-tests: the speed of the links."""
         return self.algorithm_bandwidth * 2 * (self.ranks - 1) / self.ranks
 
 
 @dataclass(frozen=True)
 class Collectives:
-    """What the all-reduces say: the device they ran on, the library, and a row for each size."""
+    """Results of all all-reduces: the device, the library, and a row for each size."""
 
     device: str
     backend: str
@@ -57,14 +57,14 @@ class Collectives:
 
 
 def run_rank(path: Path, kind: str) -> None:
-    """Measure on this rank; the first one writes the file.
+    """Run the all-reduces on this rank; rank 0 writes the results.
 
     Args:
-        path: of the JSON file.
+        path: path of the JSON file.
         kind: "cuda" or "cpu".
     """
     world = read_world(os.environ)
-    assert world is not None, "ensure_world comes first"
+    assert world is not None, "call ensure_world first"
     device = torch.device("cuda", world.local_rank) if kind == "cuda" else torch.device("cpu")
     if kind == "cuda":
         torch.cuda.set_device(device)
@@ -78,13 +78,13 @@ def run_rank(path: Path, kind: str) -> None:
 
 
 def read_collectives(path: Path) -> Collectives:
-    """Read what `run_rank` wrote."""
+    """Read the results that `run_rank` wrote."""
     record = json.loads(path.read_text())
     return Collectives(record["device"], record["backend"], [Reduced(**row) for row in record["rows"]])
 
 
 def reduce_one_size(size: int, device: torch.device, world: World) -> Reduced:
-    """All-reduce float32 tensors of so many bytes; whole numbers, so that the sums are exact."""
+    """All-reduce float32 tensors of `size` bytes; their elements are integers, so that the sums are exact."""
     pattern = torch.arange(size // 4, device=device, dtype=torch.float32) % 8
     wanted = pattern * world.size + world.size * (world.size - 1) / 2
     seconds, right = [], True
@@ -105,7 +105,7 @@ def reduce_one_size(size: int, device: torch.device, world: World) -> Reduced:
 
 
 def _settle(device: torch.device) -> None:
-    """Let all ranks begin together."""
+    """Synchronise all ranks."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     distributed.barrier()
@@ -122,7 +122,7 @@ def _name(device: torch.device) -> str:
 def _library(kind: str) -> str:
     if kind == "cpu":
         return "gloo"
-    # Not before: a torch without CUDA need not have it.
+    # Imported here because a torch without CUDA may not have it.
     from torch.cuda import nccl
 
     return "NCCL " + ".".join(map(str, nccl.version()))

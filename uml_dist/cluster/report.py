@@ -1,4 +1,4 @@
-"""Tables, CSV files and the plot of a check."""
+"""Writes the tables, CSV files and plot of a check."""
 
 import csv
 import datetime
@@ -14,14 +14,14 @@ from .training import Outcome, Work
 
 
 def checks_table(checks: Sequence[Check]) -> str:
-    """One line a check."""
+    """Return a table with one line per check."""
     lines = [f"{'check':<34}{'result':<11}detail", "-" * 100]
     lines += [f"{check.name:<34}{check.result:<11}{check.detail}" for check in checks]
     return "\n".join(lines)
 
 
 def collectives_table(rows: Sequence[Reduced]) -> str:
-    """One line a size."""
+    """Return a table with one line per tensor size."""
     lines = [f"{'all-reduce of':>14}{'ms':>10}{'GB/s':>9}{'GB/s of a link':>16}", "-" * 49]
     for row in rows:
         bandwidths = f"{row.algorithm_bandwidth / 1e9:>9.2f}{row.bus_bandwidth / 1e9:>16.2f}"
@@ -30,7 +30,7 @@ def collectives_table(rows: Sequence[Reduced]) -> str:
 
 
 def speed_rows(speeds: Mapping[int, Outcome]) -> list[dict[str, Any]]:
-    """Images/s by number of ranks, beside the fewest ranks measured."""
+    """Return images/s for each number of ranks, with the speed-up over the fewest ranks measured."""
     rows = []
     for ranks, outcome in speeds.items():
         fewest = min(speeds)
@@ -42,7 +42,7 @@ def speed_rows(speeds: Mapping[int, Outcome]) -> list[dict[str, Any]]:
 
 
 def speed_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a number of ranks; without loading: images/s, had rank 0 not waited for data."""
+    """Return a table with one line per number of ranks; "without loading": images/s if rank 0 did not wait for data."""
     head = (
         f"{'ranks':>5}{'images/s':>10}{'speed-up':>10}{'efficiency':>12}{'waits for data':>16}{'without loading':>17}"
     )
@@ -55,12 +55,12 @@ def speed_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_checks(path: Path, checks: Sequence[Check]) -> None:
-    """One row a check."""
+    """Write one row per check."""
     _write(path, [{"check": one.name, "result": one.result, "detail": one.detail} for one in checks])
 
 
 def write_collectives(path: Path, found: Collectives) -> None:
-    """One row a size."""
+    """Write one row per tensor size."""
     common = {"device": found.device, "backend": found.backend, **_when()}
     _write(
         path,
@@ -74,14 +74,14 @@ def write_collectives(path: Path, found: Collectives) -> None:
 
 
 def write_speeds(path: Path, rows: Sequence[Mapping[str, Any]], work: Work, device: str) -> None:
-    """One row a number of ranks, each with the work, device, versions and date."""
+    """Write one row per number of ranks, each with the work, device, versions and date."""
     common = {"batch": work.batch, "size": work.size, "steps": work.steps, "device": device, **_when()}
     _write(path, [{**row, **common} for row in rows])
 
 
 def write_plot(path: Path, rows: Sequence[Mapping[str, Any]], work: Work, device: str) -> None:
-    """Images/s over ranks, beside the speed of the fewest multiplied."""
-    # Not before: it takes a second, which the ranks that all-reduce need not wait for.
+    """Plot images/s against ranks, next to a speed proportional to the number of ranks."""
+    # Imported here because it takes a second, for which the ranks of the all-reduce need not wait.
     import matplotlib as mpl
 
     mpl.use("Agg")

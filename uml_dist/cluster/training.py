@@ -1,4 +1,4 @@
-"""One training of the check: a call of `launchers/train.py` as a user would make it, and what its run folder says."""
+"""Runs one training of the check with `launchers/train.py`, as a user would, and reads its run folder."""
 
 import json
 import math
@@ -13,25 +13,25 @@ from ..run.checkpoint_folder import folder_name
 from .process import run_process
 
 WARM_UP = 2
-"""First steps of a training that its speed leaves out: they load libraries and choose algorithms."""
+"""First steps to leave out of the speed: they load libraries and choose algorithms."""
 
 
 SMALLEST_SHARE = 1e-4
-"""Of a step that computes instead of waiting: shares are logged with so many digits."""
+"""Smallest share of a step spent computing instead of waiting: the resolution of logged shares."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What every training of a check does.
+    """The work that all training runs of a check have in common.
 
     Attributes:
-        launcher: `launchers/train.py`.
-        folder: of the check; its `trainings`, `logs` and `shards` are used.
-        cpu: processes on the CPU.
-        size: of the images.
-        batch: images of a step on all ranks together.
-        width: of the model.
-        steps: of a training.
+        launcher: path of `launchers/train.py`.
+        folder: folder of the check, with the subfolders `trainings`, `logs` and `shards`.
+        cpu: whether to use CPU processes.
+        size: height and width of the images.
+        batch: images per step over all ranks.
+        width: width factor of the model.
+        steps: steps of a training run.
     """
 
     launcher: Path
@@ -44,17 +44,17 @@ class Work:
 
     @property
     def shards(self) -> Path:
-        """The phantom of the check."""
+        """Folder of the phantom shards."""
         return self.folder / "shards"
 
     @property
     def half(self) -> int:
-        """The step after which the resumed training begins."""
+        """The step after which the resumed run begins."""
         return self.steps // 2
 
     @property
     def settings(self) -> list[str]:
-        """The same for all trainings, so that they have to have the same losses."""
+        """Settings shared by all training runs, which must therefore have the same losses."""
         return [
             *(f"streams.train.shards={self.shards}", f"streams.train.count={self.batch}", f"train.steps={self.steps}"),
             *("train.log_every=1", "train.validate_every=1000000", "optimizer.warmup=2"),
@@ -64,14 +64,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Training:
-    """A training on so many ranks.
+    """A training run.
 
     Attributes:
-        name: of its run folder.
-        ranks: workers.
-        stage: of ZeRO.
-        saves: it leaves a checkpoint in the middle too.
-        resumes: the training in the middle of which it begins; None for a fresh one.
+        name: name of its run folder.
+        ranks: number of workers.
+        stage: ZeRO stage.
+        saves: whether to also save a checkpoint in the middle.
+        resumes: name of the run to resume from its middle; None to start a new one.
     """
 
     name: str
@@ -87,14 +87,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a training.
+    """The result of a training run.
 
     Attributes:
-        losses: by step.
-        speeds: images/s of all ranks together, by step.
+        losses: loss by step.
+        speeds: images/s over all ranks, by step.
         waits: share of a step in which rank 0 waited for data, by step.
-        problem: why there is not all of this; None where it is whole.
-        hung: it did not come to an end.
+        problem: why the result is incomplete; None if it is complete.
+        hung: whether the run exceeded the time limit.
     """
 
     losses: Mapping[int, float] = field(default_factory=dict)
@@ -105,18 +105,18 @@ class Outcome:
 
     @property
     def speed(self) -> float:
-        """Median images/s after the warm-up."""
+        """Median images/s after warm-up."""
         return _after_warm_up(self.speeds)
 
     @property
     def speed_without_loading(self) -> float:
-        """The same, had no step waited for data."""
+        """Median images/s after warm-up, without the time spent waiting for data."""
         shares = {step: max(1 - self.waits[step], SMALLEST_SHARE) for step in self.speeds}
         return _after_warm_up({step: speed / shares[step] for step, speed in self.speeds.items()})
 
     @property
     def wait(self) -> float:
-        """Median share of waiting for data after the warm-up."""
+        """Median share of time spent waiting for data, after warm-up."""
         return _after_warm_up(self.waits)
 
 
@@ -126,18 +126,18 @@ def _after_warm_up(values: Mapping[int, float]) -> float:
 
 
 def make_shards(script: Path, work: Work) -> None:
-    """Make the phantom of the check by `launchers/shards.py`: two batches to train on, few images to validate on.
+    """Make the phantom shards with `launchers/shards.py`: two batches for training, a few images for validation.
 
     Raises:
         UmlError: the user must change something.
-        RuntimeError: it failed otherwise.
+        RuntimeError: it failed for another reason.
     """
     counts = [f"train={2 * work.batch}", "val=8", "test=8"]
     words = ["make", "--dataset", "phantom", "--quiet", "--size", str(work.size), "--count", *counts]
     command = [sys.executable, str(script), *words, "--out", str(work.shards)]
     ended = run_process(command, work.folder / "logs" / "shards.log")
     if ended.problem:
-        raise RuntimeError(f"no shards could be made: {ended.problem}")
+        raise RuntimeError(f"shards could not be made: {ended.problem}")
 
 
 def train(training: Training, work: Work) -> Outcome:
@@ -157,7 +157,7 @@ def train(training: Training, work: Work) -> Outcome:
     command += ["--resume", "auto"] if training.resumes else []
     every = work.half if training.saves else work.steps
     command += [*work.settings, f"zero.stage={training.stage}", f"checkpoint.every={every}"]
-    # One process alone would otherwise compute in as many threads as there are cores, and be no measure of one.
+    # A single process would otherwise use one thread per core, and its speed would not be comparable.
     variables = {"OMP_NUM_THREADS": "1"} if work.cpu else {}
     ended = run_process(command, work.folder / "logs" / f"{training.name}.log", variables=variables)
     records = [record for record in read_records(run / "metrics.jsonl") if record["step"] > begins]
@@ -171,7 +171,7 @@ def train(training: Training, work: Work) -> Outcome:
 
 
 def rewind(run: Path, target: Path, step: int) -> bool:
-    """Copy a run as it would be had it been killed after the checkpoint of a step; false if that one is not there."""
+    """Copy a run as if killed after saving a step's checkpoint; return false if that checkpoint is missing."""
     checkpoint = run / "checkpoints" / folder_name(step)
     if not checkpoint.is_dir():
         return False
@@ -182,6 +182,6 @@ def rewind(run: Path, target: Path, step: int) -> bool:
 
 
 def read_records(path: Path) -> Sequence[Mapping[str, float]]:
-    """The lines of a `metrics.jsonl` that tell of training steps."""
+    """Return the records of training steps in a `metrics.jsonl`."""
     lines = path.read_text().splitlines() if path.is_file() else []
     return [record for record in map(json.loads, lines) if "loss" in record]

@@ -1,1 +1,1 @@
-"""Can this machine and this environment train, and what to do where not: what `launchers/doctor.py` is made of."""
+"""Checks whether this machine and environment can train, with remedies for problems; used by `launchers/doctor.py`."""

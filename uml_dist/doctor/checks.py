@@ -1,4 +1,4 @@
-"""All checks, in the order in which they are told."""
+"""All checks, in the order in which they are reported."""
 
 import functools
 import os
@@ -8,30 +8,30 @@ from pathlib import Path
 
 from ..launch.devices import read_driver, read_torch
 from . import compiler, folders, gpus, limits, network, packages, processor, run_folder, shared_memory, variables
-from .finding import Finding, answer
+from .finding import Finding, run_check
 
 PACKAGES = ("uml_dist", "uml_kernels", "uml_shards")
 CPU_WORKERS = 2  # what the demo starts
-SLOW = {"torch", "driver", "processor"}  # an import from a cold disk, a driver that wakes: they take the time they want
+SLOW = {"torch", "driver", "processor"}  # no time limit: an import from a cold disk or a sleeping driver takes long
 Checks = list[tuple[str, Callable[[], Finding]]]
 
 
-def examine(run: Path, root: Path, environment: Mapping[str, str]) -> tuple[list[Finding], int]:
-    """Ask all checks, one after another.
+def run_checks(run: Path, root: Path, environment: Mapping[str, str]) -> tuple[list[Finding], int]:
+    """Run all checks, one after another.
 
     Args:
-        run: folder of a run, or of runs; it need not exist.
+        run: folder of a run, or of runs; it does not have to exist.
         root: the checkout.
-        environment: of this process.
+        environment: environment variables of this process.
 
     Returns:
-        The findings, and the number of GPUs on which training is meant to run.
+        The findings, and the number of GPUs that training would use.
     """
     driver, build = functools.cache(read_driver), functools.cache(read_torch)
     usable = gpus.usable_gpus(environment, driver, build)
-    shown = gpus.count_shown(driver)
+    shown = gpus.count_driver_gpus(driver)
 
-    def found() -> Finding:
+    def check_all_gpus() -> Finding:
         read = (gpus.read_gpus(), gpus.read_architectures()) if shown else ([], [])
         return gpus.check_gpus(*read, environment)
 
@@ -39,14 +39,14 @@ def examine(run: Path, root: Path, environment: Mapping[str, str]) -> tuple[list
         *_package_checks(root, environment),
         ("torch", lambda: gpus.check_torch(build)),
         ("driver", lambda: gpus.check_driver(environment, driver, build)),
-        ("GPUs", found),
+        ("GPUs", check_all_gpus),
         ("GPU variables", lambda: gpus.check_hidden(environment, shown)),
         *_compiler_checks(environment, usable),
         *_network_checks(run, environment, usable),
         *_machine_checks(environment, usable),
         *_folder_checks(run),
     ]
-    return [answer(name, check, None if name in SLOW else 3) for name, check in checks], usable
+    return [run_check(name, check, None if name in SLOW else 3) for name, check in checks], usable
 
 
 def _package_checks(root: Path, environment: Mapping[str, str]) -> Checks:

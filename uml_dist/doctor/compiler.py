@@ -1,4 +1,4 @@
-"""What Triton compiles its launchers with, and what nobody needs."""
+"""Checks the C compiler that Triton uses, and the CUDA toolkit, which is not needed."""
 
 import shutil
 import sys
@@ -12,8 +12,8 @@ COMPILERS = ("gcc", "clang")  # in the order in which Triton looks
 
 
 def python_header() -> Path:
-    """Where Python.h is, if it is there."""
-    # Debian's own scheme has a folder where nothing is; Triton passes over it too.
+    """Return the path where Python.h is expected."""
+    # Debian's default scheme names a folder without headers; Triton ignores it too.
     scheme = sysconfig.get_default_scheme()
     return Path(sysconfig.get_path("include", "posix_prefix" if scheme == "posix_local" else scheme)) / "Python.h"
 
@@ -24,33 +24,33 @@ def check_compiler(
     header: Path,
     which: Callable[[str], str | None] = shutil.which,
 ) -> Finding:
-    """A C compiler and Python's header, with which Triton makes the launchers of kernels: a problem beside a GPU alone.
+    """Check the C compiler and Python.h, with which Triton compiles kernel launchers; only a problem if GPUs are used.
 
     Args:
-        gpus: on which training is meant to run.
-        environment: of this process; its CC is the compiler where it is set.
-        header: Python.h.
-        which: the path of a program, None where there is none.
+        gpus: number of GPUs that training would use.
+        environment: environment variables of this process; CC, if set, names the compiler.
+        header: path of Python.h.
+        which: returns the path of a program, or None.
     """
-    missing, todo = [], []
+    missing, remedies = [], []
     chosen = environment.get("CC")
     compiler = next((found for name in ([chosen] if chosen else COMPILERS) if (found := which(name))), None)
     if compiler is None:
-        missing.append(f"CC={chosen} is no program" if chosen else f"no C compiler ({' or '.join(COMPILERS)}) is found")
-        todo.append("set CC to a compiler without options, or unset it" if chosen else "apt install gcc")
+        missing.append(f"CC={chosen} is not a program" if chosen else f"no C compiler found ({' or '.join(COMPILERS)})")
+        remedies.append("set CC to a compiler without options, or unset it" if chosen else "apt install gcc")
     if not header.is_file():
         missing.append(f"{header} is missing")
-        todo.append("apt install python{}.{}-dev (Red Hat: python3-devel)".format(*sys.version_info[:2]))
+        remedies.append("apt install python{}.{}-dev (Red Hat: python3-devel)".format(*sys.version_info[:2]))
     if not missing:
         return ok("C compiler", f"{compiler} and {header}")
     if gpus:
-        return problem("C compiler", f"{'; '.join(missing)}: Triton's kernels need it", "; ".join(todo))
-    return note("C compiler", f"{'; '.join(missing)}; needed beside a GPU only", "; ".join(todo))
+        return problem("C compiler", f"{'; '.join(missing)}: Triton's kernels need it", "; ".join(remedies))
+    return note("C compiler", f"{'; '.join(missing)}; only needed with a GPU", "; ".join(remedies))
 
 
 def check_toolkit(environment: Mapping[str, str]) -> Finding:
-    """NVIDIA's toolkit is not needed; a CUDA_HOME that leads nowhere may still trouble DeepSpeed."""
+    """Check CUDA_HOME: the toolkit is not needed, but a CUDA_HOME that does not exist may disturb DeepSpeed."""
     home = environment.get("CUDA_HOME")
     if home and not Path(home).is_dir():
-        return note("CUDA toolkit", f"CUDA_HOME={home} is no folder; none is needed", "unset CUDA_HOME")
-    return ok("CUDA toolkit", "not needed: neither nvcc nor CUDA_HOME is used, whatever DeepSpeed warns")
+        return note("CUDA toolkit", f"CUDA_HOME={home} is not a folder; the toolkit is not needed", "unset CUDA_HOME")
+    return ok("CUDA toolkit", "not needed: nvcc and CUDA_HOME are not used; ignore DeepSpeed's warning about them")

@@ -1,4 +1,4 @@
-"""What one check of the doctor found, and how a check is asked so that it can neither fail nor hang."""
+"""The result of one check, and a runner that no failing or hanging check can stop."""
 
 import logging
 from collections.abc import Callable
@@ -13,59 +13,59 @@ State = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer of one check. `ok`, `note` and `problem` make them.
+    """The result of one check, created by `ok`, `note` and `problem`.
 
     Attributes:
-        name: what is checked.
-        state: ok, note (training works, and this is worth knowing) or problem (training would fail).
-        says: what was found, one line.
-        todo: what to do about it, one line; empty where there is nothing to do, never empty for a problem.
+        name: name of the check.
+        state: ok, note (training works, but this is worth knowing) or problem (training would fail).
+        message: the finding in one line.
+        remedy: the action to take, in one line; empty if none is needed, never empty for a problem.
     """
 
     name: str
     state: State
-    says: str
-    todo: str = ""
+    message: str
+    remedy: str = ""
 
 
-def ok(name: str, says: str) -> Finding:
-    """All is well."""
-    return Finding(name, "ok", _line(says))
+def ok(name: str, message: str) -> Finding:
+    """Report that the check passed."""
+    return Finding(name, "ok", _line(message))
 
 
-def note(name: str, says: str, todo: str = "") -> Finding:
-    """Training works; the user may want to know."""
-    return Finding(name, "note", _line(says), _line(todo))
+def note(name: str, message: str, remedy: str = "") -> Finding:
+    """Report something worth knowing; training works."""
+    return Finding(name, "note", _line(message), _line(remedy))
 
 
-def problem(name: str, says: str, todo: str) -> Finding:
-    """Training would fail until the user does something."""
-    return Finding(name, "problem", _line(says), _line(todo))
+def problem(name: str, message: str, remedy: str) -> Finding:
+    """Report that training would fail until the user applies the remedy."""
+    return Finding(name, "problem", _line(message), _line(remedy))
 
 
-def answer(name: str, check: Callable[[], Finding], seconds: float | None = 3) -> Finding:
-    """Ask a check. What it cannot find out is a note that says so.
+def run_check(name: str, check: Callable[[], Finding], seconds: float | None = 3) -> Finding:
+    """Run a check; if it fails or takes too long, return a note about that.
 
     Args:
-        name: what is checked, should the check not come to an answer.
-        check: called in a thread, which is left behind where a name server or a network disk does not answer.
-        seconds: how long it may take; None for as long as it wants.
+        name: name of the check, used if the check returns no finding.
+        check: called in a thread, which is abandoned if, for example, a name server or a network disk does not respond.
+        seconds: time limit; None for no limit.
     """
     found: list[Finding] = []
 
-    def ask() -> None:
+    def run() -> None:
         try:
             found.append(check())
         except Exception as error:
-            logger.debug("%s could not be found out", name, exc_info=True)
-            found.append(note(name, f"could not be found out: {type(error).__name__}: {error}"))
+            logger.debug("%s could not be checked", name, exc_info=True)
+            found.append(note(name, f"could not be checked: {type(error).__name__}: {error}"))
 
-    thread = Thread(target=ask, daemon=True)
+    thread = Thread(target=run, daemon=True)
     thread.start()
     thread.join(seconds)
-    return found[0] if found else note(name, f"could not be found out: no answer within {seconds:g} s")
+    return found[0] if found else note(name, f"could not be checked: no answer within {seconds:g} s")
 
 
 def _line(text: str) -> str:
-    """Messages of others may have several lines."""
+    """Join the lines of a message; messages of other libraries may have several."""
     return " ".join(text.split())

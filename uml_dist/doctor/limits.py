@@ -1,4 +1,4 @@
-"""Limits of the process: open files, memory, cores."""
+"""Checks the limits of the process: open files, memory and cores."""
 
 import math
 import os
@@ -8,41 +8,42 @@ from pathlib import Path
 from .finding import Finding, note, ok, problem
 
 OPEN_FILES = 1024
-WORKER = 2 * 10**9  # bytes of a worker and its readers, from launchers/README.md
+WORKER = 2 * 10**9  # bytes per worker with its readers, from launchers/README.md
 LEAST = 10**9  # bytes of the smallest training: a process on the CPU, compact profile
 SYSTEM = Path("/")
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that this process may still take, and what sets the end: "the machine" or "its cgroup"."""
+    """Bytes that this process may still allocate, and what limits them: "the machine" or "its cgroup"."""
 
     available: int
     bound: str
 
 
 def read_open_files() -> tuple[int, int]:
-    """The soft and the hard limit of open files."""
+    """Return the soft and the hard limit of open files."""
     import resource
 
     return resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 def check_open_files(soft: int, hard: int) -> Finding:
-    """How many files and sockets a process may hold open; negative is without limit."""
+    """Check how many files and sockets a process may hold open; a negative value means no limit."""
     if 0 <= soft < OPEN_FILES:
         reachable = hard < 0 or hard >= OPEN_FILES
-        todo = "ulimit -n 4096" if hard < 0 or hard >= 4096 else f"ulimit -n {hard}"
-        todo = todo if reachable else f"ask for a hard limit of {OPEN_FILES} (limits.conf, docker --ulimit nofile=4096)"
-        return problem("open files", f"{soft} at most, {OPEN_FILES} are needed", todo)
-    return ok("open files", "no limit" if soft < 0 else f"{soft} at most")
+        remedy = "ulimit -n 4096" if hard < 0 or hard >= 4096 else f"ulimit -n {hard}"
+        if not reachable:
+            remedy = f"request a hard limit of {OPEN_FILES} (limits.conf, docker --ulimit nofile=4096)"
+        return problem("open files", f"limit is {soft}, {OPEN_FILES} are needed", remedy)
+    return ok("open files", "no limit" if soft < 0 else f"limit is {soft}")
 
 
 def read_memory(system: Path = SYSTEM) -> Memory:
-    """What the machine has available and what the cgroups of this process leave, whichever is less.
+    """Return the memory available on the machine or within the cgroups of this process, whichever is less.
 
     Args:
-        system: the root below which proc and sys/fs/cgroup are.
+        system: root folder of proc and sys/fs/cgroup.
 
     Raises:
         OSError: there is no /proc/meminfo.
@@ -58,7 +59,7 @@ def read_memory(system: Path = SYSTEM) -> Memory:
         for limit_name, usage_name, cached_name in kinds:
             limit, usage = _number(group / limit_name), _number(group / usage_name)
             if math.isfinite(limit) and math.isfinite(usage):
-                # Pages of files are given back when memory is short.
+                # The kernel reclaims cached pages of files when memory is short.
                 left = int(limit - usage + _field(group / "memory.stat", cached_name))
                 if left < least.available:
                     least = Memory(max(left, 0), "its cgroup")
@@ -66,23 +67,23 @@ def read_memory(system: Path = SYSTEM) -> Memory:
 
 
 def check_memory(memory: Memory, workers: int) -> Finding:
-    """Whether the memory is enough for a worker on each GPU, or for two on the CPU.
+    """Check whether the memory suffices for a worker on each GPU, or for two on the CPU.
 
     Args:
-        memory: that may still be taken.
-        workers: that training would start.
+        memory: available memory.
+        workers: number of workers that training would start.
     """
-    says = f"{memory.available / 1e9:.1f} GB available ({memory.bound} bounds it)"
-    todo = "end other programs, ask the scheduler or container for more, or take fewer workers (--num_gpus)"
+    message = f"{memory.available / 1e9:.1f} GB available (limited by {memory.bound})"
+    remedy = "close other programs, request more from the scheduler or container, or use fewer workers (--num_gpus)"
     if memory.available < LEAST:
-        return problem("memory", f"{says}: less than the {LEAST / 1e9:.0f} GB of a single worker", todo)
+        return problem("memory", f"{message}: less than the {LEAST / 1e9:.0f} GB of a single worker", remedy)
     if memory.available < workers * WORKER:
-        return note("memory", f"{says}: {workers} workers take up to {workers * WORKER / 1e9:.0f} GB", todo)
-    return ok("memory", f"{says}: enough for {memory.available // WORKER} workers of {WORKER / 1e9:.0f} GB")
+        return note("memory", f"{message}: {workers} workers take up to {workers * WORKER / 1e9:.0f} GB", remedy)
+    return ok("memory", f"{message}: enough for {memory.available // WORKER} workers of {WORKER / 1e9:.0f} GB")
 
 
 def read_quota(system: Path = SYSTEM) -> float:
-    """How many cores the cgroups of this process pay for; infinite without a quota."""
+    """Return the CPU quota of this process's cgroups, in cores; infinite without a quota."""
     quota = math.inf
     for group in _groups(system, "cpu"):
         new = group / "cpu.max"
@@ -96,32 +97,32 @@ def read_quota(system: Path = SYSTEM) -> float:
 
 
 def usable_cores(allowed: int, quota: float) -> int:
-    """Cores that may be kept busy at once, at least one."""
+    """Return the number of cores that can be busy at the same time, at least 1."""
     return max(1, math.floor(min(allowed, quota)))
 
 
 def check_cores(allowed: int, quota: float, total: int, gpus: int) -> Finding:
-    """The cores that this process may use beside those of the machine.
+    """Compare the cores that this process may use with those of the machine.
 
     Args:
-        allowed: by its affinity.
-        quota: of its cgroups, in cores.
-        total: of the machine.
-        gpus: on which training is meant to run.
+        allowed: cores in the process's affinity mask.
+        quota: quota of its cgroups, in cores.
+        total: cores of the machine.
+        gpus: number of GPUs that training would use.
     """
     usable = usable_cores(allowed, quota)
-    says = f"{usable} of {total} may be used"
-    todo = "ask for more: --cpus-per-task (SLURM), --cpus (docker)"
+    message = f"{usable} of {total} can be used"
+    remedy = "request more cores: --cpus-per-task (SLURM), --cpus (docker)"
     if gpus and usable < 2 * gpus:
-        return note("cores", f"{says}: readers of {gpus} GPUs want at least {2 * gpus}", todo)
+        return note("cores", f"{message}: readers of {gpus} GPUs need at least {2 * gpus}", remedy)
     if usable < total:
-        cause = "a quota" if quota < allowed else "the affinity"
-        return note("cores", f"{says}: {cause} bounds them", f"if you need more, {todo}")
-    return ok("cores", says)
+        cause = "a quota" if quota < allowed else "the CPU affinity"
+        return note("cores", f"{message}: limited by {cause}", f"if needed, {remedy}")
+    return ok("cores", message)
 
 
 def _groups(system: Path, controller: str) -> list[Path]:
-    """The cgroup of this process and those above it, of version 1 and 2; not all need be there."""
+    """Return the folders of this process's cgroup and its parents, for versions 1 and 2; some may not exist."""
     base = system / "sys/fs/cgroup"
     found: list[Path] = []
     groups = system / "proc/self/cgroup"
@@ -139,7 +140,7 @@ def _groups(system: Path, controller: str) -> list[Path]:
 
 
 def _number(path: Path) -> float:
-    """The number in a file; infinite for "max" and for a file that is not there."""
+    """Return the number in a file; infinite for "max" and for a missing file."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):
@@ -147,7 +148,7 @@ def _number(path: Path) -> float:
 
 
 def _field(path: Path, name: str) -> int:
-    """A line `name number` of a file, 0 where there is none."""
+    """Return the number in a line `name number` of a file; 0 if there is none."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
@@ -156,5 +157,5 @@ def _field(path: Path, name: str) -> int:
 
 
 def cpu_affinity() -> int:
-    """Cores on which this process may run."""
+    """Return the number of cores on which this process may run."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

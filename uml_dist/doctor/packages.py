@@ -1,4 +1,4 @@
-"""Python, the packages beside the ranges and pins of the project, and its extras."""
+"""Checks Python, the installed packages against the project's ranges and pins, and the extras."""
 
 import os
 import sys
@@ -17,18 +17,18 @@ EXTRAS = {
     "tables": "Excel tables",
     "volumes": "NIfTI, NRRD, HDF5 and DICOM",
 }
-"""What the extras are for; extras that are not named here are for developers."""
+"""Purposes of the extras; extras that are not listed here are for developers."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the project asks for.
+    """The requirements of the project.
 
     Attributes:
-        python: range of Python, as pyproject.toml writes it.
-        packages: requirements, as pyproject.toml writes them.
+        python: Python version range, as written in pyproject.toml.
+        packages: requirements, as written in pyproject.toml.
         extras: requirements by extra.
-        pins: tried version by package, in lower case; empty without a constraints.txt.
+        pins: tested version by lower-case package name; empty without a constraints.txt.
     """
 
     python: str
@@ -38,7 +38,7 @@ class Wanted:
 
 
 def read_wanted(root: Path) -> Wanted:
-    """What pyproject.toml and constraints.txt of the checkout say; metadata of an editable install may be older.
+    """Read pyproject.toml and constraints.txt of the checkout; the metadata of an editable install may be outdated.
 
     Raises:
         OSError: there is no pyproject.toml.
@@ -53,7 +53,7 @@ def read_wanted(root: Path) -> Wanted:
 
 
 def installed_version(name: str) -> str | None:
-    """The installed version of a package, or None."""
+    """Return the installed version of a package, or None."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -61,28 +61,28 @@ def installed_version(name: str) -> str | None:
 
 
 def check_python(wanted: Wanted, number: str | None = None, executable: str = sys.executable) -> Finding:
-    """The interpreter.
+    """Check the Python interpreter.
 
     Args:
-        wanted: by the project.
-        number: version of Python; this one's unless given.
-        executable: of Python.
+        wanted: requirements of the project.
+        number: Python version; by default that of this interpreter.
+        executable: path of the interpreter.
     """
     from packaging.specifiers import SpecifierSet
 
     number = number or ".".join(map(str, sys.version_info[:3]))
-    says = f"{number} ({executable})"
+    message = f"{number} ({executable})"
     if SpecifierSet(wanted.python).contains(number, prereleases=True):
-        return ok("Python", says)
-    return problem("Python", f"{says}, {wanted.python} is needed", "make install PYTHON=python3.11 VENV=.venv-3.11")
+        return ok("Python", message)
+    return problem("Python", f"{message}, {wanted.python} is needed", "make install PYTHON=python3.11 VENV=.venv-3.11")
 
 
 def check_packages(wanted: Wanted, installed: Callable[[str], str | None] = installed_version) -> Finding:
-    """The packages, held against the ranges (outside: problem) and the versions that are tried together (note).
+    """Compare the packages with the allowed ranges (problem if outside) and with the tested versions (note).
 
     Args:
-        wanted: by the project.
-        installed: version by name of a package, None where it is missing.
+        wanted: requirements of the project.
+        installed: returns the version of a package, or None if it is missing.
     """
     from packaging.requirements import Requirement
     from packaging.version import Version
@@ -98,18 +98,18 @@ def check_packages(wanted: Wanted, installed: Callable[[str], str | None] = inst
             wrong.append(f"{requirement.name} is missing")
         elif not requirement.specifier.contains(found, prereleases=True):
             wrong.append(f"{requirement.name} is {found}, {requirement.specifier} is needed")
-        # A local build such as 2.13.0+cpu is the pinned version as well.
+        # A local build such as 2.13.0+cpu counts as the pinned version.
         elif pin is not None and Version(found).public != Version(pin).public:
-            other.append(f"{requirement.name} {found} (tried: {pin})")
+            other.append(f"{requirement.name} {found} (tested: {pin})")
     if wrong:
         return problem("packages", "; ".join(wrong), INSTALL)
     if other:
-        return note("packages", f"allowed, but not the tried versions: {', '.join(other)}", INSTALL)
-    return ok("packages", f"{count} in the allowed ranges, at the tried versions")
+        return note("packages", f"allowed, but not the tested versions: {', '.join(other)}", INSTALL)
+    return ok("packages", f"{count} within the allowed ranges, at the tested versions")
 
 
 def check_extras(wanted: Wanted, installed: Callable[[str], str | None] = installed_version) -> Finding:
-    """The extras: none of them is needed to train on images on a local disk."""
+    """Report the extras; none of them is needed to train on images on a local disk."""
     from packaging.requirements import Requirement
 
     def complete(requirements: Iterable[str]) -> bool:
@@ -127,13 +127,13 @@ def check_extras(wanted: Wanted, installed: Callable[[str], str | None] = instal
 def check_origin(
     root: Path, environment: Mapping[str, str], names: Iterable[str], locate: Callable[[str], Path | None]
 ) -> Finding:
-    """Whether our packages are those of this checkout, not of another one or of PYTHONPATH.
+    """Check whether our packages are imported from this checkout, not from another one or through PYTHONPATH.
 
     Args:
         root: the checkout.
-        environment: of this process.
-        names: of our packages.
-        locate: the folder from which a package would be imported, None where there is none.
+        environment: environment variables of this process.
+        names: names of our packages.
+        locate: returns the folder from which a package would be imported, or None.
     """
     places = [Path(entry).resolve() for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     own = {folder.resolve() for folder in (root, root / "kernels", root / "shards")}
@@ -146,17 +146,17 @@ def check_origin(
             strange.append((name, folder.resolve()))
     for name, folder in strange:
         if folder.parent in places:
-            says = f"PYTHONPATH puts {name} of {folder.parent} before the one of this checkout"
-            return problem("our packages", says, "unset PYTHONPATH, or take that folder out of it")
+            message = f"PYTHONPATH puts {name} from {folder.parent} before the one in this checkout"
+            return problem("our packages", message, "unset PYTHONPATH, or remove that folder from it")
     if strange:
         name, folder = strange[0]
-        says = f"{name} is imported from {folder.parent}, not from this checkout, {root}"
-        return note("our packages", says, f"unless that is meant: {INSTALL}")
+        message = f"{name} is imported from {folder.parent}, not from this checkout, {root}"
+        return note("our packages", message, f"unless this is intended: {INSTALL}")
     return ok("our packages", f"imported from {root}")
 
 
 def find_package(name: str) -> Path | None:
-    """The folder from which a package would be imported; nothing is imported."""
+    """Return the folder from which a package would be imported, without importing it."""
     from importlib.util import find_spec
 
     spec = find_spec(name)

@@ -1,4 +1,4 @@
-"""The processor's instructions, as far as they decide how fast training on CPU processes is."""
+"""Checks the processor's instructions, which determine the speed of training on CPU processes."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,11 @@ from .finding import Finding, note, ok
 
 @dataclass(frozen=True)
 class Processor:
-    """What torch makes of a processor.
+    """The processor's capabilities as used by torch.
 
     Attributes:
         instructions: the instruction set, such as AVX2.
-        bf16_factor: how many times as long a convolution takes in bf16 as in fp32; None where there are instructions
-            for bf16.
+        bf16_factor: how many times as long a convolution takes in bf16 as in fp32; None with bf16 instructions.
     """
 
     instructions: str
@@ -20,7 +19,7 @@ class Processor:
 
 
 def read_processor() -> Processor:
-    """The processor's instructions, and what bf16 costs without any, measured in a moment."""
+    """Return the processor's instruction set and, without bf16 instructions, the measured cost of bf16."""
     import torch
 
     from ..launch.precision import bf16_factor, has_bf16, instruction_set
@@ -29,14 +28,14 @@ def read_processor() -> Processor:
 
 
 def check_processor(processor: Processor, gpus: int) -> Finding:
-    """Whether bf16 saves time on the CPU; of no matter where there are GPUs."""
+    """Check whether bf16 saves time on the CPU; irrelevant if there are GPUs."""
     if processor.bf16_factor is None:
         return ok("processor", f"{processor.instructions}, with bf16")
-    says = f"{processor.instructions}, without bf16 instructions"
+    message = f"{processor.instructions}, without bf16 instructions"
     if gpus:
-        return ok("processor", says)
+        return ok("processor", message)
     return note(
         "processor",
-        f"{says}: a convolution takes {processor.bf16_factor:.1f} times as long in bf16 as in fp32",
+        f"{message}: a convolution takes {processor.bf16_factor:.1f} times as long in bf16 as in fp32",
         "leave train.precision at fp32, or set it to auto",
     )

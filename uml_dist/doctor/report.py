@@ -1,8 +1,7 @@
-"""How findings are told: a table for people, JSON for programs."""
+"""Prints findings as a table for people or JSON for programs."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from .finding import Finding
 
@@ -10,18 +9,18 @@ MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
 
 
 def table(findings: Sequence[Finding]) -> str:
-    """One line a check; what to do stands below, behind an arrow."""
+    """Return a table with one line per check and the remedy below it, after an arrow."""
     width = max((len(finding.name) for finding in findings), default=0)
     lines = []
     for finding in findings:
-        lines.append(f"{MARKS[finding.state]:<8} {finding.name:<{width}}  {finding.says}")
-        if finding.todo:
-            lines.append(f"{'':<{10 + width}} -> {finding.todo}")
+        lines.append(f"{MARKS[finding.state]:<8} {finding.name:<{width}}  {finding.message}")
+        if finding.remedy:
+            lines.append(f"{'':<{10 + width}} -> {finding.remedy}")
     return "\n".join(lines)
 
 
 def verdict(findings: Sequence[Finding], gpus: int) -> str:
-    """The last line."""
+    """Return the summary line."""
     problems, notes = (sum(one.state == state for one in findings) for state in ("problem", "note"))
     counted = f"{_count(problems, 'problem')}, {_count(notes, 'note')}"
     if problems:
@@ -30,12 +29,13 @@ def verdict(findings: Sequence[Finding], gpus: int) -> str:
 
 
 def as_json(findings: Sequence[Finding]) -> str:
-    """A list of objects with name, state, says and todo."""
-    return json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False)
+    """Return a JSON list of objects with the keys name, state, says (the message) and todo (the remedy)."""
+    rows = [{"name": one.name, "state": one.state, "says": one.message, "todo": one.remedy} for one in findings]
+    return json.dumps(rows, indent=2, ensure_ascii=False)
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
-    """2 where the user must change something, else 0."""
+    """Return 2 if there is a problem, else 0."""
     return 2 if any(finding.state == "problem" for finding in findings) else 0
 
 

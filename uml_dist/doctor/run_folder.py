@@ -1,4 +1,4 @@
-"""A run that is there already: how it stands, and where it serves its metrics."""
+"""Checks an existing run: its status and the address of its metrics."""
 
 import json
 import time
@@ -13,7 +13,7 @@ from .network import METRICS_HOST, METRICS_PORT
 
 
 def read_metrics_place(run: Path) -> tuple[str, int]:
-    """`metrics.host` and `metrics.port` of a run, or their defaults where it has no configuration that can be read."""
+    """Return `metrics.host` and `metrics.port` of a run, or their defaults if its configuration cannot be read."""
     try:
         metrics = tomllib.loads((run / "config.toml").read_text(encoding="utf-8")).get("metrics", {})
         return str(metrics.get("host", METRICS_HOST)), int(metrics.get("port", METRICS_PORT))
@@ -22,22 +22,22 @@ def read_metrics_place(run: Path) -> tuple[str, int]:
 
 
 def check_run(run: Path) -> Finding:
-    """The status of a run, and whether its newest checkpoint is there; whether that is whole, a resume checks."""
+    """Check the status of a run and whether its newest checkpoint exists; a resume verifies the checkpoint itself."""
     status = _read_status(run)
     if status is None:
-        return ok("run", f"{run} is no run folder: a run may begin there")
+        return ok("run", f"{run} is not a run folder: a new run can start there")
     trouble = _trouble_with_latest(run)
     if trouble:
-        return note(
-            "run", trouble, f"python launchers/checkpoint.py verify --run {run}; a run goes on from the newest whole"
-        )
+        remedy = f"python launchers/checkpoint.py verify --run {run}; a resume uses the newest valid checkpoint"
+        return note("run", trouble, remedy)
     state, step = status.get("status"), status.get("step")
     if state == "running":
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(status.get("time", 0))))
-        says = f"{run} says running, at step {step}, since {since}: it trains now, or was killed"
-        return note("run", says, "if no process of it is left: the same command goes on")
+        message = f"{run} has the status running, at step {step}, since {since}: it is training now, or was killed"
+        return note("run", message, "if none of its processes is left, the same command resumes it")
     if state == "failed":
-        return note("run", f"{run} failed at step {step}: {status.get('reason')}", "fix that; the same command goes on")
+        remedy = "fix the cause; then the same command resumes it"
+        return note("run", f"{run} failed at step {step}: {status.get('reason')}", remedy)
     return ok("run", f"{run} is {state} at step {step}")
 
 
@@ -56,4 +56,4 @@ def _trouble_with_latest(run: Path) -> str:
         return str(error)
     if latest is None or latest.is_dir():
         return ""
-    return f"{latest.with_name('latest')} names {latest.name}, which is not there"
+    return f"{latest.with_name('latest')} names {latest.name}, which does not exist"

@@ -1,4 +1,4 @@
-"""Shared memory: how much there is, and what dead runs have left in it."""
+"""Checks shared memory: its free space, and files that dead runs left in it."""
 
 import os
 import re
@@ -13,22 +13,22 @@ from .finding import Finding, note, ok, problem
 
 FOLDER, PROCESSES = Path("/dev/shm"), Path("/proc")
 OURS = ("torch_*", "psm_*", "sem.*", "gloo*", "nccl-*", "deepspeed*")
-"""Names that torch, Python's multiprocessing, gloo, NCCL and DeepSpeed give."""
-ENOUGH = 2**30  # bytes: readers of one rank hold a few batches
-YOUNG = 60.0  # seconds in which a process may not have mapped its new file yet
-SHOWN = 6  # names in one line
+"""Names of files created by torch, Python's multiprocessing, gloo, NCCL and DeepSpeed."""
+ENOUGH = 2**30  # bytes; the readers of one rank hold a few batches
+YOUNG = 60.0  # seconds; a process may not have mapped a newer file yet
+SHOWN = 6  # file names in a message
 
 
 @dataclass(frozen=True)
 class Space:
-    """Bytes of a file system."""
+    """Total and free bytes of a file system."""
 
     total: int
     free: int
 
 
 def read_space(folder: Path = FOLDER) -> Space | None:
-    """The size of shared memory; None where the system has no such folder."""
+    """Return the size of shared memory; None if the system has no such folder."""
     if not folder.is_dir():
         return None
     usage = shutil.disk_usage(folder)
@@ -36,37 +36,40 @@ def read_space(folder: Path = FOLDER) -> Space | None:
 
 
 def check_space(space: Space | None, gpus: int, folder: Path = FOLDER) -> Finding:
-    """Whether readers have room. CPU processes read without any by default, so there it is a note.
+    """Check whether readers have enough space. CPU processes use no readers by default, so it is a note for them.
 
     Args:
-        space: of shared memory.
-        gpus: on which training is meant to run.
-        folder: of shared memory.
+        space: size of shared memory.
+        gpus: number of GPUs that training would use.
+        folder: folder of shared memory.
     """
     if space is None:
-        return note("shared memory", f"there is no {folder} here", "data.workers=0, should readers fail")
-    says = f"{_size(space.free)} of {_size(space.total)} in {folder} are free"
+        return note("shared memory", f"there is no {folder} here", "if readers fail, set data.workers=0")
+    message = f"{_size(space.free)} of {_size(space.total)} in {folder} are free"
     if space.free >= ENOUGH:
-        return ok("shared memory", says)
+        return ok("shared memory", message)
     larger = (
-        "start the container with --shm-size=8g or --ipc=host" if space.total < ENOUGH else f"make room in {folder}"
+        "start the container with --shm-size=8g or --ipc=host" if space.total < ENOUGH else f"free space in {folder}"
     )
-    todo = f"{larger}, or set data.workers=0"
+    remedy = f"{larger}, or set data.workers=0"
     if gpus:
-        return problem("shared memory", f"{says}: readers beside GPUs need {_size(ENOUGH)}", todo)
-    return note("shared memory", f"{says}: readers (data.workers) may fail with a bus error", todo)
+        return problem("shared memory", f"{message}: readers need {_size(ENOUGH)} when training on GPUs", remedy)
+    return note("shared memory", f"{message}: readers (data.workers) may fail with a bus error", remedy)
 
 
 def find_leftovers(
     folder: Path = FOLDER, processes: Path = PROCESSES, now: float | None = None, patterns: Sequence[str] = OURS
 ) -> dict[Path, int]:
-    """Files of this user in shared memory, with such names, that no process has mapped or open: bytes by path.
+    """Find this user's files in shared memory that match the patterns and that no process has mapped or open.
 
     Args:
-        folder: of shared memory.
-        processes: a /proc.
+        folder: folder of shared memory.
+        processes: the folder /proc.
         now: seconds since the epoch; files younger than a minute are left out.
-        patterns: of names.
+        patterns: patterns of file names.
+
+    Returns:
+        Bytes by path.
     """
     now = time.time() if now is None else now
     files: dict[Path, int] = {}
@@ -84,19 +87,19 @@ def find_leftovers(
 
 
 def check_leftovers(files: dict[Path, int]) -> Finding:
-    """What dead runs have left: named, never removed by us."""
+    """Report the files that dead runs left; they are listed but never removed."""
     if not files:
-        return ok("left in memory", "no file of a dead run is in shared memory")
+        return ok("left in memory", "no files of dead runs in shared memory")
     names = [shlex.quote(str(path)) for path in files]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     counted = "1 file" if len(files) == 1 else f"{len(files)} files"
-    says = f"{counted} of yours, {_size(sum(files.values()))}, which no process seen from here has mapped or open"
-    todo = f"if no other container of yours uses them: rm {' '.join(names[:SHOWN])}{more}"
-    return note("left in memory", says, todo)
+    message = f"{counted} of yours, {_size(sum(files.values()))}, which no visible process has mapped or open"
+    remedy = f"if no other container of yours uses them: rm {' '.join(names[:SHOWN])}{more}"
+    return note("left in memory", message, remedy)
 
 
 def _used_files(folder: Path, processes: Path) -> set[str]:
-    """Paths below the folder that a process has mapped or open. Other users' processes cannot be read, nor need be."""
+    """Return the paths in the folder that a process of this user has mapped or open."""
     used: set[str] = set()
     mapped = re.compile(rf"\s({re.escape(str(folder))}/.*)$", re.MULTILINE)
     for process in processes.iterdir():
@@ -106,7 +109,7 @@ def _used_files(folder: Path, processes: Path) -> set[str]:
             used.update(mapped.findall((process / "maps").read_text(errors="replace")))
             used.update(os.readlink(link) for link in (process / "fd").iterdir())
         except OSError:
-            continue  # it has ended, or is another user's
+            continue  # the process has ended, or belongs to another user
     return used
 
 

@@ -1,4 +1,4 @@
-"""Starting the world that the user asked for: devices, ranks, launcher."""
+"""Starts the number of workers that the user requested: devices, ranks and launcher."""
 
 from .devices import Devices, find_devices
 from .ending import end_process

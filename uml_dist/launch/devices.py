@@ -1,7 +1,7 @@
-"""How many devices there are to train on: what the driver shows, held against what torch can use.
+"""Detects the devices to train on, by comparing the GPUs that the driver reports with those that torch can use.
 
-A GPU that is there and cannot be used is an error, never a silent fall to the CPU. Nothing here creates a CUDA context,
-so the process may still replace itself by a launcher.
+A GPU that is present but unusable is an error, never a silent fallback to the CPU. Nothing here creates a CUDA context,
+so the process can still replace itself with a launcher.
 """
 
 import os
@@ -18,11 +18,11 @@ ACCELERATOR = "DS_ACCELERATOR"  # DeepSpeed's own switch, read when it is import
 
 @dataclass(frozen=True)
 class Devices:
-    """What a world on this node trains on.
+    """The devices on which the ranks of this node train.
 
     Attributes:
-        kind: "cuda", or "cpu" for processes.
-        ids: what `CUDA_VISIBLE_DEVICES` may name, in order: indices or UUIDs; empty on the CPU.
+        kind: "cuda", or "cpu" for CPU processes.
+        ids: values for `CUDA_VISIBLE_DEVICES`, in order: indices or UUIDs; empty on the CPU.
     """
 
     kind: Literal["cuda", "cpu"]
@@ -36,7 +36,7 @@ class Devices:
 
 @dataclass(frozen=True)
 class Driver:
-    """What the NVIDIA driver says: its version, the newest CUDA it runs ("12.4") and the UUIDs of all its GPUs."""
+    """The NVIDIA driver's version, the newest CUDA version that it supports ("12.4") and the UUIDs of all its GPUs."""
 
     version: str
     cuda: str
@@ -45,7 +45,7 @@ class Driver:
 
 @dataclass(frozen=True)
 class TorchBuild:
-    """What torch says: its version, the CUDA that it was built for (None: a CPU build) and how many GPUs it can use."""
+    """The version of torch, the CUDA version it was built for (None for a CPU build) and the number of usable GPUs."""
 
     version: str
     cuda: str | None
@@ -53,10 +53,10 @@ class TorchBuild:
 
 
 def read_driver() -> Driver | None:
-    """Ask the NVIDIA driver through NVML; None on a machine without one.
+    """Query the NVIDIA driver through NVML; return None on a machine without one.
 
     Raises:
-        UmlError: there is a driver, but it does not answer (such as after an update without a reboot).
+        UmlError: there is a driver, but it does not respond (for example after an update without a reboot).
     """
     import pynvml
 
@@ -66,7 +66,7 @@ def read_driver() -> Driver | None:
         absent = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
         if getattr(error, "value", None) in absent:
             return None
-        raise UmlError(f"the NVIDIA driver does not answer ({error}): fix it, or pass --cpu") from None
+        raise UmlError(f"the NVIDIA driver does not respond ({error}): fix it, or pass --cpu") from None
     try:
         cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
@@ -80,25 +80,26 @@ def read_driver() -> Driver | None:
 
 
 def read_torch() -> TorchBuild:
-    """Ask torch which GPUs it can use, within `CUDA_VISIBLE_DEVICES` of this process and without a CUDA context."""
+    """Query torch for the GPUs that it can use, as `CUDA_VISIBLE_DEVICES` allows, without creating a CUDA context."""
     import torch
 
     with warnings.catch_warnings():
-        # The warning about an old driver would stand above our own line, which says the same.
+        # Our own error reports an old driver; torch's warning about it would only repeat that.
         warnings.simplefilter("ignore")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return TorchBuild(str(torch.__version__), torch.version.cuda, count)
 
 
 def visible_ids(visible: str | None, uuids: tuple[str, ...]) -> tuple[str, ...]:
-    """The GPUs that a value of `CUDA_VISIBLE_DEVICES` leaves, named as it names them.
+    """Return the GPUs that a value of `CUDA_VISIBLE_DEVICES` leaves visible, as the entries of that value.
 
-    As CUDA reads it: an entry is an index or a UUID (or the beginning of one), and the first entry that names no GPU
-    (-1, an index too large) ends the list. A MIG instance is taken at its word, since the driver lists whole GPUs.
+    Entries are interpreted as CUDA does: an entry is an index, a UUID or a UUID prefix, and the first entry that
+    matches no GPU (-1, an index that is too large) ends the list. The entry of a MIG instance is not checked, because
+    the driver lists physical GPUs only.
 
     Args:
-        visible: the variable; None where it is not set.
-        uuids: of all GPUs, by index.
+        visible: the value of the variable; None if it is not set.
+        uuids: UUIDs of all GPUs, by index.
     """
     if visible is None:
         return tuple(str(index) for index in range(len(uuids)))
@@ -123,16 +124,16 @@ def find_devices(
     driver: Callable[[], Driver | None] = read_driver,
     build: Callable[[], TorchBuild] = read_torch,
 ) -> Devices:
-    """Find what there is to train on.
+    """Find the devices to train on.
 
     Args:
-        cpu: the user asks for the CPU, whatever GPUs there are; `DS_ACCELERATOR=cpu` asks for it too.
-        environment: of this process, unless given.
-        driver: how the driver is asked.
-        build: how torch is asked; only where the driver shows a GPU.
+        cpu: use the CPU even if there are GPUs; `DS_ACCELERATOR=cpu` has the same effect.
+        environment: environment variables; by default those of this process.
+        driver: queries the driver.
+        build: queries torch; called only if the driver reports a GPU.
 
     Raises:
-        UmlError: there are GPUs and they cannot be used, or `CUDA_VISIBLE_DEVICES` names none of them.
+        UmlError: there are GPUs but they cannot be used, or `CUDA_VISIBLE_DEVICES` names none of them.
     """
     environment = os.environ if environment is None else environment
     if cpu or environment.get(ACCELERATOR) == "cpu":
@@ -153,5 +154,5 @@ def find_devices(
             f"the driver {shown.version} (CUDA {shown.cuda} at most) shows {len(ids)} GPUs, but torch {torch.version} "
             f"({built}) cannot use them: install a torch for CUDA {shown.cuda}, or a newer driver, or pass --cpu"
         )
-    # Torch counts fewer than the driver where MIG splits a GPU.
+    # If MIG splits a GPU, torch counts fewer devices than the driver.
     return Devices("cuda", ids[: torch.count])

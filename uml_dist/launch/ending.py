@@ -1,4 +1,4 @@
-"""The end of a rank's process."""
+"""Ends the process of a rank."""
 
 import atexit
 import os
@@ -7,11 +7,11 @@ from typing import NoReturn
 
 
 def end_process(code: int) -> NoReturn:
-    """End as `sys.exit` does, the handlers of atexit included, but without taking the interpreter apart.
+    """Exit like `sys.exit`, including the atexit handlers, but without finalizing the interpreter.
 
-    Threads of gloo, which live as long as a group that DeepSpeed still refers to, ask for the interpreter once more to
-    let go of tensors. If it is being taken apart just then, the process aborts, and a run that was done looks failed
-    (pytorch/pytorch#179291).
+    Threads of gloo live as long as a process group that DeepSpeed still references, and need the interpreter once more
+    to release tensors. If the interpreter is being finalized at that moment, the process aborts and a run that
+    succeeded appears to have failed (pytorch/pytorch#179291).
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Memory of a process that trains on the CPU: freed tensors are kept for the next ones."""
+"""Memory allocation of a process that trains on the CPU: memory of freed tensors is kept for reuse."""
 
 import ctypes
 import os
@@ -7,15 +7,15 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4  # parameters of mallopt (malloc.h)
 
 
 def keep_freed_memory() -> None:
-    """Let glibc's malloc keep what is freed instead of giving it back to the system; does nothing elsewhere.
+    """Make glibc's malloc keep freed memory instead of returning it to the system; no effect with another malloc.
 
-    A tensor of 128 KiB or more would be given back whenever it is freed, so that the next step's has to be mapped and
-    filled with zeros page by page again, which takes a sixth of a training step. Resident memory stays at its peak.
-    What the user sets by glibc's own variables counts.
+    By default, a tensor of 128 KiB or more is returned to the system when it is freed, and the kernel has to map and
+    zero its pages again in the next step, which takes a sixth of a training step. Resident memory stays at its peak.
+    Settings in glibc's own environment variables take precedence.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another malloc than glibc's, or no such library at all
+    except (AttributeError, OSError, TypeError):  # not glibc's malloc, or no such library
         return
     if "MALLOC_MMAP_MAX_" not in os.environ:
         mallopt(MMAP_MAX, 0)

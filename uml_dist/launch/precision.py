@@ -1,4 +1,4 @@
-"""In which precision networks compute on a device, and which instructions a processor has for it."""
+"""The precision in which networks compute on a device, and the processor's instructions for it."""
 
 import os
 import platform
@@ -11,19 +11,19 @@ from torch import nn
 
 Precision = Literal["auto", "fp32", "bf16"]
 ORDER = ("DEFAULT", "SSE41", "AVX", "AVX2", "AVX512")
-"""Instruction sets of x86, each of which has the ones before."""
+"""Instruction sets of x86; each includes the previous ones."""
 
 
 def computes_in_bf16(precision: Precision, device: torch.device) -> bool:
-    """Whether networks run in bf16 autocast on a device; `auto` asks for it where there are instructions for it."""
+    """Return whether networks run in bf16 autocast; `auto` uses bf16 if the device has instructions for it."""
     return has_bf16(device) if precision == "auto" else precision == "bf16"
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether a device has instructions for bf16, so that they save time."""
+    """Return whether a device has bf16 instructions, so that bf16 saves time."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # What torch asks before it hands bf16 to oneDNN, which obeys ONEDNN_MAX_CPU_ISA; and it may emulate.
+    # Torch checks this before it passes bf16 to oneDNN, which respects ONEDNN_MAX_CPU_ISA but may emulate bf16.
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
     if platform.machine().lower() not in ("x86_64", "amd64"):
@@ -32,7 +32,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def instruction_set() -> str:
-    """The instructions that torch and oneDNN use on this processor, such as AVX2; tables of times name it."""
+    """Return the instruction set that torch and oneDNN use here, such as AVX2; benchmark tables include it."""
     own = torch.backends.cpu.get_cpu_capability()
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper().partition("_")[0]
     if own in ORDER and limit in ORDER and ORDER.index(limit) < ORDER.index(own):
@@ -41,7 +41,7 @@ def instruction_set() -> str:
 
 
 def bf16_factor() -> float:
-    """How many times as long a convolution takes in bf16 as in float32, forward and backward, measured in a moment."""
+    """Measure how many times as long a convolution takes in bf16 as in float32, forward and backward."""
 
     def convolve(dtype: torch.dtype) -> Callable[[], object]:
         image = torch.randn(2, 64, 32, 32, dtype=dtype).contiguous(memory_format=torch.channels_last)
@@ -52,7 +52,7 @@ def bf16_factor() -> float:
 
 
 def describe_bf16(precision: Precision, device: torch.device) -> str | None:
-    """A line for the user where bf16 was asked for and only costs time; else None."""
+    """Return a one-line note if the user requested bf16 and it only costs time; else None."""
     if precision != "bf16" or has_bf16(device):
         return None
     if device.type == "cuda":
@@ -64,7 +64,7 @@ def describe_bf16(precision: Precision, device: torch.device) -> str | None:
 
 
 def _seconds(work: Callable[[], object], rounds: int = 5) -> float:
-    """The shortest of a few runs, after one to warm up."""
+    """Return the shortest time of a few runs after a warm-up run."""
     times = []
     for _ in range(1 + rounds):
         start = perf_counter()

@@ -1,9 +1,10 @@
-"""`--num_gpus N` means N workers, whoever reads those words first.
+"""Makes `--num_gpus N` mean N workers, whether the launcher or the script parses the option.
 
-DeepSpeed's launcher hands everything after the script's name to the script, so `deepspeed train.py --num_gpus 8` starts
-as many ranks as it likes and tells them "8". Here a script sees to it that N ranks train: it goes on in a world of the
-right size; in one of a wrong size the first rank replaces itself by a launcher of the right one and the others leave.
-What is decided is a pure function of what was asked, how the process was launched and which devices there are.
+DeepSpeed's launcher passes everything after the script's name to the script, so `deepspeed train.py --num_gpus 8`
+starts its default number of ranks and passes them "8". The script therefore ensures itself that N ranks train. If the
+world (all ranks together) has the right size, it continues. If not, the first rank replaces itself with a launcher of
+the right size and the other ranks exit. The decision is a pure function of the requested number of workers, the way in
+which the process was launched, and the available devices.
 """
 
 import base64
@@ -20,10 +21,10 @@ from ..errors import UmlError
 from .devices import ACCELERATOR, VISIBLE, Devices, find_devices
 from .memory import keep_freed_memory
 
-STARTED = "UML_WORLD_STARTED"  # ranks that we started ourselves are told how many they are, and never start others
-LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+STARTED = "UML_WORLD_STARTED"  # size of a world that this module started; its ranks never start another world
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-FOREIGN = {  # launchers that start copies of a script without telling them RANK
+RANKLESS_LAUNCHERS = {  # launchers that start copies of a script without setting RANK
     "SLURM_STEP_NUM_TASKS": "srun",
     "OMPI_COMM_WORLD_SIZE": "mpirun",
     "PMI_SIZE": "mpirun",
@@ -32,14 +33,14 @@ FOREIGN = {  # launchers that start copies of a script without telling them RANK
 
 @dataclass(frozen=True)
 class World:
-    """The place of a process among the ranks.
+    """The position of a process among the ranks.
 
     Attributes:
-        rank: among all ranks.
-        size: all ranks.
-        local_rank: among the ranks of this node.
-        local_size: ranks of this node.
-        nodes: machines.
+        rank: index among all ranks.
+        size: number of all ranks.
+        local_rank: index among the ranks of this node.
+        local_size: number of ranks on this node.
+        nodes: number of machines.
     """
 
     rank: int
@@ -51,19 +52,19 @@ class World:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a process does: trains in its world, starts a world of `count` ranks in its place, or leaves with 0."""
+    """What a process does: train in its world, replace itself with a world of `count` ranks, or exit with code 0."""
 
-    action: Literal["go on", "start", "leave"]
+    action: Literal["continue", "start", "leave"]
     count: int = 0
 
 
 def read_world(environment: Mapping[str, str]) -> World | None:
-    """The world that a launcher (DeepSpeed's or torchrun) tells of in the environment, or None.
+    """Read the world that a launcher (DeepSpeed's or torchrun) describes in the environment; None without a launcher.
 
     Raises:
-        UmlError: what it tells are not whole numbers.
+        UmlError: a variable is not an integer.
     """
-    if any(name not in environment for name in LAUNCHED):
+    if any(name not in environment for name in RANK_VARIABLES):
         return None
 
     def number(*names: str, default: int) -> int:
@@ -71,7 +72,7 @@ def read_world(environment: Mapping[str, str]) -> World | None:
         try:
             return default if name is None else int(environment[name])
         except ValueError:
-            raise UmlError(f"{name}={environment[name or '']} in the environment is no whole number") from None
+            raise UmlError(f"{name}={environment[name or '']} in the environment is not an integer") from None
 
     size = number("WORLD_SIZE", default=1)
     local_size = number("LOCAL_SIZE", "LOCAL_WORLD_SIZE", default=size)
@@ -80,52 +81,53 @@ def read_world(environment: Mapping[str, str]) -> World | None:
 
 
 def decide(
-    asked: int | None, launched: World | None, devices: Devices, started: int | None = None, script: str = "SCRIPT"
+    requested: int | None, launched: World | None, devices: Devices, started: int | None = None, script: str = "SCRIPT"
 ) -> Decision:
-    """What a process does about its world. On several nodes, what is asked is meant per node.
+    """Decide what a process does to get the requested world. On several nodes, the requested number is per node.
 
     Args:
-        asked: `--num_gpus`, or None.
+        requested: `--num_gpus`, or None.
         launched: the world in which the process runs, or None.
-        devices: of this node.
-        started: the size of the world where we started it ourselves; such ranks never start another.
-        script: the script and its arguments but `--num_gpus`, for the command that an error gives.
+        devices: the devices of this node.
+        started: size of the world if this module started it; its ranks never start another world.
+        script: the script and its arguments without `--num_gpus`, for the command in an error message.
 
     Raises:
-        UmlError: it cannot be had.
+        UmlError: the requested world cannot be started.
     """
-    if asked is not None and asked < 1:
-        raise UmlError(f"--num_gpus {asked}: at least 1 worker is needed")
+    if requested is not None and requested < 1:
+        raise UmlError(f"--num_gpus {requested}: at least 1 worker is needed")
     default = launched.local_size if launched else max(devices.count, 1)
-    wanted = default if asked is None else asked
+    wanted = default if requested is None else requested
     if devices.kind == "cuda" and wanted > devices.count:
         raise UmlError(
-            f"{wanted} GPUs are asked for and {devices.count} can be used here ({VISIBLE} counts): "
-            f"ask for --num_gpus {devices.count}, or for {wanted} CPU processes with --cpu"
+            f"{wanted} GPUs were requested, but only {devices.count} can be used here ({VISIBLE} is respected): "
+            f"pass --num_gpus {devices.count}, or --cpu for {wanted} CPU processes"
         )
     if started is not None:
         if launched is None or launched.size != started or wanted != started:
             found = launched.size if launched else 0
-            raise UmlError(f"a world of {started} ranks was started and {found} came up: unset {STARTED} and retry")
-        return Decision("go on")
+            raise UmlError(f"{started} ranks were started, but {found} came up: unset {STARTED} and retry")
+        return Decision("continue")
     if launched is None:
         return Decision("start", wanted)
-    if wanted == launched.local_size and (asked is None or launched.size == wanted * launched.nodes):
-        return Decision("go on")
+    if wanted == launched.local_size and (requested is None or launched.size == wanted * launched.nodes):
+        return Decision("continue")
     if launched.nodes > 1:
         raise UmlError(
-            f"--num_gpus {wanted} per node is asked for and {launched.size} ranks run on {launched.nodes} nodes: "
+            f"--num_gpus {wanted} per node was requested, but {launched.size} ranks run on {launched.nodes} nodes: "
             f"start them with `deepspeed --hostfile HOSTFILE --num_gpus {wanted} {script}`"
         )
     return Decision("start", wanted) if launched.local_rank == 0 else Decision("leave")
 
 
 def script_arguments(argv: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """The arguments as the user wrote them: `sys.argv` less the script and less what DeepSpeed's launcher put first.
+    """Return the arguments as the user wrote them: `sys.argv` without the script and the launcher's `--local_rank=N`.
 
     Args:
         argv: `sys.argv`.
-        environment: of this process; the launcher's `--local_rank=N` is known by its LOCAL_RANK.
+        environment: environment variables of this process; LOCAL_RANK identifies the argument that DeepSpeed's launcher
+            inserted first.
     """
     arguments = list(argv[1:])
     if "LOCAL_RANK" in environment and arguments[:1] == [f"--local_rank={environment['LOCAL_RANK']}"]:
@@ -134,12 +136,12 @@ def script_arguments(argv: Sequence[str], environment: Mapping[str, str]) -> lis
 
 
 def world_command(count: int, devices: Devices, script: str, arguments: Sequence[str], port: int) -> list[str]:
-    """The command line that starts a world of this size on this node.
+    """Return the command line that starts a world of this size on this node.
 
-    It is the per-node half of DeepSpeed's launcher, which keeps exit codes and forwards signals; the other half would
-    stand between and do neither.
+    It calls the per-node part of DeepSpeed's launcher, which keeps exit codes and forwards signals. The front end of
+    the launcher would do neither.
     """
-    # On the CPU the launcher would write its numbers into CUDA_VISIBLE_DEVICES all the same: -1 is no GPU.
+    # The launcher writes these numbers into CUDA_VISIBLE_DEVICES on the CPU too; -1 selects no GPU.
     ids = list(devices.ids[:count]) if devices.kind == "cuda" else ["-1"] * count
     world = base64.urlsafe_b64encode(json.dumps({"localhost": ids}).encode()).decode()
     launcher = [sys.executable, "-u", "-m", "deepspeed.launcher.launch"]
@@ -148,9 +150,17 @@ def world_command(count: int, devices: Devices, script: str, arguments: Sequence
 
 
 def world_environment(count: int, devices: Devices, environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a new world: this one without the traces of the old world."""
-    traces = (*LAUNCHED, "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    # torchrun's variables would send the new ranks to the old world's meeting point.
+    """Return the environment for a new world: this one without the variables of the old world."""
+    traces = (
+        *RANK_VARIABLES,
+        "LOCAL_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "CROSS_RANK",
+        "CROSS_SIZE",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+    )
+    # torchrun's variables would make the new ranks join the old world's rendezvous.
     prefixes = ("TORCHELASTIC_", "GROUP_", "ROLE_")
     new = {name: value for name, value in environment.items() if name not in traces and not name.startswith(prefixes)}
     new[STARTED] = str(count)
@@ -159,32 +169,32 @@ def world_environment(count: int, devices: Devices, environment: Mapping[str, st
 
 
 def planned_ranks(
-    asked: int | None,
+    requested: int | None,
     cpu: bool,
     *,
     environment: Mapping[str, str] | None = None,
     find: Callable[[bool], Devices] = find_devices,
 ) -> int:
-    """All ranks of the world that `ensure_world` will see to, for what is to be checked before.
+    """Return the number of ranks of the world that `ensure_world` will start, for checks that run before it.
 
     Args:
-        asked: `--num_gpus`, or None.
+        requested: `--num_gpus`, or None.
         cpu: `--cpu`.
-        environment: of this process, unless given.
-        find: how devices are found.
+        environment: environment variables; by default those of this process.
+        find: finds the devices.
 
     Raises:
-        UmlError: it cannot be had.
+        UmlError: the requested world cannot be started.
     """
     environment = os.environ if environment is None else environment
     launched, devices = read_world(environment), find(cpu)
-    decide(asked, launched, devices, _started(environment))
+    decide(requested, launched, devices, _started(environment))
     default = launched.local_size if launched else max(devices.count, 1)
-    return (default if asked is None else asked) * (launched.nodes if launched else 1)
+    return (default if requested is None else requested) * (launched.nodes if launched else 1)
 
 
 def ensure_world(
-    asked: int | None,
+    requested: int | None,
     cpu: bool,
     *,
     environment: MutableMapping[str, str] | None = None,
@@ -192,24 +202,25 @@ def ensure_world(
     find: Callable[[bool], Devices] = find_devices,
     execute: Callable[[str, list[str], dict[str, str]], object] = os.execve,
 ) -> Devices:
-    """Come back in a world of the size asked for, or not at all. Call it before deepspeed is imported.
+    """Return only in a world of the requested size. Call this before deepspeed is imported.
 
-    Where the world is wrong, its first rank is replaced by a launcher of the right one (same process, working directory
-    and arguments) and the others end with 0. What the user can get wrong should be checked before.
+    If the world has the wrong size, its first rank is replaced with a launcher of the right size (same process, working
+    directory and arguments) and the other ranks exit with code 0. Check user input before calling this.
 
     Args:
-        asked: `--num_gpus`, or None for what was launched, else all GPUs, else one CPU process.
+        requested: `--num_gpus`; None for the launched ranks, else all GPUs, else one CPU process.
         cpu: `--cpu`.
-        environment: of this process, unless given; DS_ACCELERATOR is set in it when training on the CPU.
-        argv: `sys.argv`, unless given.
-        find: how devices are found.
-        execute: how the process is replaced.
+        environment: environment variables; by default those of this process. DS_ACCELERATOR is set in it when training
+            on the CPU.
+        argv: command line; by default `sys.argv`.
+        find: finds the devices.
+        execute: replaces the process.
 
     Returns:
         The devices of this node.
 
     Raises:
-        UmlError: on every rank alike: hand it to `exit_with_error`.
+        UmlError: the requested world cannot be started; raised on every rank, to be passed to `exit_with_error`.
     """
     environment = os.environ if environment is None else environment
     argv = sys.argv if argv is None else argv
@@ -218,8 +229,8 @@ def ensure_world(
         _refuse_copies(environment)
     devices = find(cpu)
     arguments = script_arguments(argv, environment)
-    script = shlex.join([argv[0], *_without_asked(arguments)])
-    decision = decide(asked, launched, devices, _started(environment), script)
+    script = shlex.join([argv[0], *_without_num_gpus(arguments)])
+    decision = decide(requested, launched, devices, _started(environment), script)
     if decision.action == "leave":
         raise SystemExit(0)
     if decision.action == "start":
@@ -232,15 +243,15 @@ def ensure_world(
 
 
 def enter_world(environment: MutableMapping[str, str] | None = None) -> World:
-    """Take this rank's place; to be called after `ensure_world` and before `deepspeed.init_distributed`.
+    """Set up this rank's process; call this after `ensure_world` and before `deepspeed.init_distributed`.
 
-    LOCAL_SIZE leaves the environment: where DeepSpeed finds it, 66 MB per rank stay in /dev/shm for a shared-memory
-    collective that training never calls. That collective is switched off too, as it would be compiled at the first run
-    on a CPU, with or without LOCAL_SIZE, and fail where there is no compiler.
+    LOCAL_SIZE is removed from the environment: if DeepSpeed finds it, it reserves 66 MB per rank in /dev/shm for a
+    shared-memory collective that training never calls. That collective is also disabled, because it would be compiled
+    at the first run on a CPU, with or without LOCAL_SIZE, and fail without a compiler.
     """
     environment = os.environ if environment is None else environment
     world = read_world(environment)
-    assert world is not None, "ensure_world comes first"
+    assert world is not None, "call ensure_world first"
     environment.pop("LOCAL_SIZE", None)
     environment.pop(STARTED, None)
     if environment.get(ACCELERATOR) == "cpu":
@@ -248,20 +259,20 @@ def enter_world(environment: MutableMapping[str, str] | None = None) -> World:
     if "torch" in sys.modules and environment.get("OMP_NUM_THREADS", "").isdecimal():
         import torch
 
-        # OpenMP has read its variable at the import, which may have been before it was set.
+        # OpenMP reads its variable when torch is imported, which may have been before the variable was set.
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     import deepspeed.ops
 
-    # An empty table of compatible ops: it serves that collective only, and making it runs compilers.
+    # The table of compatible ops is used for that collective only, and building it runs compilers.
     deepspeed.ops.__compatible_ops__ = {}  # pyright: ignore[reportAttributeAccessIssue]
     return world
 
 
 def exit_with_error(error: ValueError, environment: Mapping[str, str] | None = None) -> NoReturn:
-    """End because of an error that every rank finds alike before they meet: one line from the first rank of a node.
+    """Exit because of an error that every rank detects before the ranks connect; the node's first rank prints one line.
 
-    That rank ends with 2. The others end with 0 and without a word, since a launcher that sees any rank fail kills the
-    rest, the one that was about to speak among them.
+    That rank exits with code 2. The other ranks exit silently with code 0: if a launcher sees any rank fail, it kills
+    the rest, including the one that is about to print the error.
     """
     environment = os.environ if environment is None else environment
     if environment.get("LOCAL_RANK", "0") != "0":
@@ -271,15 +282,15 @@ def exit_with_error(error: ValueError, environment: Mapping[str, str] | None = N
 
 
 def _started(environment: Mapping[str, str]) -> int | None:
-    """The size of the world where we started it ourselves."""
+    """Return the size of the world if this module started it, else None."""
     started = environment.get(STARTED, "")
     return int(started) if started.isdecimal() else None
 
 
 def _prepare(environment: MutableMapping[str, str], devices: Devices, local_size: int, nodes: int = 1) -> None:
-    """Set what the user leaves open: on one node gloo stays on the loopback interface, CPU ranks take a thread each."""
+    """Set defaults for unset variables: gloo uses the loopback interface on one node, CPU ranks one thread each."""
     if nodes == 1 and sys.platform == "linux":
-        # Its own choice is the interface that the host's name leads to, which is open to the network or missing.
+        # By default gloo uses the interface of the host name, which may be open to the network or missing.
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if devices.kind == "cpu":
         environment[ACCELERATOR] = "cpu"
@@ -289,8 +300,8 @@ def _prepare(environment: MutableMapping[str, str], devices: Devices, local_size
 
 
 def _refuse_copies(environment: Mapping[str, str]) -> None:
-    """Stop where every one of several copies of the script would start a world of its own."""
-    for name, launcher in FOREIGN.items():
+    """Raise an error if each of several copies of the script would start its own world."""
+    for name, launcher in RANKLESS_LAUNCHERS.items():
         copies = environment.get(name, "1")
         if copies.isdecimal() and int(copies) > 1:
             raise UmlError(
@@ -299,8 +310,8 @@ def _refuse_copies(environment: Mapping[str, str]) -> None:
             )
 
 
-def _without_asked(arguments: Sequence[str]) -> list[str]:
-    """The arguments without `--num_gpus N` and `--num_gpus=N`."""
+def _without_num_gpus(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments without `--num_gpus N` and `--num_gpus=N`."""
     kept: list[str] = []
     skip = False
     for argument in arguments:

@@ -1,4 +1,4 @@
-"""What a rank tells Prometheus while it trains."""
+"""Metrics of a training rank for Prometheus."""
 
 from .metrics import METRICS, Metric, Metrics
 from .server import MetricsServer, serve_metrics

@@ -1,7 +1,7 @@
-"""The metrics of a training rank: declared in one table, fed with plain numbers.
+"""The metrics of a training rank, declared in one table and updated with plain numbers.
 
-Units are base units (seconds, images), every label has few values, and a total is a metric of its own. Rank and run are
-no labels of each metric: each rank has an exporter of its own, and `uml_run_info` says which it is.
+Metrics use base units (seconds, images), every label has few values, and totals are separate metrics. Rank and run are
+not labels of every metric, because each rank has its own exporter; `uml_run_info` identifies it.
 """
 
 import logging
@@ -16,19 +16,19 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 logger = logging.getLogger(__name__)
 
-# From a compact network on a GPU (some 10 ms) to the paper's on a laptop (tens of seconds), in steps of 2 to 2.5.
+# From a compact network on a GPU (about 10 ms) to the paper's on a laptop (tens of seconds), in factors of 2 to 2.5.
 STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric as it is exported.
+    """An exported metric.
 
     Attributes:
-        name: in full, with its unit and `_total` for counters.
-        kind: its Prometheus type.
-        help: one sentence for people.
-        labels: names of its labels.
+        name: full name, including the unit, and `_total` for counters.
+        kind: Prometheus type.
+        help: description in one sentence.
+        labels: names of the labels.
         buckets: upper bounds of a histogram, in the unit of the name.
     """
 
@@ -63,21 +63,21 @@ METRICS = (
 
 
 class Metrics:
-    """The metrics of one rank in a registry of their own, so that several may live in a process.
+    """The metrics of one rank, in a separate registry so that a process can have several.
 
-    Recording never raises: a metric that cannot be recorded is reported once in the log, and training goes on.
+    Recording never raises: a metric that cannot be recorded is logged once, and training continues.
 
     Args:
         run: name of the run folder.
         recipe: name of the recipe.
         stage: ZeRO stage.
-        world_size: all ranks.
-        rank: this one.
+        world_size: number of ranks.
+        rank: index of this rank.
         device: "cuda" or "cpu".
     """
 
     def __init__(self, *, run: str, recipe: str, stage: int, world_size: int, rank: int, device: str) -> None:
-        # Without this each counter brings a second series that says when it was made.
+        # Otherwise each counter exports a second series with its creation time.
         prometheus_client.disable_created_metrics()
         self.registry = CollectorRegistry()
         self._counters: dict[str, Counter] = {}
@@ -90,14 +90,14 @@ class Metrics:
         self._set("uml_run_info", 1.0, **information, device=device)
 
     def record_step(self, *, step: int, epoch: float, images: int, seconds: float, data_wait_seconds: float) -> None:
-        """Record an optimiser step: what the host knows without asking the device.
+        """Record an optimiser step, using only values that need no synchronisation with the device.
 
         Args:
-            step: steps of the run so far, this one included.
+            step: steps of the run so far, including this one.
             epoch: epochs of the run so far.
-            images: this rank has trained on in the step.
-            seconds: of the whole step.
-            data_wait_seconds: of it, waiting for data.
+            images: images that this rank trained on in the step.
+            seconds: duration of the step.
+            data_wait_seconds: part of the duration spent waiting for data.
         """
         self._add("uml_steps_total", 1)
         self._add("uml_images_total", images)
@@ -115,13 +115,13 @@ class Metrics:
         grad_norm: Mapping[str, float],
         vacuity: Mapping[str, float],
     ) -> None:
-        """Record what is read from the device every N steps.
+        """Record the values that are read from the device every N steps.
 
         Args:
-            learning_rate: by network.
-            loss: by term, the total among them.
-            grad_norm: by network.
-            vacuity: mean by level, "image" and "pixel".
+            learning_rate: learning rate by network.
+            loss: loss by term, including the total.
+            grad_norm: gradient norm by network.
+            vacuity: mean vacuity by level, "image" and "pixel".
         """
         self._set_each("uml_learning_rate", "network", learning_rate)
         self._set_each("uml_loss", "term", loss)
@@ -133,7 +133,7 @@ class Metrics:
         self._set_each("uml_validation", "metric", metrics)
 
     def record_skipped(self, reason: str, count: int = 1) -> None:
-        """Record samples that were replaced by placeholders; few different reasons, never a key or a file name."""
+        """Record samples that were replaced by placeholders; use few reasons, never a key or a file name."""
         self._add("uml_samples_skipped_total", count, reason=reason)
 
     def _declare(self, metric: Metric) -> None:
@@ -151,7 +151,7 @@ class Metrics:
             self._set(name, value, **{label: key})
 
     def _set(self, name: str, value: float, **labels: object) -> None:
-        """Set a gauge; what is no number is worth showing as such."""
+        """Set a gauge; NaN and infinity are shown as they are."""
         try:
             gauge = self._gauges[name]
             (gauge.labels(**labels) if labels else gauge).set(float(value))
@@ -167,7 +167,7 @@ class Metrics:
             self._warn(name, error)
 
     def _observe(self, name: str, value: float) -> None:
-        """Take a value into a histogram."""
+        """Observe a value in a histogram."""
         try:
             self._histograms[name].observe(_countable(value))
         except Exception as error:
@@ -180,7 +180,7 @@ class Metrics:
 
 
 def _countable(value: float) -> float:
-    """The value, unless it would spoil a sum for ever."""
+    """Return the value; raise ValueError if it would corrupt a sum."""
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{value} cannot be counted")
     return value

@@ -1,7 +1,7 @@
-"""The HTTP server from which Prometheus pulls the metrics of one rank.
+"""The HTTP server from which Prometheus scrapes the metrics of one rank.
 
-It listens on the loopback interface unless told otherwise. A port that is taken, by another run or by a worker left
-over from a killed one, makes it move on; that it cannot listen at all costs a line in the log and never the training.
+It listens on the loopback interface by default. If a port is taken by another run, or by a worker left over from a
+killed run, it tries another one. If no port is free, it logs a warning and training continues.
 """
 
 import logging
@@ -21,9 +21,9 @@ class MetricsServer:
     """A running server.
 
     Attributes:
-        host: where it listens.
-        port: on which it listens.
-        address: both, as a URL.
+        host: address on which it listens.
+        port: port on which it listens.
+        address: URL of the metrics.
     """
 
     def __init__(self, server: WSGIServer, thread: Thread) -> None:
@@ -32,11 +32,11 @@ class MetricsServer:
         self.host, self.port = str(server.server_address[0]), int(server.server_address[1])
         host = f"[{self.host}]" if ":" in self.host else self.host
         self.address = f"http://{host}:{self.port}/metrics"
-        # A forked loader worker that outlives a killed rank would keep the port for ever.
+        # A forked loader worker that outlives a killed rank would keep the port open.
         os.register_at_fork(after_in_child=server.socket.close)
 
     def stop(self) -> None:
-        """Answer no more and free the port; a second call does nothing."""
+        """Stop the server and free the port; a second call does nothing."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
@@ -52,18 +52,18 @@ def serve_metrics(
     stride: int = 16,
     tries: int = 8,
 ) -> MetricsServer | None:
-    """Serve a registry at `http://host:PORT/metrics`, PORT being the first that is free.
+    """Serve a registry at `http://host:PORT/metrics` on the first free port.
 
     Args:
-        registry: what is served.
-        port: of local rank 0; 0 for any free port.
-        local_rank: added to the port.
-        host: the interface; "0.0.0.0" opens it to the network, without a password.
-        stride: how far a taken port moves on: at least the ranks of the node, so that they do not meet.
-        tries: ports that are tried.
+        registry: the registry to serve.
+        port: port of local rank 0; 0 for any free port.
+        local_rank: index of the rank on this node, added to the port.
+        host: address of the interface; "0.0.0.0" opens it to the network, without a password.
+        stride: distance to the next port to try; at least the number of ranks on the node, to avoid conflicts.
+        tries: number of ports to try.
 
     Returns:
-        The server, or None (and a line in the log) where none could be started. Never raises.
+        The server, or None (after a warning in the log) if none could be started. Never raises.
     """
     first = port + local_rank if port else 0
     error: Exception | None = None
@@ -77,5 +77,5 @@ def serve_metrics(
             error = taken
             continue
         return MetricsServer(server, thread)
-    logger.warning("no metrics are served: no port from %d on is free on %s (%s)", first, host, error)
+    logger.warning("metrics are not served: no free port from %d on (host %s: %s)", first, host, error)
     return None

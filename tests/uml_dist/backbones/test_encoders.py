@@ -1,4 +1,4 @@
-"""The encoders: shapes, sizes, and blocks against plain re-statements of their papers."""
+"""The encoders: shapes, sizes, and blocks compared with plain implementations of their papers."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_features_have_the_shapes_of_the_paper(name):
 
 
 @pytest.mark.parametrize(("name", "whole", "dead"), [("res2net50", 23.61, 14.97), ("vgg16", 14.71, 7.08)])
-def test_parameters_are_those_of_the_paper_less_the_dead_stage(name, whole, dead):
+def test_parameters_are_those_of_the_paper_without_the_unused_stage(name, whole, dead):
     with torch.device("meta"):
         encoder = ENCODERS[name].make(3, ENCODERS[name].widths, FrozenBatchNorm)
     assert parameters(encoder) / 1e6 == pytest.approx(whole - dead, abs=0.01)
@@ -37,7 +37,7 @@ def test_parameters_are_those_of_the_paper_less_the_dead_stage(name, whole, dead
 @pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize("size", [(8, 8), (24, 40)])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_small_encoders_take_any_channels_and_halve_the_size(name, size, channels):
+def test_small_encoders_accept_any_channels_and_halve_the_size(name, size, channels):
     encoder = ENCODERS[name].make(channels, (8, 16, 24, 40), group_norm)
     features = encoder(torch.randn(2, channels, *size))
     assert [tuple(each.shape[1:]) for each in features] == [
@@ -47,7 +47,7 @@ def test_small_encoders_take_any_channels_and_halve_the_size(name, size, channel
 
 @pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize("norm", [group_norm, FrozenBatchNorm])
-def test_every_parameter_has_a_gradient_from_the_features(name, norm):
+def test_every_parameter_receives_a_gradient_from_the_features(name, norm):
     torch.manual_seed(0)
     encoder = ENCODERS[name].make(3, (8, 16, 24, 40), norm)
     sum(each.square().mean() for each in encoder(torch.randn(2, 3, 32, 32))).backward()
@@ -55,7 +55,7 @@ def test_every_parameter_has_a_gradient_from_the_features(name, norm):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_a_frozen_batch_norm_is_torch_s_in_evaluation(training):
+def test_frozen_batch_norm_equals_torch_s_in_evaluation_mode(training):
     torch.manual_seed(0)
     frozen, torchs = FrozenBatchNorm(5).double(), nn.BatchNorm2d(5).double().eval()
     fill_statistics(frozen)
@@ -70,7 +70,7 @@ def test_a_frozen_batch_norm_is_torch_s_in_evaluation(training):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 8, 12, 26, 52, 104, 1024])
-def test_groups_divide_the_channels_and_have_at_least_eight_where_there_are_as_many(channels):
+def test_groups_divide_the_channels_and_have_at_least_eight_if_possible(channels):
     groups = group_norm(channels).num_groups
     assert channels % groups == 0
     assert channels // groups >= min(8, channels)
@@ -82,21 +82,21 @@ def normalise(module: nn.Module, feature: torch.Tensor) -> torch.Tensor:
 
 
 def restated_block(block: Block, feature: torch.Tensor, stride: int | None) -> torch.Tensor:
-    """Res2Net's block, written scale by scale (Gao et al., equation 1, and the v1b shortcut)."""
+    """Compute Res2Net's block scale by scale (Gao et al., equation 1, and the v1b shortcut)."""
 
     def scale(index: int, part: torch.Tensor) -> torch.Tensor:
         part = functional.conv2d(part, block.convs[index].weight, stride=stride or 1, padding=1)
         return normalise(block.bns[index], part).clamp(min=0)
 
-    whole = normalise(block.bn1, functional.conv2d(feature, block.conv1.weight)).clamp(min=0)
-    width = whole.shape[1] // 4
-    x1, x2, x3, x4 = (whole[:, index * width : (index + 1) * width] for index in range(4))
+    features = normalise(block.bn1, functional.conv2d(feature, block.conv1.weight)).clamp(min=0)
+    width = features.shape[1] // 4
+    x1, x2, x3, x4 = (features[:, index * width : (index + 1) * width] for index in range(4))
     y1 = scale(0, x1)
     y2 = scale(1, x2 if stride else y1 + x2)
     y3 = scale(2, x3 if stride else y2 + x3)
     shortcut = feature
     if stride:
-        # Zeros beyond the border count in the mean of nine.
+        # The mean over nine pixels includes the zero padding.
         padded = functional.pad(x4, (1, 1, 1, 1))
         x4 = padded.unfold(2, 3, stride).unfold(3, 3, stride).mean((4, 5))
         pooled = feature.unfold(2, stride, stride).unfold(3, stride, stride).mean((4, 5))
@@ -106,7 +106,7 @@ def restated_block(block: Block, feature: torch.Tensor, stride: int | None) -> t
 
 
 @pytest.mark.parametrize("stride", [None, 1, 2])
-def test_a_res2net_block_is_that_of_its_paper(stride):
+def test_res2net_block_equals_the_paper_s(stride):
     torch.manual_seed(0)
     block = Block(24 if stride else 64, 64, stride, FrozenBatchNorm).double()
     fill_statistics(block)
@@ -115,7 +115,7 @@ def test_a_res2net_block_is_that_of_its_paper(stride):
     torch.testing.assert_close(block(feature), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_res2net_s_split_has_the_widths_of_26w_4s():
+def test_res2net_s_scales_have_the_widths_of_26w_4s():
     with torch.device("meta"):
         encoder = Res2Net50(3, PAPER["res2net50"], FrozenBatchNorm)
     stages = (encoder.layer1, encoder.layer2, encoder.layer3)

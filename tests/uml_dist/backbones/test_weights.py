@@ -1,4 +1,4 @@
-"""Published weights: files with every key and shape of the published ones load; any other is one line."""
+"""Published weights: files with the published keys and shapes load; others are refused in one line."""
 
 import re
 
@@ -27,7 +27,7 @@ def encoder_of(kind: str, device: str = "cpu", channels: int = 3):
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 @pytest.mark.parametrize("kind", KEYS)
-def test_files_with_the_published_keys_load_whole(kind, suffix, tmp_path):
+def test_files_with_the_published_keys_load_completely(kind, suffix, tmp_path):
     tensors = checkpoint(kind)
     encoder, published = encoder_of(kind)
     line = load_weights(encoder, save(tensors, tmp_path / f"weights.{suffix}"), published)
@@ -42,7 +42,7 @@ def test_files_with_the_published_keys_load_whole(kind, suffix, tmp_path):
     assert f"not used: {first} and {len(unused) - 3} more" in line
 
 
-def test_the_parts_arrive_where_they_belong(tmp_path):
+def test_renamed_keys_load_into_the_right_parameters(tmp_path):
     tensors = checkpoint("5stages_vgg16_bn of JCS")
     encoder, published = encoder_of("vgg16")
     load_weights(encoder, save(tensors, tmp_path / "vgg.pth"), published)
@@ -57,7 +57,7 @@ def test_the_parts_arrive_where_they_belong(tmp_path):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_grey_image_and_its_repetition_in_rgb_give_the_same_features_and_gradients(name, tmp_path):
+def test_grey_image_and_its_repetition_in_rgb_give_the_same_features_and_gradients(name, tmp_path):
     torch.manual_seed(0)
     kind = ENCODERS[name]
     rgb = kind.make(3, kind.widths, FrozenBatchNorm).double()
@@ -75,20 +75,20 @@ def test_a_grey_image_and_its_repetition_in_rgb_give_the_same_features_and_gradi
         sum(feature.square().mean() for feature in each).backward()
     theirs = dict(rgb.named_parameters())
     for key, parameter in grey.named_parameters():
-        # Each input of the first convolution sees the same image, and so has the gradient of their sum.
+        # All inputs of the first convolution see the same image, so each has the gradient of their sum.
         expected = theirs[key].grad[:, :1] if key == kind.published.first else theirs[key].grad
         torch.testing.assert_close(parameter.grad, expected, rtol=0, atol=1e-12 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 @pytest.mark.parametrize("kind", KEYS)
-def test_files_with_the_published_keys_load_into_an_encoder_of_grey_images(kind, suffix, tmp_path):
+def test_files_with_the_published_keys_load_into_an_encoder_for_grey_images(kind, suffix, tmp_path):
     tensors = checkpoint(kind)
     path = save(tensors, tmp_path / f"weights.{suffix}")
     for device in ("meta", "cpu"):
         encoder, published = encoder_of(kind, device, channels=1)
         assert load_weights(encoder, path, published).endswith(SUMMED)
-    # Every tensor of the file is full of one number.
+    # Every tensor of the file is filled with a single number.
     (number,) = next(iter(tensors.values())).unique()
     first, *others = encoder.state_dict().values()
     assert (first == 3 * number).all()
@@ -108,11 +108,11 @@ def refusal(kind, tensors, path, device="meta", channels=3) -> str:
 
 
 @pytest.mark.parametrize("kind", ["res2net50 of its authors and of timm", "vgg16_bn of timm"])
-def test_missing_unexpected_and_misshapen_keys_are_one_line_and_change_nothing(kind, tmp_path):
+def test_missing_unexpected_and_misshapen_keys_are_refused_in_one_line_and_change_nothing(kind, tmp_path):
     tensors = checkpoint(kind)
     first = next(iter(tensors))
     line = refusal(kind, {key: tensor for key, tensor in tensors.items() if key != first}, tmp_path / "a.pth", "cpu")
-    assert f"the file lacks {first}: it is of another architecture" in line
+    assert f"the file lacks {first}: it is for another architecture" in line
     line = refusal(kind, {**tensors, "layer5.0.conv1.weight": torch.ones(1)}, tmp_path / "b.pth")
     assert "the file has unexpected layer5.0.conv1.weight: " in line
     line = refusal(kind, {**tensors, first: torch.ones(2, 3)}, tmp_path / "c.pth", "cpu")
@@ -122,7 +122,7 @@ def test_missing_unexpected_and_misshapen_keys_are_one_line_and_change_nothing(k
 @pytest.mark.parametrize("kind", ["res2net50 of its authors and of timm", "vgg16_bn of timm"])
 @pytest.mark.parametrize("device", ["meta", "cpu"])
 @pytest.mark.parametrize("channels", [2, 4])
-def test_images_of_other_channels_are_refused(kind, device, channels, tmp_path):
+def test_images_with_other_channels_are_refused(kind, device, channels, tmp_path):
     path = tmp_path / "a.pth"
     assert refusal(kind, checkpoint(kind), path, device, channels) == (
         f"weights {path} were trained on RGB images and fit RGB or grey ones, but the images have {channels} channels: "
@@ -132,15 +132,15 @@ def test_images_of_other_channels_are_refused(kind, device, channels, tmp_path):
 
 @pytest.mark.parametrize("kind", ["res2net50 of its authors and of timm", "vgg16_bn of timm"])
 @pytest.mark.parametrize("shape", [(16, 3, 3, 3), (1, 3, 3, 3), (64, 3, 7, 7), (3,), ()])
-def test_grey_images_excuse_no_other_difference_of_the_first_convolution(kind, shape, tmp_path):
+def test_other_differences_of_the_first_convolution_are_refused_for_grey_images(kind, shape, tmp_path):
     tensors = checkpoint(kind)
     first = next(iter(tensors))
     own = (tensors[first].shape[0], 1, 3, 3)
     line = refusal(kind, {**tensors, first: torch.ones(shape)}, tmp_path / "a.pth", "cpu", channels=1)
-    assert f"the file has {first} {shape} instead of {own}: it is of another architecture" in line
+    assert f"the file has {first} {shape} instead of {own}: it is for another architecture" in line
 
 
-def test_weights_of_grey_images_load_into_an_encoder_of_grey_images_as_they_are(tmp_path):
+def test_weights_for_grey_images_load_unchanged_into_an_encoder_for_grey_images(tmp_path):
     tensors = checkpoint("vgg16_bn of timm")
     grey = {**tensors, "features.0.weight": torch.full((64, 1, 3, 3), 5.0)}
     encoder, published = encoder_of("vgg16", channels=1)
@@ -148,27 +148,27 @@ def test_weights_of_grey_images_load_into_an_encoder_of_grey_images_as_they_are(
     assert (encoder.state_dict()["features.0.weight"] == 5).all()
 
 
-def test_a_file_of_another_network_names_a_few_keys_and_counts_the_others(tmp_path):
+def test_error_for_another_network_names_a_few_keys_and_counts_the_others(tmp_path):
     line = refusal("res2net50", checkpoint("vgg16_bn of timm"), tmp_path / "vgg.pth")
     assert re.search(
-        r"the file lacks bn1\.bias, bn1\.running_mean, bn1\.running_var and \d+ more: it is of another", line
+        r"the file lacks bn1\.bias, bn1\.running_mean, bn1\.running_var and \d+ more: it is for another", line
     )
 
 
-def test_the_dead_stage_is_dropped_by_name_and_not_by_resemblance(tmp_path):
+def test_unused_stage_is_dropped_by_exact_name(tmp_path):
     tensors = checkpoint("res2net50 of its authors and of timm")
     line = refusal("res2net50", {**tensors, "layer40.weight": torch.ones(1)}, tmp_path / "a.pth")
     assert "has unexpected layer40.weight" in line
 
 
 class Harmful:
-    """Pickles to a call."""
+    """An object that calls a function when it is unpickled."""
 
     def __reduce__(self):
         return print, ("run",)
 
 
-def test_files_that_hold_no_weights_are_one_line(tmp_path, capsys):
+def test_files_without_weights_are_refused_in_one_line(tmp_path, capsys):
     encoder, published = encoder_of("vgg16", "meta")
 
     def line(name="weights.pth"):
@@ -183,13 +183,13 @@ def test_files_that_hold_no_weights_are_one_line(tmp_path, capsys):
     for name in ("weights.pth", "weights.safetensors"):
         path = tmp_path / name
         path.write_bytes(b"")
-        assert "are no readable weight file" in line(name)
+        assert "are not a valid weight file" in line(name)
         path.write_bytes(b"<html>not found</html>" * 9)
-        assert "are no readable weight file" in line(name)
+        assert "are not a valid weight file" in line(name)
     path = tmp_path / "weights.pth"
     for content in ({"model": {"a": torch.ones(1)}}, [torch.ones(1)]):
         torch.save(content, path)
-        assert "hold something else than a dictionary of tensors: save a state_dict alone" in line()
+        assert "are not a plain dictionary of tensors: save only the state_dict" in line()
     torch.save({"weight": Harmful()}, path)
-    assert "are no readable weight file" in line()
+    assert "are not a valid weight file" in line()
     assert capsys.readouterr().out == ""

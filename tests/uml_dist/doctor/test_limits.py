@@ -1,4 +1,4 @@
-"""Open files, memory and cores, with the limits of cgroups of both versions."""
+"""Open files, memory and cores, with limits of cgroups of both versions."""
 
 import math
 from pathlib import Path
@@ -21,7 +21,7 @@ GB = 10**9
 
 
 def system(root: Path, groups: str, files: dict[str, str]) -> Path:
-    """A root with 16 GB of memory, and these files below sys/fs/cgroup."""
+    """Create a root folder with 16 GB of memory and these files in sys/fs/cgroup."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/meminfo").write_text(
         f"MemTotal: 31250000 kB\nMemAvailable:   {16 * GB // 1024} kB\nHugePages_Free: 0\n"
@@ -35,47 +35,47 @@ def system(root: Path, groups: str, files: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("soft", "hard", "state", "todo"),
+    ("soft", "hard", "state", "remedy"),
     [
         (1024, 1024, "ok", ""),
         (-1, -1, "ok", ""),
         (256, -1, "problem", "ulimit -n 4096"),
         (256, 65536, "problem", "ulimit -n 4096"),
         (256, 2048, "problem", "ulimit -n 2048"),
-        (256, 512, "problem", "ask for a hard limit"),
+        (256, 512, "problem", "request a hard limit"),
     ],
 )
-def test_few_open_files_are_a_problem_with_what_can_be_reached(soft, hard, state, todo):
+def test_low_limit_of_open_files_is_a_problem_with_a_reachable_remedy(soft, hard, state, remedy):
     found = check_open_files(soft, hard)
     assert found.state == state
-    assert found.todo.startswith(todo)
-    assert bool(found.todo) == bool(todo)
+    assert found.remedy.startswith(remedy)
+    assert bool(found.remedy) == bool(remedy)
 
 
-def test_memory_without_a_cgroup_is_the_machines(tmp_path):
+def test_memory_without_a_cgroup_is_that_of_the_machine(tmp_path):
     memory = read_memory(system(tmp_path, "", {}))
     assert memory.bound == "the machine"
     assert memory.available == pytest.approx(16 * GB, abs=1024)
 
 
-def test_a_limit_of_version_2_counts_also_when_it_is_of_a_group_above(tmp_path):
+def test_limit_of_version_2_applies_from_a_parent_group(tmp_path):
     files = {"job/memory.max": f"{4 * GB}\n", "job/memory.current": f"{3 * GB}\n", "job/step/memory.max": "max\n"}
     files |= {"job/step/memory.current": "5\n", "job/memory.stat": f"anon 1\ninactive_file {GB}\n"}
     assert read_memory(system(tmp_path, "0::/job/step\n", files)) == Memory(2 * GB, "its cgroup")
 
 
-def test_a_limit_of_version_1_counts_where_the_path_of_the_group_is_hidden(tmp_path):
+def test_limit_of_version_1_applies_if_the_path_of_the_group_is_hidden(tmp_path):
     files = {"memory/memory.limit_in_bytes": f"{2 * GB}\n", "memory/memory.usage_in_bytes": f"{GB}\n"}
     assert read_memory(system(tmp_path, "4:memory:/docker/77\n", files)) == Memory(GB, "its cgroup")
 
 
-def test_version_1_without_a_limit_is_the_machines(tmp_path):
+def test_version_1_without_a_limit_uses_the_machines_memory(tmp_path):
     files = {"memory/memory.limit_in_bytes": f"{2**63 - 4096}\n", "memory/memory.usage_in_bytes": f"{GB}\n"}
     assert read_memory(system(tmp_path, "4:memory:/\n", files)).bound == "the machine"
 
 
 @pytest.mark.parametrize(("available", "state"), [(16 * GB, "ok"), (3 * GB, "note"), (GB // 2, "problem")])
-def test_memory_is_held_against_the_workers(available, state):
+def test_memory_is_compared_with_the_need_of_the_workers(available, state):
     assert check_memory(Memory(available, "the machine"), workers=2).state == state
 
 
@@ -91,7 +91,7 @@ def test_memory_is_held_against_the_workers(available, state):
         ("", {}, math.inf),
     ],
 )
-def test_quotas_of_cores_of_both_versions(groups, files, quota, tmp_path):
+def test_cpu_quotas_of_both_versions_are_read(groups, files, quota, tmp_path):
     assert read_quota(system(tmp_path, groups, files)) == quota
 
 
@@ -100,21 +100,21 @@ def test_quotas_of_cores_of_both_versions(groups, files, quota, tmp_path):
     [
         (16, math.inf, 0, "ok", "16 of 16"),
         (16, math.inf, 8, "ok", "16 of 16"),
-        (16, 2.5, 0, "note", "a quota bounds"),
-        (4, math.inf, 0, "note", "the affinity bounds"),
+        (16, 2.5, 0, "note", "limited by a quota"),
+        (4, math.inf, 0, "note", "limited by the CPU affinity"),
         (16, 12.0, 8, "note", "at least 16"),
     ],
 )
-def test_cores_that_may_not_be_used_are_a_note(allowed, quota, gpus, state, word):
+def test_limited_cores_are_a_note(allowed, quota, gpus, state, word):
     found = check_cores(allowed, quota, 16, gpus)
-    assert (found.state, word in found.says) == (state, True)
+    assert (found.state, word in found.message) == (state, True)
 
 
-def test_a_share_of_a_core_is_one():
+def test_fraction_of_a_core_counts_as_one():
     assert usable_cores(16, 0.5) == 1
 
 
-def test_the_real_limits_can_be_read():
+def test_real_limits_can_be_read():
     assert len(read_open_files()) == 2
     assert cpu_affinity() >= 1
     assert read_memory().available > 0

@@ -1,4 +1,4 @@
-"""Back ends, loopback, interfaces, ports and the host's name."""
+"""Back ends, loopback, interfaces, ports and the host name."""
 
 import socket
 
@@ -22,7 +22,7 @@ from uml_dist.doctor.network import (
 
 @pytest.fixture
 def listening():
-    """The port of a socket that listens."""
+    """The port of a listening socket."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -39,19 +39,19 @@ def test_this_torch_has_gloo():
     assert read_back_ends()[1]
 
 
-def test_two_ends_meet_on_loopback_for_real():
+def test_real_loopback_is_ok():
     assert check_loopback().state == "ok"
 
 
-def test_ends_that_do_not_meet_are_a_problem():
-    def alone():
+def test_failed_connection_on_loopback_is_a_problem():
+    def unconnected():
         raise RuntimeError("timed out")
 
-    found = check_loopback(alone)
-    assert (found.state, "timed out" in found.says) == ("problem", True)
+    found = check_loopback(unconnected)
+    assert (found.state, "timed out" in found.message) == ("problem", True)
 
 
-def test_a_port_in_use_is_found_with_its_process(listening):
+def test_port_in_use_is_found_with_its_process(listening):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -59,7 +59,7 @@ def test_a_port_in_use_is_found_with_its_process(listening):
     assert "process" in listeners()[listening]
 
 
-def test_a_port_whose_connections_have_just_ended_is_free():
+def test_port_whose_connections_have_just_ended_is_free():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)) as client:
@@ -68,49 +68,49 @@ def test_a_port_whose_connections_have_just_ended_is_free():
     assert taken_ports("127.0.0.1", [port]) == []
 
 
-def test_metrics_are_on_loopback_and_taken_ports_are_named(listening):
+def test_metrics_on_loopback_are_ok_and_taken_ports_are_named(listening):
     nothing = {"taken": lambda host, ports: []}
     assert check_metrics(**nothing).state == "ok"
     assert check_metrics(port=0, taken=lambda host, ports: [1 / 0]).state == "ok"
     found = check_metrics(port=listening)
-    assert (found.state, f"{listening} (" in found.says) == ("note", True)
+    assert (found.state, f"{listening} (" in found.message) == ("note", True)
     unseen = check_metrics(port=9464, taken=lambda host, ports: [9465], who=lambda: {})
-    assert "9465 (by a process that cannot be seen)" in unseen.says
+    assert "9465 (by a process that cannot be seen)" in unseen.message
 
 
-def test_metrics_that_are_open_to_the_network_are_a_note():
+def test_metrics_open_to_the_network_are_a_note():
     found = check_metrics("0.0.0.0")
-    assert (found.state, "without a password" in found.says) == ("note", True)
+    assert (found.state, "without a password" in found.message) == ("note", True)
 
 
-def test_the_defaults_are_those_of_the_configuration():
+def test_defaults_are_those_of_the_configuration():
     metrics = MetricsConfig()
     assert (metrics.host, metrics.port) == (network.METRICS_HOST, network.METRICS_PORT)
 
 
-def test_a_taken_launch_port_is_a_note_and_an_unknown_listener_does_not_matter():
+def test_taken_launch_port_is_a_note_even_if_the_listener_is_unknown():
     def refused():
         raise PermissionError
 
     assert check_launch_port(lambda host, ports: []).state == "ok"
     found = check_launch_port(lambda host, ports: list(ports), refused)
-    assert (found.state, "--master_port 29501" in found.todo) == ("note", True)
+    assert (found.state, "--master_port 29501" in found.remedy) == ("note", True)
 
 
 @pytest.mark.parametrize(
     ("addresses", "state"), [(["10.0.0.7"], "ok"), (["127.0.1.1"], "note"), (["::1", "127.0.0.1"], "note")]
 )
-def test_a_name_that_leads_to_loopback_alone_is_a_note(addresses, state):
+def test_host_name_with_loopback_addresses_only_is_a_note(addresses, state):
     entries = [(socket.AF_INET, 0, 0, "", (address, 0)) for address in addresses]
     assert check_host_name("node7", lambda name, port: entries).state == state
 
 
-def test_a_name_that_leads_nowhere_is_a_note():
+def test_host_name_without_an_address_is_a_note():
     def unknown(name, port):
         raise socket.gaierror("unknown")
 
     found = check_host_name("node7", unknown)
-    assert (found.state, "/etc/hosts" in found.todo) == ("note", True)
+    assert (found.state, "/etc/hosts" in found.remedy) == ("note", True)
 
 
 @pytest.mark.parametrize(
@@ -125,12 +125,12 @@ def test_a_name_that_leads_nowhere_is_a_note():
         ({"NCCL_SOCKET_IFNAME": "ib0"}, "problem"),
     ],
 )
-def test_interfaces_that_variables_choose_must_be_there(environment, state):
+def test_interfaces_chosen_by_variables_must_exist(environment, state):
     assert check_interfaces(environment, ["lo", "eth0"]).state == state
 
 
 @pytest.mark.parametrize(
     ("host", "own"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("node7", False)]
 )
-def test_addresses_of_this_machine_alone(host, own):
+def test_loopback_addresses_are_recognised(host, own):
     assert is_loopback(host) == own

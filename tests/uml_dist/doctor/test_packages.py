@@ -1,4 +1,4 @@
-"""Versions beside the ranges and pins of the project, extras, and where our packages come from."""
+"""Package versions against the project's ranges and pins, extras, and the origin of our packages."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ WANTED = Wanted(
 GOOD = {"torch": "2.13.0+cpu", "numpy": "2.4.6", "simplejpeg": "1.9.0", "h5py": "3.16.0", "nibabel": "5.4.2"}
 
 
-def test_the_project_is_read_from_the_checkout():
+def test_requirements_are_read_from_the_checkout():
     wanted = read_wanted(ROOT)
     assert any(one.startswith("torch>=") for one in wanted.packages)
     assert set(wanted.extras) == set(EXTRAS)
@@ -34,39 +34,39 @@ def test_the_project_is_read_from_the_checkout():
 
 
 @pytest.mark.parametrize(("number", "state"), [("3.11.0", "ok"), ("3.14.0rc1", "ok"), ("3.10.14", "problem")])
-def test_python_is_held_against_the_range(number, state):
+def test_python_version_is_compared_with_the_range(number, state):
     found = check_python(WANTED, number, "/usr/bin/python3")
     assert found.state == state
-    assert f"{number} (/usr/bin/python3)" in found.says
+    assert f"{number} (/usr/bin/python3)" in found.message
 
 
-def test_tried_versions_are_ok_and_a_local_build_is_the_tried_one():
+def test_tested_versions_and_their_local_builds_are_ok():
     found = check_packages(WANTED, GOOD.get)
-    assert (found.state, found.says.split()[0]) == ("ok", "2")
+    assert (found.state, found.message.split()[0]) == ("ok", "2")
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [({"torch": "2.4.1"}, "torch is 2.4.1, >=2.9 is needed"), ({"numpy": None}, "numpy is missing")],
 )
-def test_missing_and_old_packages_are_problems(change, says):
+def test_missing_and_old_packages_are_problems(change, message):
     found = check_packages(WANTED, (GOOD | change).get)
-    assert (found.state, found.says) == ("problem", says)
-    assert "make install" in found.todo
+    assert (found.state, found.message) == ("problem", message)
+    assert "make install" in found.remedy
 
 
-def test_allowed_but_untried_versions_are_a_note():
+def test_allowed_but_untested_versions_are_a_note():
     found = check_packages(WANTED, (GOOD | {"torch": "2.14.0"}).get)
     assert found.state == "note"
-    assert "torch 2.14.0 (tried: 2.13.0)" in found.says
+    assert "torch 2.14.0 (tested: 2.13.0)" in found.message
 
 
-def test_missing_extras_are_a_note_that_says_what_they_are_for():
+def test_missing_extras_are_a_note_with_their_purpose():
     assert check_extras(WANTED, GOOD.get).state == "ok"
     found = check_extras(WANTED, (GOOD | {"nibabel": "5.0"}).get)
     assert found.state == "note"
-    assert "volumes (NIfTI" in found.says
-    assert found.todo.endswith("'.[volumes]'")
+    assert "volumes (NIfTI" in found.message
+    assert found.remedy.endswith("'.[volumes]'")
 
 
 @pytest.fixture
@@ -83,27 +83,27 @@ def origin(checkout, places, **environment):
     return check_origin(checkout["own"].parent, environment, places, lambda name: checkout.get(places[name]))
 
 
-def test_packages_of_the_checkout_are_ok_even_if_pythonpath_names_it(checkout):
+def test_packages_of_the_checkout_are_ok_even_through_pythonpath(checkout):
     places = {"uml_dist": "own", "uml_shards": "shards"}
     assert origin(checkout, places).state == "ok"
     assert origin(checkout, places, PYTHONPATH=str(checkout["shards"].parent)).state == "ok"
 
 
-def test_a_package_that_pythonpath_shadows_is_a_problem(checkout):
+def test_package_shadowed_by_pythonpath_is_a_problem(checkout):
     found = origin(checkout, {"uml_dist": "other"}, PYTHONPATH=f"/nowhere:{checkout['other'].parent}")
     assert found.state == "problem"
-    assert "PYTHONPATH puts uml_dist" in found.says
-    assert "unset PYTHONPATH" in found.todo
+    assert "PYTHONPATH puts uml_dist" in found.message
+    assert "unset PYTHONPATH" in found.remedy
 
 
 @pytest.mark.parametrize("place", ["other", "site"])
-def test_a_package_of_another_place_is_a_note(place, checkout):
+def test_package_from_another_folder_is_a_note(place, checkout):
     found = origin(checkout, {"uml_dist": place})
     assert found.state == "note"
-    assert str(checkout[place].parent) in found.says
+    assert str(checkout[place].parent) in found.message
 
 
-def test_a_package_that_is_not_there_is_a_problem(checkout):
+def test_missing_package_of_ours_is_a_problem(checkout):
     assert origin(checkout, {"uml_kernels": "none"}).state == "problem"
 
 

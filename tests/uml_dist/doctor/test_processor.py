@@ -1,4 +1,4 @@
-"""What the doctor finds of the processor."""
+"""The check of the processor."""
 
 import pytest
 
@@ -13,14 +13,14 @@ from uml_dist.doctor.processor import Processor, check_processor, read_processor
         (8.04, 2, "ok", "without bf16 instructions"),
     ],
 )
-def test_bf16_that_costs_time_is_a_note_where_training_is_on_the_cpu(factor, gpus, state, word):
+def test_slow_bf16_is_a_note_only_when_training_on_the_cpu(factor, gpus, state, word):
     finding = check_processor(Processor("AVX512", factor), gpus)
     assert finding.state == state
-    assert word in finding.says
-    assert bool(finding.todo) == (state == "note")
+    assert word in finding.message
+    assert bool(finding.remedy) == (state == "note")
 
 
-def test_this_processor_is_read():
+def test_this_processor_can_be_read():
     found = read_processor()
     assert found.instructions
     assert found.bf16_factor is None or found.bf16_factor > 0

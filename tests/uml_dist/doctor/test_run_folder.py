@@ -1,4 +1,4 @@
-"""A run that is there already."""
+"""The check of an existing run."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def run(tmp_path) -> RunFolder:
     return RunFolder(tmp_path / "run", writes=True)
 
 
-def test_a_folder_without_a_run_is_ok(tmp_path):
+def test_folder_without_a_run_is_ok(tmp_path):
     assert check_run(tmp_path).state == check_run(tmp_path / "none").state == "ok"
 
 
@@ -22,32 +22,32 @@ def test_a_folder_without_a_run_is_ok(tmp_path):
     ("status", "state", "word"),
     [("done", "ok", "done at step 7"), ("stopped", "ok", "stopped"), ("running", "note", "or was killed")],
 )
-def test_the_status_of_a_run_is_told(status, state, word, run):
+def test_status_of_a_run_is_reported(status, state, word, run):
     run.write_status(status, 7)
     found = check_run(run.path)
-    assert (found.state, word in found.says) == (state, True)
+    assert (found.state, word in found.message) == (state, True)
 
 
-def test_a_failed_run_says_why(run):
+def test_failed_run_is_a_note_with_the_reason(run):
     run.write_status("failed", 7, "a disk is full")
     found = check_run(run.path)
-    assert (found.state, "at step 7: a disk is full" in found.says) == ("note", True)
+    assert (found.state, "at step 7: a disk is full" in found.message) == ("note", True)
 
 
-def test_a_newest_checkpoint_that_is_not_there_is_a_note(run):
+def test_missing_newest_checkpoint_is_a_note(run):
     run.write_status("stopped", 7)
     (run.checkpoints / "step-000007").mkdir(parents=True)
     (run.checkpoints / "latest").write_text("step-000007\n")
     assert check_run(run.path).state == "ok"
     (run.checkpoints / "latest").write_text("step-000008\n")
     found = check_run(run.path)
-    assert (found.state, "names step-000008, which is not there" in found.says) == ("note", True)
+    assert (found.state, "names step-000008, which does not exist" in found.message) == ("note", True)
     (run.checkpoints / "latest").write_text("../elsewhere\n")
     found = check_run(run.path)
-    assert (found.state, "names no checkpoint of its folder" in found.says) == ("note", True)
+    assert (found.state, "names no checkpoint of its folder" in found.message) == ("note", True)
 
 
-def test_metrics_are_where_the_configuration_of_the_run_says(tmp_path):
+def test_metrics_address_is_read_from_the_run_s_configuration(tmp_path):
     default = MetricsConfig()
     assert read_metrics_place(tmp_path) == (default.host, default.port)
     Path(tmp_path / "config.toml").write_text('[metrics]\nhost = "0.0.0.0"\nport = 9999\n')

@@ -1,4 +1,4 @@
-"""Variables of launchers that are left over, and threads."""
+"""Left-over variables of launchers, and threads."""
 
 import pytest
 
@@ -8,7 +8,7 @@ RANK = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}
 
 
 @pytest.mark.parametrize(
-    ("environment", "state", "todo"),
+    ("environment", "state", "remedy"),
     [
         ({"HOME": "/nowhere"}, "ok", ""),
         (RANK, "problem", "unset RANK WORLD_SIZE LOCAL_RANK"),
@@ -20,10 +20,10 @@ RANK = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}
         ({"SLURM_STEP_NUM_TASKS": "1"}, "ok", ""),
     ],
 )
-def test_what_a_launch_has_left_is_told_with_how_to_unset_it(environment, state, todo):
+def test_left_over_variables_are_reported_with_their_remedy(environment, state, remedy):
     found = check_launch_variables(environment)
     assert found.state == state
-    assert todo in found.todo
+    assert remedy in found.remedy
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,9 @@ def test_what_a_launch_has_left_is_told_with_how_to_unset_it(environment, state,
         ({"OMP_NUM_THREADS": "many"}, 0, 8, "note"),
     ],
 )
-def test_threads_of_cpu_processes(environment, gpus, cores, state):
+def test_thread_settings_of_cpu_processes_are_checked(environment, gpus, cores, state):
     assert check_threads(environment, gpus, cores).state == state
 
 
-def test_the_threads_of_two_workers_are_worked_out():
-    assert check_threads({}, 0, 8).todo.endswith("OMP_NUM_THREADS=4")
+def test_remedy_gives_the_threads_for_two_workers():
+    assert check_threads({}, 0, 8).remedy.endswith("OMP_NUM_THREADS=4")

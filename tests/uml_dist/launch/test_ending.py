@@ -1,4 +1,4 @@
-"""A process ends with its code, its words and its handlers."""
+"""A process ends with its exit code, its output and its atexit handlers."""
 
 import subprocess
 import sys
@@ -14,6 +14,6 @@ print("never")
 """
 
 
-def test_code_output_and_handlers_are_kept():
+def test_exit_code_output_and_handlers_are_kept():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (3, "last words handled\n", "and those of errors")

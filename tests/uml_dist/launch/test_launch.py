@@ -1,4 +1,4 @@
-"""The launcher for real: the words after the script's name start a world, which leaves nothing behind."""
+"""Runs the real launcher: arguments after the script's name start a world, which leaves nothing behind."""
 
 import os
 import re
@@ -56,12 +56,12 @@ def run(folder: Path, launcher: list[str], *arguments: str) -> tuple[subprocess.
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     environment = {name: value for name, value in os.environ.items() if name not in threads}
     command = [sys.executable, *launcher, str(script), *arguments]
-    # An extension folder of its own shows whether anything is compiled.
+    # A separate extension folder shows whether anything is compiled.
     environment["TORCH_EXTENSIONS_DIR"] = str(folder / "extensions")
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120), script
 
 
-def test_words_after_the_script_start_that_many_ranks_and_leave_nothing(tmp_path: Path):
+def test_num_gpus_after_the_script_starts_that_many_ranks_and_leaves_nothing_behind(tmp_path: Path):
     shared = Path("/dev/shm")
     before = set(os.listdir(shared)) if shared.is_dir() else set()
     done, script = run(tmp_path, ["-m", "deepspeed.launcher.runner", "--master_port", "29611"], "--num_gpus", "3")
@@ -76,14 +76,14 @@ def test_words_after_the_script_start_that_many_ranks_and_leave_nothing(tmp_path
         assert [name for name in set(os.listdir(shared)) - before if port in name] == []
 
 
-def test_an_exit_code_passes_through(tmp_path: Path):
+def test_exit_code_is_passed_through(tmp_path: Path):
     done, script = run(tmp_path, [], "--num_gpus", "2", "--code", "75")
     assert done.returncode == 75, done.stdout + done.stderr
     assert done.stdout.count("of 2 sum 1") == 2
     assert processes_of(script) == []
 
 
-def test_what_cannot_be_is_one_line_and_exit_code_2(tmp_path: Path):
+def test_invalid_number_of_workers_is_one_line_and_exit_code_2(tmp_path: Path):
     done, script = run(tmp_path, ["-m", "deepspeed.launcher.runner", "--master_port", "29612"], "--num_gpus", "0")
     assert done.returncode == 2
     assert done.stderr.count("error: --num_gpus 0: at least 1 worker is needed") == 1

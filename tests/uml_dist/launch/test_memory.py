@@ -1,4 +1,4 @@
-"""Freed tensors stay with the process, so that the next ones cost no page faults."""
+"""The process keeps the memory of freed tensors, so that new tensors cost no page faults."""
 
 import platform
 import subprocess
@@ -15,7 +15,7 @@ from uml_dist.launch.memory import keep_freed_memory
 
 
 def step():
-    # 32 MiB is the most that glibc may keep by itself.
+    # By default glibc keeps at most 32 MiB.
     activations = [torch.ones(megabytes << 18) for megabytes in (40, 4, 64, 40)]
 
 
@@ -29,11 +29,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def page_faults(call: str) -> int:
-    """Of five steps after five others that made and freed the same tensors, in a process of its own."""
+    """Count the page faults of five steps after five equal steps, in a separate process."""
     done = subprocess.run([sys.executable, "-c", SCRIPT.format(call=call)], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
-def test_the_tensors_of_a_step_take_the_places_of_the_last_one():
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc's malloc")
+def test_tensors_of_a_step_reuse_the_memory_of_the_previous_step():
     assert page_faults("keep_freed_memory()") * 10 < page_faults("")

@@ -1,4 +1,4 @@
-"""What is declared is what is exported; recording counts, shows what diverges, and never raises."""
+"""Exported metrics match the table; recording counts, shows diverged values, and never raises."""
 
 import logging
 import math
@@ -27,7 +27,7 @@ def value(of: Metrics, name: str, **labels: str) -> float | None:
     return of.registry.get_sample_value(name, labels)
 
 
-def test_a_step_moves_the_values():
+def test_step_updates_the_values():
     one = metrics()
     record(one)
     record_log(one, loss={"cls": 0.2, "total": 0.7}, learning_rate={"network": 1e-3}, grad_norm={"network": 2.0})
@@ -48,7 +48,7 @@ def test_a_step_moves_the_values():
     assert (value(one, "uml_last_step_timestamp_seconds") or 0) > 1.7e9
 
 
-def test_validation_and_skipped_samples_by_name():
+def test_validation_and_skipped_samples_are_recorded_by_name():
     one = metrics()
     one.record_validation({"dice": 0.8, "accuracy": 0.9})
     one.record_skipped("decode")
@@ -57,18 +57,18 @@ def test_validation_and_skipped_samples_by_name():
     assert value(one, "uml_samples_skipped_total", reason="decode") == 3
 
 
-def test_the_run_is_one_series_of_labels():
+def test_run_is_described_by_the_labels_of_one_series():
     labels = {"run": "r1", "recipe": "uml", "stage": "2", "world_size": "4", "rank": "1", "device": "cpu"}
     assert value(metrics(), "uml_run_info", **labels) == 1
 
 
-def test_two_of_them_do_not_share():
+def test_two_instances_are_independent():
     one, other = metrics(), metrics(rank=2)
     record(one)
     assert value(other, "uml_steps_total") == 0
 
 
-def test_a_diverged_loss_is_shown_and_a_counter_is_not_spoilt(caplog: pytest.LogCaptureFixture):
+def test_diverged_loss_is_shown_and_counters_are_not_corrupted(caplog: pytest.LogCaptureFixture):
     one = metrics()
     record(one)
     record_log(one, loss={"total": math.nan}, grad_norm={"network": math.inf})
@@ -84,7 +84,7 @@ def test_a_diverged_loss_is_shown_and_a_counter_is_not_spoilt(caplog: pytest.Log
     assert sorted(names) == ["uml_images_total", "uml_samples_skipped_total", "uml_step_seconds", "uml_validation"]
 
 
-def test_the_table_is_what_is_exported():
+def test_exported_metrics_are_those_of_the_table():
     one = metrics()
     record(one)
     record_log(one, **{name: {"x": 1.0} for name in ("loss", "learning_rate", "grad_norm", "vacuity")})
@@ -98,7 +98,7 @@ def test_the_table_is_what_is_exported():
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_names_follow_the_conventions(metric):
+def test_metric_names_follow_the_conventions(metric):
     assert re.fullmatch(r"uml(_[a-z]+)+", metric.name)
     assert metric.name.endswith("_total") == (metric.kind == "counter")
     assert bool(metric.buckets) == (metric.kind == "histogram")

@@ -1,4 +1,4 @@
-"""Real HTTP on loopback: values move, taken ports are passed over, and nothing that fails reaches the training."""
+"""Real HTTP on loopback: values are updated, taken ports are skipped, and no failure reaches the training."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port on which someone else listens."""
+    """A port on which another server listens."""
     with closing(socket.create_server((HOST, 0))) as other:
         yield other.getsockname()[1]
 
@@ -37,7 +37,7 @@ def listens(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
-def test_values_move_between_scrapes(metrics: Metrics):
+def test_values_are_updated_between_scrapes(metrics: Metrics):
     server = serve_metrics(metrics.registry, 0)
     assert server is not None
     step = {"epoch": 0.1, "images": 4, "seconds": 0.2, "data_wait_seconds": 0.0}
@@ -54,14 +54,14 @@ def test_values_move_between_scrapes(metrics: Metrics):
     assert not any("created" in name for name in second)
 
 
-def test_it_listens_on_loopback_alone(metrics: Metrics):
+def test_server_listens_on_loopback_only(metrics: Metrics):
     server = serve_metrics(metrics.registry, 0)
     assert server is not None
     assert server.address == f"http://127.0.0.1:{server.port}/metrics"
     server.stop()
 
 
-def test_the_local_rank_moves_the_port_and_a_taken_one_is_passed_over(metrics: Metrics, taken: int):
+def test_local_rank_is_added_to_the_port_and_taken_ports_are_skipped(metrics: Metrics, taken: int):
     server = serve_metrics(metrics.registry, taken - 1, local_rank=1, stride=7, tries=50)
     assert server is not None
     assert server.port > taken
@@ -70,15 +70,15 @@ def test_the_local_rank_moves_the_port_and_a_taken_one_is_passed_over(metrics: M
     server.stop()
 
 
-def test_nothing_free_is_one_line_and_no_server(metrics: Metrics, taken: int, caplog: pytest.LogCaptureFixture):
+def test_no_free_port_is_one_warning_and_no_server(metrics: Metrics, taken: int, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING):
         assert serve_metrics(metrics.registry, taken, tries=1) is None
     (entry,) = caplog.records
-    assert f"no port from {taken} on is free" in entry.getMessage()
+    assert f"no free port from {taken} on" in entry.getMessage()
 
 
 @pytest.mark.parametrize(("host", "port"), [("no-such-host.invalid", 9400), (HOST, 70000), (HOST, -5)])
-def test_what_cannot_be_does_not_raise(metrics: Metrics, host: str, port: int):
+def test_invalid_address_does_not_raise(metrics: Metrics, host: str, port: int):
     assert serve_metrics(metrics.registry, port, host=host, tries=2) is None
 
 
@@ -94,9 +94,9 @@ def test_stopping_frees_the_port(metrics: Metrics):
     again.stop()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_worker_does_not_keep_the_port(metrics: Metrics):
+def test_forked_worker_does_not_keep_the_port(metrics: Metrics):
     server = serve_metrics(metrics.registry, 0)
     assert server is not None
     wait, wake = os.pipe()
