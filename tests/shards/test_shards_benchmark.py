@@ -27,4 +27,4 @@ def test_every_reader_has_a_row(decoder, tmp_path, capsys, monkeypatch):
     assert {row["jpeg"].split()[0] for row in rows} == {decoder}
     shown = capsys.readouterr().out
     assert f"we decode JPEG by {decoder}" in shown
-    assert "resume in mid-epoch of 4,000 samples" in shown
+    assert "resume mid-epoch of 4,000 samples" in shown

@@ -47,10 +47,10 @@ def test_label_that_is_no_class_is_refused(label):
         ({"json": b"{"}, "json:"),
         ({"json": b"[]"}, "must be an object"),
         ({"json": b"{}"}, "must be an object with"),
-        ({"png": None}, "needs one image"),
-        ({"jpg": b"x"}, "needs one image"),
+        ({"png": None}, "needs exactly one image .* but none is present"),
+        ({"jpg": b"x"}, "needs exactly one image .* but several are present"),
         ({"mask.png": None}, "mask.png is missing"),
-        ({"mask.png": encode(np.zeros((4, 3), np.uint8), "PNG")}, "4x3, the image 3x4"),
+        ({"mask.png": encode(np.zeros((4, 3), np.uint8), "PNG")}, "mask is 4x3, image is 3x4"),
     ],
 )
 def test_incomplete_or_contradicting_sample_is_refused(change, reason):

@@ -58,13 +58,13 @@ def test_saved_index_is_read_back(tmp_path):
 def test_pickle_is_never_read():
     buffer = io.BytesIO()
     np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ShardError, match="no index"):
+    with pytest.raises(ShardError, match="is not an index file"):
         parse_index(buffer.getvalue(), 3, "a.npy")
 
 
 def test_index_of_other_components_is_refused(tmp_path):
     save_index(np.zeros(1, index_dtype(2)), tmp_path / "a.npy")
-    with pytest.raises(ShardError, match="no index of 3 components"):
+    with pytest.raises(ShardError, match="is not an index of 3 components"):
         parse_index((tmp_path / "a.npy").read_bytes(), 3, "a.npy")
 
 
@@ -73,16 +73,16 @@ def test_index_of_other_components_is_refused(tmp_path):
     [
         ([("/a.jpg", b"x")], "absolute or leaves"),
         ([("x/../../a.jpg", b"x")], "absolute or leaves"),
-        ([("a.jpg", b"x"), ("b.jpg", b"x"), ("a.json", b"{}")], "components apart"),
+        ([("a.jpg", b"x"), ("b.jpg", b"x"), ("a.json", b"{}")], "components are not adjacent"),
         ([*members("a"), *members("a")], "duplicate key a"),
-        ([*members("a"), *members("b"), *members("a")], "key a comes again"),
-        ([("a.json", b"{}")], "a component is missing"),
-        ([("a.jpg", b"x"), ("a.json", b"{}"), ("a.png", b"x")], "needs one image"),
+        ([*members("a"), *members("b"), *members("a")], "key a occurs again"),
+        ([("a.json", b"{}")], "none is present"),
+        ([("a.jpg", b"x"), ("a.json", b"{}"), ("a.png", b"x")], "needs exactly one image"),
         ([("a.jpg", b""), ("a.json", b"{}")], "is empty"),
         ([("noextension", b"x")], "is not <key>.<extension>"),
         ([(".jpg", b"x")], "is not <key>.<extension>"),
         ([("p" * 90 + "/" + "k" * 30 + ".jpg", b"x")], "is not <key>.<extension>"),
-        ([], "holds no sample"),
+        ([], "contains no samples"),
     ],
 )
 def test_tar_that_breaks_the_format_is_refused(tmp_path, parts, reason):
@@ -98,7 +98,7 @@ def test_links_and_special_files_are_refused(tmp_path, kind):
 
 
 def test_component_that_the_manifest_lacks_is_refused(tmp_path):
-    with pytest.raises(ShardError, match=r"component mask\.png that the manifest lacks"):
+    with pytest.raises(ShardError, match=r"component mask\.png that is not in the manifest"):
         build_index(write_tar(tmp_path / "a.tar", members("a")), ("jpg", "json"))
 
 
@@ -117,5 +117,5 @@ def test_damaged_header_in_the_middle_is_no_early_end(tmp_path):
     data = bytearray(path.read_bytes())
     data[3584 + 3] ^= 1  # the name in the header of the second sample
     path.write_bytes(data)
-    with pytest.raises(ShardError, match="cut or damaged after 1 samples"):
+    with pytest.raises(ShardError, match="truncated or damaged after 1 samples"):
         scan_tar(path)

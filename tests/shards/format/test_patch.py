@@ -148,10 +148,10 @@ def test_patches_of_several_channels_and_of_integers(tmp_path):
     [
         ({"npy": encode_volume(np.full((4, 4, 4), np.nan, np.float32))}, "NaN or infinite", "image"),
         ({"npy": encode_volume(np.zeros((4, 4, 4, 2), np.float32))}, "image has 2 channels", "image"),
-        ({"mask.npy": encode_volume(np.zeros((4, 4, 5), np.uint8))}, "mask.npy: is 4x4x5, the image 4x4x4", "mask"),
+        ({"mask.npy": encode_volume(np.zeros((4, 4, 5), np.uint8))}, "mask.npy: mask is 4x4x5, image is 4x4x4", "mask"),
         ({"mask.npy": encode_volume(np.full((4, 4, 4), 7, np.uint8))}, "mask.npy: value 7 is out of range", "mask"),
         ({"json": b"[]"}, "json: must be an object", "label"),
-        ({"npy": b"\x80\x04K\x01.", "mask.npy": None}, "no .npy of version 1.0", "image"),
+        ({"npy": b"\x80\x04K\x01.", "mask.npy": None}, "not a .npy file of version 1.0", "image"),
     ],
 )
 def test_bad_volumes_name_shard_key_and_reason(tmp_path, broken, reason, kind):
@@ -190,7 +190,7 @@ def test_volumes_of_two_kinds_of_numbers_do_not_mix(tmp_path):
             image, _ = voxels(item, "<u2" if item else "<f4")
             return f"case-{item}", {"npy": encode_volume(image), "json": encode_json(None)}
 
-    with pytest.raises(ShardError, match="unsigned integers and other values in one split"):
+    with pytest.raises(ShardError, match="unsigned integers and other dtypes in one split"):
         write_split(Mixed(), "train", Source(range(3)), tmp_path, quiet=True)
 
 

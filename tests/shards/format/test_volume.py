@@ -47,19 +47,19 @@ def test_other_byte_orders_and_strides_are_stored_alike():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda data: data[:-1], "has 367 bytes, its shape 4x5x6x1 of int16 needs 368"),
+        (lambda data: data[:-1], "has 367 bytes, but shape 4x5x6x1 of int16 needs 368"),
         (lambda data: data + b"\0", "has 369 bytes"),
-        (lambda data: data[:100], "no .npy of version 1.0"),
-        (lambda data: b"\x93NUMPY\x02" + data[7:], "no .npy of version 1.0"),
-        (lambda data: b"", "no .npy of version 1.0"),
+        (lambda data: data[:100], "not a .npy file of version 1.0"),
+        (lambda data: b"\x93NUMPY\x02" + data[7:], "not a .npy file of version 1.0"),
+        (lambda data: b"", "not a .npy file of version 1.0"),
         (lambda data: data.replace(b"(4, 5, 6), ", b"(4, 5, 60),"), "needs 2528"),
-        (lambda data: data.replace(b"(4, 5, 6), ", b"(4, 30),   "), "shape 4x30 is not that of a volume"),
-        (lambda data: data.replace(b"(4, 5, 6), ", b"(4, 0, 6), "), "shape 4x0x6 is not that of a volume"),
-        (lambda data: data.replace(b"(4, 5, 6), ", b"(4, -5,-6),"), "shape 4x-5x-6 is not that of a volume"),
+        (lambda data: data.replace(b"(4, 5, 6), ", b"(4, 30),   "), "shape 4x30 is not valid for a volume"),
+        (lambda data: data.replace(b"(4, 5, 6), ", b"(4, 0, 6), "), "shape 4x0x6 is not valid for a volume"),
+        (lambda data: data.replace(b"(4, 5, 6), ", b"(4, -5,-6),"), "shape 4x-5x-6 is not valid for a volume"),
         (lambda data: data.replace(b"False", b"True "), "must be in C order"),
-        (lambda data: data.replace(b"'<i2'", b"'|O8'"), "no .npy of version 1.0|dtype object is not read"),
-        (lambda data: data.replace(b"'<i2'", b"'>i2'"), "dtype >i2 is not read"),
-        (lambda data: data.replace(b"'<i2'", b"'<m8'"), "dtype timedelta64 is not read"),
+        (lambda data: data.replace(b"'<i2'", b"'|O8'"), "not a .npy file of version 1.0|dtype object is not supported"),
+        (lambda data: data.replace(b"'<i2'", b"'>i2'"), "dtype >i2 is not supported"),
+        (lambda data: data.replace(b"'<i2'", b"'<m8'"), "dtype timedelta64 is not supported"),
     ],
 )
 def test_what_is_no_volume_is_refused_in_one_line(change, reason):
@@ -69,7 +69,7 @@ def test_what_is_no_volume_is_refused_in_one_line(change, reason):
 
 
 def test_a_pickle_is_not_read():
-    with pytest.raises(ShardError, match="dtype object is not read"):
+    with pytest.raises(ShardError, match="dtype object is not supported"):
         encode_volume(np.empty((1, 1, 1), dtype=object))
 
 
@@ -86,7 +86,7 @@ def test_masks_hold_classes_and_255():
     np.testing.assert_array_equal(decode_volume_mask(encode_volume(mask), 2), mask)
     with pytest.raises(ShardError, match="value 1 is out of range: 1 mask classes"):
         decode_volume_mask(encode_volume(mask), 1)
-    with pytest.raises(ShardError, match=f"{MASK}: dtype int16 is not read: must be uint8"):
+    with pytest.raises(ShardError, match=f"{MASK}: dtype int16 is not supported: must be uint8"):
         decode_volume_mask(encode_volume(VALUES), 2)
-    with pytest.raises(ShardError, match="shape 1x1x3x1 is not that of a volume: 3 axes"):
+    with pytest.raises(ShardError, match="shape 1x1x3x1 is not valid for a volume: needs 3 axes"):
         decode_volume_mask(encode_volume(mask[..., None]), 2)

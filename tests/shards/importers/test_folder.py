@@ -220,7 +220,9 @@ def test_masks_of_class_numbers(tmp_path):
     (tmp_path / "stored.png").write_bytes(components["mask.png"])
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "stored.png")), numbers)
     made, source = everything_in_train(raw, mask_values="classes")
-    with pytest.raises(ShardError, match=r"a_classes\.png: mask value 2 is no class: there are 2, and 255 = ignore"):
+    with pytest.raises(
+        ShardError, match=r"a_classes\.png: mask value 2 is not a class: there are 2 classes, and 255 = ignore"
+    ):
         made.encode(source.items[0])
 
 
@@ -273,9 +275,9 @@ def test_the_manifest_has_the_settings_but_not_the_salt(tmp_path):
         ({"clases": "x"}, r"folder: unknown setting 'clases': did you mean classes\?"),
         ({"val": "much"}, r"folder: setting val='much': Input should be a valid number"),
         ({"mask_values": "binry"}, r"folder: setting mask_values='binry': Input should be 'binary' or 'classes'"),
-        ({"classes": "a,b,a"}, "folder: settings: a,b,a names a class twice"),
-        ({"mask_classes": "a,b,c"}, "binary masks have 2 classes"),
-        ({"folds": "3", "val": "0.2"}, "val does nothing with folds"),
+        ({"classes": "a,b,a"}, "folder: settings: a,b,a contains a class twice"),
+        ({"mask_classes": "a,b,c"}, "binary masks need 2 classes"),
+        ({"folds": "3", "val": "0.2"}, "val has no effect with folds"),
     ],
 )
 def test_wrong_settings_are_one_line(tmp_path, words, reason):
@@ -285,7 +287,7 @@ def test_wrong_settings_are_one_line(tmp_path, words, reason):
 
 
 def test_settings_of_an_importer_that_has_none():
-    with pytest.raises(ShardError, match="phantom: unknown setting 'val': it has none"):
+    with pytest.raises(ShardError, match="phantom: unknown setting 'val': this importer has none"):
         find_importer("phantom")(None, Options(settings={"val": "0.1"}))
 
 
@@ -317,17 +319,17 @@ def file(name: str):
         (file("masks/d.png"), r"1 masks in .*masks belong to no image, first .*d\.png"),
         (file("masks/ab_mask.png"), r"1 masks in .* belong to no image"),
         (file("images/a.JPG"), r"1 names in .*images belong to two images, first .*a\.JPG and a\.png"),
-        (file("images/scan.nii.gz"), r"scan\.nii\.gz is a volume or an array: export its slices"),
-        (file("images/x.webp"), r"1 files in .* cannot be read: .*x\.webp is none of \.png"),
-        (rows("image,label", "a,x", "z,x", "y,x"), r"2 rows of .*labels\.csv name no image in .*images, first 'z'"),
-        (rows("image,label", "a,x", "a.png,x"), r"row 3: a second row of image 'a\.png'"),
+        (file("images/scan.nii.gz"), r"scan\.nii\.gz is a volume: export its slices"),
+        (file("images/x.webp"), r"1 files in .* cannot be read: .*x\.webp is not one of \.png"),
+        (rows("image,label", "a,x", "z,x", "y,x"), r"2 rows of .*labels\.csv refer to no image in .*images, first 'z'"),
+        (rows("image,label", "a,x", "a.png,x"), r"row 3: image 'a\.png' has a second row"),
         (rows("image,label", "a"), "row 2 has more or fewer cells"),
         (rows("image,label", "a,x,y"), "row 2 has more or fewer cells"),
-        (rows("image,label", ",x"), "row 2 names no image"),
-        (rows("image,label", "a,nan"), "row 2: label 'nan': leave it empty"),
+        (rows("image,label", ",x"), "row 2 has no image name"),
+        (rows("image,label", "a,nan"), "row 2: label 'nan': leave the cell empty"),
         (rows("image,label"), "has no rows"),
-        (rows("image;label", "a;x"), r"needs the columns image, and label, patient or split; it has image;label"),
-        (rows("image,age", "a,5"), "needs the columns image, and label"),
+        (rows("image;label", "a;x"), r"needs the column image, and label, patient or split: it has image;label"),
+        (rows("image,age", "a,5"), "needs the column image, and label"),
         (rows("image,label,patient_id", "a,x,P"), r"has a column 'patient_id': did you mean patient\?"),
         (rows("image,Label", "a,x"), r"has a column 'Label': did you mean label\?"),
         (rows("image,patient", "a,P", "b,P", "c,"), r"1 images have no patient in .*labels\.csv, first .*c\.png"),
@@ -335,7 +337,7 @@ def file(name: str):
         (rows("image,split", "a,../x", "b,val", "c,val"), r"has the split '\.\./x': use train, val, test"),
         (
             rows("image,split,patient", "a,train,P", "b,val,P", "c,val,Q"),
-            "1 patients are in train and in val, first 'P'",
+            "1 patients are in both train and val, first 'P'",
         ),
     ],
 )
@@ -359,7 +361,7 @@ def test_labels_must_be_of_the_classes(tmp_path):
 def test_a_share_does_nothing_beside_a_column_of_splits(tmp_path):
     raw = small_tree(tmp_path)
     write_table(raw, "image,split", "a,train", "b,val", "c,val")
-    with pytest.raises(ShardError, match=r"setting test does nothing where labels\.csv has a column split"):
+    with pytest.raises(ShardError, match=r"setting test has no effect if labels\.csv has a column split"):
         importer(raw, test="0.5").splits()
 
 
@@ -372,7 +374,7 @@ def test_class_numbers_of_two_masks_are_not_joined(tmp_path):
 
 @pytest.mark.parametrize(
     ("names", "reason"),
-    [(("a b", "a(b"), "'a b' and 'a\\(b'|'a\\(b' and 'a b'"), (("图",), "gets no key of letters and digits")],
+    [(("a b", "a(b"), "'a b' and 'a\\(b'|'a\\(b' and 'a b'"), (("图",), "contains no letters or digits")],
 )
 def test_names_that_make_no_keys_are_refused(tmp_path, names, reason):
     with pytest.raises(ShardError, match=reason):
@@ -384,7 +386,7 @@ def test_image_and_mask_of_different_size_are_both_named(tmp_path):
     raw = small_tree(tmp_path, ("a",))
     save(raw / "masks" / "a.png", spot(0, 10, 12))
     made, source = everything_in_train(raw)
-    with pytest.raises(ShardError, match=r"masks/a\.png: the mask is 10x12, the image .*images/a\.png 20x24"):
+    with pytest.raises(ShardError, match=r"masks/a\.png: the mask is 10x12, but the image .*images/a\.png is 20x24"):
         made.encode(source.items[0])
 
 
@@ -410,7 +412,7 @@ def test_empty_folder_and_missing_folder(tmp_path):
     with pytest.raises(ShardError, match=r"images is missing"):
         importer(tmp_path).splits()
     (tmp_path / "images").mkdir()
-    with pytest.raises(ShardError, match=r"images holds no image \(\.png, "):
+    with pytest.raises(ShardError, match=r"images contains no images \(\.png, "):
         importer(tmp_path).splits()
 
 

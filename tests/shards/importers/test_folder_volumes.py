@@ -130,15 +130,17 @@ def test_masks_of_class_numbers(tmp_path):
     made = importer(tmp_path, mask_values="classes", mask_classes="background,rim,core")
     write_split(made, "train", made.splits()["train"], tmp_path / "train", quiet=True)
     np.testing.assert_array_equal(open_split(tmp_path / "train").read(0).mask, numbers)
-    with pytest.raises(ShardError, match=r"a_rim\.nii: mask value 2\S* is no class: there are 2, and 255 = ignore"):
+    with pytest.raises(
+        ShardError, match=r"a_rim\.nii: mask value 2\S* is not a class: there are 2 classes, and 255 = ignore"
+    ):
         encoded(importer(tmp_path, mask_values="classes"))
 
 
 @pytest.mark.parametrize(
     ("size", "given", "reason"),
     [
-        (96, {}, r"--size 96 does nothing for volumes: use --set spacing=1,1,1, in mm"),
-        (None, {"channels": "grey"}, "setting channels does nothing for volumes"),
+        (96, {}, r"--size 96 has no effect for volumes: use --set spacing=1,1,1, in mm"),
+        (None, {"channels": "grey"}, "setting channels has no effect for volumes"),
         (None, {"spacing": "1,1"}, "spacing='1,1': must be 3 positive numbers"),
         (None, {"spacing": "1,0,1"}, "must be 3 positive numbers"),
         (None, {"window": "3,3"}, "window='3,3': must be low,high"),
@@ -157,7 +159,7 @@ def test_settings_that_do_nothing_for_pictures_are_one_line(tmp_path, name):
     (tmp_path / "images").mkdir()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "images" / "a.png")
     key, _, value = name.partition("=")
-    with pytest.raises(ShardError, match=f"setting {key} does nothing for pictures: take it away"):
+    with pytest.raises(ShardError, match=f"setting {key} has no effect for 2D images: remove it"):
         importer(tmp_path, **{key: value})
 
 
@@ -169,26 +171,29 @@ def picture(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda raw: picture(raw / "images" / "b.png"), "holds 1 pictures and 1 volumes, of which one data set is not"),
-        (lambda raw: picture(raw / "masks" / "a.png"), r"masks/a\.png: masks are pictures and images volumes"),
+        (
+            lambda raw: picture(raw / "images" / "b.png"),
+            "contains 1 2D images and 1 volumes, which one data set cannot",
+        ),
+        (lambda raw: picture(raw / "masks" / "a.png"), r"a\.png: the masks are 2D images but the images are volumes"),
         (lambda raw: save_nifti(raw / "masks" / "b.nii", lesion()), "1 masks in .* belong to no image"),
         (
             lambda raw: save_nrrd(raw / "images" / "a.nrrd", anatomy()),
             r"belong to two images, first .*a\.nii and a\.nrrd",
         ),
-        (lambda raw: save_series(raw / "images", anatomy()), "lie in no folder of their own"),
+        (lambda raw: save_series(raw / "images", anatomy()), "are not in a subfolder"),
         (
             lambda raw: (raw / "images" / "b.mha").write_bytes(b""),
-            r"b\.mha is a volume that is not read: store it as NIfTI",
+            r"b\.mha is an unsupported volume: store it as NIfTI",
         ),
-        (lambda raw: (raw / "images" / "DICOMDIR").write_bytes(b""), r"DICOMDIR is none of .*\.nii\.gz"),
-        (lambda raw: save_nifti(raw / "masks" / "a.nii", lesion()[1:]), r"a\.nii: it is 6x6x5, the image"),
+        (lambda raw: (raw / "images" / "DICOMDIR").write_bytes(b""), r"DICOMDIR is not one of .*\.nii\.gz"),
+        (lambda raw: save_nifti(raw / "masks" / "a.nii", lesion()[1:]), r"a\.nii: the volume is 6x6x5, but the image"),
         (
             lambda raw: save_nifti(raw / "masks" / "a.nii", lesion(), np.eye(4)),
             "away from the image .* affines must be",
         ),
-        (lambda raw: save_nifti(raw / "masks" / "a.nii", lesion() * 0.3), r"mask value 0\.3 is not whole"),
-        (lambda raw: save_hdf5(raw / "masks" / "a.h5", image=lesion()), "holds no dataset 'label'; it has image"),
+        (lambda raw: save_nifti(raw / "masks" / "a.nii", lesion() * 0.3), r"mask value 0\.3 is not an integer"),
+        (lambda raw: save_hdf5(raw / "masks" / "a.h5", image=lesion()), "contains no dataset 'label': it has image"),
     ],
 )
 def test_a_tree_that_does_not_fit_together_is_one_line(tmp_path, spoil, reason):
@@ -203,7 +208,7 @@ def test_a_tree_that_does_not_fit_together_is_one_line(tmp_path, spoil, reason):
 def test_volumes_beside_masks_of_pictures_are_refused(tmp_path):
     picture(tmp_path / "images" / "a.png")
     save_nifti(tmp_path / "masks" / "a.nii", lesion())
-    with pytest.raises(ShardError, match=r"a\.nii: masks are volumes and images pictures"):
+    with pytest.raises(ShardError, match=r"a\.nii: the masks are volumes but the images are 2D images"):
         importer(tmp_path).splits()
 
 

@@ -102,15 +102,15 @@ def lose_folder(raw: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lose_image, "1 of ISIC-2017_Training_Part3_GroundTruth.csv have no image .* first ISIC_2"),
-        (lose_masks, "3 of ISIC-2017_Validation_Part3_GroundTruth.csv have no mask"),
+        (lose_image, "1 rows of ISIC-2017_Training_Part3_GroundTruth.csv have no image .* first ISIC_2"),
+        (lose_masks, "3 rows of ISIC-2017_Validation_Part3_GroundTruth.csv have no mask"),
         (add_image, "1 images in .* are not in .* first ISIC_9"),
         (lose_table, "cannot be read: No such file"),
         (lose_folder, "folder .*ISIC-2017_Validation_Data is missing"),
         (append("ISIC_4,1.0,1.0\n"), "line 5: ISIC_4: labels"),
         (append("ISIC_4,maybe,0\n"), "line 5: ISIC_4: labels"),
         (append("ISIC_4\n"), "line 5: ISIC_4: labels"),
-        (append("ISIC_1,0,0\n"), "line 5: ISIC_1: a second row"),
+        (append("ISIC_1,0,0\n"), "line 5: ISIC_1: the image has a second row"),
         (rewrite("id,melanoma\n"), "needs the columns"),
         (rewrite(ISIC2017_HEADER), "has no rows"),
     ],

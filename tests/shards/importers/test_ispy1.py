@@ -113,14 +113,14 @@ def test_each_slice_is_scaled_by_its_own_minimum_and_maximum(tmp_path):
 def test_a_slice_of_one_value_cannot_be_scaled_by_its_own_range(tmp_path):
     importer = Ispy1(write_ispy1(tmp_path, 1), Options(settings={"scale": "slice"}))
     item = importer.splits()["train"].items[0]
-    with pytest.raises(ShardError, match=r"DCEMRI_1\.nii: all values of slice 1 are 100: scale=slice needs two"):
+    with pytest.raises(ShardError, match=r"DCEMRI_1\.nii: all values of slice 1 are 100: use scale=volume"):
         importer.encode(item)
 
 
 def test_too_few_slices_for_the_authors_rule_are_one_line(tmp_path):
     raw = write_ispy1(tmp_path, 3)
     with pytest.raises(
-        ShardError, match=r"1001_tumor_mask\.nii: slice_rule=upward finds 4 slices .* needs 10: take "
+        ShardError, match=r"1001_tumor_mask\.nii: slice_rule=upward finds 4 slices .* needs 10: remove "
     ) as error:
         Ispy1(raw, Options(settings={"slice_rule": "upward"})).splits()
     assert "\n" not in str(error.value)
@@ -133,8 +133,8 @@ def test_too_few_slices_for_the_authors_rule_are_one_line(tmp_path):
     [
         (Options(settings={"split": "tabel"}), r"setting split='tabel': Input should be 'seeded' or 'table'"),
         (Options(settings={"slice_rule": "down"}), r"setting slice_rule='down': Input should be 'nearest' or 'upward'"),
-        (Options(settings={"scale": "slice", "low": "1"}), r"low does nothing with scale=slice: leave it out"),
-        (Options(seed=3, settings={"split": "table"}), r"--seed 3 does nothing with split=table: leave it out"),
+        (Options(settings={"scale": "slice", "low": "1"}), r"low has no effect with scale=slice: remove it"),
+        (Options(seed=3, settings={"split": "table"}), r"--seed 3 has no effect with split=table: remove it"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_line(tmp_path, options, message):
@@ -178,26 +178,29 @@ def test_a_split_is_written_and_read(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda raw: ispy1_mask(raw, 1002).unlink(), "patient 1002 is missing"),
+        (lambda raw: ispy1_mask(raw, 1002).unlink(), "patient 1002 in the table is missing"),
         (lambda raw: save_volume(ispy1_mask(raw, 1002), np.zeros((12, 10, 7))), "must have the same shape"),
         (lambda raw: save_volume(ispy1_mask(raw, 1002), np.zeros(ISPY1_SHAPE)), "marks no tumour"),
-        (lambda raw: save_volume(ispy1_mask(raw, 1002), np.full(ISPY1_SHAPE, np.nan)), "960 values that are NaN"),
+        (lambda raw: save_volume(ispy1_mask(raw, 1002), np.full(ISPY1_SHAPE, np.nan)), "960 NaN or infinite values"),
         (lambda raw: ispy1_mask(raw, 1002).write_bytes(b"cut"), "cannot be opened"),
-        (lambda raw: save_volume(ispy1_mask(raw, 1002), np.zeros((*ISPY1_SHAPE, 2))), "has 4 dimensions"),
+        (
+            lambda raw: save_volume(ispy1_mask(raw, 1002), np.zeros((*ISPY1_SHAPE, 2))),
+            "must have 3 dimensions, but has 4",
+        ),
         (
             lambda raw: (raw / "outcome_new.csv").write_text("SUBJECTID,PCR\n1001,yes\n"),
-            "row 2: patient '1001' with PCR 'yes': must be 0 or 1, or empty",
+            "row 2: patient '1001' has PCR 'yes': must be 0 or 1, or empty",
         ),
         (
             lambda raw: (raw / "outcome_new.csv").write_text("SUBJECTID,PCR\n1001,0\n1001,1\n"),
-            "row 3: patient '1001' comes twice",
+            "row 3: patient '1001' has a second row",
         ),
         (
             lambda raw: (raw / "outcome_new.csv").write_text("SUBJECTID,PCR\n../1001,0\n"),
             r"row 2: patient '\.\./1001': SUBJECTID must be letters and digits",
         ),
         (lambda raw: (raw / "outcome_new.csv").write_text("id,PCR\n1001,1\n"), "needs the columns SUBJECTID and PCR"),
-        (lambda raw: (raw / "outcome_new.csv").unlink(), "holds neither outcome_new.csv nor"),
+        (lambda raw: (raw / "outcome_new.csv").unlink(), "contains neither outcome_new.csv nor"),
     ],
 )
 def test_a_tree_that_does_not_fit_is_one_line(tmp_path, spoil, message):
@@ -218,5 +221,5 @@ def test_data_cut_in_the_middle_and_a_constant_volume_are_refused(tmp_path):
     with pytest.raises(ShardError, match=r"DCEMRI_1\.nii cannot be read"):
         importer.encode(first)
     save_volume(other.image, np.ones(ISPY1_SHAPE))
-    with pytest.raises(ShardError, match=r"percentiles 0\.5 and 99\.5 are the same"):
+    with pytest.raises(ShardError, match=r"percentiles 0\.5 and 99\.5 have the same value"):
         importer.encode(other)

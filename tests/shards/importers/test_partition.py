@@ -62,9 +62,9 @@ def test_a_draw_that_is_published_stays():
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"val": -0.1}, "shares must be from 0 to 1"),
-        ({"val": 0.6, "test": 0.5}, "1 together at most"),
-        ({"val": float("nan")}, "shares must be from 0 to 1"),
+        ({"val": -0.1}, "fractions must be from 0 to 1"),
+        ({"val": 0.6, "test": 0.5}, "with a sum of at most 1"),
+        ({"val": float("nan")}, "fractions must be from 0 to 1"),
         ({"folds": 1}, "folds=1: use 2 or more"),
         ({"folds": 3, "fold": 3}, "fold=3: with folds=3 use 0 to 2"),
         ({"fold": 1}, "fold=1: with folds=0 use 0 to 0"),
@@ -81,12 +81,12 @@ def test_shares_of_one_together_leave_nobody_to_train():
 
 
 def test_a_split_that_stays_empty_is_refused():
-    with pytest.raises(ShardError, match=r"none of 2 patients falls into .*: use another seed"):
+    with pytest.raises(ShardError, match=r"none of 2 patients is drawn for .*: use another seed"):
         split_patients(["A", "B"], Partition())
     assert split_patients(["A", "B", "A"], Partition(val=0, test=0)) == {"A": "train", "B": "train"}
 
 
 def test_patients_in_two_splits_are_named():
     refuse_shared({"train": ["A", "B", "A"], "val": ["C"], "test": []})
-    with pytest.raises(ShardError, match="2 patients are in train and in test, first 'A'"):
+    with pytest.raises(ShardError, match="2 patients are in both train and test, first 'A'"):
         refuse_shared({"train": ["B", "A"], "val": ["C"], "test": ["A", "B"]})

@@ -63,12 +63,12 @@ BROKEN = {
         "image",
         "png: cannot be decoded",
     ),
-    "no image": ({"jpg": None, "tiff": None, "txt": b"x"}, "image", "a component is missing: has json, mask.png"),
-    "a bomb": ({"jpg": None, "png": BOMB}, "image", "png: 100000x100000 is more than"),
+    "no image": ({"jpg": None, "tiff": None, "txt": b"x"}, "image", "none is present: found json, mask.png"),
+    "a bomb": ({"jpg": None, "png": BOMB}, "image", "png: 100000x100000 exceeds the limit"),
     "grey among colours": (
         {"jpg": encode_image(ZEROS, False)[1]},
         "image",
-        "image has 1 channel, the manifest says 3",
+        "image has 1 channel, the manifest states 3",
     ),
     "an image of another size": (
         {"jpg": encode_image(np.zeros((8, 9, 3), np.uint8), False)[1]},
@@ -81,14 +81,14 @@ BROKEN = {
         "image mode P is not supported",
     ),
     "no mask": ({"mask.png": None}, "mask", "component mask.png is missing"),
-    "a mask of another size": ({"mask.png": encode_grey(ZEROS[1:])}, "mask", "mask.png: is 23x24, the image 24x24"),
+    "a mask of another size": ({"mask.png": encode_grey(ZEROS[1:])}, "mask", "mask.png: mask is 23x24, image is 24x24"),
     "a mask value that is no class": ({"mask.png": encode_grey(ZEROS + 2)}, "mask", "value 2 is out of range"),
-    "a mask with a palette": ({"mask.png": png(ZEROS, "P")}, "mask", "must be a PNG of 8-bit grey"),
-    "a mask with alpha": ({"mask.png": png(ZEROS, "RGBA")}, "mask", "must be a PNG of 8-bit grey"),
+    "a mask with a palette": ({"mask.png": png(ZEROS, "P")}, "mask", "must be an 8-bit grey PNG"),
+    "a mask with alpha": ({"mask.png": png(ZEROS, "RGBA")}, "mask", "must be an 8-bit grey PNG"),
     "a mask in 16 bits": (
         {"mask.png": encode_image(ZEROS.astype(np.uint16), True)[1]},
         "mask",
-        "must be a PNG of 8-bit",
+        "must be an 8-bit grey PNG",
     ),
     "a label that is no class": ({"json": b'{"label": 2}'}, "label", "label 2 is out of range: 2 classes"),
     "a label in words": ({"json": b'{"label": "benign"}'}, "label", "label 'benign' is out of range"),
@@ -140,7 +140,7 @@ def test_a_tar_whose_bytes_changed_under_the_index_is_found(sound):
     for place in (base + 1, base + 130, base + 260):  # name, size and mark in the header of the first component
         data = tar.read_bytes()
         tar.write_bytes(flipped(data, place))
-        with pytest.raises(ShardError, match=r"a\.tar: .*: verify it") as caught:
+        with pytest.raises(ShardError, match=r"a\.tar: .*: verify the shard") as caught:
             stream_of(sound, "error").sample(BAD)
         assert caught.value.reason == "tar"
         assert stream_of(sound, "skip").sample(BAD).meta["reason"] == "tar"

@@ -63,7 +63,7 @@ def test_a_share_is_of_those_that_can_be_drawn(partly_known):
 
 @pytest.mark.parametrize("amount", [0, -1, 1.5, float("nan"), float("inf"), 65])
 def test_amounts_that_cannot_be_drawn_are_one_line(partly_known, amount):
-    with pytest.raises(ShardError, match="cannot be drawn"):
+    with pytest.raises(ShardError, match=r"cannot be drawn|cannot draw 65 samples: only 64 have"):
         draw_labelled(open_split(partly_known / "train"), amount, quiet=True)
 
 
@@ -77,14 +77,14 @@ def test_a_list_reads_back_and_is_never_written_over(tmp_path):
     save_keys(path, ["b", "a c"], "drawn")
     assert path.read_text() == "# drawn\nb\na c\n"
     assert list(read_keys(path)) == ["b", "a c"]
-    with pytest.raises(ShardError, match=r"labelled\.txt exists: a run may depend on it"):
+    with pytest.raises(ShardError, match=r"labelled\.txt already exists and a run may depend on it"):
         save_keys(path, ["x"], "drawn again")
     assert path.read_text() == "# drawn\nb\na c\n"
 
 
 @pytest.mark.parametrize("key", ["#1", " a", "a\nb", ""])
 def test_a_key_that_would_not_read_back_leaves_no_list(tmp_path, key):
-    with pytest.raises(ShardError, match="cannot stand in a list"):
+    with pytest.raises(ShardError, match="is not allowed in a list"):
         save_keys(tmp_path / "labelled.txt", ["b", key], "drawn")
     assert list(tmp_path.iterdir()) == []
 

@@ -61,6 +61,7 @@ def test_sets_of_other_classes_are_refused(splits, monkeypatch):
     other = open_split(splits[1].path)
     other.manifest = other.manifest.model_copy(update={"classes": ("a", "b")})
     with pytest.raises(
-        ShardError, match=r"/1 and .*/2 cannot be one stream: their classes differ: benign, malignant and a, b"
+        ShardError,
+        match=r"/1 and .*/2 cannot be combined in one stream: their classes differ: benign, malignant and a, b",
     ):
         JoinedSplit([splits[0], other])

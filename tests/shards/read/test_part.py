@@ -221,8 +221,8 @@ def test_the_digest_tells_who_is_in_the_part_and_no_more(whole, write_list):
     ("lines", "message"),
     [
         (["train-000000", "train-000009"], r"labelled\.txt, line 2: key 'train-000009' is not in .*train$"),
-        (["train-000000", "# x", "train-000000"], r"line 3: key 'train-000000' is in line 1 already"),
-        (["# none"], r"labelled\.txt names no key"),
+        (["train-000000", "# x", "train-000000"], r"line 3: key 'train-000000' is already in line 1"),
+        (["# none"], r"labelled\.txt contains no keys"),
     ],
 )
 def test_a_list_that_does_not_fit_is_one_line(whole, write_list, lines, message):
@@ -236,7 +236,7 @@ def test_a_list_that_cannot_be_read_is_one_line(whole, tmp_path):
     with pytest.raises(ShardError, match=r"list .*absent\.txt cannot be read: No such file"):
         part_of(whole, "labelled", tmp_path / "absent.txt")
     (tmp_path / "table.xlsx").write_bytes(b"PK\x03\x04\xff\xfe")
-    with pytest.raises(ShardError, match=r"list .*table\.xlsx is no text in UTF-8"):
+    with pytest.raises(ShardError, match=r"list .*table\.xlsx is not UTF-8 text"):
         part_of(whole, "labelled", tmp_path / "table.xlsx")
 
 
@@ -250,9 +250,11 @@ def test_a_listed_sample_of_which_nothing_is_known_is_named(split, write_list):
 
 
 def test_an_empty_part_is_refused(whole, tmp_path, write_list):
-    with pytest.raises(ShardError, match="is unlabelled: all have their truth: name those to be used by labelled_ids"):
+    with pytest.raises(
+        ShardError, match="is unlabelled: all have a mask or a label: list the labelled ones in labelled_ids"
+    ):
         part_of(whole, "unlabelled")
-    with pytest.raises(ShardError, match=r"is unlabelled: list .*labelled\.txt names them all"):
+    with pytest.raises(ShardError, match=r"is unlabelled: list .*labelled\.txt contains all of them"):
         part_of(whole, "unlabelled", write_list(*whole.keys()))
     with pytest.raises(ShardError, match="is labelled: none has a mask or a label"):
         part_of(whole.without_truth(), "labelled")

@@ -30,7 +30,7 @@ def copy(made, tmp_path):
 
 
 def restate(folder, **changes):
-    """Change what the manifest says of its first shard."""
+    """Change what the manifest states of its first shard."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["shards"][0].update(changes)
@@ -81,7 +81,7 @@ def test_more_shards_than_files_kept_open(made, monkeypatch):
 
 
 def test_data_set_folder_names_its_splits(made):
-    with pytest.raises(ShardError, match="is a data set: name one of its splits: train"):
+    with pytest.raises(ShardError, match="is a data set: choose one of its splits: train"):
         open_split(made.parent)
 
 
@@ -99,7 +99,7 @@ def test_missing_tar_is_found_on_opening(copy):
 def test_truncated_tar_is_found_on_opening(copy):
     tar = copy / "shard-000002.tar"
     tar.write_bytes(tar.read_bytes()[:-1])
-    with pytest.raises(ShardError, match=r"shard-000002\.tar: has \d+ bytes, the manifest says \d+"):
+    with pytest.raises(ShardError, match=r"shard-000002\.tar: has \d+ bytes, the manifest states \d+"):
         open_split(copy)
 
 
@@ -113,19 +113,19 @@ def test_tar_truncated_after_opening_is_found_on_reading(copy):
 
 def test_size_that_the_manifest_misstates_is_found(copy):
     restate(copy, bytes=12345)
-    with pytest.raises(ShardError, match="the manifest says 12345"):
+    with pytest.raises(ShardError, match="the manifest states 12345"):
         open_split(copy)
 
 
 def test_index_of_another_shard_is_found(copy):
     shutil.copy(copy / "shard-000001.index.npy", copy / "shard-000000.index.npy")
-    with pytest.raises(ShardError, match=r"shard-000000\.index\.npy: its sha256 is not the manifest's"):
+    with pytest.raises(ShardError, match=r"shard-000000\.index\.npy: its sha256 differs from the manifest's"):
         open_split(copy)
 
 
 def test_number_of_samples_that_the_manifest_misstates_is_found(copy):
     restate(copy, samples=5)
-    with pytest.raises(ShardError, match="indexes 4 samples, the manifest says 5"):
+    with pytest.raises(ShardError, match="indexes 4 samples, the manifest states 5"):
         open_split(copy)
 
 
@@ -137,7 +137,7 @@ def test_tar_that_disagrees_with_its_index_is_found(copy):
     np.save(path, index)
     restate(copy, index_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     split = open_split(copy)
-    with pytest.raises(ShardError, match=r"shard-000000\.tar: found .* where its index says a component"):
+    with pytest.raises(ShardError, match=r"shard-000000\.tar: found .* where the index states a component"):
         split.read(0)
 
 

@@ -121,17 +121,17 @@ def turned() -> Image.Exif:
 @pytest.mark.parametrize(
     ("values", "image", "options", "reason"),
     [
-        ("binary", Image.fromarray(overlay()), {}, "a mask in colours"),
-        ("binary", with_alpha(rgb(BINARY * 255), (1 - BINARY) * 255), {}, "colour and alpha of the mask say different"),
+        ("binary", Image.fromarray(overlay()), {}, "the mask is in colour"),
+        ("binary", with_alpha(rgb(BINARY * 255), (1 - BINARY) * 255), {}, "colour and alpha of the mask contradict"),
         ("binary", with_palette(BINARY, [255, 255, 255, 0, 0, 0]), {}, "index 0 of the mask's palette is not black"),
-        ("binary", Image.fromarray(BINARY), {"format": "JPEG", "quality": 100}, "a JPEG mask with values up to 1 only"),
-        ("binary", Image.fromarray(BINARY.astype(np.float32)), {"format": "TIFF"}, "mask mode F is not read"),
-        ("binary", Image.fromarray(BINARY), {"exif": turned()}, "a mask with an EXIF orientation"),
-        ("classes", Image.fromarray(DRAWN), {"format": "JPEG"}, "a JPEG does not keep class numbers"),
+        ("binary", Image.fromarray(BINARY), {"format": "JPEG", "quality": 100}, "the JPEG mask has no value above 1"),
+        ("binary", Image.fromarray(BINARY.astype(np.float32)), {"format": "TIFF"}, "mask mode F is not supported"),
+        ("binary", Image.fromarray(BINARY), {"exif": turned()}, "the mask has an EXIF orientation"),
+        ("classes", Image.fromarray(DRAWN), {"format": "JPEG"}, "JPEG does not preserve class numbers"),
         ("classes", with_alpha(rgb(DRAWN), BINARY * 255), {}, "some pixels of the mask are transparent"),
-        ("classes", Image.fromarray(rgb(DRAWN) * np.array([1, 0, 0], np.uint8)), {}, "a mask in colours"),
-        ("classes", Image.fromarray(DRAWN.astype(np.uint16) * 300), {}, "mask value 600 is no class"),
-        ("classes", Image.fromarray(DRAWN.astype(np.int32)), {"format": "TIFF"}, "mask mode I is not read"),
+        ("classes", Image.fromarray(rgb(DRAWN) * np.array([1, 0, 0], np.uint8)), {}, "the mask is in colour"),
+        ("classes", Image.fromarray(DRAWN.astype(np.uint16) * 300), {}, "mask value 600 is not a class"),
+        ("classes", Image.fromarray(DRAWN.astype(np.int32)), {"format": "TIFF"}, "mask mode I is not supported"),
     ],
 )
 def test_masks_that_could_mean_two_things_are_refused(tmp_path, values, image, options, reason):

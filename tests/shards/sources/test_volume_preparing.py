@@ -59,9 +59,9 @@ def test_resampling_keeps_whole_numbers_and_channels_and_never_mixes_classes():
 
 
 def test_what_cannot_be_resampled_is_one_line():
-    with pytest.raises(ShardError, match="does not tell the size of its voxels"):
+    with pytest.raises(ShardError, match="does not state its voxel size"):
         resample(Volume(anatomy(), np.eye(4), stated=False), (2, 2, 2), HERE)
-    with pytest.raises(ShardError, match=f"is more than {MAX_VOXELS} voxels"):
+    with pytest.raises(ShardError, match=f"exceeds the limit of {MAX_VOXELS} voxels"):
         resample(Volume(anatomy(), np.eye(4)), (0.001, 0.001, 0.001), HERE)
 
 
@@ -77,13 +77,13 @@ def test_intensities_are_of_the_voxels_that_are_not_background():
     mixed = scale(both, Preparation(intensity=["keep", "volume"]), HERE).values
     np.testing.assert_array_equal(mixed[..., 0], head)
     np.testing.assert_allclose(mixed[..., 1], values, rtol=1e-6)
-    with pytest.raises(ShardError, match="has 2 channels, must have 1"):
+    with pytest.raises(ShardError, match="must have 1 channels, but has 2"):
         scale(both, Preparation(intensity=["keep"]), HERE)
 
 
 @pytest.mark.parametrize("value", [0, 5])
 def test_a_constant_volume_has_no_deviation(value):
-    with pytest.raises(ShardError, match="all its voxels that are not 0 are equal"):
+    with pytest.raises(ShardError, match="all non-zero voxels are equal"):
         scale(Volume(np.full((3, 3, 3), value, np.int16), np.eye(4)), Preparation(intensity="volume"), HERE)
 
 

@@ -27,7 +27,7 @@ IMPORTS = """
 from pathlib import PosixPath
 from uml_shards import Cache, ShardError
 from uml_shards.address import Address
-from uml_shards.download import Content
+from uml_shards.storage.download import Content
 """
 IN_CACHE = "{!r}.file(Address({!r}), {!r})"
 
@@ -140,7 +140,9 @@ def test_an_open_file_outlives_its_removal(server, tmp_path):
 
 
 def test_what_can_never_fit_is_one_line(server, tmp_path):
-    with pytest.raises(ShardError, match=r"a\.tar has 1000 bytes, the cache may hold 500: allow more gigabytes"):
+    with pytest.raises(
+        ShardError, match=r"a\.tar has 1000 bytes, but the cache is limited to 500: allow more gigabytes"
+    ):
         get(Cache(tmp_path / "cache", 0.5 * KILOBYTE), server, "a")
     assert server.asked == []
 
@@ -212,7 +214,7 @@ def test_a_fetch_that_was_killed_leaves_nothing_in_the_way(remote, tmp_path):
 def test_failed_fetch_leaves_no_file(server, tmp_path):
     content = Content(1000, 1000, "0" * 64)
     with (
-        pytest.raises(ShardError, match="sha256 is not"),
+        pytest.raises(ShardError, match="sha256 differs from"),
         Cache(tmp_path).file(Address(f"{server.url}/a.tar"), content),
     ):
         pass
@@ -228,7 +230,9 @@ def test_folder_is_made_when_needed_and_private(server, tmp_path):
 
 def test_folder_that_cannot_be_made_is_one_line(server, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ShardError, match=r"cache folder .*file/cache cannot be made: Not a directory: choose another"):
+    with pytest.raises(
+        ShardError, match=r"cache folder .*file/cache cannot be created: Not a directory: choose another"
+    ):
         get(Cache(tmp_path / "file" / "cache"), server, "a")
 
 
@@ -240,8 +244,11 @@ def test_full_disk_is_one_line_and_leaves_nothing(server, tmp_path):
         f"try:\n  with {wanted}: pass\nexcept ShardError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", IMPORTS + code], capture_output=True, text=True, check=True)
-    said = f"cache folder {tmp_path} cannot be used: File too large: make room, limit it or choose another"
-    assert done.stdout.splitlines() == [said]
+    message = (
+        f"cache folder {tmp_path} cannot be used: File too large: free disk space, limit the cache or choose another "
+        "folder"
+    )
+    assert done.stdout.splitlines() == [message]
     assert files(tmp_path) == []
 
 

@@ -141,17 +141,17 @@ def test_what_passes_is_tried_again(made, cache, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "problem"),
     [
-        (shard_server.Truncating, "bytes, the manifest says"),
-        (shard_server.Flipping, "its sha256 is not the manifest's: it is damaged, or of other shards"),
+        (shard_server.Truncating, "bytes, the manifest states"),
+        (shard_server.Flipping, "its sha256 differs from the manifest's: it is damaged or belongs to other shards"),
     ],
 )
-def test_wrong_content_is_never_kept(made, cache, kind, said):
+def test_wrong_content_is_never_kept(made, cache, kind, problem):
     with serving(kind(made)) as server:
         line = reason(server.url, cache)
         assert line.startswith(f"{server.url}/{TAR} cannot be read: ")
-        assert said in line
+        assert problem in line
         assert server.asked_names(".tar") == {TAR: TRIES}
     assert len(kept(cache)) == 6  # the indices
 
@@ -167,19 +167,19 @@ def test_server_that_stays_silent_is_given_up(made, cache, monkeypatch):
     monkeypatch.setattr("uml_shards.storage.remote.TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr("uml_shards.storage.download.TRIES", 2)
     with serving(shard_server.AlwaysSilent(made)) as server:
-        assert "timed out; given up after 2 tries" in reason(server.url, cache)
+        assert "timed out; gave up after 2 tries" in reason(server.url, cache)
 
 
 def test_index_longer_than_it_can_be_is_not_read_to_its_end(made, cache):
     with serving(shard_server.Endless(made)) as server:
-        assert f"{server.url}/{INDEX} cannot be read: it has more than" in reason(server.url, cache)
+        assert f"{server.url}/{INDEX} cannot be read: the file has more than" in reason(server.url, cache)
 
 
 def test_missing_file_is_asked_for_once(copy, cache):
     (copy / TAR).unlink()
     with serving(ShardServer(copy)) as server:
         assert reason(server.url, cache) == (
-            f"{server.url}/{TAR} cannot be read: the server answers 404 Not Found: check the address"
+            f"{server.url}/{TAR} cannot be read: the server returned 404 Not Found: check the address"
         )
         assert server.asked_names(".tar") == {TAR: 1}
 
@@ -187,13 +187,13 @@ def test_missing_file_is_asked_for_once(copy, cache):
 def test_missing_server_is_one_line(cache):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    assert "Connection refused; given up after 5 tries" in reason(f"http://127.0.0.1:{port}", cache)
+    assert "Connection refused; gave up after 5 tries" in reason(f"http://127.0.0.1:{port}", cache)
 
 
 def test_redirect_to_a_file_is_refused(made, cache):
     with serving(shard_server.Redirecting(made)) as server:
         server.target = f"file://{made}"
-        assert "the server answers 302, a redirect to another scheme" in reason(server.url, cache)
+        assert "the server returned 302, a redirect to another scheme" in reason(server.url, cache)
         assert len(server.asked) == 1
 
 
@@ -229,7 +229,7 @@ def test_manifest_cannot_name_files_of_other_folders(copy, cache):
         (copy / "other" / "manifest.json").write_text(json.dumps(manifest))
         with serving(ShardServer(copy)) as server, pytest.raises(ShardError, match=r"shards\.0\.name") as caught:
             open_split(f"{server.url}/other", cache)
-        assert str(caught.value).startswith(f"{server.url}/other/manifest.json is no manifest")
+        assert str(caught.value).startswith(f"{server.url}/other/manifest.json is not a manifest")
 
 
 def test_shards_made_anew_on_the_server_are_read_anew(copy, cache):
@@ -252,7 +252,7 @@ def test_other_schemes_are_read_by_fsspec(made, cache, scheme):
     try:
         assert contents(open_split(f"{url}/train", cache)) == contents(open_split(made / "train"))
         absent = reason(f"{url}/absent", cache)
-        assert absent == f"{url}/absent/train/manifest.json cannot be read: there is no such file: check the address"
+        assert absent == f"{url}/absent/train/manifest.json cannot be read: the file does not exist: check the address"
     finally:
         memory.rm("/shards", recursive=True)
 
@@ -304,7 +304,7 @@ def test_only_a_scheme_with_two_slashes_is_a_url(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("url", ["http://[", "http://host:port/x", "http://host/x\n", "http://host:99999/"])
 def test_url_that_is_none_is_one_line(url, cache):
-    with pytest.raises(ShardError, match="is no valid URL"):
+    with pytest.raises(ShardError, match="is not a valid URL"):
         open_split(url, cache)
 
 
@@ -373,6 +373,6 @@ def test_commands_describe_and_verify_a_url(made, capsys):
         assert "Apache-2.0" in capsys.readouterr().out
         assert server.asked_names() == {"train/manifest.json": 1}
         assert module.main(["verify", url, "--quiet"]) == 0
-        assert capsys.readouterr().out == f"{server.url}/train: all is well\n"
+        assert capsys.readouterr().out == f"{server.url}/train: no problems found\n"
         assert module.main(["verify", f"{server.url}/absent", "--quiet"]) == 2
         assert "401 Unauthorized" in capsys.readouterr().err

@@ -140,8 +140,8 @@ IMAGE = {"png": encoded(1)}
 @pytest.mark.parametrize(
     ("sample", "reason"),
     [
-        ({"cls": b"1"}, "needs one image"),
-        ({**IMAGE, "jpg": b"x"}, "needs one image"),
+        ({"cls": b"1"}, "needs exactly one image"),
+        ({**IMAGE, "jpg": b"x"}, "needs exactly one image"),
         ({"png": b"x"}, "png: cannot be opened"),
         ({**IMAGE, "cls": b"cat"}, "cls: must be a class number, is b'cat'"),
         ({**IMAGE, "cls": b"-1"}, "cls: must be a class number"),
@@ -153,8 +153,8 @@ IMAGE = {"png": encoded(1)}
         ({**IMAGE, "json": b"["}, "json: "),
         ({**IMAGE, "json": b"[" * 100000}, "json: "),
         ({**IMAGE, "mask.png": mask(1), "seg.png": mask(1)}, "has both mask.png and seg.png"),
-        ({**IMAGE, "mask.png": encoded(1, shape=(6, 5, 3))}, "must be a PNG of 8-bit grey"),
-        ({**IMAGE, "seg.png": encoded(1, shape=(5, 6))}, "seg.png: is 5x6, the image 6x5"),
+        ({**IMAGE, "mask.png": encoded(1, shape=(6, 5, 3))}, "must be an 8-bit grey PNG"),
+        ({**IMAGE, "seg.png": encoded(1, shape=(5, 6))}, "seg.png: mask is 5x6, image is 6x5"),
     ],
 )
 def test_sample_that_is_not_clear_is_one_line_and_leaves_nothing(tmp_path, sample, reason):
@@ -177,13 +177,13 @@ def test_masks_of_zero_and_255_are_refused_since_255_means_ignore(tmp_path):
 def test_key_in_two_tars_is_refused(tmp_path):
     write_tar(tmp_path / "a.tar", {"k": IMAGE})
     write_tar(tmp_path / "b.tar", {"k": IMAGE})
-    with pytest.raises(ShardError, match=r"b\.tar: sample k: duplicate key, a\.tar has it too"):
+    with pytest.raises(ShardError, match=r"b\.tar: sample k: duplicate key, also in a\.tar"):
         index(tmp_path)
 
 
 def test_images_of_different_channels_are_refused(tmp_path):
     write_tar(tmp_path / "a.tar", {"a": IMAGE, "b": {"png": encoded(1, shape=(6, 5, 3))}})
-    with pytest.raises(ShardError, match=r"a\.tar: sample b: images of 1 and of 3 channels"):
+    with pytest.raises(ShardError, match=r"a\.tar: sample b: images with 1 and with 3 channels"):
         index(tmp_path)
 
 
@@ -218,16 +218,16 @@ def test_cut_tar_is_one_line(tmp_path):
 def test_tars_without_a_manifest_say_what_to_run(tmp_path):
     write_tar(tmp_path / "a.tar", {"k": IMAGE})
     with pytest.raises(
-        ShardError, match=r"holds tars, but no manifest\.json: .* run `python launchers/shards\.py index"
+        ShardError, match=r"contains tars but no manifest\.json: .* run `python launchers/shards\.py index"
     ):
         open_split(tmp_path)
 
 
 def test_folder_of_folders_names_them(tmp_path):
     write_tar(tmp_path / "train" / "a.tar", {"k": IMAGE})
-    with pytest.raises(ShardError, match=r"holds no \*\.tar: index each of the folders in it: train"):
+    with pytest.raises(ShardError, match=r"contains no \*\.tar files: index each of its subfolders: train"):
         index(tmp_path)
-    with pytest.raises(ShardError, match="name a folder of plain tars"):
+    with pytest.raises(ShardError, match="pass a folder of plain tars"):
         index(tmp_path / "absent")
 
 
@@ -235,7 +235,7 @@ def test_manifest_is_replaced_only_when_that_is_asked_for(tmp_path):
     folder = tmp_path / "train"
     write_tar(folder / "a.tar", {"k": IMAGE})
     index(folder)
-    with pytest.raises(ShardError, match="already holds a manifest: pass --overwrite"):
+    with pytest.raises(ShardError, match="already contains a manifest: pass --overwrite"):
         index(folder)
     write_tar(folder / "b.tar", {"l": IMAGE})
     assert index(folder, overwrite=True).samples == 2

@@ -77,7 +77,7 @@ def cut_short(tmp_path, monkeypatch) -> Path:
 def test_finished_shards_of_a_killed_run_are_kept(cut_short, whole, capsys):
     kept = {path.stat().st_ino for path in (cut_short / FOLDER).glob("*.tar")}
     write(cut_short)
-    assert f"{cut_short}: going on: {2 * len(kept)} of 12 samples are there" in capsys.readouterr().err
+    assert f"{cut_short}: continuing with {2 * len(kept)} of 12 samples" in capsys.readouterr().err
     assert contents(cut_short) == whole
     assert kept <= {path.stat().st_ino for path in cut_short.glob("*.tar")}
 
@@ -95,7 +95,7 @@ def test_workers_end_with_a_killed_parent_and_the_next_run_goes_on(tmp_path, who
 @pytest.mark.parametrize("change", [{"seed": 1}, {"count": 13}, {"overwrite": True}])
 def test_a_run_of_something_else_starts_anew(cut_short, tmp_path, capsys, change):
     write(cut_short, **change)
-    assert "going on" not in capsys.readouterr().err
+    assert "continuing" not in capsys.readouterr().err
     write(tmp_path / "fresh", **{**change, "overwrite": False})
     assert contents(cut_short) == contents(tmp_path / "fresh")
 
@@ -148,7 +148,7 @@ def test_killed_before_any_change_of_a_file_nothing_is_lost(tmp_path, whole):
         except ShardError as error:
             refused = str(error)
         # It is refused when killed before it could say what it writes, or after all was done.
-        assert "already holds a finished split" in refused or not refused
+        assert "already contains a finished split" in refused or not refused
         assert contents(folder) in ((before, whole) if refused else (whole,))
     assert 40 < step < 99
 
@@ -173,14 +173,14 @@ def test_an_older_split_is_read_until_the_new_one_is_whole(overwriting_cut_short
 
 def test_overwriting_goes_on_without_being_told_again(overwriting_cut_short, whole, capsys):
     write(overwriting_cut_short)
-    assert "going on" in capsys.readouterr().err
+    assert "continuing" in capsys.readouterr().err
     assert contents(overwriting_cut_short) == whole
 
 
 def test_a_second_run_at_once_is_one_line_and_touches_nothing(cut_short, whole):
     with open_unfinished(cut_short):
         before = contents(cut_short / FOLDER)
-        with pytest.raises(ShardError, match="train is being written by another run: wait for it, or stop it"):
+        with pytest.raises(ShardError, match="train is being written by another run: wait for it or stop it"):
             write(cut_short, quiet=True)
         assert contents(cut_short / FOLDER) == before
     write(cut_short, quiet=True)
@@ -194,11 +194,11 @@ def test_finished_splits_of_a_cut_short_run_are_kept(tmp_path):
     write_split(importer, "train", sources["train"], tmp_path / "train", quiet=True)
     assert list(unwritten(importer, sources, tmp_path)) == ["val", "test"]
     other = find_importer("phantom")(None, Options(size=32, counts={"train": 3, "val": 2, "test": 2}))
-    with pytest.raises(ShardError, match="train already holds a finished split"):
+    with pytest.raises(ShardError, match="train already contains a finished split"):
         unwritten(other, other.splits(), tmp_path)
     for name in ("val", "test"):
         write_split(importer, name, sources[name], tmp_path / name, quiet=True)
-    with pytest.raises(ShardError, match="train already holds a finished split"):
+    with pytest.raises(ShardError, match="train already contains a finished split"):
         unwritten(importer, sources, tmp_path)
 
 

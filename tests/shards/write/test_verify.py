@@ -50,13 +50,13 @@ def test_one_flipped_bit_in_the_padding_is_found(copy):
     data = bytearray(tar.read_bytes())
     data[-1] ^= 1
     tar.write_bytes(data)
-    assert "shard-000001.tar: its sha256 is not the manifest's" in only(verify(copy, quiet=True))
+    assert "shard-000001.tar: its sha256 differs from the manifest's" in only(verify(copy, quiet=True))
 
 
 def test_truncated_tar_is_found(copy):
     tar = copy / "val" / "shard-000000.tar"
     tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
-    assert "the manifest says" in only(verify(copy, quiet=True))
+    assert "the manifest states" in only(verify(copy, quiet=True))
 
 
 def test_every_bad_shard_is_named(copy):
@@ -73,13 +73,13 @@ def test_count_that_the_manifest_misstates_is_found(copy, statement, value):
     stated = json.loads((copy / "train" / "manifest.json").read_text())[statement]
     assert stated != value
     change(copy / "train", **{statement: value})
-    assert f"the manifest says {statement}" in only(verify(copy / "train", quiet=True))
+    assert f"the manifest states {statement}" in only(verify(copy / "train", quiet=True))
 
 
 def test_statistics_that_the_manifest_misstates_are_found(copy):
     statistics = json.loads((copy / "train" / "manifest.json").read_text())["statistics"]
     change(copy / "train", statistics={**statistics, "mean": [0.5, 0.5, 0.5]})
-    assert "the manifest says image mean" in only(verify(copy / "train", quiet=True))
+    assert "the manifest states image mean" in only(verify(copy / "train", quiet=True))
 
 
 def test_samples_in_two_splits_are_found(copy):
@@ -89,7 +89,7 @@ def test_samples_in_two_splits_are_found(copy):
 
 
 def test_mask_value_out_of_range_is_found(copy):
-    """Written when three mask classes were stated; the manifest then says two."""
+    """The split is written with three mask classes; the manifest is then changed to two."""
     importer = find_importer("phantom")(None, Options(size=16))
 
     class Wrong(type(importer)):
@@ -119,4 +119,4 @@ def test_a_label_that_the_index_misstates_is_found(copy):
     shards = json.loads((folder / "manifest.json").read_text())["shards"]
     shards[0]["index_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     change(folder, shards=shards)
-    assert "its index 7: make them again" in only(verify(folder, quiet=True))
+    assert "its index states 7: make the shards again" in only(verify(folder, quiet=True))

@@ -134,7 +134,7 @@ def test_a_split_has_eight_shards_where_it_has_the_samples(tmp_path, samples, sh
     [
         (Item(5, mask_value=7), "sample k5: mask.png: value 7 is out of range"),
         (Item(5, key="a.b"), "key 'a.b' must be"),
-        (Item(5, key="k2"), "10 samples of 9 different keys"),
+        (Item(5, key="k2"), "10 samples but only 9 different keys"),
     ],
 )
 def test_an_error_is_one_line_and_leaves_no_split(tmp_path, workers, bad, reason):
@@ -160,7 +160,7 @@ def test_images_of_other_channels_are_an_error_even_where_bad_samples_are_left_o
 
     source = Source([Item(n, mask_value=-1) for n in range(3)], classes=("even", "odd"))
     for samples in (1, 3):
-        with pytest.raises(ShardError, match=r"images of . and of . channels in one split"):
+        with pytest.raises(ShardError, match=r"images with . and with . channels in one split"):
             write_split(
                 Mixed(),
                 "train",
@@ -181,7 +181,7 @@ def test_two_samples_of_one_key_in_a_shard_are_refused(tmp_path):
 def test_finished_split_is_kept_unless_overwriting_is_asked_for(tmp_path):
     write(tmp_path / "train", [Item(n) for n in range(6)])
     before = contents(tmp_path / "train")
-    with pytest.raises(ShardError, match="already holds a finished split: pass --overwrite"):
+    with pytest.raises(ShardError, match="already contains a finished split: pass --overwrite"):
         write(tmp_path / "train", [Item(0)])
     with pytest.raises(ShardError, match="out of range"):
         write(tmp_path / "train", [Item(0, mask_value=9)], overwrite=True)
@@ -211,14 +211,16 @@ def test_after_a_full_disk_the_next_run_goes_on(tmp_path, workers, capsys):
     # No file may grow past this, as on a disk that is full: all tars fit but the one of the large image.
     resource.setrlimit(resource.RLIMIT_FSIZE, (10240, hard))
     try:
-        with pytest.raises(ShardError, match="train cannot be written: File too large: fix that and run it again"):
+        with pytest.raises(
+            ShardError, match="train cannot be written: File too large: fix this and run the command again"
+        ):
             write(tmp_path / "train", items, samples_per_shard=1, workers=workers)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     capsys.readouterr()
     source = Source(items, classes=("even", "odd"), mask_classes=("background", "lesion"))
     write_split(Made(), "train", source, tmp_path / "train", samples_per_shard=1)
-    assert re.search(r"train: going on: [1-5] of 6 samples are there", capsys.readouterr().err)
+    assert re.search(r"train: continuing with [1-5] of 6 samples", capsys.readouterr().err)
     assert contents(tmp_path / "train") == contents(tmp_path / "whole")
 
 
