@@ -1,4 +1,4 @@
-"""The benchmark of reading, on a tiny phantom: it ends, and its file has the rows; no time is asserted."""
+"""Run the reading benchmark on a tiny phantom and check the rows of its file; times are not asserted."""
 
 import csv
 from pathlib import Path

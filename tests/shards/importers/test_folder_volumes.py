@@ -1,4 +1,4 @@
-"""The importer `folder` where images are volumes, from files to samples that are read again."""
+"""Tests of the importer `folder` for volumes, from raw files to decoded samples."""
 
 import json
 import os
@@ -31,12 +31,12 @@ SCRIPT = Path(__file__).parents[3] / "launchers" / "shards.py"
 
 
 def lesion(number: int = 0) -> np.ndarray:
-    """A mask of its own for each number."""
+    """Return a different mask for each number."""
     return (np.abs(anatomy() - 20 * number) < 30).astype(np.uint8)
 
 
 def mixed_tree(raw: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """Key -> image and mask, of volumes of every format and their masks, which lie another way than the image."""
+    """Write volumes of every format, with masks in other orientations, and return key -> image and mask."""
     images, masks = raw / "images", raw / "masks"
     turned = flipped(*flipped(anatomy(), ras_affine(), 0), 2)
     save_nifti(images / "a scan.v1.nii.gz", *turned)
@@ -63,7 +63,7 @@ def mixed_tree(raw: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     }
 
 
-def test_volumes_of_every_format_come_out_voxel_for_voxel(tmp_path, capsys):
+def test_volumes_of_every_format_are_imported_voxel_for_voxel(tmp_path, capsys):
     raw, out = tmp_path / "raw", tmp_path / "out"
     made = mixed_tree(raw)
     main = load_script(SCRIPT).main
@@ -89,7 +89,7 @@ def test_volumes_of_every_format_come_out_voxel_for_voxel(tmp_path, capsys):
     assert "channels" not in options
 
 
-def test_nothing_of_a_patient_gets_into_the_shards(tmp_path):
+def test_shards_contain_no_patient_information(tmp_path):
     save_series(tmp_path / "raw" / "images" / "Doe Jane", anatomy())
     importer = Folder(tmp_path / "raw", Options(settings={"val": "0", "test": "0", "salt": "secret"}))
     write_split(importer, "train", importer.splits()["train"], tmp_path / "train", quiet=True)
@@ -108,7 +108,7 @@ def encoded(made) -> dict[str, bytes]:
     return made.encode(made.splits()["train"].items[0])[1]
 
 
-def test_settings_prepare_the_volume(tmp_path):
+def test_settings_are_applied_to_the_volume(tmp_path):
     save_nifti(tmp_path / "images" / "a.nii", anatomy())
     save_nifti(tmp_path / "masks" / "a.nii", lesion())
     made = importer(tmp_path, spacing="1,1.5,2", window="-20,100", intensity="volume")
@@ -147,7 +147,7 @@ def test_masks_of_class_numbers(tmp_path):
         (None, {"intensity": "z"}, "intensity='z': Input should be 'keep' or 'volume'"),
     ],
 )
-def test_settings_that_do_nothing_for_volumes_are_one_line(tmp_path, size, given, reason):
+def test_settings_without_effect_for_volumes_are_refused(tmp_path, size, given, reason):
     save_nifti(tmp_path / "images" / "a.nii", anatomy())
     with pytest.raises(ShardError, match=reason) as caught:
         importer(tmp_path, size, **given)
@@ -155,7 +155,7 @@ def test_settings_that_do_nothing_for_volumes_are_one_line(tmp_path, size, given
 
 
 @pytest.mark.parametrize("name", ["spacing=1,1,1", "window=0,1", "intensity=volume"])
-def test_settings_that_do_nothing_for_pictures_are_one_line(tmp_path, name):
+def test_settings_without_effect_for_2d_images_are_refused(tmp_path, name):
     (tmp_path / "images").mkdir()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "images" / "a.png")
     key, _, value = name.partition("=")
@@ -196,7 +196,7 @@ def picture(path: Path) -> None:
         (lambda raw: save_hdf5(raw / "masks" / "a.h5", image=lesion()), "contains no dataset 'label': it has image"),
     ],
 )
-def test_a_tree_that_does_not_fit_together_is_one_line(tmp_path, spoil, reason):
+def test_inconsistent_folder_is_reported_in_one_line(tmp_path, spoil, reason):
     save_nifti(tmp_path / "images" / "a.nii", anatomy())
     encoded(importer(tmp_path))
     spoil(tmp_path)
@@ -205,14 +205,14 @@ def test_a_tree_that_does_not_fit_together_is_one_line(tmp_path, spoil, reason):
     assert "\n" not in str(caught.value)
 
 
-def test_volumes_beside_masks_of_pictures_are_refused(tmp_path):
+def test_volume_masks_of_2d_images_are_refused(tmp_path):
     picture(tmp_path / "images" / "a.png")
     save_nifti(tmp_path / "masks" / "a.nii", lesion())
     with pytest.raises(ShardError, match=r"a\.nii: the masks are volumes but the images are 2D images"):
         importer(tmp_path).splits()
 
 
-def test_a_hdf5_file_with_two_masks_of_classes_is_refused(tmp_path):
+def test_second_mask_of_an_hdf5_file_is_merged_or_refused(tmp_path):
     save_hdf5(tmp_path / "images" / "a.h5", image=anatomy(), label=lesion())
     save_hdf5(tmp_path / "masks" / "a.h5", label=lesion(2))
     with pytest.raises(ShardError, match="1 images have several masks"):

@@ -1,4 +1,4 @@
-"""The importer of the ISIC 2017 challenge, on a made-up tree and, where it is there, on the real one."""
+"""Tests of the ISIC 2017 importer, on synthetic data and, if available, on the real data."""
 
 import os
 from dataclasses import replace
@@ -59,13 +59,13 @@ def test_mask_is_the_nearest_pixel_of_the_original(tmp_path, size):
     np.testing.assert_array_equal(read_binary_mask(tmp_path / "m.png", size), expected)
 
 
-def test_mask_of_other_values_is_refused(tmp_path):
+def test_mask_with_other_values_is_refused(tmp_path):
     Image.fromarray(np.array([[0, 254]], np.uint8)).save(tmp_path / "m.png")
     with pytest.raises(ShardError, match="values other than 0 and 255"):
         read_binary_mask(tmp_path / "m.png", (1, 2))
 
 
-def test_test_split_is_taken_when_its_images_are_there(tmp_path):
+def test_test_split_is_imported_if_its_images_are_present(tmp_path):
     raw = write_isic2017(tmp_path, ("Training", "Validation", "Test_v2"))
     assert list(Isic2017(raw).splits()) == ["train", "val", "test"]
 
@@ -115,7 +115,7 @@ def lose_folder(raw: Path) -> None:
         (rewrite(ISIC2017_HEADER), "has no rows"),
     ],
 )
-def test_layout_problem_is_one_line(tmp_path, damage, reason):
+def test_layout_problem_is_reported_in_one_line(tmp_path, damage, reason):
     raw = write_isic2017(tmp_path)
     damage(raw)
     with pytest.raises(ShardError, match=reason) as caught:

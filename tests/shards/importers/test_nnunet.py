@@ -1,4 +1,4 @@
-"""The importer `nnunet`, on made-up data sets of v2, v1 and the Medical Segmentation Decathlon."""
+"""Tests of the importer `nnunet`, on synthetic data sets of v2, v1 and the Medical Segmentation Decathlon."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def describe(raw: Path, **changes) -> None:
 
 
 def write_tree(raw: Path, cases=("p1", "p2", "p3"), tests=(), **changes) -> Path:
-    """Two channels a case, of which the second is stored another way; the last training case has no labels."""
+    """Write cases of two channels, the second in another orientation; the last training case has no labels."""
     describe(raw, **{"numTraining": len(cases), **changes})
     for part, names in (("Tr", cases), ("Ts", tests)):
         for number, name in enumerate(names):
@@ -60,7 +60,7 @@ def encoded(raw: Path, **given: str) -> dict[str, bytes]:
     return made.encode(source.items[0])[1]
 
 
-def test_a_data_set_of_two_channels_comes_out_voxel_for_voxel(tmp_path, capsys):
+def test_two_channel_data_set_is_imported_voxel_for_voxel(tmp_path, capsys):
     raw, out = write_tree(tmp_path / "raw", tests=("t1",)), tmp_path / "out"
     main = load_script(SCRIPT).main
     words = ["--set", "val=0", "keys=names", "intensity=keep", "--quiet"]
@@ -79,13 +79,13 @@ def test_a_data_set_of_two_channels_comes_out_voxel_for_voxel(tmp_path, capsys):
     np.testing.assert_array_equal(samples["t1"].mask, np.where(labels() == 3, 255, labels()))
 
 
-def test_the_names_of_channels_decide_what_is_scaled(tmp_path):
+def test_channel_names_determine_the_normalisation(tmp_path):
     raw = write_tree(tmp_path / "raw")
     made, source = all_train(raw)
     write_split(made, "train", source, tmp_path / "train", quiet=True)
     split = open_split(tmp_path / "train")
     for sample in map(split.read, range(3)):
-        # Whatever was added to a case is still in the CT.
+        # The CT channel is not normalised, so the offset of each case remains.
         assert (sample.image[..., 0] - sample.image[0, 0, 0, 0] == anatomy() - anatomy()[0, 0, 0]).all()
         inside = sample.image[..., 1][anatomy() != 0]
         assert (inside.mean(), inside.std()) == (pytest.approx(0, abs=1e-6), pytest.approx(1, rel=1e-6))
@@ -134,7 +134,7 @@ def splits_of(made) -> dict[str, set[str]]:
     return {split: {item.case.images[0].name[:2] for item in source.items} for split, source in made.splits().items()}
 
 
-def test_cases_are_drawn_unless_there_are_folds(tmp_path):
+def test_cases_are_drawn_unless_splits_final_exists(tmp_path):
     names = [f"{letter}{number}" for letter in "abcd" for number in range(10)]
     raw = write_tree(tmp_path, names)
     drawn = splits_of(importer(raw, seed=1))
@@ -145,12 +145,12 @@ def test_cases_are_drawn_unless_there_are_folds(tmp_path):
     (raw / "splits_final.json").write_text(
         json.dumps([{"train": names[:38], "val": ["d8"]}, {"train": names[1:39], "val": names[:1]}])
     )
-    # The last one has no labels, so nnU-Net does not know it.
+    # The last case has no labels, so it is not in nnU-Net's folds.
     assert splits_of(importer(raw)) == {"train": {*names[:38], "d9"}, "val": {"d8"}}
     assert splits_of(importer(raw, fold="1")) == {"train": set(names[1:]), "val": {"a0"}}
 
 
-def test_keys_are_hashed_unless_names_are_asked_for(tmp_path):
+def test_keys_are_hashed_unless_names_are_requested(tmp_path):
     raw = write_tree(tmp_path)
     assert all(len(item.key) == 16 and int(item.key, 16) >= 0 for item in all_train(raw, salt="x")[1].items)
     assert {item.key for item in all_train(raw, keys="names")[1].items} == {"p1", "p2", "p3"}
@@ -215,7 +215,7 @@ def folds(*content):
         ),
     ],
 )
-def test_a_data_set_that_does_not_fit_is_one_line(tmp_path, spoil, reason):
+def test_invalid_data_set_is_reported_in_one_line(tmp_path, spoil, reason):
     raw = write_tree(tmp_path)
     encoded(raw)
     spoil(raw)
@@ -252,7 +252,7 @@ def test_invalid_folds_are_reported_in_one_line(tmp_path, content, fold, reason)
         (None, {"test": "0.2"}, "setting test has no effect if imagesTs is the test split"),
     ],
 )
-def test_wrong_settings_are_one_line(tmp_path, size, words, reason):
+def test_invalid_settings_are_reported_in_one_line(tmp_path, size, words, reason):
     raw = write_tree(tmp_path, tests=("t1",))
     with pytest.raises(ShardError, match=reason):
         importer(raw, size, **words).splits()

@@ -1,4 +1,4 @@
-"""The importer of REFUGE, on made-up trees of both layouts."""
+"""Tests of the REFUGE importer, on synthetic data in both layouts."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_rim_is_1_and_cup_is_2_and_no_other_value_appears(tmp_path):
     assert set(np.unique(encoded_mask(small, small.splits()["train"].items[0]))) == {0, 1, 2}
 
 
-def test_a_crop_shows_the_disc_larger_and_whole(tmp_path):
+def test_crop_shows_the_complete_disc_enlarged(tmp_path):
     raw = write_refuge(tmp_path)
     whole, cropped = (Refuge(raw, Options(size=30, settings={"crop": crop})) for crop in ("none", "disc"))
     item = whole.splits()["train"].items[0]
@@ -79,7 +79,7 @@ def test_a_crop_shows_the_disc_larger_and_whole(tmp_path):
         (lambda raw: next(raw.rglob("*.xlsx")).write_bytes(b"no zip"), "xlsx is not a workbook"),
     ],
 )
-def test_a_tree_that_does_not_fit_is_one_line(tmp_path, spoil, message):
+def test_invalid_raw_data_are_reported_in_one_line(tmp_path, spoil, message):
     raw = write_refuge(tmp_path)
     spoil(raw)
     with pytest.raises(ShardError, match=message) as error:
