@@ -1,4 +1,4 @@
-"""Make, check and describe shards."""
+"""Make, index, verify and describe shards."""
 
 import argparse
 import sys
@@ -23,7 +23,7 @@ DRAW = "example: python launchers/shards.py draw data/shards/isic2017/train --la
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 2 the user must change something."""
+    """Run a command; returns the exit code: 0 on success, 2 on an error that the user can fix."""
     given = _parser().parse_args(arguments)
     try:
         return given.run(given)
@@ -61,7 +61,7 @@ def make(given: argparse.Namespace) -> int:
 
 
 def index(given: argparse.Namespace) -> int:
-    """Give plain webdataset tars a manifest and indices."""
+    """Write manifest and indices for plain webdataset tars."""
     index_plain(
         given.path,
         dataset=given.dataset,
@@ -81,12 +81,12 @@ def check(given: argparse.Namespace) -> int:
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if not problems:
-        print(f"{path}: all is well")
+        print(f"{path}: no problems found")
     return 2 if problems else 0
 
 
 def info(given: argparse.Namespace) -> int:
-    """Print what the manifests say."""
+    """Print a summary of the manifests."""
     path = parse_location(given.path)
     splits = find_splits(path) or [path]
     manifests = [open_storage(split).load_manifest() for split in splits]
@@ -101,7 +101,7 @@ def info(given: argparse.Namespace) -> int:
         mean, std = (
             " ".join(f"{value:.3f}" for value in part) for part in (split.statistics.mean, split.statistics.std)
         )
-        size = "x".join(str(side) for side in split.size) if split.size else "of several sizes"
+        size = "x".join(str(side) for side in split.size) if split.size else "of different sizes"
         kind = "volumes" if split.dimensions == 3 else "images"
         channels = "1 channel" if split.channels == 1 else f"{split.channels} channels"
         print(f"{split.split}: {kind} {size}, {channels}, mean {mean}, std {std}")
@@ -112,7 +112,7 @@ def info(given: argparse.Namespace) -> int:
 
 
 def draw(given: argparse.Namespace) -> int:
-    """Draw the samples that a stream may take for labelled."""
+    """Draw the samples that a stream may use as labelled."""
     refuse_existing(given.out)
     split = open_split(given.path, Cache(given.cache))
     numbers = draw_labelled(split, given.labelled, given.seed, given.quiet)
@@ -126,21 +126,21 @@ def draw(given: argparse.Namespace) -> int:
 
 
 def datasets(given: argparse.Namespace) -> int:
-    """Print every importer."""
+    """Print a description of every importer."""
     print("\n\n".join(_describe(kind) for kind in importers().values()))
     return 0
 
 
 def _print_skipped(folders: Iterable[Path]) -> None:
-    """What was left out of each split, by reason."""
+    """Print the number of skipped samples of each split, by reason."""
     for folder in folders:
         if skipped := load_skipped(folder):
-            print(f"{folder.name}: {len(skipped)} samples are left out, see {folder / SKIPPED_NAME}")
+            print(f"{folder.name}: {len(skipped)} samples were skipped, see {folder / SKIPPED_NAME}")
             print(summarize(skipped))
 
 
 def _describe(kind: type[Importer]) -> str:
-    """What a user must know to get a data set."""
+    """Return a description of a data set: licence, origin, expected layout and settings."""
     tree = kind.tree.replace("\n", "\n  ")
     lines = (
         f"{kind.name}: {kind.summary}",
@@ -168,7 +168,7 @@ def _setting(text: str) -> tuple[str, str]:
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     if not all(names) or len(set(names)) != len(names):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of different names with commas between them")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of different names separated by commas")
     return names
 
 
@@ -176,12 +176,12 @@ def _amount(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a share of samples") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number or fraction of samples") from None
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 
@@ -196,15 +196,24 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--dataset", default="phantom", help="an importer, see `datasets` (default: phantom)")
     command.add_argument("--raw", type=Path, help="folder of the raw data")
     command.add_argument("--out", type=Path, help="folder for the splits (default: data/shards/DATASET)")
-    command.add_argument("--size", type=int, help="height and width stored; 0 keeps each image's own")
-    command.add_argument("--seed", type=int, default=0, help="of made data and of drawn splits (default: 0)")
+    command.add_argument("--size", type=int, help="height and width to store; 0 keeps each image's size")
     command.add_argument(
-        "--workers", type=_positive, default=2, help="processes; they change only the time (default: 2)"
+        "--seed", type=int, default=0, help="random seed of drawn splits and generated data (default: 0)"
     )
-    command.add_argument("--lossless", action="store_true", help="resized or made images as PNG instead of JPEG")
+    command.add_argument(
+        "--workers", type=_positive, default=2, help="number of processes; does not affect the result (default: 2)"
+    )
+    command.add_argument(
+        "--lossless", action="store_true", help="store resized or generated images as PNG instead of JPEG"
+    )
     command.add_argument("--overwrite", action="store_true", help="replace finished splits")
     command.add_argument(
-        "--count", type=_count, nargs="+", default=[], metavar="SPLIT=NUMBER", help="samples of data that are made"
+        "--count",
+        type=_count,
+        nargs="+",
+        default=[],
+        metavar="SPLIT=NUMBER",
+        help="number of samples, for generated data",
     )
     command.add_argument(
         "--set",
@@ -219,41 +228,50 @@ def _parser() -> argparse.ArgumentParser:
         "--on-bad-sample",
         choices=("error", "skip"),
         default="error",
-        help="skip lists it in skipped.csv (default: error)",
+        help="stop at a bad sample, or skip it and list it in skipped.csv (default: error)",
     )
     command.add_argument(
-        "--max-skipped", type=_positive, default=MAX_SKIPPED, help=f"stop at more, in a split (default: {MAX_SKIPPED})"
+        "--max-skipped",
+        type=_positive,
+        default=MAX_SKIPPED,
+        help=f"largest number of skipped samples per split (default: {MAX_SKIPPED})",
     )
     command.set_defaults(run=make)
 
-    command = commands.add_parser("index", parents=[shared], help="give plain webdataset tars a manifest")
+    command = commands.add_parser("index", parents=[shared], help="write a manifest for plain webdataset tars")
     command.add_argument(
-        "path", type=Path, metavar="PATH", help="a folder of *.tar; manifest and indices go beside them"
+        "path", type=Path, metavar="PATH", help="a folder of *.tar files; manifest and indices are written beside them"
     )
-    command.add_argument("--classes", type=_names, default=(), metavar="A,B", help="names, in label order")
-    command.add_argument("--mask-classes", type=_names, default=(), metavar="A,B", help="names, background first")
-    command.add_argument("--dataset", help="name of the data set (default: the folder's)")
-    command.add_argument("--split", help="name of the split (default: the folder's)")
+    command.add_argument("--classes", type=_names, default=(), metavar="A,B", help="class names, in label order")
+    command.add_argument(
+        "--mask-classes", type=_names, default=(), metavar="A,B", help="pixel class names, background first"
+    )
+    command.add_argument("--dataset", help="name of the data set (default: the folder's name)")
+    command.add_argument("--split", help="name of the split (default: the folder's name)")
     command.add_argument("--overwrite", action="store_true", help="replace manifest and indices")
     command.set_defaults(run=index)
 
     for name, run, text in (
         ("verify", check, "check every byte and every sample"),
-        ("info", info, "print what shards hold"),
+        ("info", info, "print a summary of shards"),
     ):
         command = commands.add_parser(name, parents=[shared], help=text)
         command.add_argument("path", metavar="PATH", help="a data set's folder, one of its splits, or a split's URL")
         command.set_defaults(run=run)
         if name == "verify":
-            command.add_argument("--cache", type=Path, help="folder that keeps the files of a URL")
+            command.add_argument("--cache", type=Path, help="cache folder for the files of a URL")
     command = commands.add_parser("draw", parents=[shared], help="draw samples to count as labelled", epilog=DRAW)
     command.add_argument("path", metavar="PATH", help="a split's folder or URL")
     command.add_argument(
-        "--labelled", type=_amount, required=True, metavar="NUMBER", help="of samples; below 1 the share of them"
+        "--labelled",
+        type=_amount,
+        required=True,
+        metavar="NUMBER",
+        help="number of samples, or a fraction of them if below 1",
     )
-    command.add_argument("--seed", type=int, default=0, help="another is another draw (default: 0)")
-    command.add_argument("--out", type=Path, required=True, help="list to be written, a key a line")
-    command.add_argument("--cache", type=Path, help="folder that keeps the files of a URL")
+    command.add_argument("--seed", type=int, default=0, help="random seed of the draw (default: 0)")
+    command.add_argument("--out", type=Path, required=True, help="list to write, with one key per line")
+    command.add_argument("--cache", type=Path, help="cache folder for the files of a URL")
     command.set_defaults(run=draw)
     command = commands.add_parser("datasets", parents=[shared], help="list the importers and where to get the data")
     command.set_defaults(run=datasets)

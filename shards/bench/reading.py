@@ -1,10 +1,10 @@
-"""Times the reading of shards, side by side on the same tars: `make bench-shards`.
+"""Benchmark several readers of shards on the same tars: `make bench-shards`.
 
-All readers take turns in one process on one core: the bare decoder on bytes that lie in memory, our split in the order
-of a plan, stock webdataset with our decoder and with its own. Where simplejpeg is installed we decode JPEG with it, and
-both rows of ours come again with Pillow alone. Seconds are those that the processor works for this process, so that
-other work on the machine counts little. Then how fast shards are written (writing.py), what a resume costs in the
-middle of an epoch of a million samples, of which there is the index alone, and what that index takes in memory.
+All readers alternate in one process on one core: the bare decoder on bytes in memory, our split in the order of a plan,
+and stock webdataset with our decoder and with its own. If simplejpeg is installed, we decode JPEG with it, and both of
+our rows are repeated with Pillow alone. Times are processor times of this process, so other load has little influence.
+The benchmark also measures the speed of writing shards (writing.py), the cost of a resume in the middle of an epoch of
+a million samples (for which only indices exist), and the memory taken by these indices.
 
     PYTHONPATH=tests/support python shards/bench/reading.py --shards data/shards/isic2017/train
 """
@@ -39,12 +39,12 @@ from uml_shards.write.writer import write_split
 from writing import Written, writing
 
 SAMPLES = 1000
-"""In each shard of the made-up million."""
+"""Samples in each shard of the synthetic million."""
 
 BATCH = 256
 COMPONENTS = ("jpg", "json", "mask.png")
 ALONE = ", Pillow alone"
-"""Ends the names of readers that decode JPEG without simplejpeg."""
+"""Suffix of the names of readers that decode JPEG without simplejpeg."""
 
 AIMS = {
     "ours": "0.95 of bare",
@@ -54,11 +54,11 @@ AIMS = {
 }
 
 Reader = Callable[[int], float]
-"""Reads so many samples, and says how many seconds it took."""
+"""Reads a number of samples and returns the time in seconds."""
 
 
 def timed(samples: Iterator[int], count: int) -> float:
-    """Seconds to take so many samples."""
+    """Return the processor time in seconds to consume a number of samples."""
     start = process_time()
     taken = sum(1 for pixels in islice(samples, count) if pixels)
     seconds = process_time() - start
@@ -67,7 +67,7 @@ def timed(samples: Iterator[int], count: int) -> float:
 
 
 def readers(split: Split) -> dict[str, Reader]:
-    """Ways to the same samples, the bare decoder first; those of Pillow alone where it is not alone."""
+    """Return the readers by name, the bare decoder first. Readers with Pillow alone are added if simplejpeg is used."""
     plan = Plan([shard.samples for shard in split.manifest.shards], slots=16)
     kept: list[tuple[str, dict[str, bytes]]] = []
 
@@ -88,7 +88,7 @@ def readers(split: Split) -> dict[str, Reader]:
 
 
 def alone(read: Reader) -> Reader:
-    """The same reader without simplejpeg."""
+    """Return the same reader without simplejpeg."""
 
     def without(count: int) -> float:
         kept, jpeg.simplejpeg = jpeg.simplejpeg, None
@@ -101,7 +101,7 @@ def alone(read: Reader) -> Reader:
 
 
 def stock(split: Split, with_our_decoder: bool) -> Iterator[int]:
-    """Bytes of pixels from webdataset's own pipeline, shuffled as its documentation shuffles, without end."""
+    """Yield the sizes of images from webdataset's own pipeline, shuffled as in its documentation, indefinitely."""
     from webdataset.compat import WebDataset
 
     def decoded(record: dict) -> int:
@@ -121,14 +121,14 @@ def stock(split: Split, with_our_decoder: bool) -> Iterator[int]:
 
 
 def in_turns(split: Split, rounds: int) -> dict[str, float]:
-    """Median samples per second of each reader; one round more, to warm up, is left out.
+    """Return the median samples per second of each reader, without the first round, which is a warm-up.
 
-    A round is a whole epoch: stock webdataset fills its buffer at the beginning of each, and empties it at the end.
+    A round is a complete epoch: stock webdataset fills its buffer at the beginning and empties it at the end.
     """
-    ways, count = readers(split), len(split)
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    found, count = readers(split), len(split)
+    rates: dict[str, list[float]] = {name: [] for name in found}
     for turn in range(rounds + 1):
-        for name, read in ways.items():
+        for name, read in found.items():
             rates[name].append(count / read(count))
         print(f"round {turn}/{rounds}", end="\r", flush=True)
     return {name: median(values[1:]) for name, values in rates.items()}
@@ -136,7 +136,7 @@ def in_turns(split: Split, rounds: int) -> dict[str, float]:
 
 @contextmanager
 def million(count: int) -> Iterator[Path]:
-    """A split of so many shards of which there is all but the bytes: its tars are holes of the right size."""
+    """Create a split with a number of shards whose tars are sparse files of the right size without data."""
     with tempfile.TemporaryDirectory() as folder:
         path, shards = Path(folder), []
         index = np.zeros(SAMPLES, index_dtype(len(COMPONENTS)))
@@ -162,7 +162,7 @@ def million(count: int) -> Iterator[Path]:
 
 
 class Resumed(NamedTuple):
-    """A resume in mid-epoch: samples of the split, seconds to the places of the first batch, bytes per sample."""
+    """A resume in the middle of an epoch: samples in the split, seconds to locate the first batch, bytes per sample."""
 
     samples: int
     seconds: float
@@ -170,7 +170,7 @@ class Resumed(NamedTuple):
 
 
 def resume(path: Path) -> Resumed:
-    """Open a folder, and find the first batch in mid-epoch."""
+    """Open a folder and locate the first batch after the middle of an epoch."""
     start = perf_counter()
     split = open_split(path)
     plan = Plan([shard.samples for shard in split.manifest.shards], slots=BATCH, seed=1)
@@ -187,7 +187,7 @@ def resume(path: Path) -> Resumed:
 
 @contextmanager
 def phantom(count: int, size: int) -> Iterator[Split]:
-    """Shards of the phantom, where no others are named."""
+    """Create shards of the phantom, used if no others are given."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train"
         importer = find_importer("phantom")(None, Options(size=size, counts={"train": count, "val": 0, "test": 0}))
@@ -207,7 +207,7 @@ def report(split: Split, rates: dict[str, float], resumed: Resumed, written: Wri
     for name, rate in rates.items():
         of_bare = rate / rates["bare" + (ALONE if name.endswith(ALONE) else "")]
         print(f"{name:26}{rate:10.0f}{of_bare:9.3f}{rates['ours'] / rate:8.2f}x  {AIMS.get(name, '')}")
-    print(f"\nresume in mid-epoch of {resumed.samples:,} samples: {resumed.seconds:.2f} s to the first batch (aim 1 s)")
+    print(f"\nresume mid-epoch of {resumed.samples:,} samples: {resumed.seconds:.2f} s to the first batch (aim 1 s)")
     print(f"memory of its index: {resumed.bytes:.1f} bytes per sample (aim 40)")
     share = written.ours / written.bare
     print(f"writing: {written.ours:.0f} samples/s of all cores, {share:.2f} of decoding and encoding alone (aim 0.9)")
@@ -227,19 +227,19 @@ def report(split: Split, rates: dict[str, float], resumed: Resumed, written: Wri
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print and write."""
+    """Run the benchmark, print the tables and write shards.csv."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--shards", type=Path, help="a split, such as data/shards/isic2017/train (default: the phantom)"
+        "--shards", type=Path, help="a split to read, such as data/shards/isic2017/train (default: the phantom)"
     )
-    parser.add_argument("--dataset", default="phantom", help="whose writing is timed (default: the phantom)")
-    parser.add_argument("--raw", type=Path, help="folder of its raw data")
-    parser.add_argument("--size", type=int, default=256, help="of its images, and of the phantom's that are read")
-    parser.add_argument("--samples", type=int, default=500, help="of the phantom, and those that are written")
-    parser.add_argument("--rounds", type=int, default=7, help="whose median is taken")
+    parser.add_argument("--dataset", default="phantom", help="data set to write (default: the phantom)")
+    parser.add_argument("--raw", type=Path, help="folder of the raw data of --dataset")
+    parser.add_argument("--size", type=int, default=256, help="image size of --dataset and of the phantom")
+    parser.add_argument("--samples", type=int, default=500, help="samples to write, and samples of the phantom to read")
+    parser.add_argument("--rounds", type=int, default=7, help="number of rounds, whose median is reported")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of shards.csv")
     parser.add_argument(
-        "--index-shards", type=int, default=1000, help=f"of {SAMPLES} samples, of which there is an index"
+        "--index-shards", type=int, default=1000, help=f"number of indices of {SAMPLES} samples for the resume"
     )
     chosen = parser.parse_args(arguments)
     counts = {} if chosen.raw else {"train": chosen.samples, "val": 0, "test": 0}

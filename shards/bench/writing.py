@@ -1,4 +1,4 @@
-"""How fast shards are written, beside the importer's decoding and encoding alone, both on all cores."""
+"""Measure the speed of writing shards, and of the importer's decoding and encoding alone, both on all cores."""
 
 import multiprocessing
 import os
@@ -14,20 +14,20 @@ from uml_shards.write.writer import write_split
 
 
 class Written(NamedTuple):
-    """Samples per second of all cores: made into components only, and written as a checked split."""
+    """Samples per second of all cores: `bare` encodes components only, `ours` writes a checked split."""
 
     bare: float
     ours: float
 
 
 def writing(importer: Importer, split: str, count: int, rounds: int) -> Written:
-    """The median rates over some rounds, the two in turns.
+    """Return the median rates over several rounds, with the two measurements alternating.
 
     Args:
-        importer: of the data.
-        split: its name.
-        count: at most so many of its samples.
-        rounds: of each.
+        importer: importer of the data.
+        split: name of the split.
+        count: largest number of samples to use.
+        rounds: number of rounds of each measurement.
     """
     source = importer.splits()[split]
     source = replace(source, items=list(source.items)[:count])

@@ -1,4 +1,4 @@
-"""Shards of medical images: plain webdataset tars with a manifest, a plan and a stream."""
+"""Read and write medical images as sharded webdataset tars with a manifest, an index and a deterministic order."""
 
 from .errors import ShardError
 from .format.manifest import Manifest

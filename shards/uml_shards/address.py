@@ -1,4 +1,4 @@
-"""Where shards are: a folder, or a URL that never shows its password."""
+"""Locations of shards: a local folder, or a URL whose credentials are never printed."""
 
 import re
 from dataclasses import dataclass, field
@@ -13,15 +13,15 @@ WEB_SCHEMES = ("http", "https")
 
 @dataclass(frozen=True)
 class Address:
-    """A URL, used like a path: `address / "train"`, `address.parent`, `address.name`; a fragment is left out.
+    """A URL with path operations: `address / "train"`, `address.parent`, `address.name`. The fragment is dropped.
 
-    Printed without user, password, query and fragment, which may be secrets: by `str`, `repr` and every message.
+    `str`, `repr` and all messages omit user, password, query and fragment, since these may be secrets.
 
     Attributes:
-        url: in full.
+        url: the complete URL.
 
     Raises:
-        ShardError: it is no URL.
+        ShardError: the URL is not valid.
     """
 
     url: str = field(repr=False)
@@ -33,21 +33,21 @@ class Address:
         except ValueError:
             valid = False
         if not valid:
-            raise ShardError("the address of the shards is no valid URL: write it as http://host/folder/train")
+            raise ShardError("the address of the shards is not a valid URL: write it as http://host/folder/train")
 
     @property
     def parts(self) -> SplitResult:
-        """Scheme, host, path and the rest."""
+        """The components of the URL: scheme, host, path, query."""
         return urlsplit(self.url)
 
     @property
     def scheme(self) -> str:
-        """In small letters, such as http or s3."""
+        """The scheme in lower case, such as http or s3."""
         return self.parts.scheme
 
     @property
     def is_web(self) -> bool:
-        """Whether it is read by http or https."""
+        """Whether the scheme is http or https."""
         return self.scheme in WEB_SCHEMES
 
     @property
@@ -63,18 +63,18 @@ class Address:
 
     @property
     def parent(self) -> "Address":
-        """The folder above."""
+        """The parent folder."""
         return self._with_path(self.parts.path.rstrip("/").rpartition("/")[0])
 
     def __truediv__(self, name: str) -> "Address":
-        """What lies in it; a query stays behind the path, as signed URLs of whole folders want it."""
+        """Append a name to the path. The query is kept, as signed URLs of folders require."""
         return self._with_path(f"{self.parts.path.rstrip('/')}/{quote(name) if self.is_web else name}")
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host}{self.parts.path}"
 
     def redact(self, text: str) -> str:
-        """A text of someone else about this address, without what `str` leaves out."""
+        """Remove from a third-party message about this address everything that `str` omits."""
         secrets = (self.parts.netloc.rpartition("@")[0], self.parts.query, self.parts.password)
         text = text.replace(self.url, str(self))
         for secret in filter(None, secrets):
@@ -82,20 +82,20 @@ class Address:
         return text
 
     def _with_path(self, path: str) -> "Address":
-        # Not geturl(): where it does not know the scheme, it leaves out the slashes before an empty host.
+        # geturl() drops the slashes before an empty host if the scheme is unknown to it.
         query = f"?{self.parts.query}" if self.parts.query else ""
         return Address(f"{self.scheme}://{self.parts.netloc}{path}{query}")
 
 
 Location = Path | Address
-"""A folder, or the URL of one."""
+"""A local folder or the URL of a folder."""
 
 
 def parse_location(text: str | Location) -> Location:
-    """The folder or the URL that a text names. Only `scheme://` makes a URL: `pipe:` and the like are file names.
+    """Parse a path or a URL. Only `scheme://` makes a URL; `pipe:` and the like are file names.
 
     Raises:
-        ShardError: it begins like a URL and is none.
+        ShardError: the text begins like a URL but is not valid.
     """
     if isinstance(text, Address):
         return text

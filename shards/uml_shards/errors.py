@@ -1,18 +1,18 @@
-"""The error that users of shards can fix themselves."""
+"""The error raised for problems that users can fix themselves."""
 
 from typing import Literal
 
 Reason = Literal["image", "mask", "label", "tar", "remote", "other"]
-"""What is at fault: a component of a sample, the tar that holds it, or the server that has the tar."""
+"""The faulty part: a component of a sample, the tar that contains it, or the server that provides the tar."""
 
 
 class ShardError(ValueError):
-    """A shard, manifest, sample or raw data set is not as it must be.
+    """A shard, manifest, sample or raw data set is missing, damaged or invalid.
 
     The message is one line: what is wrong, where, and what to do.
 
     Attributes:
-        reason: the kind, by which skipped samples are counted.
+        reason: kind of the error; skipped samples are counted by it.
     """
 
     def __init__(self, message: str, reason: Reason = "other") -> None:

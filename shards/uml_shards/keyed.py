@@ -1,7 +1,7 @@
-"""Keyed randomness: a counter-based hash instead of a generator with state.
+"""Counter-based random numbers: a keyed hash instead of a stateful generator.
 
-Every random decision is a pure function of what it is for, (seed, stream, position, operation), so it is the same after
-a resume and on any number of ranks and workers, and there is no generator state to save.
+Every random decision is a pure function of its key (seed, stream, position, operation). It is therefore the same after
+a resume and for any number of ranks and workers, and there is no generator state to save.
 
 The hash chains the finalizer of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
 OOPSLA 2014) over the words of the key.
@@ -18,7 +18,7 @@ SECOND = np.uint64(0x94D049BB133111EB)
 
 
 def word(name: str | int) -> int:
-    """A 64-bit word for a name (its blake2b digest) or an integer (its two's complement)."""
+    """Return a 64-bit word for a name (its blake2b digest) or an integer (its two's complement)."""
     if isinstance(name, str):
         return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
     return int(name) & 0xFFFFFFFFFFFFFFFF
@@ -31,13 +31,13 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def keyed_bits(*key: str | int | ArrayLike) -> NDArray[np.uint64]:
-    """64 random bits for each key.
+    """Return 64 random bits for each key.
 
     Args:
         key: words of the key, most general first: names, integers, or integer arrays that broadcast.
 
     Returns:
-        uint64 array of the broadcast shape (a 0-d array when every word is a scalar).
+        uint64 array of the broadcast shape (a 0-d array if every word is a scalar).
     """
     state = np.asarray(0, dtype=np.uint64)
     with np.errstate(over="ignore"):
@@ -51,10 +51,10 @@ def keyed_bits(*key: str | int | ArrayLike) -> NDArray[np.uint64]:
 
 
 def keyed_uniform(*key: str | int | ArrayLike) -> NDArray[np.float64]:
-    """Uniform floats in [0, 1) for each key, with 53 random bits."""
+    """Return uniform floats in [0, 1) for each key, with 53 random bits."""
     return (keyed_bits(*key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def keyed_permutation(length: int, *key: str | int) -> NDArray[np.int64]:
-    """A permutation of range(length), int64: the order of the hashes of its members."""
+    """Return a permutation of range(length) as int64: the members sorted by their hashes."""
     return np.argsort(keyed_bits(*key, np.arange(length)), kind="stable")

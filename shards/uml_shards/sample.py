@@ -1,4 +1,4 @@
-"""One record of a data set, decoded."""
+"""A decoded sample of a data set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,26 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORE = 255
-"""Mask value of pixels that no loss and no metric looks at."""
+"""Mask value of pixels that are excluded from every loss and metric."""
 
 
 PICTURES = ("jpg", "jpeg", "png", "tif", "tiff")
-"""Components that are an image of two dimensions."""
+"""Extensions of the components that contain a 2D image."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with what is known of it.
+    """An image with its annotations.
 
     Attributes:
-        key: its name in the data set, unique within a split.
-        image: (H, W, channels), uint8 or uint16; of a volume (H, W, D, channels), uint8, uint16, int16, float16 or
+        key: name of the sample, unique within a split.
+        image: image (H, W, channels), uint8 or uint16; or volume (H, W, D, channels), uint8, uint16, int16, float16 or
             float32.
-        mask: (H, W) or (H, W, D) uint8 class numbers with 255 = ignore; (L, H, W) for L overlapping lesions; None
+        mask: class numbers (H, W) or (H, W, D), uint8, 255 = ignore; (L, H, W) for L overlapping lesions; None
             without a mask.
-        label: image class, or None when it is not known.
-        weight: 1, or 0 for a placeholder that keeps the place of a bad sample.
-        meta: whatever else the sample's json holds.
+        label: image class, or None if it is unknown.
+        weight: 1, or 0 for a placeholder that replaces a bad sample.
+        meta: all other entries of the sample's json.
     """
 
     key: str

@@ -77,7 +77,7 @@ def test_verify_accepts_sound_and_names_damaged_shards(main, tmp_path, capsys):
     make(main, tmp_path)
     capsys.readouterr()
     assert main(["verify", str(tmp_path), "--quiet"]) == 0
-    assert "all is well" in capsys.readouterr().out
+    assert "no problems found" in capsys.readouterr().out
     (tmp_path / "val" / "shard-000001.tar").unlink()
     assert main(["verify", str(tmp_path), "--quiet"]) == 2
     assert "shard-000001.tar cannot be read" in one_line(capsys.readouterr().err)
@@ -101,7 +101,7 @@ def test_draw_writes_a_list_once(main, tmp_path, capsys):
     assert len(part) == 2
     before = (tmp_path / "labelled.txt").read_bytes()
     assert main([*words, "--seed", "3"]) == 2
-    assert "labelled.txt exists" in one_line(capsys.readouterr().err)
+    assert "labelled.txt already exists" in one_line(capsys.readouterr().err)
     assert (tmp_path / "labelled.txt").read_bytes() == before
 
 

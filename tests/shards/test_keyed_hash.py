@@ -1,4 +1,4 @@
-"""The hash behind every random decision: SplitMix64's finalizer, chained over the words of a key."""
+"""Tests of the keyed hash: SplitMix64's finalizer, chained over the words of a key."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ MASK = (1 << 64) - 1
 
 
 def reference(*words: int) -> int:
-    """The chain in plain integers, from the published constants."""
+    """Compute the hash in plain integers, with the published constants."""
     state = 0
     for one in words:
         state = ((state ^ one) + 0x9E3779B97F4A7C15) & MASK
@@ -20,7 +20,7 @@ def reference(*words: int) -> int:
 
 
 def test_first_output_is_that_of_the_published_generator():
-    # SplitMix64 seeded with 0 gives this first: the test vector of the authors' reference implementation.
+    # First output of SplitMix64 with seed 0: test vector of the authors' reference implementation.
     assert int(keyed_bits(0)) == 0xE220A8397B1DCDAF
 
 

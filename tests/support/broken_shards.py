@@ -110,10 +110,10 @@ Wrong = Callable[[Path, Path], Path]
 
 WRONG_SHARDS: dict[Wrong, str] = {
     missing: r"shard folder .*absent/train does not exist: make shards first \(`make shards`\)",
-    empty: r"shard folder .*train holds no manifest\.json: make shards first \(`make shards`\)",
-    cut: r"shard-000001\.tar: has \d+ bytes, the manifest says \d+: the copy is not complete, or changed",
+    empty: r"shard folder .*train contains no manifest\.json: make shards first \(`make shards`\)",
+    cut: r"shard-000001\.tar: has \d+ bytes, the manifest states \d+: the copy is incomplete or has changed",
     without_tar: r"val/shard-000000\.tar cannot be read: No such file or directory: make the shards again",
-    no_manifest: r"train/manifest\.json is no manifest of schema 2: ",
+    no_manifest: r"train/manifest\.json is not a manifest of schema version 2: ",
     no_validation: r"shard folder .*val does not exist",
     other_classes: r"the classes of validation are .*naevus.*, those of the first stream .*benign",
     grey: r"channels is 1 in the images of validation and 3 in those of training: make the shards of one of them anew",

@@ -1,4 +1,4 @@
-"""Raw data sets in the layout that users have, with hardly anything in them."""
+"""Write tiny raw data sets in the layouts expected by the importers."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,14 +17,14 @@ REFUGE_SIDE, REFUGE_CENTRE = 60, (20, 36)
 
 
 def isic2017_table(root: Path, official: str = "Training") -> Path:
-    """Where the labels of an official set are."""
+    """Return the path of the label table of an official set."""
     return root / f"ISIC-2017_{official}_Part3_GroundTruth.csv"
 
 
 def write_isic2017(
     root: Path, officials: Sequence[str] = ("Training", "Validation"), size: tuple[int, int] = (20, 30)
 ) -> Path:
-    """Images of 16 x 16 with masks of another size: the left 40 % is lesion."""
+    """Write images of 16 x 16 with masks of another size, whose left 40 % is lesion."""
     height, width = size
     mask = np.zeros((height, width), np.uint8)
     mask[:, : int(0.4 * width)] = 255
@@ -44,23 +44,23 @@ def write_isic2017(
 
 
 def save_volume(path: Path, values: np.ndarray) -> None:
-    """A NIfTI of float32."""
+    """Save a NIfTI file of float32."""
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), np.eye(4)), path)
 
 
 def ispy1_image(raw: Path, patient: int) -> Path:
-    """Where a patient's volume is."""
+    """Return the path of a patient's volume."""
     return raw / "Dataset ISPY" / f"ISPY_{patient}" / "DCEMRI_1.nii"
 
 
 def ispy1_mask(raw: Path, patient: int) -> Path:
-    """Where the tumour of a patient is."""
+    """Return the path of a patient's tumour mask."""
     return raw / "Tumor_segmentation_new" / f"ISPY_{patient}_tumor_mask.nii"
 
 
 def write_ispy1(raw: Path, patients: int = 20) -> Path:
-    """Volumes of 8 slices, each of one value; the tumour is in slices 1 to 4, largest in 2."""
+    """Write volumes of 8 constant slices; the tumour is in slices 1 to 4 and largest in slice 2."""
     for patient in range(1001, 1001 + patients):
         save_volume(ispy1_image(raw, patient), np.broadcast_to(np.linspace(0, 700, ISPY1_SHAPE[2]), ISPY1_SHAPE))
         tumour = np.zeros(ISPY1_SHAPE)
@@ -71,7 +71,7 @@ def write_ispy1(raw: Path, patients: int = 20) -> Path:
 
 
 def write_deep_ispy1(raw: Path, patients: int = 20) -> Path:
-    """Volumes of 16 slices that rise along every axis; the tumour is in slices 2 to 13, largest in 4."""
+    """Write volumes of 16 slices that increase along every axis; the tumour is in slices 2 to 13, largest in 4."""
     x, y, z = np.indices((*ISPY1_SHAPE[:2], 16))
     for patient in range(1001, 1001 + patients):
         save_volume(ispy1_image(raw, patient), x + 20 * y + 100 * z)
@@ -83,21 +83,21 @@ def write_deep_ispy1(raw: Path, patients: int = 20) -> Path:
 
 
 def _write_outcomes(raw: Path, patients: int) -> Path:
-    """The table: every fourth response is complete, one patient's is not known."""
+    """Write the table: every fourth response is complete, and one patient's is unknown."""
     rows = [f"{1001 + i}.0,{float(i % 4 == 0)}" for i in range(patients)]
     (raw / "outcome_new.csv").write_text("\n".join(["SUBJECTID,PCR", *rows, "1999,"]) + "\n")
     return raw
 
 
 def refuge_mask(disc: int = 10, cup: int = 4) -> np.ndarray:
-    """A disc around REFUGE_CENTRE, with a cup, as the organisers draw them."""
+    """Return a mask of a disc around REFUGE_CENTRE with a cup, in the organisers' values."""
     rows, columns = np.ogrid[:REFUGE_SIDE, :REFUGE_SIDE]
     distance = np.hypot(rows - REFUGE_CENTRE[0], columns - REFUGE_CENTRE[1])
     return np.where(distance < cup, 0, np.where(distance < disc, 128, 255)).astype(np.uint8)
 
 
 def save_refuge(images: Path, masks: Path, names: Sequence[str], mask: np.ndarray | None = None) -> None:
-    """Photographs of one colour, and their masks."""
+    """Save photographs of one colour and their masks."""
     images.mkdir(parents=True, exist_ok=True)
     masks.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
@@ -106,7 +106,7 @@ def save_refuge(images: Path, masks: Path, names: Sequence[str], mask: np.ndarra
 
 
 def write_refuge(root: Path) -> Path:
-    """Training labels in folder names, those of the validation in a workbook with an alias of its header."""
+    """Write training labels as folder names, and validation labels in a workbook with an alternative header."""
     truth = root / "Annotation-Training400" / "Annotation-Training400" / "Disc_Cup_Masks"
     save_refuge(root / "Training400" / "Glaucoma", truth / "Glaucoma", ["g0001"])
     save_refuge(root / "Training400" / "Non-Glaucoma", truth / "Non-Glaucoma", ["n0001", "n0002"])
@@ -121,7 +121,7 @@ def write_refuge(root: Path) -> Path:
 
 
 def write_folder(raw: Path, patients: int = 40) -> Path:
-    """People's own: two images of each patient, every third without a mask, every fifth without a label."""
+    """Write a user's folder: two images per patient, every third without a mask, every fifth without a label."""
     rows = ["image,label,patient"]
     (raw / "images").mkdir(parents=True)
     (raw / "masks").mkdir()
@@ -145,4 +145,4 @@ RAW: dict[str, Callable[[Path], Path]] = {
     "ispy1": write_deep_ispy1,
     "refuge": write_refuge,
 }
-"""Writes the raw data of an importer; the phantom needs none."""
+"""Importer -> function that writes its raw data; the phantom needs none."""

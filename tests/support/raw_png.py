@@ -1,11 +1,11 @@
-"""PNG files made by hand, byte for byte: of depths that Pillow does not write, and of sizes that nobody has."""
+"""Build PNG files byte by byte, with bit depths that Pillow does not write, or extreme sizes."""
 
 import struct
 import zlib
 
 
 def raw_png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
-    """A PNG built by hand, for depths that Pillow does not write."""
+    """Build a PNG from its header fields and uncompressed rows."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

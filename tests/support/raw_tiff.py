@@ -1,4 +1,4 @@
-"""TIFF files of kinds that Pillow reads and does not write."""
+"""Build TIFF files of kinds that Pillow can read but not write."""
 
 import struct
 
@@ -8,16 +8,16 @@ SHORT = 3
 
 
 def raw_tiff(values: np.ndarray, photometric: int) -> bytes:
-    """One uncompressed strip of 16 bits.
+    """Build a TIFF with one uncompressed strip of 16 bits.
 
     Args:
         values: (H, W) or (H, W, channels).
-        photometric: 0 white is zero, 1 black is zero, 2 RGB.
+        photometric: 0 = white is zero, 1 = black is zero, 2 = RGB.
     """
     height, width, channels = *values.shape[:2], values.shape[2] if values.ndim == 3 else 1
     data = values.astype("<u2").tobytes()
     entries = 9
-    start = 8 + 2 + 12 * entries + 4  # of what does not fit into an entry, then of the strip
+    start = 8 + 2 + 12 * entries + 4  # offset of values that do not fit into an entry, followed by the strip
     fields = {
         256: width, 257: height, 258: 16 if channels == 1 else start, 259: 1, 262: photometric,
         273: start + 2 * channels, 277: channels, 278: height, 279: len(data),

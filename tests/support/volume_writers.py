@@ -1,4 +1,4 @@
-"""Volume files of every format, of a small anatomy that looks different along each axis."""
+"""Write volume files of every format, of a small anatomy that differs along each axis."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,26 +18,26 @@ TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def anatomy(shape: Sequence[int] = (7, 6, 5)) -> np.ndarray:
-    """Int16 values (x, y, z), all different, in RAS."""
+    """Return int16 values (x, y, z), all different, in RAS."""
     return (np.arange(np.prod(shape)).reshape(shape) - 40).astype(np.int16)
 
 
 def ras_affine(spacing: Sequence[float] = SPACING) -> np.ndarray:
-    """Of a volume whose axes run to the right, to the front and up."""
+    """Return the affine of a volume whose axes are right, anterior and superior."""
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = ORIGIN
     return affine
 
 
 def flipped(values: np.ndarray, affine: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same anatomy, stored the other way along one axis."""
+    """Return the same anatomy flipped along one axis."""
     move = np.eye(4)
     move[axis, axis], move[axis, 3] = -1, values.shape[axis] - 1
     return np.flip(values, axis), affine @ move
 
 
 def exchanged(values: np.ndarray, affine: np.ndarray, order: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The same anatomy, stored with its axes in another order."""
+    """Return the same anatomy with its axes in another order."""
     return np.transpose(values, order), affine[:, [*order, 3]]
 
 
@@ -51,7 +51,7 @@ def save_nifti(path: Path, values: np.ndarray, affine: np.ndarray | None = None,
 
 
 def save_nrrd(path: Path, values: np.ndarray, affine: np.ndarray | None = None, **header) -> Path:
-    """In LPS, as most programs write it."""
+    """Save in LPS, as most programs do."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lps = TO_RAS @ (ras_affine() if affine is None else affine)
     given = {"space": "left-posterior-superior", "space directions": lps[:3, :3].T, "space origin": lps[:3, 3]}
@@ -72,14 +72,14 @@ def save_hdf5(path: Path, spacing: Sequence[float] | None = None, **datasets: np
 def save_series(
     folder: Path, values: np.ndarray, spacing: Sequence[float] = SPACING, offset: int = 0, names: Sequence[str] = ()
 ) -> Path:
-    """A series of axial slices, as scanners write them: rows run to the back, columns to the left of the patient.
+    """Save a series of axial slices like a scanner: rows run to the back, columns to the left of the patient.
 
     Args:
-        folder: for the files.
+        folder: folder of the files.
         values: (x, y, z) in RAS, int16.
-        spacing: mm along x, y and z.
-        offset: stored values are so much larger, and the intercept takes it away.
-        names: of the files, from the lowest slice up.
+        spacing: voxel size in mm along x, y and z.
+        offset: added to the stored values and removed by the intercept.
+        names: names of the files, from the lowest slice up.
     """
     folder.mkdir(parents=True, exist_ok=True)
     series, study = generate_uid(), generate_uid()
@@ -94,7 +94,7 @@ def save_series(
         found.PatientName, found.PatientID, found.PatientBirthDate = PATIENT, "MRN-12345", "19700101"
         found.SeriesInstanceUID, found.StudyInstanceUID, found.Modality = series, study, "CT"
         found.InstanceNumber = depth - number
-        # The first pixel is the one farthest to the right and to the front; LPS coordinates.
+        # The first pixel is farthest to the right and to the front, in LPS coordinates.
         right, front = ORIGIN[0] + (width - 1) * spacing[0], ORIGIN[1] + (height - 1) * spacing[1]
         found.ImagePositionPatient = [-right, -front, ORIGIN[2] + number * spacing[2]]
         found.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
@@ -109,7 +109,7 @@ def save_series(
 
 
 def change_slices(folder: Path, count: int | None = None, **tags) -> None:
-    """Set tags of the first `count` files of a series, or of all; of a tag that is None, take it away."""
+    """Set tags of the first `count` files of a series, or of all files; a tag set to None is removed."""
     for path in sorted(folder.glob("*.dcm"))[:count]:
         found = pydicom.dcmread(path)
         for name, value in tags.items():

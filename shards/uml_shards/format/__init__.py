@@ -1,1 +1,1 @@
-"""What lies in a shard, and how it is read: manifest, index, members, images, masks and volumes."""
+"""The shard format and its decoders: manifest, index, tar members, images, masks and volumes."""

@@ -1,4 +1,4 @@
-"""From the bytes of a sample's components to a sample, checked against what its manifest says."""
+"""Decode the components of a sample and check them against the manifest."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -17,17 +17,17 @@ from .volume import IMAGE, MASK, decode_volume, decode_volume_mask
 
 @dataclass(frozen=True)
 class Layout:
-    """What the samples of a split must look like.
+    """Properties that every sample of a split must have.
 
     Attributes:
         classes: number of image classes; 0 without labels.
-        mask_classes: number of pixel classes; 0 without masks or with named ones.
-        mask_names: of masks that may overlap.
-        channels: of every image, or None when not known yet.
-        size: (H, W) of every image, or (H, W, D) of every volume; None where sizes differ.
-        masked: every sample must have a mask.
-        labelled: every sample must have a label.
-        described: every sample must have a json that states its label, be it null.
+        mask_classes: number of pixel classes; 0 without masks or with named masks.
+        mask_names: names of masks that may overlap.
+        channels: number of channels of every image, or None if it is not known yet.
+        size: (H, W) of every image, or (H, W, D) of every volume; None if sizes differ.
+        masked: whether every sample must have a mask.
+        labelled: whether every sample must have a label.
+        described: whether every sample must have a json with a label, which may be null.
     """
 
     classes: int = 0
@@ -41,7 +41,7 @@ class Layout:
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Layout":
-        """The layout that a manifest states."""
+        """Return the layout stated by a manifest."""
         return cls(
             classes=len(manifest.classes),
             mask_classes=len(manifest.mask_classes),
@@ -57,12 +57,13 @@ def decode_sample(key: str, components: Mapping[str, bytes], layout: Layout) -> 
     """Decode and check the components of one sample.
 
     Args:
-        key: of the sample.
+        key: key of the sample.
         components: extension -> bytes.
-        layout: what the sample must look like.
+        layout: properties that the sample must have.
 
     Raises:
-        ShardError: what is wrong, without shard and key, which the caller knows; its reason is the component at fault.
+        ShardError: a component is missing or invalid. The message does not name shard and key, which the caller adds;
+            the error's reason is the faulty component.
     """
     part: Reason = "image"
     try:
@@ -80,47 +81,48 @@ def decode_sample(key: str, components: Mapping[str, bytes], layout: Layout) -> 
 
 
 def check_image(shape: tuple[int, ...], layout: Layout) -> None:
-    """Compare the shape (..., channels) of an image or a volume with what it must be.
+    """Check the shape (..., channels) of an image or a volume against the layout.
 
     Raises:
-        ShardError: it has other channels, or another size.
+        ShardError: the number of channels or the size differs.
     """
     *size, channels = shape
     if layout.channels not in (None, channels):
         count = "1 channel" if channels == 1 else f"{channels} channels"
-        raise ShardError(f"image has {count}, the manifest says {layout.channels}")
+        raise ShardError(f"image has {count}, the manifest states {layout.channels}")
     if layout.size not in (None, tuple(size)):
-        raise ShardError(f"image is {_by(size)}, the manifest says {_by(layout.size)}")
+        raise ShardError(f"image is {_by(size)}, the manifest states {_by(layout.size)}")
 
 
 def find_image(extensions: Collection[str]) -> str:
-    """Which component is the image; beside a picture, an array is something else.
+    """Return the extension of the image component. An array is the image only if there is no 2D image.
 
     Raises:
-        ShardError: there is none, or several.
+        ShardError: there is no image, or there are several.
     """
     images = [extension for extension in extensions if extension in PICTURES]
     if not images and IMAGE in extensions:
         return IMAGE
     if len(images) != 1:
         found, wanted = ", ".join(extensions) or "nothing", ", ".join((*PICTURES, IMAGE))
-        what = "it is not clear which" if images else "a component is missing"
-        raise ShardError(f"needs one image ({wanted}), {what}: has {found}")
+        problem = "several are present" if images else "none is present"
+        raise ShardError(f"needs exactly one image ({wanted}), but {problem}: found {found}")
     return images[0]
 
 
 def decode_label(components: Mapping[str, bytes], layout: Layout) -> tuple[int | None, dict[str, Any]]:
-    """The label in a sample's json or cls, and everything else that its json holds.
+    """Return the label from a sample's json or cls, and all other entries of its json.
 
     Raises:
-        ShardError: json that is no object, a label that is no class, two labels, or none where there must be one.
+        ShardError: the json is not an object, the label is not a class number, json and cls differ, or a required
+            label is missing.
     """
     meta = _json(components.get("json"), layout)
     labels = [meta.pop("label", None), _cls(components.get("cls"))]
     stated = [label for label in labels if label is not None]
     if not stated:
         if layout.labelled:
-            raise ShardError("the label is missing, the manifest says every sample has one")
+            raise ShardError("the label is missing, but the manifest states that every sample has one")
         return None, meta
     label = stated[0]
     if stated[-1] != label:
@@ -140,7 +142,7 @@ def _json(data: bytes | None, layout: Layout) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ShardError(f"json: {_line(error)}") from None
     if not isinstance(meta, dict) or (layout.described and "label" not in meta):
-        raise ShardError('json: must be an object with "label": a class number or null')
+        raise ShardError('json: must be an object with "label" set to a class number or null')
     return meta
 
 
@@ -155,11 +157,11 @@ def _cls(data: bytes | None) -> int | None:
 def _volume_mask(components: Mapping[str, bytes], layout: Layout, size: tuple[int, ...]) -> NDArray[np.uint8] | None:
     if MASK not in components:
         if layout.masked:
-            raise ShardError(f"component {MASK} is missing, the manifest says every sample has a mask")
+            raise ShardError(f"component {MASK} is missing, but the manifest states that every sample has a mask")
         return None
     mask = decode_volume_mask(components[MASK], layout.mask_classes)
     if mask.shape != size:
-        raise ShardError(f"{MASK}: is {_by(mask.shape)}, the image {_by(size)}")
+        raise ShardError(f"{MASK}: mask is {_by(mask.shape)}, image is {_by(size)}")
     return mask
 
 
@@ -169,16 +171,16 @@ def _masks(components: Mapping[str, bytes], layout: Layout, size: tuple[int, ...
     found = {name: decode_mask(components[name], classes, name) for name in names if name in components}
     if not found:
         if layout.masked:
-            raise ShardError("component mask.png is missing, the manifest says every sample has a mask")
+            raise ShardError("component mask.png is missing, but the manifest states that every sample has a mask")
         return None
     for name, mask in found.items():
         if mask.shape != size:
-            raise ShardError(f"{name}: is {_by(mask.shape)}, the image {_by(size)}")
+            raise ShardError(f"{name}: mask is {_by(mask.shape)}, image is {_by(size)}")
     if not layout.mask_names:
         if len(found) > 1:
-            raise ShardError("has both mask.png and seg.png: which is the mask?")
+            raise ShardError("has both mask.png and seg.png: keep only one of them")
         return next(iter(found.values()))
-    # A named mask that is absent is not known, which is not the same as empty.
+    # An absent named mask is unknown, which differs from an empty one.
     return np.stack([found[name] if name in found else np.full(size, IGNORE, dtype=np.uint8) for name in names])
 
 
@@ -187,5 +189,5 @@ def _by(size: Sequence[int]) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """Return an error's message as one line."""
     return " ".join(str(error).split()) or type(error).__name__

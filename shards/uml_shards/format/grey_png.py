@@ -1,6 +1,6 @@
-"""PNG files of 8-bit grey as shards hold them: rows without a filter in one chunk, decoded in half of Pillow's time.
+"""8-bit grey PNG files as stored in shards: unfiltered rows in a single chunk, decoded in half of Pillow's time.
 
-Class numbers gain nothing from the filters of PNG, which are for shades, and without them decoding is inflating.
+PNG filters are designed for shades and do not help with class numbers. Without them, decoding is plain inflating.
 """
 
 import struct
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = struct.Struct(">II5B")
 _GREY = (8, 0, 0, 0, 0)
-"""8 bits, grey, and the only ways to compress and to filter that there are; not interlaced."""
+"""Bit depth 8, colour type grey, the only defined compression and filter methods, not interlaced."""
 
 _FIXED = len(_SIGNATURE) + 25 + 12 + 12
-"""Bytes of a file but for its compressed rows: the header's chunk, and what is around the data of two others."""
+"""Bytes of a file without its compressed rows: signature, IHDR chunk, and the framing of IDAT and IEND."""
 
 _LEVEL = 1
-"""Of zlib: decodes fastest, and larger levels hardly make class maps smaller."""
+"""zlib level: decodes fastest, and higher levels hardly make class maps smaller."""
 
 
 def encode_grey_png(values: NDArray[np.uint8]) -> bytes:
-    """(H, W) as a PNG that any reader reads."""
+    """Encode (H, W) values as a standard PNG."""
     height, width = values.shape
     rows = np.zeros((height, width + 1), np.uint8)
     rows[:, 1:] = values
@@ -31,11 +31,14 @@ def encode_grey_png(values: NDArray[np.uint8]) -> bytes:
 
 
 def decode_grey_png(data: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
-    """The values (H, W) of a file such as `encode_grey_png` makes; None for any other, sound or not.
+    """Decode a file written by `encode_grey_png`.
 
     Args:
-        data: of the file.
-        max_pixels: of more, none is decoded.
+        data: bytes of the file.
+        max_pixels: largest number of pixels to decode.
+
+    Returns:
+        Values (H, W); None for any other file, valid or not.
     """
     compressed = data[41:-16]
     if len(data) < _FIXED or not data.startswith(_SIGNATURE + b"\0\0\0\rIHDR"):

@@ -1,14 +1,14 @@
-"""The index of a shard: where each sample, and each component of it, lies in the tar, and the sample's label.
+"""The index of a shard: the offsets of each sample and its components in the tar, and the sample's label.
 
-One structured row a sample, 12 + 8 * components bytes:
+One structured row per sample, 12 + 8 * components bytes:
 
     base   <u8               offset in the tar of the sample's first header
-    label  <i4               class number, -1 = not labelled: what a plan that draws by class must know beforehand
-    start  <u4 [components]  first data byte of each component, relative to base
-    size   <u4 [components]  its bytes; 0 = the sample has no such component
+    label  <i4               class number, -1 = not labelled; needed in advance by plans that sample by class
+    start  <u4 [components]  offset of each component's first data byte, relative to base
+    size   <u4 [components]  size in bytes; 0 = the sample has no such component
 
-The columns are `manifest.components`, the extensions in alphabetical order: the order in which webdataset's TarWriter
-puts the members of a sample.
+The columns are `manifest.components`, the extensions in alphabetical order. webdataset's TarWriter writes the members
+of a sample in the same order.
 """
 
 import tarfile
@@ -24,10 +24,10 @@ from ..errors import ShardError
 from .decode import find_image
 
 BLOCK = 512
-"""Bytes of a tar header, and the unit that data are padded to."""
+"""Size of a tar header in bytes, and the multiple that data are padded to."""
 
 NO_LABEL = -1
-"""In the place of the label of a sample that has none."""
+"""Label of a sample without a label."""
 
 NAME_BYTES = 100
 """Longest member name that fits a plain tar header."""
@@ -35,12 +35,12 @@ NAME_BYTES = 100
 
 @dataclass(frozen=True)
 class Entry:
-    """One sample as found in a tar.
+    """A sample found in a tar.
 
     Attributes:
-        key: member name up to the first dot of its last part.
-        base: offset of its first header.
-        members: extension -> (offset of the first data byte in the tar, bytes).
+        key: member name up to the first dot of its last path component.
+        base: offset of the sample's first header.
+        members: extension -> (offset of the first data byte in the tar, size in bytes).
     """
 
     key: str
@@ -49,18 +49,18 @@ class Entry:
 
 
 def index_dtype(components: int) -> np.dtype:
-    """The row of an index for this many components."""
+    """Return the dtype of an index row for a number of components."""
     return np.dtype(
         [("base", "<u8"), ("label", "<i4"), ("start", "<u4", (components,)), ("size", "<u4", (components,))]
     )
 
 
 def scan_tar(path: str | Path) -> list[Entry]:
-    """Find the samples of a finished tar by one pass over its headers.
+    """Find the samples of a finished tar in one pass over its headers.
 
     Raises:
-        ShardError: the tar is cut or damaged, holds links, absolute or `..` names, a key twice, samples whose
-            components are not adjacent, names that only a PAX header holds, or a sample without its image.
+        ShardError: the tar is truncated or damaged, or contains links, absolute or `..` names, a duplicate key, samples
+            whose components are not adjacent, names stored in a PAX header, or a sample without its image.
     """
     path = Path(path)
     entries: list[Entry] = []
@@ -75,12 +75,13 @@ def scan_tar(path: str | Path) -> list[Entry]:
     except (tarfile.TarError, OSError, ValueError) as error:
         raise ShardError(f"{path}: the tar cannot be read to its end: {' '.join(str(error).split())}") from None
     with path.open("rb") as file:
-        # Cut between two members, or with a damaged header, a tar looks complete to tarfile; only its end mark tells.
+        # tarfile takes a tar that is cut between two members, or has a damaged header, for complete. Only the end
+        # marker shows the damage.
         file.seek(end)
         if file.read(2 * BLOCK) != bytes(2 * BLOCK):
-            raise ShardError(f"{path}: the tar is cut or damaged after {len(entries)} samples: make it again")
+            raise ShardError(f"{path}: the tar is truncated or damaged after {len(entries)} samples: make it again")
     if not entries:
-        raise ShardError(f"{path}: the tar holds no sample")
+        raise ShardError(f"{path}: the tar contains no samples")
     for entry in entries:
         _complete(entry, path)
     return entries
@@ -89,7 +90,7 @@ def scan_tar(path: str | Path) -> list[Entry]:
 def make_index(
     entries: Sequence[Entry], components: Sequence[str], labels: Sequence[int | None], path: str | Path
 ) -> NDArray[np.void]:
-    """The index of scanned samples and their labels; components not in the list are left out.
+    """Build the index of scanned samples and their labels. Components that are not in the list are omitted.
 
     Raises:
         ShardError: a sample spans 4 GiB or more.
@@ -101,23 +102,23 @@ def make_index(
         for column, extension in enumerate(components):
             offset, size = entry.members.get(extension, (entry.base, 0))
             if offset - entry.base + size >= 1 << 32:
-                raise ShardError(f"{path}: sample {entry.key} spans 4 GiB or more: store it as smaller samples")
+                raise ShardError(f"{path}: sample {entry.key} spans 4 GiB or more: split it into smaller samples")
             row["start"][column] = offset - entry.base
             row["size"][column] = size
     return index
 
 
 def build_index(path: str | Path, components: Sequence[str]) -> NDArray[np.void]:
-    """Scan a tar and index it, without labels, which its headers do not tell.
+    """Scan a tar and build its index without labels, which tar headers do not contain.
 
     Raises:
-        ShardError: see `scan_tar`; or it holds a component that is not in the list.
+        ShardError: see `scan_tar`; or the tar contains a component that is not in the list.
     """
     entries = scan_tar(path)
     for entry in entries:
         for extension in entry.members:
             if extension not in components:
-                raise ShardError(f"{path}: sample {entry.key} has a component {extension} that the manifest lacks")
+                raise ShardError(f"{path}: sample {entry.key} has a component {extension} that is not in the manifest")
     return make_index(entries, components, [None] * len(entries), path)
 
 
@@ -128,30 +129,30 @@ def save_index(index: NDArray[np.void], path: str | Path) -> None:
 
 
 def parse_index(data: bytes, components: int, path: str | Path) -> NDArray[np.void]:
-    """The index in the bytes of a .npy file; pickles are never read.
+    """Parse the bytes of an index file (.npy). Pickles are never loaded.
 
     Raises:
-        ShardError: it is no index for this many components.
+        ShardError: the data are not an index of this number of components.
     """
     try:
         index = np.lib.format.read_array(BytesIO(data), allow_pickle=False)
     except (ValueError, OSError, EOFError, SyntaxError) as error:
-        raise ShardError(f"{path} is no index: {' '.join(str(error).split())}") from None
+        raise ShardError(f"{path} is not an index file: {' '.join(str(error).split())}") from None
     if index.dtype != index_dtype(components) or index.ndim != 1:
-        raise ShardError(f"{path} is no index of {components} components: make the shards again")
+        raise ShardError(f"{path} is not an index of {components} components: make the shards again")
     return index
 
 
 def _add(entries: list[Entry], finished: set[str], member: tarfile.TarInfo, path: Path) -> None:
-    """Put one tar member to the sample it belongs to."""
+    """Add a tar member to its sample."""
     name = member.name
     parts = PurePosixPath(name).parts
     if name.startswith("/") or ".." in parts:
-        raise ShardError(f"{path}: member name {name!r} is absolute or leaves the folder: such tars are refused")
+        raise ShardError(f"{path}: member name {name!r} is absolute or leaves the folder, which is not allowed")
     if member.isdir():
         return
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-        raise ShardError(f"{path}: member {name!r} is a link or a special file: such tars are refused")
+        raise ShardError(f"{path}: member {name!r} is a link or a special file, which is not allowed")
     folder, separator, last = name.rpartition("/")
     stem, dot, extension = last.partition(".")
     if not stem or not dot or not extension or len(name.encode("utf-8", "surrogateescape")) > NAME_BYTES:
@@ -160,14 +161,17 @@ def _add(entries: list[Entry], finished: set[str], member: tarfile.TarInfo, path
         raise ShardError(f"{path}: member {name!r} is empty")
     key = folder + separator + stem
     if "path" in member.pax_headers:
-        raise ShardError(f"{path}: member name {name!r} is not plain ASCII, and is stored in a PAX header: rename it")
+        raise ShardError(f"{path}: member name {name!r} is not plain ASCII and is stored in a PAX header: rename it")
     if not entries or entries[-1].key != key:
         if key in finished:
-            raise ShardError(f"{path}: key {key} comes again after other samples: a duplicate, or components apart")
+            raise ShardError(
+                f"{path}: key {key} occurs again after other samples: it is a duplicate, or its components are not "
+                "adjacent"
+            )
         finished.add(key)
         entries.append(Entry(key, member.offset, {}))
     elif extension in entries[-1].members:
-        raise ShardError(f"{path}: duplicate key {key}: component {extension} comes twice")
+        raise ShardError(f"{path}: duplicate key {key}: component {extension} occurs twice")
     entries[-1].members[extension] = (member.offset_data, member.size)
 
 

@@ -1,4 +1,4 @@
-"""The manifest: the JSON that describes one split, beside its tars."""
+"""The manifest: the JSON file that describes a split, stored beside its tars."""
 
 import hashlib
 from pathlib import Path
@@ -12,12 +12,12 @@ from ..sample import PICTURES
 from .volume import IMAGE as VOLUME
 
 SCHEMA_VERSION = 2
-"""Of manifest and index; from 2 on the index holds labels."""
+"""Schema version of manifest and index; since version 2 the index contains labels."""
 
 FILE_NAME = "manifest.json"
 
 PLAIN_NAME = r"^[^/\\\x00-\x1f]*[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$"
-"""A file of the split's own folder, and no other: a manifest may come from anywhere."""
+"""A file name without a folder. Manifests may come from untrusted sources, so no other path is accepted."""
 
 
 class Statistics(BaseModel):
@@ -33,15 +33,15 @@ class Statistics(BaseModel):
 
 
 class Shard(BaseModel):
-    """One tar and its index.
+    """A tar and its index.
 
     Attributes:
         name: file name of the tar, without a folder.
-        bytes: its size.
-        sha256: its digest.
-        samples: how many samples it holds.
-        index: file name of its offsets (see `uml_shards.format.index`).
-        index_sha256: the digest of that file.
+        bytes: size of the tar in bytes.
+        sha256: digest of the tar.
+        samples: number of samples in the tar.
+        index: file name of the index (see `uml_shards.format.index`).
+        index_sha256: digest of the index file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,26 +55,26 @@ class Shard(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a split holds.
+    """Description of a split.
 
     Attributes:
-        schema_version: of this file; readers refuse any other.
-        dataset: name of the importer that made it.
+        schema_version: schema version of the file; readers refuse any other.
+        dataset: name of the importer that wrote the split.
         split: train, val or test.
-        channels: of every image.
-        size: (H, W) of every image, or (H, W, D) of every volume; None where sizes differ.
+        channels: number of channels of every image.
+        size: (H, W) of every image, or (H, W, D) of every volume; None if sizes differ.
         classes: names of the image classes, in label order; () without labels.
         mask_classes: names of the pixel classes, background first; () without masks or with named masks.
-        mask_names: names of the masks that may overlap, one `mask.<name>.png` each; () otherwise.
+        mask_names: names of masks that may overlap, one `mask.<name>.png` each; () otherwise.
         components: extensions of the tar members, in the column order of the index.
-        labelled: samples with a label.
-        masked: samples with a mask.
-        class_counts: labelled samples of each class.
+        labelled: number of samples with a label.
+        masked: number of samples with a mask.
+        class_counts: number of labelled samples of each class.
         tasks: binary tasks for evaluation: name -> label numbers that count as positive.
-        statistics: of the images.
-        options: how the importer was called (seed, size, lossless, ...).
-        licence: of the data.
-        source: where the data come from, and what to cite.
+        statistics: image statistics.
+        options: options of the importer (seed, size, lossless, ...).
+        licence: licence of the data.
+        source: origin of the data and what to cite.
         shards: the tars, in order.
     """
 
@@ -101,17 +101,17 @@ class Manifest(BaseModel):
 
     @property
     def samples(self) -> int:
-        """Samples in the split."""
+        """Number of samples in the split."""
         return sum(shard.samples for shard in self.shards)
 
     @property
     def dimensions(self) -> Literal[2, 3]:
-        """2 of images, 3 of volumes."""
+        """2 for images, 3 for volumes."""
         return 3 if VOLUME in self.components and not set(PICTURES) & set(self.components) else 2
 
     @property
     def digest(self) -> str:
-        """Sha256 of all that it says, the digests of the shards among it: equal for the same data anywhere."""
+        """SHA-256 of the manifest, which includes the digests of the shards: equal for equal data anywhere."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     @classmethod
@@ -119,7 +119,7 @@ class Manifest(BaseModel):
         """Read the manifest of a split folder.
 
         Raises:
-            ShardError: the folder or its manifest is missing, or the manifest is not of this schema.
+            ShardError: the folder or its manifest is missing, or the manifest does not match the schema.
         """
         path = Path(directory) / FILE_NAME
         try:
@@ -127,31 +127,31 @@ class Manifest(BaseModel):
         except FileNotFoundError:
             if any(path.parent.glob("*.tar")):
                 hint = f"for plain webdataset tars run `python launchers/shards.py index {path.parent}`"
-                raise ShardError(f"shard folder {path.parent} holds tars, but no manifest.json: {hint}") from None
-            what = "holds no manifest.json" if path.parent.is_dir() else "does not exist"
-            raise ShardError(f"shard folder {path.parent} {what}: make shards first (`make shards`)") from None
+                raise ShardError(f"shard folder {path.parent} contains tars but no manifest.json: {hint}") from None
+            problem = "contains no manifest.json" if path.parent.is_dir() else "does not exist"
+            raise ShardError(f"shard folder {path.parent} {problem}: make shards first (`make shards`)") from None
         except OSError as error:
             raise ShardError(f"{path} cannot be read: {error.strerror}") from None
         return cls.parse(data, path)
 
     @classmethod
     def parse(cls, data: bytes, path: Location) -> "Manifest":
-        """The manifest in the bytes of its file; the path is for errors.
+        """Parse the bytes of a manifest file. The path is used in error messages.
 
         Raises:
-            ShardError: it is not of this schema.
+            ShardError: the manifest does not match the schema.
         """
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
-            what = f"{path} is no manifest of schema {SCHEMA_VERSION}: {where}: {first['msg']}"
-            other = ": another version made these shards, make them again" if where == "schema_version" else ""
-            raise ShardError(what + other) from None
+            problem = f"{path} is not a manifest of schema version {SCHEMA_VERSION}: {where}: {first['msg']}"
+            hint = ": another version wrote these shards, make them again" if where == "schema_version" else ""
+            raise ShardError(problem + hint) from None
 
     def save(self, directory: str | Path) -> None:
-        """Write the manifest into a split folder: to a temporary file first, then renamed."""
+        """Write the manifest into a split folder: into a temporary file, which is then renamed."""
         path = Path(directory) / FILE_NAME
         temporary = path.with_suffix(".json.tmp")
         temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")

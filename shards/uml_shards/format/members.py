@@ -1,6 +1,6 @@
-"""The components of one sample, read from an open tar by the sample's row of the index.
+"""Read the components of a sample from an open tar by the sample's index row.
 
-The tar headers on the way are checked, so a tar that is not the index's is found at the first read.
+The tar headers in between are checked, so a tar that does not match its index is detected at the first read.
 """
 
 import os
@@ -21,16 +21,16 @@ from .volume import HEADER_BYTES, IMAGE, MASK
 def read_components(
     descriptor: int, record: np.void, names: Sequence[str], path: Location
 ) -> tuple[str, dict[str, bytes]]:
-    """The key of a sample and the bytes of its components, by extension, with one `pread`.
+    """Read the key of a sample and the bytes of its components, by extension, with one `pread`.
 
     Args:
-        descriptor: of the tar.
-        record: the sample's row of the index.
-        names: of all components, the columns of the index.
-        path: of the tar, for errors.
+        descriptor: file descriptor of the tar.
+        record: the sample's index row.
+        names: extensions of all components, the columns of the index.
+        path: path of the tar, for error messages.
 
     Raises:
-        ShardError: the tar holds something else at that place.
+        ShardError: the tar does not contain the sample at this offset.
     """
     base, present = _unpack(record, names, path)
     data = os.pread(descriptor, max([start + size for _, start, size in present]), base)
@@ -46,10 +46,10 @@ def read_components(
 
 
 def read_parts(descriptor: int, record: np.void, names: Sequence[str], path: Location) -> tuple[str, dict[str, Part]]:
-    """Where the components of a sample lie in a tar, and their first bytes: of arrays the header, else all.
+    """Locate the components of a sample in a tar, and read the header of arrays and all bytes of other components.
 
     Raises:
-        ShardError: the tar holds something else at that place.
+        ShardError: the tar does not contain the sample at this offset.
     """
     base, present = _unpack(record, names, path)
     stem, found = b"", {}
@@ -65,10 +65,10 @@ def read_parts(descriptor: int, record: np.void, names: Sequence[str], path: Loc
 
 
 def read_key(descriptor: int, record: np.void, names: Sequence[str], path: Location) -> str:
-    """The key of a sample: one short read.
+    """Read the key of a sample from its first tar header.
 
     Raises:
-        ShardError: the tar holds something else at that place.
+        ShardError: the tar does not contain the sample at this offset.
     """
     base, present = _unpack(record, names, path)
     start, extension = min((start, extension) for extension, start, _ in present)
@@ -77,31 +77,31 @@ def read_key(descriptor: int, record: np.void, names: Sequence[str], path: Locat
 
 
 _HEADER = Struct("100s24x12s121x5s")
-"""Name, size and mark in a tar header."""
+"""Name, size and magic in a tar header."""
 
 
 @cache
 def _row(components: int) -> Struct:
-    """The row of `index.index_dtype`, which numpy takes ten times as long to take apart."""
+    """Return the format of a row of `index.index_dtype`. numpy takes ten times as long to unpack one."""
     return Struct(f"<Qi{2 * components}I")
 
 
 def _unpack(record: np.void, names: Sequence[str], path: Location) -> tuple[int, list[tuple[str, int, int]]]:
-    """Where a sample begins, and (extension, start, size) of the components that it has."""
+    """Return a sample's offset, and (extension, start, size) of its components."""
     base, _, *places = _row(len(names)).unpack(record)  # pyright: ignore[reportArgumentType]
     columns = zip(names, places, places[len(names) :], strict=False)
     present = [(extension, start, size) for extension, start, size in columns if size]
     if not present:
-        raise ShardError(f"{path}: the index row for byte {base} has no component: make the shards again", "tar")
+        raise ShardError(f"{path}: the index row for byte {base} has no components: make the shards again", "tar")
     return base, present
 
 
 def _header(data: bytes, at: int) -> tuple[bytes, int]:
-    """Name and size of a tar member by its header; what has not the mark of a header has none."""
+    """Return name and size from a tar header; (b"", -1) if the data are not a header."""
     if not 0 <= at <= len(data) - BLOCK:
         return b"", -1
-    name, size, mark = _HEADER.unpack_from(data, at)
-    if mark != b"ustar":
+    name, size, magic = _HEADER.unpack_from(data, at)
+    if magic != b"ustar":
         return b"", -1
     try:
         return name.split(b"\0", 1)[0], int(size.strip(b"\0 "), 8)
@@ -110,17 +110,17 @@ def _header(data: bytes, at: int) -> tuple[bytes, int]:
 
 
 def _stem(name: bytes, extension: str, path: Location) -> bytes:
-    """The key in a member name, which must end in an extension."""
+    """Return the key in a member name, which must end with the extension."""
     stem = name.removesuffix(b"." + extension.encode())
     if stem == name or not stem:
-        what = f"{path}: found {_text(name)[:40]!r} where its index says a component {extension}: verify it"
-        raise ShardError(what, "tar")
+        problem = f"{path}: found {_text(name)[:40]!r} where the index states a component {extension}: verify the shard"
+        raise ShardError(problem, "tar")
     return stem
 
 
 def _refuse(stem: bytes, extension: str, path: Location) -> NoReturn:
-    what = f"{path}: component {extension} of sample {_text(stem)} is not where its index says: verify it"
-    raise ShardError(what, "tar")
+    problem = f"{path}: component {extension} of sample {_text(stem)} is not where the index states: verify the shard"
+    raise ShardError(problem, "tar")
 
 
 def _text(name: bytes) -> str:

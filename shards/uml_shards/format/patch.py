@@ -1,4 +1,4 @@
-"""A patch of a volume, read without the rest of it."""
+"""Read a patch of a volume without reading the complete volume."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from .volume import IMAGE, MASK, check_classes, check_finite, parse_header, read
 
 @dataclass(frozen=True)
 class Part:
-    """One component of a sample in an open tar.
+    """A component of a sample in an open tar.
 
     Attributes:
-        offset: of its first byte.
-        size: its bytes.
-        head: the first of them; of what is no array, all.
+        offset: offset of the first byte.
+        size: size in bytes.
+        head: the first bytes of an array; all bytes of any other component.
     """
 
     offset: int
@@ -30,20 +30,21 @@ class Part:
 def read_patch_sample(
     descriptor: int, key: str, parts: Mapping[str, Part], layout: Layout, size: Sequence[int], place: Sequence[float]
 ) -> Sample:
-    """A sample whose image and mask are a patch of the volume.
+    """Read a sample whose image and mask are a patch of the volume.
 
-    A volume that is smaller along an axis lies in the middle; around it the image repeats its edge, the mask is 255.
+    A volume smaller than the patch along an axis is centred. Around it the image repeats its edge and the mask is 255.
 
     Args:
-        descriptor: of the tar.
-        key: of the sample.
+        descriptor: file descriptor of the tar.
+        key: key of the sample.
         parts: extension -> component.
-        layout: what the sample must look like.
-        size: (3,) voxels of the patch.
-        place: (3,) in [0, 1): of the corner, from the first to the last possible voxel along each axis.
+        layout: properties that the sample must have.
+        size: (3,) size of the patch in voxels.
+        place: (3,) position of the corner in [0, 1), from the first to the last possible voxel along each axis.
 
     Raises:
-        ShardError: what is wrong, without shard and key; its reason is the component at fault.
+        ShardError: a component is missing or invalid. The message does not name shard and key; the error's reason is
+            the faulty component.
     """
     part: Reason = "image"
     try:
@@ -79,12 +80,12 @@ def _read_mask(
 ) -> NDArray[np.uint8] | None:
     if part is None:
         if layout.masked:
-            raise ShardError(f"component {MASK} is missing, the manifest says every sample has a mask")
+            raise ShardError(f"component {MASK} is missing, but the manifest states that every sample has a mask")
         return None
     header = parse_header(part.head, part.size, MASK)
     if header.shape != tuple(volume):
         shapes = ("x".join(map(str, shape)) for shape in (header.shape, volume))
-        raise ShardError(f"{MASK}: is {next(shapes)}, the image {next(shapes)}")
+        raise ShardError(f"{MASK}: mask is {next(shapes)}, image is {next(shapes)}")
     mask = read_patch(descriptor, part.offset, header, corner, size, MASK)
     check_classes(mask, layout.mask_classes)
     return mask

@@ -1,7 +1,7 @@
-"""Picture files to numpy: an explicit whitelist of formats and modes.
+"""Decode 2D image files to numpy arrays. Only an explicit list of formats and modes is accepted.
 
-What a general decoder does silently and a mask or a 16-bit image does not survive is refused here: a palette or alpha
-channel turned into RGB, 16 bits cut to 8, grey levels of 1, 2 or 4 bits stretched to 255, later pages dropped.
+Silent conversions of general decoders, which corrupt masks and 16-bit images, are refused: palette or alpha to RGB,
+16 bits to 8, grey levels of 1, 2 or 4 bits stretched to 255, dropped pages.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from ..sample import IGNORE
 from .grey_png import decode_grey_png
 from .jpeg import decode_jpeg
 
-# The plugins are called directly: Image.open would guess the format from the bytes, and warns on stderr before our own
-# limit can speak.
+# The plugins are called directly: Image.open would guess the format from the bytes, and would warn about large images
+# on stderr before our own limit is checked.
 _OPENERS: dict[str, Callable[[BytesIO], ImageFile]] = {
     "jpg": JpegImagePlugin.JpegImageFile,
     "jpeg": JpegImagePlugin.JpegImageFile,
@@ -29,11 +29,11 @@ _OPENERS: dict[str, Callable[[BytesIO], ImageFile]] = {
 }
 
 MAX_PIXELS = 1 << 26
-"""Largest image or mask that is decoded, 8192 x 8192: a few bytes can claim to be more."""
+"""Largest number of pixels that is decoded, 8192 x 8192: a header of a few bytes can claim more."""
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
 _TIFF_BITS = 258
-"""The tag BitsPerSample."""
+"""The TIFF tag BitsPerSample."""
 
 
 def decode_image(data: bytes, extension: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -43,14 +43,15 @@ def decode_image(data: bytes, extension: str) -> NDArray[np.uint8] | NDArray[np.
         (H, W, 1 or 3), uint8, or uint16 with every value as stored.
 
     Raises:
-        ShardError: another format, mode or depth, too many pixels, several pages, damaged data.
+        ShardError: the format, mode or bit depth is not supported, there are too many pixels or several pages, or the
+            data are damaged.
     """
     if extension in ("jpg", "jpeg") and (pixels := decode_jpeg(data, MAX_PIXELS)) is not None:
         return pixels
     opened = _open(data, extension)
     if _bits(opened, data) == 16 and opened.mode not in (*_SIXTEEN_BIT, "I"):
-        raise ShardError(f"{extension}: 16-bit colour, which the decoder would cut to 8 bits: store it with 8")
-    # Pillow before 11 opens a 16-bit grey PNG as "I", 32 bits wide; a TIFF in that mode really has 32 bits.
+        raise ShardError(f"{extension}: 16-bit colour is not supported: store the image with 8 bits per channel")
+    # Pillow before 11 opens a 16-bit grey PNG in mode "I" (32 bits); a TIFF in that mode really has 32 bits.
     sixteen = opened.mode in _SIXTEEN_BIT or (opened.mode == "I" and extension == "png")
     if not sixteen and opened.mode not in ("L", "RGB"):
         raise ShardError(f"{extension}: image mode {opened.mode} is not supported: use grey or RGB without alpha")
@@ -60,7 +61,7 @@ def decode_image(data: bytes, extension: str) -> NDArray[np.uint8] | NDArray[np.
 
 
 def _bits(opened: ImageFile, data: bytes) -> int:
-    """Bits of a channel as stored, which the decoder's mode no longer tells."""
+    """Return the stored bits per channel, which the decoder's mode does not reveal."""
     if isinstance(opened, TiffImagePlugin.TiffImageFile):
         found = opened.tag_v2.get(_TIFF_BITS, 1)
         return max(found) if isinstance(found, tuple) else int(found)
@@ -68,16 +69,16 @@ def _bits(opened: ImageFile, data: bytes) -> int:
 
 
 def decode_mask(data: bytes, classes: int, extension: str = "mask.png") -> NDArray[np.uint8]:
-    """Decode a class map: a PNG of 8-bit grey whose values are class numbers or 255 = ignore.
+    """Decode a class map: an 8-bit grey PNG whose values are class numbers or 255 = ignore.
 
     Returns:
         (H, W) uint8.
 
     Raises:
-        ShardError: any other PNG, or a value that is no class.
+        ShardError: the file is not such a PNG, or a value is not a class number.
     """
     mask = decode_grey(data, extension)
-    # In one pass: 255 = ignore becomes 0, and the classes 1 and up.
+    # Adding 1 wraps 255 = ignore to 0, so a single pass checks all values.
     if (mask + np.uint8(1)).max() > classes:
         value = int(mask[(mask >= classes) & (mask != IGNORE)][0])
         raise ShardError(f"{extension}: value {value} is out of range: {classes} mask classes, and 255 = ignore")
@@ -85,22 +86,22 @@ def decode_mask(data: bytes, classes: int, extension: str = "mask.png") -> NDArr
 
 
 def decode_grey(data: bytes, extension: str) -> NDArray[np.uint8]:
-    """Decode a PNG of 8-bit grey, (H, W) uint8, every value as stored.
+    """Decode an 8-bit grey PNG to (H, W) uint8, every value as stored.
 
     Raises:
-        ShardError: it is any other PNG, or damaged.
+        ShardError: the file is not such a PNG, or is damaged.
     """
     if (values := decode_grey_png(data, MAX_PIXELS)) is not None:
         return values
     opened = _open(data, "png", extension)
     depth, colour = data[24], data[25]
     if (depth, colour) != (8, 0):
-        raise ShardError(f"{extension}: must be a PNG of 8-bit grey, is of {depth} bits and colour type {colour}")
+        raise ShardError(f"{extension}: must be an 8-bit grey PNG, but has {depth} bits and colour type {colour}")
     return _load(opened, extension)
 
 
 def _open(data: bytes, image_format: str, extension: str | None = None) -> ImageFile:
-    """Read the header only, and refuse what must not be decoded."""
+    """Read the header only, and refuse files that must not be decoded."""
     extension = extension or image_format
     try:
         opened = _OPENERS[image_format](BytesIO(data))
@@ -109,9 +110,9 @@ def _open(data: bytes, image_format: str, extension: str | None = None) -> Image
         raise ShardError(f"{extension}: cannot be opened: {_line(error)}") from None
     width, height = opened.size
     if width * height > MAX_PIXELS:
-        raise ShardError(f"{extension}: {height}x{width} is more than {MAX_PIXELS} pixels: resize it")
+        raise ShardError(f"{extension}: {height}x{width} exceeds the limit of {MAX_PIXELS} pixels: resize it")
     if pages != 1:
-        raise ShardError(f"{extension}: holds {pages} pages, must hold one")
+        raise ShardError(f"{extension}: contains {pages} pages, must contain one")
     return opened
 
 
@@ -123,5 +124,5 @@ def _load(opened: ImageFile, extension: str) -> NDArray[Any]:
 
 
 def _line(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """Return an error's message as one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,7 +1,7 @@
-"""Volumes as plain `.npy` components, not compressed: a patch of one is read without the rest.
+"""Volumes stored as uncompressed `.npy` components, so that a patch can be read without the complete volume.
 
-In C order a patch lies in one run of bytes per step of the first axis: H reads of W x (all of D), where a patch covers
-most of the last axis in practice. Pickles are never read, and bytes cannot claim to be more voxels than they are.
+In C order, a patch takes one contiguous read per step of the first axis: H reads of W x (all of D). In practice a patch
+covers most of the last axis. Pickles are never loaded, and the header must match the number of bytes.
 """
 
 import math
@@ -17,26 +17,26 @@ from ..errors import ShardError
 from ..sample import IGNORE
 
 IMAGE = "npy"
-"""Component of the image: (H, W, D), or (H, W, D, channels)."""
+"""Extension of the image component: (H, W, D), or (H, W, D, channels)."""
 
 MASK = "mask.npy"
-"""Component of the mask: (H, W, D) uint8."""
+"""Extension of the mask component: (H, W, D) uint8."""
 
 DTYPES = ("|u1", "<u2", "<i2", "<f2", "<f4")
-"""Of an image as stored."""
+"""Allowed dtypes of a stored image."""
 
 HEADER_BYTES = 512
-"""At least as many as the header of a .npy file of four axes takes: numpy's own has 128."""
+"""Upper bound for the header of a .npy file with four axes; numpy writes 128 bytes."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the first bytes of a component say.
+    """The parsed header of a component.
 
     Attributes:
-        shape: (H, W, D, channels) of an image; (H, W, D) of a mask.
-        dtype: of the voxels.
-        start: offset of the first voxel.
+        shape: (H, W, D, channels) for an image; (H, W, D) for a mask.
+        dtype: dtype of the voxels.
+        start: offset of the first voxel in bytes.
     """
 
     shape: tuple[int, ...]
@@ -45,15 +45,15 @@ class Header:
 
     @property
     def bytes(self) -> int:
-        """Of the whole component."""
+        """Size of the complete component."""
         return self.start + math.prod(self.shape) * self.dtype.itemsize
 
 
 def encode_volume(values: NDArray) -> bytes:
-    """A volume, or a mask, as a component; its dtype must be one of `DTYPES`, in whatever byte order.
+    """Encode a volume or a mask as a component. Its dtype must be one of `DTYPES`, in any byte order.
 
     Raises:
-        ShardError: it has another dtype, or other than 3 or 4 axes.
+        ShardError: the dtype is not supported, or there are not 3 or 4 axes.
     """
     values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
     _check(values.shape, values.dtype, "volume")
@@ -63,15 +63,15 @@ def encode_volume(values: NDArray) -> bytes:
 
 
 def parse_header(data: bytes, size: int, extension: str) -> Header:
-    """The header of a component.
+    """Parse the header of a component.
 
     Args:
-        data: its first `HEADER_BYTES`, or all of it.
-        size: bytes of the whole component.
+        data: the first `HEADER_BYTES` of the component, or all of it.
+        size: size of the complete component in bytes.
         extension: `IMAGE` or `MASK`.
 
     Raises:
-        ShardError: it is no .npy file in C order of a dtype that volumes have, or its size is not what its shape says.
+        ShardError: the data are not a .npy file in C order with a supported dtype, or size and shape do not match.
     """
     file = BytesIO(data)
     try:
@@ -79,20 +79,20 @@ def parse_header(data: bytes, size: int, extension: str) -> Header:
             raise ValueError("its version is not 1.0")
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     except (ValueError, TypeError, SyntaxError, EOFError, OverflowError, MemoryError) as error:
-        raise ShardError(f"{extension}: no .npy of version 1.0: {' '.join(str(error).split())}") from None
+        raise ShardError(f"{extension}: not a .npy file of version 1.0: {' '.join(str(error).split())}") from None
     if fortran:
-        raise ShardError(f"{extension}: must be in C order, is in Fortran order")
+        raise ShardError(f"{extension}: must be in C order, but is in Fortran order")
     _check(shape, dtype, extension)
     if extension == IMAGE and len(shape) == 3:
         shape = (*shape, 1)
     header = Header(tuple(shape), dtype, file.tell())
     if header.bytes != size:
-        raise ShardError(f"{extension}: has {size} bytes, its shape {_text(shape)} of {dtype} needs {header.bytes}")
+        raise ShardError(f"{extension}: has {size} bytes, but shape {_text(shape)} of {dtype} needs {header.bytes}")
     return header
 
 
 def decode_volume(data: bytes) -> NDArray:
-    """A volume (H, W, D, channels), read-only, in its stored dtype.
+    """Decode a volume (H, W, D, channels), read-only, in its stored dtype.
 
     Raises:
         ShardError: see `parse_header`; or a voxel is NaN or infinite.
@@ -103,10 +103,10 @@ def decode_volume(data: bytes) -> NDArray:
 
 
 def decode_volume_mask(data: bytes, classes: int) -> NDArray[np.uint8]:
-    """A mask (H, W, D) of class numbers, 255 = ignore.
+    """Decode a mask (H, W, D) of class numbers, 255 = ignore.
 
     Raises:
-        ShardError: see `parse_header`; or a value is no class.
+        ShardError: see `parse_header`; or a value is not a class number.
     """
     mask = _array(data, parse_header(data, len(data), MASK))
     check_classes(mask, classes)
@@ -116,18 +116,18 @@ def decode_volume_mask(data: bytes, classes: int) -> NDArray[np.uint8]:
 def read_patch(
     descriptor: int, offset: int, header: Header, corner: Sequence[int], size: Sequence[int], extension: str
 ) -> NDArray:
-    """A part of a component in an open tar: one `pread` per step of its first axis.
+    """Read a part of a component in an open tar with one `pread` per step of its first axis.
 
     Args:
-        descriptor: of the tar.
-        offset: of the component in it.
-        header: of the component.
+        descriptor: file descriptor of the tar.
+        offset: offset of the component in the tar.
+        header: header of the component.
         corner: (3,) first voxel.
-        size: (3,) voxels along each axis; corner + size lies inside.
-        extension: of the component, for errors.
+        size: (3,) voxels along each axis; corner + size is inside the volume.
+        extension: extension of the component, for error messages.
 
     Raises:
-        ShardError: the tar ends before.
+        ShardError: the tar ends before the last voxel.
     """
     row = math.prod(header.shape[2:])
     plane, item = header.shape[1] * row, header.dtype.itemsize
@@ -135,25 +135,25 @@ def read_patch(
     for step in range(size[0]):
         first = offset + header.start + ((corner[0] + step) * plane + corner[1] * row) * item
         if os.preadv(descriptor, [patch[step].reshape(-1).view(np.uint8).data], first) != size[1] * row * item:
-            raise ShardError(f"{extension}: the tar ends before its last voxel: verify it")
+            raise ShardError(f"{extension}: the tar ends before the last voxel: verify the shard")
     return patch[:, :, corner[2] : corner[2] + size[2]]
 
 
 def check_finite(values: NDArray) -> None:
-    """Refuse NaN and infinity.
+    """Check that no voxel is NaN or infinite.
 
     Raises:
-        ShardError: there are some.
+        ShardError: some voxels are.
     """
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ShardError(f"{IMAGE}: {int((~np.isfinite(values)).sum())} voxels are NaN or infinite")
 
 
 def check_classes(mask: NDArray[np.uint8], classes: int) -> None:
-    """Refuse what is neither a class number nor 255 = ignore.
+    """Check that every voxel is a class number or 255 = ignore.
 
     Raises:
-        ShardError: there is some.
+        ShardError: a value is neither.
     """
     wrong = (mask >= classes) & (mask != IGNORE)
     if wrong.any():
@@ -161,14 +161,14 @@ def check_classes(mask: NDArray[np.uint8], classes: int) -> None:
 
 
 def _check(shape: Sequence[int], dtype: np.dtype, extension: str) -> None:
-    """Refuse what no volume, or no mask, is."""
+    """Check dtype and number of axes of a volume or a mask."""
     dtypes, axes = (("|u1",), (3,)) if extension == MASK else (DTYPES, (3, 4))
     if dtype.str not in dtypes:
         names = ", ".join(np.dtype(kind).name for kind in dtypes)
-        raise ShardError(f"{extension}: dtype {dtype} is not read: must be {names}")
+        raise ShardError(f"{extension}: dtype {dtype} is not supported: must be {names}")
     if len(shape) not in axes or not all(side > 0 for side in shape):
         raise ShardError(
-            f"{extension}: shape {_text(shape)} is not that of a volume: {' or '.join(map(str, axes))} axes"
+            f"{extension}: shape {_text(shape)} is not valid for a volume: needs {' or '.join(map(str, axes))} axes"
         )
 
 

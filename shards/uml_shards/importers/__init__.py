@@ -1,4 +1,4 @@
-"""Importers of raw data sets: each module here that has an `IMPORTER` is one; nothing else has to be told."""
+"""Importers of raw data sets. Every module in this package that defines `IMPORTER` is found automatically."""
 
 import difflib
 import importlib
@@ -11,21 +11,21 @@ __all__ = ["Importer", "Options", "Source", "find_importer", "importers"]
 
 
 def importers() -> dict[str, type[Importer]]:
-    """All importers, by name."""
+    """Return all importers, by name."""
     modules = (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
     classes = (getattr(module, "IMPORTER", None) for module in modules)
     return {found.name: found for found in sorted(filter(None, classes), key=lambda found: found.name)}
 
 
 def find_importer(name: str) -> type[Importer]:
-    """The importer of a data set.
+    """Return the importer of a data set.
 
     Raises:
-        ShardError: there is none of that name; the message has the nearest one.
+        ShardError: there is no importer of this name; the message suggests a similar one.
     """
     known = importers()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        hint = f"did you mean {near[0]}?" if near else f"available: {', '.join(known)}"
         raise ShardError(f"no importer for data set {name!r}: {hint}")
     return known[name]

@@ -1,4 +1,4 @@
-"""What an importer is: the one thing to write for a new data set."""
+"""The base class of importers. A new data set needs only a subclass."""
 
 import difflib
 from abc import ABC, abstractmethod
@@ -14,14 +14,14 @@ from ..errors import ShardError
 
 @dataclass(frozen=True)
 class Options:
-    """How an importer is asked to work.
+    """The options of an importer.
 
     Attributes:
-        size: height and width of what is stored, in pixels; 0 keeps each image's own; None is the importer's default.
-        seed: of whatever is drawn.
-        lossless: store images that cannot keep their source bytes as PNG instead of JPEG.
-        counts: split -> samples, for importers that make their data.
-        settings: name -> text, of what only this importer knows; see `Importer.settings_type`.
+        size: height and width to store, in pixels; 0 keeps each image's size; None is the importer's default.
+        seed: random seed of drawn splits and generated data.
+        lossless: whether to store images that cannot keep their source bytes as PNG instead of JPEG.
+        counts: split -> number of samples, for importers that generate their data.
+        settings: name -> text of importer-specific settings; see `Importer.settings_type`.
     """
 
     size: int | None = None
@@ -32,20 +32,20 @@ class Options:
 
 
 class NoSettings(BaseModel):
-    """The settings of an importer that has none."""
+    """The settings of an importer without settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One split as an importer found it: cheap to make and to pickle, nothing decoded.
+    """A split found by an importer: cheap to create and to pickle, with nothing decoded.
 
     Attributes:
-        items: one small record a sample; only the importer knows what is in it.
+        items: one small record per sample, interpreted only by the importer.
         classes: names of the image classes, in label order; () without labels.
-        mask_classes: names of the pixel classes, background first; () without masks or with named ones.
-        mask_names: names of the masks that may overlap.
+        mask_classes: names of the pixel classes, background first; () without masks or with named masks.
+        mask_names: names of masks that may overlap.
         tasks: binary tasks for evaluation: name -> label numbers that count as positive.
     """
 
@@ -57,27 +57,27 @@ class Source:
 
 
 class Importer(ABC):
-    """Turns a raw data set into samples. It is pickled into worker processes.
+    """Converts a raw data set to samples. Importers are pickled into worker processes.
 
     Args:
-        raw: folder of the raw data; importers that make their data ignore it.
-        options: how to work.
+        raw: folder of the raw data; ignored by importers that generate their data.
+        options: options of the importer.
 
     Raises:
-        ShardError: the folder is missing, or an option does not fit this importer.
+        ShardError: the folder is missing, or an option is not valid for this importer.
 
     Attributes:
-        name: what `--dataset` calls it.
-        summary: one line.
-        licence: of the data.
-        source: where the data come from, and what to cite.
-        where: how to get them.
-        tree: the layout expected on disk.
-        default_size: of what is stored, in pixels.
-        needs_raw: False when it makes its data.
-        settings_type: a frozen model of what `--set key=value` may say, each field with a default and a description.
-            All go into the manifest but those with `exclude=True`, such as a salt.
-        settings: an object of that type.
+        name: name of the importer for `--dataset`.
+        summary: description in one line.
+        licence: licence of the data.
+        source: origin of the data and what to cite.
+        where: how to get the data.
+        tree: expected folder layout of the raw data.
+        default_size: default height and width to store, in pixels.
+        needs_raw: whether raw data are needed; False if the importer generates its data.
+        settings_type: frozen model of the settings for `--set key=value`; every field has a default and a description.
+            All fields are stored in the manifest, except those with `exclude=True`, such as a salt.
+        settings: the settings, an instance of `settings_type`.
     """
 
     name: ClassVar[str]
@@ -97,24 +97,24 @@ class Importer(ABC):
         size = self.options.size
         self.size = self.default_size if size is None else size
         if self.size < 0:
-            raise ShardError(f"{self.name}: size {self.size} is negative: give pixels, or 0 to keep each image's own")
+            raise ShardError(f"{self.name}: size {self.size} is negative: give pixels, or 0 to keep each image's size")
         if self.needs_raw:
             if self.raw is None or not self.raw.is_dir():
-                what = "no raw folder given" if self.raw is None else f"raw folder {self.raw} does not exist"
-                raise ShardError(f"{self.name}: {what}: {self.where}")
+                problem = "no raw folder given" if self.raw is None else f"raw folder {self.raw} does not exist"
+                raise ShardError(f"{self.name}: {problem}: {self.where}")
             if self.options.counts:
-                raise ShardError(f"{self.name}: counts are only for data sets that are made, not imported")
+                raise ShardError(f"{self.name}: counts are only for generated data sets, not for imported ones")
         self.settings = _read_settings(self.name, self.settings_type, self.options.settings)
 
     @property
     def manifest_options(self) -> dict[str, Any]:
-        """What the manifest says about how the data were made."""
+        """The options stored in the manifest."""
         basic = {"size": self.size, "seed": self.options.seed, "lossless": self.options.lossless}
         return basic | self.settings.model_dump(mode="json")
 
     @classmethod
     def settings_help(cls) -> list[str]:
-        """One line for each setting: its default, and what it does."""
+        """Return one help line per setting: its default and its description."""
         return [
             f"{f'--set {key}={_text(found.get_default(call_default_factory=True))}':<38} {found.description}"
             for key, found in cls.settings_type.model_fields.items()
@@ -122,15 +122,15 @@ class Importer(ABC):
 
     @abstractmethod
     def splits(self) -> dict[str, Source]:
-        """The splits, by name.
+        """Return the splits, by name.
 
         Raises:
-            ShardError: the raw data are not laid out as `tree` says.
+            ShardError: the raw data do not have the layout described in `tree`.
         """
 
     @abstractmethod
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
-        """The key of a sample and its components, extension -> bytes; called in worker processes.
+        """Return the key of a sample and its components, extension -> bytes. Called in worker processes.
 
         Raises:
             ShardError: the raw files of this sample cannot be used.
@@ -141,7 +141,7 @@ def _read_settings(importer: str, kind: type[BaseModel], given: Mapping[str, str
     for key in given:
         if key not in kind.model_fields:
             near = difflib.get_close_matches(key, kind.model_fields, n=1)
-            known = f"it has {', '.join(kind.model_fields)}" if kind.model_fields else "it has none"
+            known = f"available: {', '.join(kind.model_fields)}" if kind.model_fields else "this importer has none"
             raise ShardError(f"{importer}: unknown setting {key!r}: {f'did you mean {near[0]}?' if near else known}")
     try:
         return kind.model_validate(dict(given))
@@ -152,7 +152,7 @@ def _read_settings(importer: str, kind: type[BaseModel], given: Mapping[str, str
 
 
 def _text(value: Any) -> str:
-    """A default as it is typed."""
+    """Return a default value as typed on the command line."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

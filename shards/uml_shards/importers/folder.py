@@ -1,4 +1,4 @@
-"""Anyone's data without code: a folder of images, and masks and a table of labels as far as they are there."""
+"""Import your own data without code: a folder of images, with optional masks and an optional table of labels."""
 
 import re
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def _names(text: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
-"""A list, typed with commas."""
+"""A list, given with commas."""
 
 
 class Settings(BaseModel):
@@ -45,38 +45,39 @@ class Settings(BaseModel):
     classes: Names = Field(default=(), description="image classes in label order; empty: the labels found, sorted")
     mask_classes: Names = Field(default=("background", "lesion"), description="pixel classes, background first")
     mask_values: MaskValues = Field(
-        default="binary", description="binary: all that is not 0 is class 1; classes: masks hold numbers, 255 = ignore"
+        default="binary", description="binary: any value except 0 is class 1; classes: class numbers, 255 = ignore"
     )
     channels: Literal["rgb", "grey"] = Field(
-        default="rgb", description="rgb: grey images become RGB; grey: images in colour are refused, 16 bits are kept"
+        default="rgb", description="rgb: grey images become RGB; grey: colour images are refused, 16 bits are kept"
     )
-    spacing: Spacing = Field(default=(), description="of volumes: mm along x, y, z to resample to; empty: as stored")
-    window: Window = Field(default=(), description="of volumes: low,high that values are clipped to; empty: none")
+    spacing: Spacing = Field(default=(), description="volumes: voxel size in mm along x, y, z; empty: as stored")
+    window: Window = Field(default=(), description="volumes: low,high to clip values to; empty: no clipping")
     intensity: Intensity = Field(
-        default="keep", description="of volumes: keep: numbers as they are; volume: minus the mean, over the deviation"
+        default="keep",
+        description="volumes: keep: unchanged values; volume: subtract the mean, divide by the standard deviation",
     )
-    val: float = Field(default=0.15, description="share of the patients for validation")
-    test: float = Field(default=0.15, description="share of the patients for the test")
-    folds: int = Field(default=0, description="2 or more: cut all but the test into so many parts, instead of val")
-    fold: int = Field(default=0, description="the part that is val, from 0; the others are train")
+    val: float = Field(default=0.15, description="fraction of the patients for validation")
+    test: float = Field(default=0.15, description="fraction of the patients for testing")
+    folds: int = Field(default=0, description="2 or more: number of cross-validation folds, instead of val")
+    fold: int = Field(default=0, description="the fold that is val, from 0; the others are train")
     keys: KeyKind = Field(
-        default="hashed", description="hashed: of salt and path, tells no file name; names: from the path"
+        default="hashed", description="hashed: hash of salt and path, hides file names; names: from the path"
     )
     salt: SecretStr = Field(
-        default=SecretStr(""), exclude=True, description="a secret of yours for hashed keys; not stored"
+        default=SecretStr(""), exclude=True, description="your own secret for hashed keys; not stored"
     )
 
     @model_validator(mode="after")
     def _check(self) -> "Settings":
         for names in (self.classes, self.mask_classes):
             if len(set(names)) != len(names):
-                raise ValueError(f"{','.join(names)} names a class twice")
+                raise ValueError(f"{','.join(names)} contains a class twice")
         if len(self.mask_classes) < 2 or (self.mask_values == "binary" and len(self.mask_classes) > 2):
             raise ValueError(
-                f"mask_classes={','.join(self.mask_classes)}: binary masks have 2 classes, others 2 or more"
+                f"mask_classes={','.join(self.mask_classes)}: binary masks need 2 classes, others 2 or more"
             )
         if self.folds and "val" in self.model_fields_set:
-            raise ValueError("val does nothing with folds: a fold is val")
+            raise ValueError("val has no effect with folds, since a fold is val: remove val")
         return self
 
 
@@ -89,25 +90,25 @@ class _Item:
 
 
 class Folder(Importer):
-    """Images or volumes, sorted by patient into splits; images are squashed to a square, masks by NEAREST.
+    """Imports images or volumes, split by patient. Images are resized to a square, masks by NEAREST.
 
     Attributes:
-        volumes: whether the tree holds volumes, and not pictures.
+        volumes: whether the folder contains volumes instead of 2D images.
     """
 
     name = "folder"
-    summary = "your own images, with masks and labels where you have them; no code to write"
+    summary = "your own images, with optional masks and labels; no code needed"
     licence = "not stated: the data are the user's own"
     source = "not stated: the data are the user's own"
-    where = "put your files into RAW as below"
+    where = "arrange your files in RAW as shown below"
     tree = """\
-RAW/images/**   PNG, JPEG, TIFF or BMP, in folders if you like; or volumes (extra volumes): .nii, .nii.gz, .nrrd,
-                .h5 or .hdf5 with a dataset image, and folders of .dcm files, each folder one series
-RAW/masks/**    same path and name as the image, or with _ and anything behind: case 7.jpg, case 7_lesion.png;
-                binary masks of one image are joined; an image without any is not segmented; the mask of a .h5 may
-                be the dataset label in it
-RAW/labels.csv  columns image, and label, patient or split as far as you have them; an image without a label
-                is unlabelled; without a split, patients are drawn by --seed, or images where there is no patient"""
+RAW/images/**   PNG, JPEG, TIFF or BMP, optionally in subfolders; or volumes (extra volumes): .nii, .nii.gz, .nrrd,
+                .h5 or .hdf5 with a dataset image, and folders of .dcm files, one series per folder
+RAW/masks/**    same path and name as the image, optionally followed by _ and any text: case 7.jpg, case 7_lesion.png;
+                several binary masks of an image are merged; an image without a mask is not segmented; the mask of
+                a .h5 file may be the dataset label in the same file
+RAW/labels.csv  column image, and optionally label, patient and split; an image without a label is unlabelled;
+                without a column split, patients are drawn by --seed, or images if there is no column patient"""
     default_size = 256
     settings_type = Settings
     settings: Settings
@@ -116,24 +117,26 @@ RAW/labels.csv  columns image, and label, patient or split as far as you have th
         super().__init__(raw, options)
         assert self.raw is not None
         self.volumes = holds_volumes(self.raw / "images")
-        if idle := sorted(self.settings.model_fields_set & self._idle):
-            kind = "volumes" if self.volumes else "pictures"
-            raise ShardError(f"folder: setting {idle[0]} does nothing for {kind}: take it away")
+        if unused := sorted(self.settings.model_fields_set & self._unused):
+            kind = "volumes" if self.volumes else "2D images"
+            raise ShardError(f"folder: setting {unused[0]} has no effect for {kind}: remove it")
         if self.volumes:
             if self.options.size:
-                raise ShardError(f"folder: --size {self.size} does nothing for volumes: use --set spacing=1,1,1, in mm")
+                raise ShardError(
+                    f"folder: --size {self.size} has no effect for volumes: use --set spacing=1,1,1, in mm"
+                )
             self.size = 0
 
     @property
     def manifest_options(self) -> dict[str, Any]:
-        """What the manifest says, without what is of no meaning for such images."""
-        return {key: value for key, value in super().manifest_options.items() if key not in self._idle}
+        """The options stored in the manifest, without those that have no effect for this kind of images."""
+        return {key: value for key, value in super().manifest_options.items() if key not in self._unused}
 
     def splits(self) -> dict[str, Source]:
-        """The splits of the table, or train, val and test drawn by patient, or by image where there is no patient.
+        """Return the splits of the table, or train, val and test drawn by patient (by image without patients).
 
         Raises:
-            ShardError: files or rows do not fit together, a label is no class, or a patient is in two splits.
+            ShardError: files and rows do not match, a label is not a class, or a patient is in two splits.
         """
         assert self.raw is not None
         images = find_images(self.raw / "images")
@@ -162,7 +165,7 @@ RAW/labels.csv  columns image, and label, patient or split as far as you have th
         }
 
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
-        """Image, mask and label of one file."""
+        """Encode image, mask and label of one file."""
         if self.volumes:
             return item.key, self._encode_volume(item)
         opened = open_raw(item.image)
@@ -171,7 +174,7 @@ RAW/labels.csv  columns image, and label, patient or split as far as you have th
         extension, image, size = encode_opened(
             opened, item.image, self.size, self.options.lossless, channels, upright=True
         )
-        # Bytes that are kept have not been decoded: damage is said here, where the file is known.
+        # Source bytes that are kept have not been decoded. Decoding them here reports damage with the file's name.
         load(opened, item.image)
         components = {extension: image, "json": encode_json(item.label)}
         if mask is not None:
@@ -179,7 +182,7 @@ RAW/labels.csv  columns image, and label, patient or split as far as you have th
         return item.key, components
 
     @property
-    def _idle(self) -> frozenset[str]:
+    def _unused(self) -> frozenset[str]:
         return _OF_PICTURES if self.volumes else _OF_VOLUMES
 
     def _encode_volume(self, item: _Item) -> dict[str, bytes]:
@@ -195,28 +198,30 @@ RAW/labels.csv  columns image, and label, patient or split as far as you have th
             raise ShardError(f"folder: {error}") from None
 
     def _mask(self, item: _Item, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """All masks of an image joined, (H, W) as the image's."""
+        """Merge all masks of an image, (H, W) like the image."""
         classes = len(self.settings.mask_classes)
         joined = np.zeros(size, dtype=np.uint8)
         for path in item.masks:
             mask = read_mask(path, self.settings.mask_values)
             if mask.shape != size:
-                stated = f"{mask.shape[0]}x{mask.shape[1]}, the image {item.image} {size[0]}x{size[1]}"
-                raise ShardError(f"{path}: the mask is {stated} (after its EXIF orientation): they must be equal")
+                sizes = f"{mask.shape[0]}x{mask.shape[1]}, but the image {item.image} is {size[0]}x{size[1]}"
+                raise ShardError(f"{path}: the mask is {sizes} (after its EXIF orientation): they must be equal")
             if (wrong := mask[(mask >= classes) & (mask != IGNORE)]).size:
-                raise ShardError(f"{path}: mask value {wrong[0]} is no class: there are {classes}, and 255 = ignore")
+                raise ShardError(
+                    f"{path}: mask value {wrong[0]} is not a class: there are {classes} classes, and 255 = ignore"
+                )
             joined |= mask
         return joined
 
     def _numbers(self, labels: Labels, classes: tuple[str, ...]) -> dict[str, int]:
-        """Image name -> label number."""
+        """Map image name -> label number."""
         for name, label in labels.label.items():
             if label not in classes:
                 raise ShardError(f"folder: image {name!r} has the label {label!r}: must be one of {', '.join(classes)}")
         return {name: classes.index(label) for name, label in labels.label.items()}
 
     def _split_of(self, images: Mapping[str, Path], labels: Labels) -> dict[str, str]:
-        """Image name -> split."""
+        """Map image name -> split."""
         patients = labels.patient or {name: name for name in images}
         settings = self.settings
         try:
@@ -224,12 +229,16 @@ RAW/labels.csv  columns image, and label, patient or split as far as you have th
                 partition = Partition(self.options.seed, settings.val, settings.test, settings.folds, settings.fold)
                 drawn = split_patients(patients.values(), partition)
                 return {name: drawn[patients[name]] for name in images}
-            if idle := sorted(settings.model_fields_set & _DRAWN):
-                raise ShardError(f"setting {idle[0]} does nothing where labels.csv has a column split: take one away")
+            if unused := sorted(settings.model_fields_set & _DRAWN):
+                raise ShardError(
+                    f"setting {unused[0]} has no effect if labels.csv has a column split: remove one of them"
+                )
             members: dict[str, list[str]] = {}
             for name, split in labels.split.items():
                 if not _SPLIT.fullmatch(split):
-                    raise ShardError(f"image {name!r} has the split {split!r}: use train, val, test or such a name")
+                    raise ShardError(
+                        f"image {name!r} has the split {split!r}: use train, val, test or a similar lower-case name"
+                    )
                 members.setdefault(split, []).append(patients[name])
             refuse_shared(members)
             return {name: labels.split[name] for name in images}
@@ -244,12 +253,12 @@ def _refuse_several(masks: Mapping[str, tuple[Path, ...]]) -> None:
     if several := [paths for paths in masks.values() if len(paths) > 1]:
         raise ShardError(
             f"folder: {len(several)} images have several masks, first {several[0][0].name} and {several[0][1].name}: "
-            "masks of class numbers cannot be joined"
+            "masks of class numbers cannot be merged"
         )
 
 
 def _sorted_labels(labels: Labels) -> tuple[str, ...]:
-    """The labels found: as numbers where all are, else by the alphabet."""
+    """Return the labels found, sorted numerically if all are numbers, else alphabetically."""
     found = set(labels.label.values())
     numeric = all(label.isdecimal() for label in found)
     return tuple(sorted(found, key=lambda label: (int(label) if numeric else 0, label)))

@@ -1,4 +1,4 @@
-"""The files of the importer `folder`: images and masks by name, whatever people call them."""
+"""Find the files of the importer `folder`, and match masks to images by name."""
 
 import unicodedata
 from collections import defaultdict
@@ -10,22 +10,23 @@ from ..sources.dicom import ENDING as SLICE
 from ..sources.volume_files import VOLUMES, ending
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-"""Endings of the files that are read as images of two dimensions, in either case."""
+"""Extensions of files read as 2D images, case-insensitive."""
 
 _OTHER_VOLUMES = (".mha", ".mhd", ".mgz", ".nhdr", ".img", ".npy", ".npz", ".mat")
 _READ = (*PICTURES, *VOLUMES)
 BESIDE = (".csv", ".db", ".html", ".ini", ".json", ".log", ".md", ".pdf", ".tsv", ".txt", ".xlsx", ".xml", ".yaml")
-"""Endings of what lies beside images and is none: Thumbs.db, desktop.ini, notes. Any other is an error, not a loss."""
+"""Extensions of other files that are ignored, such as Thumbs.db, desktop.ini and notes. All others are errors."""
 
 
 def find_images(folder: Path) -> dict[str, Path]:
-    """Name -> file, of all images under a folder; or of all volumes, each a file or a folder of DICOM files.
+    """Map name -> file for all 2D images in a folder, or for all volumes, each a file or a folder of DICOM files.
 
-    A name is the path below the folder without its ending, with forward slashes, in Unicode's composed form (NFC).
+    A name is the path relative to the folder without its extension, with forward slashes, in Unicode's composed form
+    (NFC).
 
     Raises:
-        ShardError: there is none; two have one name; there are pictures and volumes; or a file is of a kind that is
-            not read.
+        ShardError: there are no images, two files have the same name, 2D images and volumes are mixed, or a file has an
+            unsupported extension.
     """
     if not folder.is_dir():
         raise ShardError(f"folder: {folder} is missing (`shards.py datasets` prints the tree)")
@@ -33,12 +34,12 @@ def find_images(folder: Path) -> dict[str, Path]:
     if pictures and volumes:
         first = min(volumes.values())[0]
         raise ShardError(
-            f"folder: {folder} holds {len(pictures)} pictures and {len(volumes)} volumes, of which one data set is not "
-            f"made: {first} is a volume or an array: export its slices as PNG, or take it away"
+            f"folder: {folder} contains {len(pictures)} 2D images and {len(volumes)} volumes, which one data set "
+            f"cannot mix: {first} is a volume: export its slices as PNG, or remove it"
         )
     found = pictures or volumes
     if not found:
-        raise ShardError(f"folder: {folder} holds no image ({', '.join((*PICTURES, *VOLUMES))})")
+        raise ShardError(f"folder: {folder} contains no images ({', '.join((*PICTURES, *VOLUMES))})")
     if twice := [paths for _, paths in sorted(found.items()) if len(paths) > 1]:
         first, second = twice[0][:2]
         raise ShardError(
@@ -48,26 +49,28 @@ def find_images(folder: Path) -> dict[str, Path]:
 
 
 def holds_volumes(folder: Path) -> bool:
-    """Whether the images under a folder are volumes; looks no further than the first."""
+    """Whether the images in a folder are volumes, judged by the first one."""
     files = (path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder)))
     return next((_ending(path) not in PICTURES for path in files if _ending(path) in (*_READ, SLICE)), False)
 
 
 def find_masks(folder: Path, images: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
-    """Image name -> its masks, all that are called like it, or like it with `_` and anything behind.
+    """Map image name -> its masks: files of the same name, optionally followed by `_` and any text.
 
-    A mask that fits two images, a_1_mask to a and to a_1, is of the longer name. Images without a mask are left out.
+    A mask that matches two images belongs to the longer name: a_1_mask belongs to a_1, not to a. Images without a mask
+    are omitted.
 
     Raises:
-        ShardError: a mask fits no image, or a file is of a kind that is not read, or not of that of the images.
+        ShardError: a mask matches no image, a file has an unsupported extension, or masks are 2D and images are volumes
+            or vice versa.
     """
     names = set(images)
     pictures, volumes = _scan(folder)
     of_volumes = bool(images) and _is_volume(next(iter(images.values())))
     if strange := pictures if of_volumes else volumes:
-        kinds = ("pictures", "volumes") if of_volumes else ("volumes", "pictures")
+        kinds = ("2D images", "volumes") if of_volumes else ("volumes", "2D images")
         first = min(strange.values())[0]
-        raise ShardError(f"folder: {first}: masks are {kinds[0]} and images {kinds[1]}: they must be of one kind")
+        raise ShardError(f"folder: {first}: the masks are {kinds[0]} but the images are {kinds[1]}: use one kind")
     found: dict[str, list[Path]] = defaultdict(list)
     orphans: list[Path] = []
     for name, paths in sorted((pictures or volumes).items()):
@@ -82,18 +85,18 @@ def find_masks(folder: Path, images: Mapping[str, Path]) -> dict[str, tuple[Path
 
 
 def normal_name(text: str) -> str:
-    """A name as `find_images` makes them, of what a table says: slashes and accents come in two ways."""
+    """Normalise slashes and accents of a name from a table, as `find_images` does for files."""
     return unicodedata.normalize("NFC", text.strip().replace("\\", "/"))
 
 
 def without_ending(name: str) -> str:
-    """A name without the ending of an image or a volume, if it has one."""
+    """Return a name without the extension of an image or a volume, if it has one."""
     found = _ending(PurePosixPath(name))
     return name[: len(name) - len(found)] if found in _READ else name
 
 
 def _owner(mask: str, images: set[str]) -> str | None:
-    """The longest image name that the name of a mask is, or begins with before a `_`."""
+    """Return the longest image name that equals the mask's name, or a prefix of it before a `_`."""
     folder, slash, name = mask.rpartition("/")
     while name:
         if (candidate := f"{folder}{slash}{name}") in images:
@@ -103,7 +106,7 @@ def _owner(mask: str, images: set[str]) -> str | None:
 
 
 def _scan(folder: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """Name -> files, of pictures and of volumes; hidden ones, and hidden folders, are passed over."""
+    """Map name -> files, for 2D images and for volumes. Hidden files and folders are ignored."""
     pictures: dict[str, list[Path]] = defaultdict(list)
     volumes: dict[str, list[Path]] = defaultdict(list)
     others: list[Path] = []
@@ -124,13 +127,15 @@ def _scan(folder: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
             others.append(path)
     if others:
         volume = others[0].name.lower().endswith(_OTHER_VOLUMES)
-        todo = "is a volume that is not read: store it as NIfTI" if volume else f"is none of {', '.join(_READ)}"
-        raise ShardError(f"folder: {len(others)} files in {folder} cannot be read: {others[0]} {todo}, or take it away")
+        hint = (
+            "is an unsupported volume: store it as NIfTI" if volume else f"is not one of {', '.join(_READ)}: convert it"
+        )
+        raise ShardError(f"folder: {len(others)} files in {folder} cannot be read: {others[0]} {hint}, or remove it")
     return pictures, volumes
 
 
 def _ending(path: PurePath) -> str:
-    """In lower case; .nii.gz is one."""
+    """Return the extension in lower case; .nii.gz counts as one."""
     return ending(path.name).lower() or path.suffix.lower()
 
 
@@ -143,10 +148,10 @@ def _is_volume(path: Path) -> bool:
 
 
 def _series_name(slice_file: PurePath) -> str:
-    """Of the volume that a DICOM file belongs to: its folder."""
+    """Return the name of the volume to which a DICOM file belongs: its folder."""
     if not slice_file.parent.parts:
         raise ShardError(
-            f"folder: DICOM files such as {slice_file} lie in no folder of their own: give each series one"
+            f"folder: DICOM files such as {slice_file} are not in a subfolder: put each series into its own folder"
         )
     return _composed(slice_file.parent)
 
@@ -156,7 +161,7 @@ def _name(relative: PurePath) -> str:
 
 
 def _composed(relative: PurePath) -> str:
-    """A path with forward slashes, in NFC."""
+    """Return a path with forward slashes, in NFC."""
     name = unicodedata.normalize("NFC", relative.as_posix())
     try:
         name.encode()

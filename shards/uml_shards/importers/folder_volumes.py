@@ -1,4 +1,4 @@
-"""The importer `folder` where images are volumes."""
+"""The part of the importer `folder` for volumes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ from ..sources.volume_preparing import Preparation, encode_prepared
 
 
 def with_own_masks(images: Mapping[str, Path], masks: Mapping[str, tuple[Path, ...]]) -> dict[str, tuple[Path, ...]]:
-    """The masks of `find_masks`, and those that lie beside the image in its HDF5 file.
+    """Add to the masks of `find_masks` those stored in the HDF5 file of the image.
 
     Raises:
-        ShardError: there are such files, and h5py is missing.
+        ShardError: there are HDF5 files, but h5py is missing.
     """
     own = {
         name: (path,)
@@ -31,18 +31,18 @@ def with_own_masks(images: Mapping[str, Path], masks: Mapping[str, tuple[Path, .
 def encode_volume_files(
     image_path: Path, masks: Sequence[Path], values: MaskValues, classes: int, how: Preparation, label: int | None
 ) -> dict[str, bytes]:
-    """The components of one volume.
+    """Read and encode the components of one volume.
 
     Args:
         image_path: a file, or a folder of DICOM files.
-        masks: of it, joined where there are several; none: it is not segmented.
-        values: what the numbers of the masks mean.
+        masks: mask files, merged if there are several; empty if the volume is not segmented.
+        values: interpretation of the mask values.
         classes: number of mask classes.
-        how: what is done to the volume.
+        how: preparation of the volume.
         label: image class.
 
     Raises:
-        ShardError: a file cannot be used, or a mask does not lie on the voxels of the image.
+        ShardError: a file cannot be used, or a mask and the image do not have the same voxels.
     """
     image = read_volume(image_path)
     read = [_read_mask(path, values, classes, image, image_path) for path in masks]
@@ -57,5 +57,5 @@ def _read_mask(path: Path, values: MaskValues, classes: int, image: Volume, imag
     if values == "binary":
         return (numbers != 0).astype(np.uint8)
     if (wrong := numbers[((numbers < 0) | (numbers >= classes)) & (numbers != IGNORE)]).size:
-        raise ShardError(f"{path}: mask value {wrong[0]} is no class: there are {classes}, and 255 = ignore")
+        raise ShardError(f"{path}: mask value {wrong[0]} is not a class: there are {classes} classes, and 255 = ignore")
     return numbers.astype(np.uint8)

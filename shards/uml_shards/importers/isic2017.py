@@ -1,8 +1,7 @@
 """ISIC 2017, "Skin Lesion Analysis Toward Melanoma Detection": dermoscopy with lesion masks and three classes.
 
-Codella et al., ISBI 2018, arXiv:1710.05006. The challenge states two independent binary labels, melanoma and seborrheic
-keratosis; an image with neither is a nevus, so there are three classes, and the two official tasks are kept for
-evaluation.
+Codella et al., ISBI 2018, arXiv:1710.05006. The challenge provides two binary labels, melanoma and seborrheic
+keratosis. An image with neither is a nevus, which gives three classes. The two official tasks are kept for evaluation.
 """
 
 import csv
@@ -27,7 +26,7 @@ class _Item:
 
 
 class Isic2017(Importer):
-    """The challenge's own folder layout, official splits kept; images are squashed to a square, masks by NEAREST."""
+    """Reads the challenge's folder layout and keeps the official splits. Images are resized to a square."""
 
     name = "isic2017"
     summary = "2000 + 150 (+ 600 test) dermoscopy images, lesion masks, nevus / melanoma / seborrheic keratosis"
@@ -42,14 +41,14 @@ RAW/ISIC-2017_Training_Data/ISIC_*.jpg
 RAW/ISIC-2017_Training_Part1_GroundTruth/ISIC_*_segmentation.png
 RAW/ISIC-2017_Training_Part3_GroundTruth.csv
 RAW/ISIC-2017_Validation_Data/...       and so on, as for Training
-RAW/ISIC-2017_Test_v2_Data/...          and so on; left out when this folder is absent"""
+RAW/ISIC-2017_Test_v2_Data/...          and so on; optional"""
     default_size = 256
 
     def splits(self) -> dict[str, Source]:
-        """Train, val, and test when its images are there.
+        """Return train and val, and test if its images are present.
 
         Raises:
-            ShardError: a folder, file, column or label is missing or wrong.
+            ShardError: a folder, file, column or label is missing or invalid.
         """
         assert self.raw is not None
         found = {}
@@ -65,7 +64,7 @@ RAW/ISIC-2017_Test_v2_Data/...          and so on; left out when this folder is 
         return found
 
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
-        """Image, mask and label of one lesion."""
+        """Encode image, mask and label of one lesion."""
         extension, image, size = encode_file(item.image, self.size, self.options.lossless)
         mask = encode_grey(read_binary_mask(item.mask, size))
         return item.key, {extension: image, "mask.png": mask, "json": encode_json(item.label)}
@@ -82,14 +81,16 @@ def _items(raw: Path, official: str) -> list[_Item]:
     labels = _labels(table)
     for what, where, found in (("image", f"{prefix}_Data", images), ("mask", f"{prefix}_Part1_GroundTruth", masks)):
         if missing := sorted(labels.keys() - found.keys()):
-            raise ShardError(f"isic2017: {len(missing)} of {table.name} have no {what} in {where}, first {missing[0]}")
+            raise ShardError(
+                f"isic2017: {len(missing)} rows of {table.name} have no {what} in {where}, first {missing[0]}"
+            )
         if surplus := sorted(found.keys() - labels.keys()):
             raise ShardError(f"isic2017: {len(surplus)} {what}s in {where} are not in {table.name}, first {surplus[0]}")
     return [_Item(key, images[key], masks[key], labels[key]) for key in sorted(labels)]
 
 
 def _files(folder: Path, ending: str) -> dict[str, Path]:
-    """Key -> file, for the files with an ending; a csv and superpixels may lie beside them."""
+    """Map key -> file for all files with a suffix. The folder may also contain a csv file and superpixels."""
     if not folder.is_dir():
         raise ShardError(f"isic2017: folder {folder} is missing (`shards.py datasets` prints the tree)")
     return {path.name.removesuffix(ending): path for path in folder.iterdir() if path.name.endswith(ending)}
@@ -110,7 +111,7 @@ def _labels(table: Path) -> dict[str, int]:
     for number, (key, *flags) in enumerate(rows, start=2):
         values = [{"0": 0, "0.0": 0, "1": 1, "1.0": 1}.get(flag or "") for flag in flags]
         if key in labels or None in values or values == [1, 1]:
-            reason = "a second row of this image" if key in labels else f"labels {flags}, must be 0 or 1 and not both 1"
+            reason = "the image has a second row" if key in labels else f"labels {flags} must be 0 or 1, and not both 1"
             raise ShardError(f"isic2017: {table} line {number}: {key}: {reason}")
         labels[key] = values.index(1) + 1 if 1 in values else 0
     return labels

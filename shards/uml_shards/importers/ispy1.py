@@ -1,12 +1,12 @@
 """I-SPY 1 (ACRIN 6657): breast MRI with tumour masks, and whether the response to chemotherapy was complete.
 
-Slices of the volumes of one contrast phase, as UML takes them: those around the one in which the tumour is largest. All
-slices of a patient are in one split.
+The samples are slices of the volumes of one contrast phase, as in UML: those around the slice with the largest tumour.
+All slices of a patient are in one split.
 
-The settings split=table, slice_rule=upward and scale=slice choose splits, slices and intensities as UML's authors do.
-What UML's authors do otherwise, whatever the settings: near a volume's first slice their walk goes on at negative
-numbers, which are slices of the far end; and they store images and masks as JPEG, in the volume's own size. Here the
-walk ends at the first slice, masks are stored without loss, and both are resized (`--size 0` keeps the volume's size).
+The settings split=table, slice_rule=upward and scale=slice choose splits, slices and intensities like UML's authors.
+Two differences remain for all settings. Near the first slice of a volume, the authors' search continues at negative
+indices, which are slices at the far end; here it ends at the first slice. The authors store images and masks as JPEG in
+the volume's size; here masks are stored losslessly and both are resized (`--size 0` keeps the volume's size).
 """
 
 from dataclasses import dataclass
@@ -36,25 +36,25 @@ class Settings(BaseModel):
 
     split: Literal["seeded", "table"] = Field(
         default="seeded",
-        description="seeded: patients drawn by --seed; table: in the order of the table, as UML's authors split them",
+        description="seeded: patients drawn by --seed; table: in the order of the table, like UML's authors",
     )
-    slices: int = Field(default=10, gt=0, description="of each patient, around the one with the largest tumour")
+    slices: int = Field(default=10, gt=0, description="slices per patient, around the one with the largest tumour")
     slice_rule: Literal["nearest", "upward"] = Field(
         default="nearest",
-        description="nearest: those nearest to the largest tumour, fewer where a volume has fewer; upward: exactly so "
-        "many, walking up from below it, as UML's authors take them",
+        description="nearest: slices nearest to the largest tumour, fewer if the volume has fewer; upward: exactly "
+        "this number, searching upward from below it, like UML's authors",
     )
     scale: Literal["volume", "slice"] = Field(
         default="volume",
-        description="volume: by low and high; slice: by each slice's minimum and maximum, as UML's authors scale it",
+        description="volume: by low and high; slice: by each slice's minimum and maximum, like UML's authors",
     )
-    low: float = Field(default=0.5, ge=0, lt=50, description="percentile of a volume's values that becomes black")
-    high: float = Field(default=99.5, gt=50, le=100, description="percentile that becomes white")
+    low: float = Field(default=0.5, ge=0, lt=50, description="percentile of a volume's values mapped to black")
+    high: float = Field(default=99.5, gt=50, le=100, description="percentile of a volume's values mapped to white")
 
     @model_validator(mode="after")
     def _check(self) -> "Settings":
-        if self.scale == "slice" and (idle := sorted(_OF_VOLUME_SCALE & self.model_fields_set)):
-            raise ValueError(f"{idle[0]} does nothing with scale=slice: leave it out")
+        if self.scale == "slice" and (unused := sorted(_OF_VOLUME_SCALE & self.model_fields_set)):
+            raise ValueError(f"{unused[0]} has no effect with scale=slice: remove it")
         return self
 
 
@@ -68,7 +68,7 @@ class _Item:
 
 
 class Ispy1(Importer):
-    """The tree of the copy that UML's authors name; slices as 8-bit grey."""
+    """Reads the copy of the data set named by UML's authors; slices are stored as 8-bit grey."""
 
     name = "ispy1"
     summary = "157 patients with breast cancer, slices of MRI with the tumour, pathologic complete response or not"
@@ -87,13 +87,13 @@ needs the extras volumes, and tables for .xlsx"""
     def __init__(self, raw: str | Path | None = None, options: Options | None = None) -> None:
         super().__init__(raw, options)
         if self.settings.split == "table" and self.options.seed:
-            raise ShardError(f"ispy1: --seed {self.options.seed} does nothing with split=table: leave it out")
+            raise ShardError(f"ispy1: --seed {self.options.seed} has no effect with split=table: remove it")
 
     @property
     def manifest_options(self) -> dict[str, Any]:
-        """What the manifest says, without what is of no meaning."""
-        # With default settings the manifest is that of shards made before these settings were there: finished splits
-        # are found to be the same, and a run goes on with shards that were made anew.
+        """The options stored in the manifest, without those that have no effect."""
+        # Settings in _LATER are omitted at their defaults. The manifest then equals that of shards written before these
+        # settings existed, so finished splits are recognised and runs can continue with rebuilt shards.
         left_out = {key for key in _LATER if getattr(self.settings, key) == Settings.model_fields[key].default}
         if self.settings.scale == "slice":
             left_out |= _OF_VOLUME_SCALE
@@ -102,11 +102,11 @@ needs the extras volumes, and tables for .xlsx"""
         return {key: value for key, value in super().manifest_options.items() if key not in left_out}
 
     def splits(self) -> dict[str, Source]:
-        """Patients in train, val and test, about 8 : 1 : 1 in each class, drawn by --seed or in the table's order.
+        """Return train, val and test, split by patient about 8 : 1 : 1 in each class, by --seed or in table order.
 
         Raises:
-            ShardError: the table is missing or wrong, a patient's files are missing or do not fit, or too few slices
-                show a tumour.
+            ShardError: the table is missing or invalid, a patient's files are missing or do not match, or too few
+                slices show a tumour.
         """
         assert self.raw is not None
         outcomes = read_outcomes(self.raw)
@@ -118,7 +118,7 @@ needs the extras volumes, and tables for .xlsx"""
             mask = self.raw / "Tumor_segmentation_new" / f"ISPY_{patient}_tumor_mask.nii"
             for path in (image, mask):
                 if not path.is_file():
-                    raise ShardError(f"ispy1: {path} of the table's patient {patient} is missing")
+                    raise ShardError(f"ispy1: {path} of patient {patient} in the table is missing")
             chosen = self._choose(patient, image, mask)
             found[split_of[patient]] += [_Item(patient, image, mask, number, label) for number in chosen]
         return {
@@ -133,7 +133,7 @@ needs the extras volumes, and tables for .xlsx"""
         }
 
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
-        """One slice, turned as the authors turn it, with its tumour."""
+        """Encode one slice and its tumour mask, oriented as by the authors."""
         if self.settings.scale == "slice":
             grey = _stretched(item.image, item.slice)
         else:
@@ -150,17 +150,17 @@ needs the extras volumes, and tables for .xlsx"""
         return f"ispy1-{item.patient}-{item.slice:03d}", components
 
     def _choose(self, patient: str, image: Path, mask: Path) -> list[int]:
-        """The slices of a patient, by the rule that is set."""
+        """Choose the slices of a patient by the configured rule."""
         sizes, count = _tumour(image, mask), self.settings.slices
         if not sizes.any():
-            raise ShardError(f"ispy1: {mask} marks no tumour: take patient {patient} out of the table")
+            raise ShardError(f"ispy1: {mask} marks no tumour: remove patient {patient} from the table")
         if self.settings.slice_rule == "nearest":
             return choose_slices(sizes, count)
         chosen = choose_upward(sizes, count)
         if len(chosen) < count:
             raise ShardError(
-                f"ispy1: {mask}: slice_rule=upward finds {len(chosen)} slices with a tumour and needs {count}: take "
-                f"patient {patient} out of the table, set fewer slices, or use slice_rule=nearest"
+                f"ispy1: {mask}: slice_rule=upward finds {len(chosen)} slices with a tumour but needs {count}: remove "
+                f"patient {patient} from the table, set fewer slices, or use slice_rule=nearest"
             )
         return chosen
 
@@ -169,11 +169,11 @@ IMPORTER = Ispy1
 
 
 def choose_slices(sizes: NDArray[np.int64], count: int) -> list[int]:
-    """The slices with a tumour that are nearest to the one where it is largest, ascending.
+    """Return the slices with a tumour that are nearest to the slice with the largest tumour, ascending.
 
     Args:
-        sizes: (D,) pixels of the tumour in each slice.
-        count: at most so many.
+        sizes: (D,) tumour pixels in each slice.
+        count: largest number of slices.
     """
     marked = np.flatnonzero(sizes)
     if not len(marked):
@@ -183,14 +183,15 @@ def choose_slices(sizes: NDArray[np.int64], count: int) -> list[int]:
 
 
 def choose_upward(sizes: NDArray[np.int64], count: int) -> list[int]:
-    """The slices with a tumour that UML's authors take, ascending.
+    """Return the slices with a tumour chosen by UML's authors, ascending.
 
-    They are the first `count` on two walks: up from count // 2 slices below the one where the tumour is largest to the
-    last slice, then down over the count - 1 slices below the start. Unlike the authors' walks, both stay in the volume.
+    The first `count` slices with a tumour are taken in two passes: upward from count // 2 slices below the one with the
+    largest tumour to the last slice, then downward over the count - 1 slices below the start. Unlike the authors' code,
+    both passes stay inside the volume.
 
     Args:
-        sizes: (D,) pixels of the tumour in each slice.
-        count: at most so many.
+        sizes: (D,) tumour pixels in each slice.
+        count: largest number of slices.
     """
     start = int(np.argmax(sizes)) - count // 2
     upward = range(max(start, 0), len(sizes))
@@ -199,7 +200,7 @@ def choose_upward(sizes: NDArray[np.int64], count: int) -> list[int]:
 
 
 def _tumour(image: Path, mask: Path) -> NDArray[np.int64]:
-    """Pixels of the tumour in each slice."""
+    """Return the number of tumour pixels in each slice."""
     if (shape := open_nifti(image).shape) != (marked := open_nifti(mask).shape):
         raise ShardError(f"ispy1: {image} is {shape}, {mask} is {marked}: they must have the same shape")
     return (read_nifti(mask) > 0).sum((0, 1))
@@ -207,20 +208,20 @@ def _tumour(image: Path, mask: Path) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=2)
 def _windowed(path: Path, low: float, high: float) -> NDArray[np.uint8]:
-    """A volume in 8 bits, by two percentiles of all its values."""
+    """Convert a volume to 8 bits, scaled by two percentiles of all its values."""
     values = read_nifti(path)
     black, white = np.percentile(values, [low, high])
     if white <= black:
-        raise ShardError(f"{path}: the values of its percentiles {low} and {high} are the same, {black:g}")
+        raise ShardError(f"{path}: percentiles {low} and {high} have the same value, {black:g}: change low or high")
     return _grey(values, black, white)
 
 
 def _stretched(path: Path, number: int) -> NDArray[np.uint8]:
-    """A slice in 8 bits, by its own least and largest value."""
+    """Convert a slice to 8 bits, scaled by its own minimum and maximum."""
     values = read_nifti(path)[..., number]
     black, white = values.min(), values.max()
     if white <= black:
-        raise ShardError(f"{path}: all values of slice {number} are {black:g}: scale=slice needs two different ones")
+        raise ShardError(f"{path}: all values of slice {number} are {black:g}: use scale=volume")
     return _grey(values, black, white)
 
 

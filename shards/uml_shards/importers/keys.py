@@ -1,4 +1,4 @@
-"""Keys of samples made from the names of files."""
+"""Derive sample keys from file names."""
 
 import hashlib
 import re
@@ -9,23 +9,23 @@ from typing import Literal
 from ..errors import ShardError
 
 KeyKind = Literal["hashed", "names"]
-"""hashed: of salt and name, tells no file name; names: the name in the letters that keys may have."""
+"""hashed: hash of salt and name, which hides the file name; names: the name reduced to allowed characters."""
 
 _LENGTH = 64
 
 
 def make_keys(names: Iterable[str], kind: KeyKind, salt: str) -> dict[str, str]:
-    """Name -> key, different for each.
+    """Map name -> unique key.
 
     Raises:
-        ShardError: two names get one key, or one gets none.
+        ShardError: two names get the same key, or a name gets an empty key.
     """
     keys = {name: _slug(name) if kind == "names" else _hashed(salt, name) for name in names}
     owners: dict[str, str] = {}
     for name, key in keys.items():
         if not key or owners.setdefault(key, name) != name:
-            why = f"and {owners[key]!r} get the same key {key!r}" if key else "gets no key of letters and digits"
-            raise ShardError(f"{name!r} {why}: use keys=hashed, or rename")
+            problem = f"and {owners[key]!r} get the same key {key!r}" if key else "contains no letters or digits"
+            raise ShardError(f"{name!r} {problem}: use keys=hashed, or rename the file")
     return keys
 
 

@@ -1,4 +1,4 @@
-"""Any data set in nnU-Net's raw layout: v2, v1, or that of the Medical Segmentation Decathlon."""
+"""Import any data set in the raw layout of nnU-Net (v2, v1) or the Medical Segmentation Decathlon."""
 
 import re
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from .partition import Partition, refuse_shared, split_patients
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _KEPT = frozenset({"ct", "nonorm"})
-"""Names of channels whose numbers have a unit, or are not to be touched."""
+"""Lower-case names of channels that are not normalised: CT has physical units, noNorm requests it."""
 
 
 class Settings(BaseModel):
@@ -30,26 +30,30 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    spacing: Spacing = Field(default=(), description="mm along x, y, z to resample to; empty: as stored")
-    window: Window = Field(default=(), description="low,high that the values of every channel are clipped to")
+    spacing: Spacing = Field(default=(), description="voxel size in mm along x, y, z; empty: as stored")
+    window: Window = Field(
+        default=(), description="low,high to clip the values of every channel to; empty: no clipping"
+    )
     intensity: Intensity | Literal["auto"] = Field(
         default="auto",
-        description="keep: numbers as they are; volume: minus the mean of voxels that are not 0, over the deviation; "
-        "auto: keep for channels called CT or noNorm, volume for all others",
+        description="keep: unchanged values; volume: subtract the mean of the non-zero voxels, divide by their "
+        "standard deviation; auto: keep for channels named CT or noNorm, volume for all others",
     )
-    val: float = Field(default=0.2, description="share of the cases for validation; not with splits_final.json")
-    test: float = Field(default=0.0, description="share of the cases for the test; not with imagesTs")
-    folds: int = Field(default=0, description="2 or more: cut all but the test into so many parts, instead of val")
-    fold: int = Field(default=0, description="of these, or of splits_final.json, the part that is val, from 0")
-    keys: KeyKind = Field(default="hashed", description="hashed: of salt and case, tells no name; names: the case")
+    val: float = Field(default=0.2, description="fraction of the cases for validation; not with splits_final.json")
+    test: float = Field(default=0.0, description="fraction of the cases for testing; not with imagesTs")
+    folds: int = Field(default=0, description="2 or more: number of cross-validation folds, instead of val")
+    fold: int = Field(default=0, description="the fold, of these or of splits_final.json, that is val, from 0")
+    keys: KeyKind = Field(
+        default="hashed", description="hashed: hash of salt and case, hides names; names: the case name"
+    )
     salt: SecretStr = Field(
-        default=SecretStr(""), exclude=True, description="a secret of yours for hashed keys; not stored"
+        default=SecretStr(""), exclude=True, description="your own secret for hashed keys; not stored"
     )
 
     @model_validator(mode="after")
     def _check(self) -> "Settings":
         if self.folds and "val" in self.model_fields_set:
-            raise ValueError("val does nothing with folds: a fold is val")
+            raise ValueError("val has no effect with folds, since a fold is val: remove val")
         return self
 
 
@@ -67,7 +71,7 @@ class _Item:
 
 
 class NnUnet(Importer):
-    """Cases as volumes; their splits are those of splits_final.json, or drawn by case."""
+    """Imports each case as a volume. Splits are those of splits_final.json, or are drawn by case."""
 
     name = "nnunet"
     summary = "any data set in the layout of nnU-Net (v2, v1) or the Medical Segmentation Decathlon"
@@ -76,11 +80,11 @@ class NnUnet(Importer):
     where = "RAW is one folder of nnUNet_raw, such as Dataset004_Hippocampus, or a task of medicaldecathlon.com"
     tree = """\
 RAW/dataset.json                    channel_names (or modality), labels, file_ending: .nii.gz, .nii or .nrrd
-RAW/imagesTr/<case>_0000.nii.gz     one file a channel, _0000, _0001 and so on; or <case>.nii.gz with all channels
-RAW/labelsTr/<case>.nii.gz          class numbers; a case without is not segmented; the label ignore becomes 255
-RAW/imagesTs, RAW/labelsTs          the split test, if there is one
-RAW/splits_final.json               optional, from nnUNet_preprocessed: train and val by --set fold; else cases are
-                                    drawn by --seed: give it where a patient has several cases
+RAW/imagesTr/<case>_0000.nii.gz     one file per channel, _0000, _0001 and so on; or <case>.nii.gz with all channels
+RAW/labelsTr/<case>.nii.gz          class numbers; a case without labels is not segmented; the label ignore becomes 255
+RAW/imagesTs, RAW/labelsTs          the split test; optional
+RAW/splits_final.json               optional, from nnUNet_preprocessed: train and val by --set fold; otherwise cases
+                                    are drawn by --seed; needed if a patient has several cases
 needs the extra volumes"""
     default_size = 0
     settings_type = Settings
@@ -89,13 +93,13 @@ needs the extra volumes"""
     def __init__(self, raw: str | Path | None = None, options: Options | None = None) -> None:
         super().__init__(raw, options)
         if self.size:
-            raise ShardError(f"nnunet: --size {self.size} does nothing for volumes: use --set spacing=1,1,1, in mm")
+            raise ShardError(f"nnunet: --size {self.size} has no effect for volumes: use --set spacing=1,1,1, in mm")
 
     def splits(self) -> dict[str, Source]:
-        """Train and val, and test where there is one.
+        """Return train and val, and test if there is one.
 
         Raises:
-            ShardError: dataset.json cannot be followed, or files or settings do not fit it.
+            ShardError: dataset.json is not supported, or files or settings do not match it.
         """
         assert self.raw is not None
         description = read_description(self.raw / "dataset.json")
@@ -104,8 +108,8 @@ needs the extra volumes"""
         labelled = sum(case.labels is not None for case in cases.values())
         if description.training not in (None, len(cases), labelled):
             raise ShardError(
-                f"nnunet: dataset.json speaks of {description.training} training cases, imagesTr holds {len(cases)}, "
-                f"labelsTr {labelled}: is the copy whole?"
+                f"nnunet: dataset.json states {description.training} training cases, but imagesTr contains "
+                f"{len(cases)} and labelsTr {labelled}: check whether the copy is complete"
             )
         if both := sorted(cases.keys() & tests.keys()):
             raise ShardError(f"nnunet: {len(both)} cases are in imagesTr and in imagesTs, first {both[0]}")
@@ -122,7 +126,7 @@ needs the extra volumes"""
         return {split: Source(items=items, mask_classes=mask_classes) for split, items in found.items() if items}
 
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
-        """The channels of a case as one volume, and its mask."""
+        """Encode the channels of a case as one volume, and its mask."""
         path = item.case.images[0]
         image = _read_image(item.case.images)
         mask = _read_labels(item.case.labels, image, path, item.description) if item.case.labels else None
@@ -135,24 +139,24 @@ needs the extra volumes"""
         return item.key, encode_prepared(image, mask, how, path)
 
     def _split_of(self, cases: Mapping[str, _Case], tested: bool) -> dict[str, str]:
-        """Case -> split, of those in imagesTr."""
+        """Map case -> split for the cases in imagesTr."""
         assert self.raw is not None
         given, final = self.settings, self.raw / "splits_final.json"
         if tested and "test" in given.model_fields_set:
-            raise ShardError("setting test does nothing where imagesTs is the test: take one away")
+            raise ShardError("setting test has no effect if imagesTs is the test split: remove one of them")
         if not final.is_file():
             return split_patients(cases, Partition(self.options.seed, given.val, given.test, given.folds, given.fold))
-        if idle := sorted(given.model_fields_set & {"val", "test", "folds"}):
-            raise ShardError(f"setting {idle[0]} does nothing beside {final}: take one away")
+        if unused := sorted(given.model_fields_set & {"val", "test", "folds"}):
+            raise ShardError(f"setting {unused[0]} has no effect with {final}: remove one of them")
         members = read_fold(final, given.fold)
         refuse_shared(members)
         drawn = {name: split for split, names in members.items() for name in names}
-        if strangers := sorted(drawn.keys() - cases.keys()):
-            raise ShardError(f"{len(strangers)} cases of {final} are not in imagesTr, first {strangers[0]!r}")
+        if unknown := sorted(drawn.keys() - cases.keys()):
+            raise ShardError(f"{len(unknown)} cases of {final} are not in imagesTr, first {unknown[0]!r}")
         left = [name for name, case in cases.items() if case.labels and name not in drawn]
         if left:
-            raise ShardError(f"{len(left)} cases with labels are in no split of {final}, first {left[0]!r}: name them")
-        # nnU-Net knows no cases without labels; they serve to learn from.
+            raise ShardError(f"{len(left)} cases with labels are in no split of {final}, first {left[0]!r}: add them")
+        # nnU-Net does not support cases without labels; here they are used for training.
         return {name: drawn.get(name, "train") for name in cases}
 
 
@@ -160,7 +164,7 @@ IMPORTER = NnUnet
 
 
 def _find_cases(raw: Path, part: str, description: Description) -> dict[str, _Case]:
-    """Case -> its files, of imagesTr and labelsTr, or of imagesTs and labelsTs."""
+    """Map case -> its files in imagesTr and labelsTr, or in imagesTs and labelsTs."""
     images = _files(raw / f"images{part}", description.ending)
     labels = _files(raw / f"labels{part}", description.ending) if (raw / f"labels{part}").is_dir() else {}
     found: dict[str, dict[int, Path]] = {}
@@ -170,7 +174,9 @@ def _find_cases(raw: Path, part: str, description: Description) -> dict[str, _Ca
     else:
         for name, match in matches.items():
             if match is None:
-                raise ShardError(f"nnunet: {images[name]} has no number of a channel before its ending, such as _0000")
+                raise ShardError(
+                    f"nnunet: {images[name]} has no channel number before its extension: name it like <case>_0000"
+                )
             found.setdefault(match[1], {})[int(match[2])] = images[name]
         expected = list(range(len(description.channels)))
         for name, channels in found.items():
@@ -185,7 +191,7 @@ def _find_cases(raw: Path, part: str, description: Description) -> dict[str, _Ca
 
 
 def _files(folder: Path, ending: str) -> dict[str, Path]:
-    """Name without ending -> file; hidden ones and notes are passed over."""
+    """Map name without extension -> file. Hidden files and notes are ignored."""
     if not folder.is_dir():
         raise ShardError(f"nnunet: {folder} is missing (`shards.py datasets` prints the tree)")
     files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
@@ -196,13 +202,13 @@ def _files(folder: Path, ending: str) -> dict[str, Path]:
 
 
 def _read_image(paths: tuple[Path, ...]) -> Volume:
-    """Channels on the last axis."""
+    """Read an image with its channels on the last axis."""
     first, *others = (read_volume(path) for path in paths)
     if not others:
         return first
     for path, volume in zip(paths, (first, *others), strict=True):
         if volume.values.ndim != 3:
-            raise ShardError(f"{path}: holds {volume.values.shape[3]} channels, must hold one")
+            raise ShardError(f"{path}: contains {volume.values.shape[3]} channels, must contain one")
         refuse_other_place(volume, path, first, paths[0])
     return Volume(np.stack([first.values, *(other.values for other in others)], axis=3), first.affine, first.stated)
 
@@ -212,5 +218,5 @@ def _read_labels(path: Path, image: Volume, image_path: Path, description: Descr
     refuse_other_place(labels, path, image, image_path)
     numbers, ignored = labels.values, labels.values == description.ignore
     if (wrong := numbers[((numbers < 0) | (numbers >= len(description.labels))) & ~ignored]).size:
-        raise ShardError(f"{path}: mask value {wrong[0]} is no label of dataset.json")
+        raise ShardError(f"{path}: mask value {wrong[0]} is not a label in dataset.json")
     return np.where(ignored, IGNORE, numbers).astype(np.uint8)

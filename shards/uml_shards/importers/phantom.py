@@ -1,4 +1,4 @@
-"""The phantom: a data set made from a seed, with its truth stored beside it. See `phantom_pictures`."""
+"""The phantom: a data set generated from a seed, stored with its true probabilities. See `phantom_pictures`."""
 
 from typing import Any
 
@@ -9,33 +9,36 @@ from . import phantom_pictures as phantom
 from .base import Importer, Source
 
 COUNTS = {"train": 2048, "val": 512, "test": 512}
-"""Samples of each split unless the options say otherwise."""
+"""Default number of samples of each split."""
 
 
 class PhantomImporter(Importer):
-    """Makes pictures instead of reading them; an item is (split, number)."""
+    """Generates images instead of reading them; an item is (split, number)."""
 
     name = "phantom"
-    summary = "procedural skin lesions with known truth: benign / malignant by border and texture, made in seconds"
+    summary = "synthetic skin lesions with known truth: benign / malignant by border and texture, generated in seconds"
     licence = "Apache-2.0, made by this program"
     source = "uml_shards.importers.phantom_pictures: procedural, nothing to cite"
-    where = "nothing to get: it is made from --seed"
+    where = "nothing to download: generated from --seed"
     tree = "no RAW"
     default_size = 96
     needs_raw = False
 
     def splits(self) -> dict[str, Source]:
-        """Train, val and test; a count of 0 leaves a split out.
+        """Return train, val and test; a split with a count of 0 is omitted.
 
         Raises:
-            ShardError: a count names no split or is negative, or the size is too small.
+            ShardError: a count is negative or for an unknown split, or the size is too small.
         """
         counts = {**COUNTS, **self.options.counts}
         if self.size < 16:
             raise ShardError(f"phantom: size {self.size} is too small to show a border: use 16 or more")
         for split, count in counts.items():
             if split not in COUNTS or count < 0:
-                raise ShardError(f"phantom: count {split}={count}: must be of {', '.join(COUNTS)} and not negative")
+                raise ShardError(
+                    f"phantom: count {split}={count}: the split must be one of {', '.join(COUNTS)}, and the count not "
+                    "negative"
+                )
         return {
             split: Source(
                 items=[(split, number) for number in range(count)],
@@ -48,7 +51,7 @@ class PhantomImporter(Importer):
         }
 
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
-        """Draw one picture, and encode it with its truth."""
+        """Generate one image and encode it with its true probabilities."""
         split, number = item
         drawn = phantom.draw(self.options.seed, split, number, self.size)
         extension, image = encode_image(drawn.image, self.options.lossless)

@@ -1,25 +1,25 @@
-"""Phantoms: procedural pictures of skin with a lesion, whose truth is known because it was there first.
+"""Phantoms: synthetic images of skin lesions, generated from known class and mask probabilities.
 
-Each picture has two visible causes: how irregular the lesion's border is, b in [0, 1], from a smooth ellipse to lobes
-and spicules; and how blotchy its texture is, t in [0, 1], from an even fading to the rim to coarse patches of other
-shade and hue. The probability of malignancy is a function of these two only,
+Two visible causes determine the class. The irregularity of the lesion's border, b in [0, 1], ranges from a smooth
+ellipse to lobes and spicules. The blotchiness of its texture, t in [0, 1], ranges from an even fading towards the rim
+to coarse patches of different shade and hue. The probability of malignancy depends on these two only,
 
     p = 1 / (1 + exp(-SLOPE (b + t - 1))),  stored in thousandths,
 
-and the label is one Bernoulli draw from it. A picture without a lesion has p = 0. Everything else is nuisance,
-drawn independently of b and t: skin and lesion colour, contrast, size, place, elongation, illumination, the softness
-of the border, hair, blur, sensor noise. The lesion's area hardly depends on b, nor its mean colour and the spread of
-its shades on t. The spread of its hues does, as it does in moles, so colours alone tell something (an AUROC of about
-0.8), and forms the rest.
+and the label is one Bernoulli draw from it. An image without a lesion has p = 0. All other properties are nuisance
+variables, drawn independently of b and t: skin and lesion colour, contrast, size, position, elongation, illumination,
+softness of the border, hair, blur, sensor noise. The lesion's area hardly depends on b, and its mean colour and the
+spread of its shades hardly depend on t. The spread of its hues does depend on t, as in real moles, so colours alone
+give an AUROC of about 0.8. The rest of the information is in the shapes.
 
-The foreground probability V/255 of a pixel, V an 8-bit integer, is a smooth step of its distance to the border, as wide
-as the border looks soft. The mask is drawn from it as V > 255 u, where u is a smooth field over the picture: the
-triangle wave |2 frac(z) - 1| of z = z0 + f(x, y) with one z0 ~ U[0, 1) a picture and f a smooth random surface.
-Frac(z) is uniform at every pixel whatever f is, and so is its triangle wave; hence the marginal of every pixel is
-exactly V/255 while the drawn border wanders smoothly.
+The foreground probability V/255 of a pixel, with V an 8-bit integer, is a smooth step of its distance to the border.
+The step is as wide as the border looks soft. The mask is drawn as V > 255 u, where u is a smooth field over the image:
+the triangle wave |2 frac(z) - 1| of z = z0 + f(x, y), with one z0 ~ U[0, 1) per image and a smooth random surface f.
+frac(z) is uniform at every pixel for any f, and so is its triangle wave. The marginal probability of every pixel is
+therefore exactly V/255, while the drawn border varies smoothly.
 
-Sample i of a split depends on (seed, split, i) and the size only. Arithmetic is in float64 and rounded to integers once
-at the end, so that platforms agree.
+Sample i of a split depends on (seed, split, i) and the size only. All arithmetic is in float64 and rounded to integers
+once at the end, so that platforms agree.
 """
 
 from dataclasses import dataclass
@@ -33,19 +33,19 @@ from ..keyed import keyed_bits, keyed_uniform, word
 Floats = NDArray[np.float64]
 
 SLOPE = 4.2
-"""How fast p rises with border and texture: the oracle's AUROC is near 0.93."""
+"""Slope of the logistic function p of border and texture; the oracle's AUROC is near 0.93."""
 
 NO_LESION = 0.08
-"""Share of pictures without a lesion."""
+"""Fraction of images without a lesion."""
 
 VARIEGATION = 0.35
-"""How much patches differ in hue. Without it, the class is learnt after 15000 pictures instead of 4000."""
+"""Difference in hue between patches. Without it, the class is learnt after 15000 images instead of 4000."""
 
 HAIRS = 5
 """Largest number of hairs."""
 
 BLURS = (0.0, 0.4, 0.6, 0.8, 1.0)
-"""Standard deviations of the blur, in pixels of a 96-pixel picture."""
+"""Standard deviations of the blur, in pixels of a 96-pixel image."""
 
 _SCALARS = (
     *("lesion", "cause", "balance", "label", "mask", "column", "row", "radius", "lobes", "elongation", "softness"),
@@ -56,11 +56,11 @@ _SCALAR_WORDS = np.array([word(name) for name in _SCALARS], dtype=np.uint64)
 
 @dataclass(frozen=True)
 class Phantom:
-    """One picture and its truth.
+    """An image with its annotations and their true probabilities.
 
     Attributes:
-        image: (H, W, 3) uint8.
-        mask: (H, W) uint8, 0 background and 1 lesion, drawn from `foreground`.
+        image: image (H, W, 3), uint8.
+        mask: mask (H, W), uint8, 0 background and 1 lesion, drawn from `foreground`.
         label: 0 benign or 1 malignant, drawn from `malignant`.
         malignant: probability of label 1, in thousandths.
         foreground: (H, W) uint8, 255 times the probability of lesion.
@@ -74,7 +74,7 @@ class Phantom:
 
 
 def draw(seed: int, split: str, number: int, size: int) -> Phantom:
-    """Draw one phantom of size x size pixels; a pure function of its arguments."""
+    """Generate a phantom of size x size pixels; a pure function of its arguments."""
     key = int(keyed_bits("phantom", seed, split, number))
     scalar = _Scalars(key)
     x, y = _coordinates(size)
@@ -108,11 +108,11 @@ def draw(seed: int, split: str, number: int, size: int) -> Phantom:
 
 
 class _Scalars:
-    """Uniform numbers of one picture, by name."""
+    """Uniform random numbers of one image, by name."""
 
     def __init__(self, key: int) -> None:
         self.key = key
-        # All at once: one call of the hash costs about as much for thirty words as for one.
+        # One call for all names: hashing thirty words costs about as much as hashing one.
         self.values = dict(zip(_SCALARS, keyed_uniform(key, _SCALAR_WORDS).tolist(), strict=True))
 
     def __call__(self, name: str, low: float = 0.0, high: float = 1.0) -> float:
@@ -123,13 +123,13 @@ class _Scalars:
 
 
 def _lesion_shape(scalar: _Scalars, x: Floats, y: Floats, border: float) -> tuple[Floats, Floats]:
-    """Depth under the border (positive inside) in half picture widths, and the radius relative to the border's."""
+    """Return the depth inside the border (positive inside), in half image widths, and the radius relative to it."""
     x = x - scalar("column", -0.25, 0.25)
     y = y - scalar("row", -0.25, 0.25)
     radius = np.sqrt(x * x + y * y) + 1e-9
     wave = (x + 1j * y) / radius
-    # Elongation and a slow asymmetry for every lesion; lobes and spicules by `border`. A unit vector to the power k
-    # goes round k times, so no angle is needed.
+    # Every lesion has an elongation and a slow asymmetry; `border` adds lobes and spicules. The k-th power of a unit
+    # vector rotates k times, so no angle is needed.
     outline, slope = np.zeros_like(radius), np.zeros_like(radius)
     turns = np.exp(2j * np.pi * scalar.several("turns", 16))
     weights = scalar.several("weights", 16, 0.4, 1.0)
@@ -146,16 +146,16 @@ def _lesion_shape(scalar: _Scalars, x: Floats, y: Floats, border: float) -> tupl
         outline += turned.real
         slope -= k * turned.imag
         energy += 0.5 * size * size
-    # The mean of (1 + outline)^2 is 1 + energy: dividing by its root keeps the area whatever the border.
+    # The mean of (1 + outline)^2 is 1 + energy; dividing by its root keeps the area independent of the border.
     mean_radius = scalar("radius", 0.36, 0.60) / np.sqrt(1.0 + energy)
     edge = mean_radius * np.maximum(1.0 + outline, 0.2)
-    # The radial gap over this root is, to first order, the distance at right angles to the border.
+    # The radial gap divided by this root is, to first order, the perpendicular distance to the border.
     steepness = np.sqrt(1.0 + (slope / np.maximum(1.0 + outline, 0.2)) ** 2)
     return (edge - radius) / steepness, radius / edge
 
 
 def _skin(scalar: _Scalars, key: int, size: int, x: Floats, y: Floats) -> Floats:
-    """Bare skin (H, W, 3) in [0, 1]: one tone a picture, patches, pores."""
+    """Return skin without lesion (H, W, 3) in [0, 1]: one tone per image, patches, pores."""
     tone = scalar("tone")
     light, dark = np.array([0.93, 0.76, 0.68]), np.array([0.62, 0.44, 0.34])
     colour = light + tone * (dark - light) + scalar.several("tint", 3, -0.04, 0.04)
@@ -164,13 +164,13 @@ def _skin(scalar: _Scalars, key: int, size: int, x: Floats, y: Floats) -> Floats
 
 
 def _pigment(scalar: _Scalars, key: int, size: int, inside: Floats, texture: float) -> Floats:
-    """What share of the skin's light the lesion takes, (H, W, 3)."""
-    # Both have about the same mean and spread over the lesion, so a histogram of shades hardly tells them apart.
+    """Return the fraction of the skin's light that the lesion absorbs, (H, W, 3)."""
+    # Both textures have about the same mean and spread over the lesion, so a histogram of shades hardly separates them.
     even = 1.4 - 2.8 * np.minimum(inside, 1.1) ** 2
     coarse = np.clip(1.3 * _surface(key, "blotches", size, 12), -1.4, 1.4)
     field = np.sqrt(1.0 - texture) * even + np.sqrt(texture) * coarse + 0.25 * _surface(key, "grain", size, 36)
     strength = scalar("strength", 0.38, 0.62) * (1.0 + 0.38 * field)
-    # Pigment takes more blue than red, to a degree that varies; dark patches are bluish, light ones reddish.
+    # Pigment absorbs more blue than red, to a varying degree; dark patches are bluish, light ones reddish.
     colour = np.array([0.78, 1.02, 1.16]) + scalar.several("lesion tint", 3, -0.09, 0.09)
     hue = VARIEGATION * np.sqrt(texture) * coarse
     colour = colour + hue[..., None] * np.array([1.0, 0.0, -1.0])
@@ -178,7 +178,7 @@ def _pigment(scalar: _Scalars, key: int, size: int, inside: Floats, texture: flo
 
 
 def _hair(scalar: _Scalars, x: Floats, y: Floats) -> Floats:
-    """Transmission of dark, slightly bent hairs, (H, W)."""
+    """Return the transmission of dark, slightly bent hairs, (H, W)."""
     count = max(0, int(scalar("hairs", -HAIRS, HAIRS + 1)))
     through = np.ones_like(x)
     thickness = scalar("hair thickness", 0.012, 0.024)
@@ -191,7 +191,7 @@ def _hair(scalar: _Scalars, x: Floats, y: Floats) -> Floats:
 
 
 def _illumination(scalar: _Scalars, x: Floats, y: Floats) -> Floats:
-    """Exposure, a slope and a vignette, (H, W)."""
+    """Return the illumination (H, W): exposure, a linear gradient and a vignette."""
     right, down = scalar.several("slope", 2, -0.10, 0.10)
     return scalar("exposure", 0.82, 1.05) * (
         1.0 + right * x + down * y - scalar("vignette", 0.0, 0.16) * (x * x + y * y)
@@ -199,10 +199,10 @@ def _illumination(scalar: _Scalars, x: Floats, y: Floats) -> Floats:
 
 
 def _surface(key: int, name: str, size: int, cells: int) -> Floats:
-    """A smooth random field (H, W) of mean 0 and standard deviation about 1, with about this many bumps a side."""
+    """Return a smooth random field (H, W) with mean 0, standard deviation about 1, and about `cells` bumps per side."""
     grid = keyed_uniform(key, name, np.arange((cells + 3) ** 2)).reshape(cells + 3, cells + 3) - 0.5
     first, weights = _spline(size, cells)
-    # Four taps an axis by hand instead of a matrix product: as fast, and no threads of BLAS inside worker processes.
+    # Four explicit taps per axis are as fast as a matrix product and start no BLAS threads in worker processes.
     rows, field = np.zeros((size, cells + 3)), np.zeros((size, size))
     for tap in range(4):
         rows += weights[:, tap, None] * grid[first + tap]
@@ -213,27 +213,27 @@ def _surface(key: int, name: str, size: int, cells: int) -> Floats:
 
 @lru_cache(maxsize=32)
 def _spline(size: int, cells: int) -> tuple[NDArray[np.int64], Floats]:
-    """Cubic B-spline on cells + 3 knots: the first of each pixel's four knots, (size,), and their weights (size, 4)."""
+    """Return, for a cubic B-spline on cells + 3 knots, each pixel's first knot (size,) and four weights (size, 4)."""
     place = (np.arange(size) + 0.5) / size * cells
     first = np.floor(place).astype(np.int64)
     gap = np.abs((place - first)[:, None] + 1.0 - np.arange(4))
     near = 2.0 / 3.0 - gap**2 + gap**3 / 2.0
     far = np.maximum(2.0 - gap, 0.0) ** 3 / 6.0
     weights = np.where(gap < 1.0, near, far)
-    # The variance of a uniform number is 1/12; each of the two axes gets half of the correction to 1.
+    # A uniform number has variance 1/12; each of the two axes contributes half of the correction to 1.
     return first, weights * (12.0 / np.mean(np.sum(weights**2, axis=1)) ** 2) ** 0.25
 
 
 @lru_cache(maxsize=16)
 def _coordinates(size: int) -> tuple[Floats, Floats]:
-    """Columns and rows of the pixel centres, (H, W) each, from -1 to 1."""
+    """Return the columns and rows of the pixel centres, (H, W) each, from -1 to 1."""
     axis = (2.0 * np.arange(size) + 1.0) / size - 1.0
     x, y = np.meshgrid(axis, axis)
     return x, y
 
 
 def _blur(image: Floats, deviation: float) -> Floats:
-    """Gaussian blur of an image (H, W, 3), edges repeated; the deviation is in pixels of a 96-pixel picture."""
+    """Blur an image (H, W, 3) with a Gaussian, edges repeated; the deviation is in pixels of a 96-pixel image."""
     deviation *= len(image) / 96.0
     reach = int(np.ceil(2.5 * deviation))
     if reach == 0:

@@ -1,8 +1,8 @@
 """REFUGE 2018, "Retinal Fundus Glaucoma Challenge": fundus photographs with optic disc and cup, glaucoma or not.
 
-Orlando et al., Medical Image Analysis 59 (2020), doi:10.1016/j.media.2019.101570. In the masks 0 is the cup, 128 the
-rest of the disc and 255 all else. Stored are 0 background, 1 rim (disc without cup) and 2 cup: what the challenge
-calls the optic disc is both together.
+Orlando et al., Medical Image Analysis 59 (2020), doi:10.1016/j.media.2019.101570. In the original masks, 0 is the cup,
+128 the rest of the disc and 255 the background. The stored classes are 0 background, 1 rim (disc without cup) and
+2 cup. The challenge's optic disc is rim and cup together.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from ..sources.raw import open_raw
 from ..sources.table import read_table
 from .base import Importer, Source
 
-# Folders of images, and of what the experts say, as the archives unpack and as people name them.
+# Folders of images and of annotations, as the archives unpack and under other common names.
 _SPLITS = {
     "train": (("Training400", "Train/Train400"), ("Annotation-Training400", "Train/Train400-GT")),
     "val": (("REFUGE-Validation400", "Valid/Valid400"), ("REFUGE-Validation400-GT", "Valid/Valid400-GT")),
@@ -40,9 +40,9 @@ class Settings(BaseModel):
 
     crop: Literal["none", "disc"] = Field(
         default="none",
-        description="disc: keep a square around the marked disc alone; of the whole photograph a cup is few pixels",
+        description="disc: keep only a square around the marked disc; in the complete photograph the cup is tiny",
     )
-    margin: float = Field(default=0.5, ge=0, description="of the crop, on each side, in widths of the disc")
+    margin: float = Field(default=0.5, ge=0, description="margin of the crop on each side, in disc widths")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Item:
 
 
 class Refuge(Importer):
-    """The organisers' archives, unpacked, or the tree that UML's authors ask for; official splits kept."""
+    """Reads the organisers' unpacked archives, or the layout used by UML's authors, and keeps the official splits."""
 
     name = "refuge"
     summary = "400 + 400 + 400 fundus photographs, optic disc rim and cup, glaucoma or not"
@@ -67,15 +67,15 @@ RAW/Annotation-Training400/**/Disc_Cup_Masks/**/*.bmp               or RAW/Train
 RAW/REFUGE-Validation400/*.jpg, RAW/REFUGE-Validation400-GT/**      or RAW/Valid/Valid400, RAW/Valid/Valid400-GT
 RAW/Test400/*.jpg, RAW/REFUGE-Test-GT/**                            or RAW/Test/Test400, RAW/Test/Test400-GT
 labels: folders Glaucoma and Non-Glaucoma, or a table beside the masks, .csv or .xlsx, with the columns
-ImgName and "Glaucoma Label" or "Label(Glaucoma=1)"; val and test are left out where their images are absent"""
+ImgName and "Glaucoma Label" or "Label(Glaucoma=1)"; splits without images are omitted"""
     default_size = 256
     settings_type = Settings
 
     def splits(self) -> dict[str, Source]:
-        """The official splits whose images are there.
+        """Return the official splits whose images are present.
 
         Raises:
-            ShardError: no split is there; an image has no mask or no label, or two labels that disagree.
+            ShardError: no split is present, or an image has no mask, no label, or contradictory labels.
         """
         assert self.raw is not None
         found = {}
@@ -84,7 +84,7 @@ ImgName and "Glaucoma Label" or "Label(Glaucoma=1)"; val and test are left out w
             if folder is None:
                 continue
             if truth is None:
-                raise ShardError(f"refuge: {folder} is there, but none of {', '.join(truths)} beside it")
+                raise ShardError(f"refuge: {folder} exists, but none of {', '.join(truths)} does")
             found[split] = Source(
                 items=_items(folder, truth),
                 classes=("no_glaucoma", "glaucoma"),
@@ -93,12 +93,12 @@ ImgName and "Glaucoma Label" or "Label(Glaucoma=1)"; val and test are left out w
             )
         if not found:
             raise ShardError(
-                f"refuge: {self.raw} holds no Training400 and no Train/Train400: unpack the archives there"
+                f"refuge: {self.raw} contains neither Training400 nor Train/Train400: unpack the archives there"
             )
         return found
 
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
-        """Photograph, mask and label of one eye."""
+        """Encode photograph, mask and label of one eye."""
         mask = _read_mask(item.mask)
         meta: dict[str, Any] = {}
         if self.settings.crop == "none":
@@ -129,7 +129,7 @@ def _items(folder: Path, truth: Path) -> list[_Item]:
     table = _table(truth)
     for what, surplus in (("mask", images.keys() - masks.keys()), ("image", masks.keys() - images.keys())):
         if surplus:
-            raise ShardError(f"refuge: {len(surplus)} of {folder} have no {what}, first {min(surplus)}")
+            raise ShardError(f"refuge: {len(surplus)} samples of {folder} have no {what}, first {min(surplus)}")
     return [_Item(key, images[key], masks[key], _label(key, images[key], masks[key], table)) for key in sorted(images)]
 
 
@@ -142,12 +142,12 @@ def _by_stem(folder: Path, ending: str) -> dict[str, Path]:
             raise ShardError(f"refuge: {path} and {found[path.stem]} have the same name: keep one")
         found[path.stem] = path
     if not found:
-        raise ShardError(f"refuge: no {ending} file lies under {folder}")
+        raise ShardError(f"refuge: {folder} contains no {ending} files")
     return found
 
 
 def _table(truth: Path) -> dict[str, int]:
-    """Labels by image name, of whatever table with a column of labels lies under the folder; empty without one."""
+    """Read labels by image name from all tables in the folder with a label column; empty without one."""
     labels: dict[str, int] = {}
     for path in sorted(truth.rglob("*")):
         if path.suffix.lower() not in (".csv", ".xlsx") or path.name.startswith((".", "~")):
@@ -157,7 +157,7 @@ def _table(truth: Path) -> dict[str, int]:
             name = next((fields[alias] for alias in _NAMES if alias in fields), None)
             label = next((fields[alias] for alias in _LABELS if alias in fields), None)
             if name is None or label is None:
-                break  # a table of something else, such as the foveas
+                break  # another table, such as the fovea positions
             if str(label) not in ("0", "1", "0.0", "1.0"):
                 raise ShardError(f"refuge: {path} row {number}: label {label!r} of {name} must be 0 or 1")
             labels[Path(str(name)).stem] = int(float(label))
@@ -165,21 +165,21 @@ def _table(truth: Path) -> dict[str, int]:
 
 
 def _label(key: str, image: Path, mask: Path, table: Mapping[str, int]) -> int:
-    """The label that table and folders agree on."""
-    said = {_FOLDERS[part.lower()] for path in (image, mask) for part in path.parts if part.lower() in _FOLDERS}
+    """Return the label given by table and folders, which must agree."""
+    labels = {_FOLDERS[part.lower()] for path in (image, mask) for part in path.parts if part.lower() in _FOLDERS}
     if key in table:
-        said.add(table[key])
-    if len(said) != 1:
-        why = "has two labels that disagree" if said else "has no label, in no table and in no folder"
-        raise ShardError(f"refuge: {image} {why}: see the tree that `shards.py datasets` prints")
-    return said.pop()
+        labels.add(table[key])
+    if len(labels) != 1:
+        problem = "has contradictory labels" if labels else "has no label in a table or by its folder"
+        raise ShardError(f"refuge: {image} {problem}: see the layout printed by `shards.py datasets`")
+    return labels.pop()
 
 
 def _read_mask(path: Path) -> NDArray[np.uint8]:
-    """Classes (H, W) of a mask as the organisers draw it.
+    """Read an original mask and return its classes (H, W).
 
     Raises:
-        ShardError: it is not grey, or has other values than 0, 128 and 255.
+        ShardError: the mask is not grey, or has values other than 0, 128 and 255.
     """
     opened = open_raw(path)
     try:
@@ -196,7 +196,8 @@ def _read_mask(path: Path) -> NDArray[np.uint8]:
     if (mask == 255).any():
         value = int(drawn[mask == 255][0])
         raise ShardError(
-            f"{path}: mask value {value}: must be 0 (cup), 128 (disc) or 255, so it was resized or saved anew"
+            f"{path}: mask value {value} is not 0 (cup), 128 (disc) or 255: the mask was probably resized or saved "
+            "again, use the original file"
         )
     return mask
 
@@ -204,11 +205,13 @@ def _read_mask(path: Path) -> NDArray[np.uint8]:
 def _same_size(item: _Item, mask: NDArray[np.uint8]) -> None:
     width, height = open_raw(item.image).size
     if mask.shape != (height, width):
-        raise ShardError(f"{item.mask} is {mask.shape[0]}x{mask.shape[1]}, {item.image} {height}x{width}")
+        raise ShardError(
+            f"{item.mask} is {mask.shape[0]}x{mask.shape[1]}, but {item.image} is {height}x{width}: they must be equal"
+        )
 
 
 def _disc_box(mask: NDArray[np.uint8], margin: float, path: Path) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a square around the disc, inside the photograph."""
+    """Return left, top, right and bottom of a square around the disc, inside the photograph."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         raise ShardError(f"{path} marks no disc to crop to: use --set crop=none")

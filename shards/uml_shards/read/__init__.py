@@ -1,1 +1,1 @@
-"""From a manifest to samples in order: splits, parts, plans, streams and their loader."""
+"""Read samples in a deterministic order: splits, parts, plans, streams and the loader."""

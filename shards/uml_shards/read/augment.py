@@ -11,19 +11,19 @@ from ..keyed import keyed_uniform
 from ..sample import IGNORE, Sample
 
 SCALE = 0.1
-"""Largest relative change of size of the `light` augmentation."""
+"""Largest relative change of scale in the `light` augmentation."""
 
 
 def light(sample: Sample, *key: str | int) -> Sample:
-    """Flips, quarter turns (half turns where height and width differ) and a scale within +-10 %, each at random.
+    """Apply random flips, quarter turns (half turns if height and width differ) and scaling within +-10 %.
 
-    The mask goes through the same geometry by nearest neighbour; what enters from outside the frame is ignored there,
-    and repeats the edge in the image. Volumes are flipped along all three axes and turned in the plane of the first
-    two; their scale stays.
+    The mask is transformed in the same way, with nearest-neighbour sampling. Outside the original frame, the mask is
+    255 = ignore and the image repeats its edge. Volumes are flipped along all three axes and rotated in the plane of
+    the first two; they are not scaled.
 
     Args:
-        sample: to be changed; it is not touched itself.
-        key: of the randomness, such as (seed, stream, position).
+        sample: sample to augment; it is not modified.
+        key: random key, such as (seed, stream, position).
     """
     if sample.image.ndim == 4:
         return _light_volume(sample, *key)
@@ -45,7 +45,7 @@ def light(sample: Sample, *key: str | int) -> Sample:
 
 
 def _light_volume(sample: Sample, *key: str | int) -> Sample:
-    """Flips and turns of a volume."""
+    """Apply random flips and rotations to a volume."""
     draws = [float(keyed_uniform(*key, f"flip {axis}")) for axis in range(3)]
     axes = tuple(axis for axis, draw in enumerate(draws) if draw < 0.5)
     turns = float(keyed_uniform(*key, "turn"))
@@ -59,11 +59,11 @@ def _light_volume(sample: Sample, *key: str | int) -> Sample:
 
 
 AUGMENTATIONS: dict[str, Callable[..., Sample] | None] = {"none": None, "light": light}
-"""The values of `data.augment`."""
+"""Allowed values of `data.augment`."""
 
 
 def resize(sample: Sample, size: tuple[int, ...]) -> Sample:
-    """The sample at another (height, width): the image bilinear with anti-aliasing, the mask nearest."""
+    """Resize a sample to (height, width): the image bilinear with anti-aliasing, the mask by nearest neighbour."""
     height, width = sample.image.shape[:2]
     if (height, width) == size:
         return sample
@@ -76,7 +76,7 @@ def resize(sample: Sample, size: tuple[int, ...]) -> Sample:
 
 
 def _resample(image: NDArray, size: tuple[int, ...], box: tuple[float, float, float, float]) -> NDArray:
-    """A box (left, top, right, bottom) of an image (H, W, channels), bilinear, at (height, width)."""
+    """Resize a box (left, top, right, bottom) of an image (H, W, channels) to (height, width), bilinear."""
     shape = (size[1], size[0])
     if image.dtype == np.uint8 and image.shape[2] == 3:
         return np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BILINEAR, box=box))
@@ -88,7 +88,7 @@ def _resample(image: NDArray, size: tuple[int, ...], box: tuple[float, float, fl
 
 
 def _scale_image(image: NDArray, factor: float) -> NDArray:
-    """The image enlarged by a factor about its centre, in its old frame."""
+    """Scale an image by a factor about its centre, keeping its size."""
     height, width = image.shape[:2]
     pad = 0 if factor >= 1.0 else int(np.ceil(max(height, width) * (1.0 / factor - 1.0) / 2.0))
     padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="edge") if pad else image
@@ -99,10 +99,10 @@ def _scale_image(image: NDArray, factor: float) -> NDArray:
 
 
 def _scale_mask(mask: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
-    """The mask (..., H, W) enlarged by a factor about its centre, in its old frame."""
+    """Scale a mask (..., H, W) by a factor about its centre, keeping its size."""
     height, width = mask.shape[-2:]
     rows, columns = _nearest(height, height, factor), _nearest(width, width, factor)
-    # One axis after the other: a third of the time of both at once.
+    # One axis after the other takes a third of the time of both at once.
     scaled = mask.take(rows.clip(0, height - 1), axis=-2).take(columns.clip(0, width - 1), axis=-1)
     scaled[..., (rows < 0) | (rows >= height), :] = IGNORE
     scaled[..., (columns < 0) | (columns >= width)] = IGNORE
@@ -110,6 +110,6 @@ def _scale_mask(mask: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
 
 
 def _nearest(new: int, old: int, factor: float) -> NDArray[np.int64]:
-    """The old row (or column) under the centre of each new one; outside of the frame it is out of range."""
+    """Return the old row (or column) at the centre of each new one; out of range outside the old frame."""
     centre = (np.arange(new) + 0.5) / new * old
     return np.floor((centre - old / 2.0) / factor + old / 2.0).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Draw which samples of a split are to count as labelled: the list of a stream's `labelled_ids`."""
+"""Draw the samples of a split that count as labelled: the list for a stream's `labelled_ids`."""
 
 import os
 from collections import defaultdict
@@ -16,31 +16,33 @@ from .split import Split
 
 
 def draw_labelled(split: Split, amount: float, seed: int = 0, quiet: bool = False) -> list[int]:
-    """Draw samples by a hash of patient, or of key where there is no patient.
+    """Draw samples by a hash of the patient, or of the key if a sample has no patient.
 
-    Patients are drawn whole, until there are as many samples as asked for: it may be some more. Draws of one seed are
-    nested, a smaller one is part of every larger.
+    All samples of a patient are drawn together until there are enough, so there may be slightly more than requested.
+    Draws of one seed are nested: a smaller draw is a subset of every larger one.
 
     Args:
-        split: what is drawn from: its samples with a mask, or, where no sample has one, with a label.
-        amount: number of samples from 1 on; below 1 their share.
-        seed: another one is another draw.
-        quiet: no progress bar.
+        split: split to draw from. Candidates are the samples with a mask, or with a label if no sample has a mask.
+        amount: number of samples if at least 1, or else a fraction of the candidates.
+        seed: random seed of the draw.
+        quiet: whether to hide the progress bar.
 
     Returns:
         The numbers of the samples, ascending.
 
     Raises:
-        ShardError: there are not as many, no sample has mask or label, or a tar cannot be read.
+        ShardError: there are too few candidates, no sample has a mask or a label, or a tar cannot be read.
     """
     candidates = np.flatnonzero(with_truth(split)).tolist()
     if not candidates:
-        raise ShardError(f"{split.path}: no sample has a mask or a label: there is nothing to draw from")
+        raise ShardError(f"{split.path}: no sample has a mask or a label, so none can be drawn")
     if not amount > 0 or (amount >= 1 and not float(amount).is_integer()):
-        raise ShardError(f"{amount:g} labelled samples cannot be drawn: give a number from 1 on, or a share below 1")
+        raise ShardError(
+            f"{amount:g} labelled samples cannot be drawn: give an integer of at least 1, or a fraction below 1"
+        )
     wanted = int(amount) if amount >= 1 else max(1, round(amount * len(candidates)))
     if wanted > len(candidates):
-        raise ShardError(f"{split.path}: of {len(candidates)} samples with mask or label {wanted} cannot be drawn")
+        raise ShardError(f"{split.path}: cannot draw {wanted} samples: only {len(candidates)} have a mask or a label")
     members = defaultdict(list)
     for number in tqdm(candidates, desc="read", unit="sample", disable=quiet or None):
         members[_unit(split, number)].append(number)
@@ -53,15 +55,17 @@ def draw_labelled(split: Split, amount: float, seed: int = 0, quiet: bool = Fals
 
 
 def save_keys(path: Path, keys: list[str], comment: str) -> None:
-    """Write a list: to a temporary file first, then renamed. Never overwrites one.
+    """Write a list of keys into a temporary file, which is then renamed. An existing file is never overwritten.
 
     Raises:
-        ShardError: there is a file already, it cannot be written, or a key cannot stand in a list.
+        ShardError: the file already exists or cannot be written, or a key is not allowed in a list.
     """
     refuse_existing(path)
     for key in keys:
         if key.startswith("#") or key.strip().splitlines() != [key]:
-            raise ShardError(f"{path}: key {key!r} cannot stand in a list: it begins with #, or has spaces around it")
+            raise ShardError(
+                f"{path}: key {key!r} is not allowed in a list: it begins with # or has surrounding whitespace"
+            )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text("\n".join([f"# {comment}", *keys]) + "\n", encoding="utf-8")
@@ -74,17 +78,17 @@ def save_keys(path: Path, keys: list[str], comment: str) -> None:
 
 
 def refuse_existing(path: Path) -> None:
-    """A list may be that of a run.
+    """Check that a list does not exist yet, since a run may depend on it.
 
     Raises:
-        ShardError: there is one.
+        ShardError: the file exists.
     """
     if path.exists():
-        raise ShardError(f"{path} exists: a run may depend on it; choose another --out, or remove it")
+        raise ShardError(f"{path} already exists and a run may depend on it: choose another --out, or remove it")
 
 
 def _unit(split: Split, number: int) -> tuple[str, str]:
-    """What is drawn whole: the patient that the json of a sample names, or else the sample."""
+    """Return the unit that is drawn together: the patient in the sample's json, or else the sample itself."""
     key, components = split.components(number)
     try:
         _, meta = decode_label(components, split.layout)

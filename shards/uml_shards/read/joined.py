@@ -1,4 +1,4 @@
-"""Several splits as one: their samples laid end to end, under one manifest."""
+"""Concatenate several splits into one with a common manifest."""
 
 import copy
 from collections.abc import Sequence
@@ -16,69 +16,69 @@ _SHARED = ("dimensions", "channels", "classes", "mask_classes", "mask_names", "t
 
 
 class Samples(Protocol):
-    """What streams need of a split."""
+    """The interface of a split as used by streams."""
 
     @property
     def path(self) -> Location:
-        """Where it is, for messages; of several the first."""
+        """Location of the split, for messages; of several splits, the first one's."""
         ...
 
     @property
     def manifest(self) -> Manifest:
-        """Of the split."""
+        """Manifest of the split."""
         ...
 
     def __len__(self) -> int: ...
 
     def read(self, number: int) -> Sample:
-        """A sample, decoded and checked."""
+        """Read, decode and check a sample."""
         ...
 
     def read_patch(self, number: int, size: Sequence[int], place: Sequence[float]) -> Sample:
-        """A sample of which image and mask are a patch of the volume."""
+        """Read a sample whose image and mask are a patch of the volume."""
         ...
 
     def prefetch(self, number: int) -> None:
-        """Begin to fetch the shard of a sample that will be read soon; never waits."""
+        """Start to fetch the shard of a sample that will be read soon; never blocks."""
         ...
 
     def labels(self) -> NDArray[np.int32]:
-        """(N,), -1 = not labelled."""
+        """Return the labels (N,) of all samples; -1 = not labelled."""
         ...
 
     def masked(self) -> NDArray[np.bool_]:
-        """(N,), which samples have a mask."""
+        """Return which samples (N,) have a mask."""
         ...
 
     def keys(self) -> tuple[str, ...]:
-        """Of all samples."""
+        """Return the keys of all samples."""
         ...
 
     def sizes(self) -> tuple[int, ...]:
-        """Samples in each shard that has any."""
+        """Return the number of samples in each shard, without empty shards."""
         ...
 
     def sets(self) -> tuple[tuple[int, ...], ...]:
-        """The same, for each of the data sets that the samples are of."""
+        """Return the shard sizes for each data set."""
         ...
 
     def without_truth(self) -> "Samples":
-        """The same samples as bare images: at nothing else of them anybody looks."""
+        """Return the same samples as bare images; no other component is read."""
         ...
 
 
 class JoinedSplit:
-    """The samples of several splits, by number, in their order.
+    """The samples of several splits, numbered consecutively in the order of the splits.
 
     Args:
-        splits: of the same classes, mask classes and channels.
+        splits: splits of the same classes, mask classes and channels.
 
     Attributes:
-        path: of the first.
-        manifest: what it says of all of them together; statistics are means over the samples.
+        path: location of the first split.
+        manifest: combined manifest; its statistics weight each sample equally.
 
     Raises:
-        ShardError: they differ in what a stream must have alike.
+        ShardError: the splits differ in a property that must be the same within a stream.
     """
 
     def __init__(self, splits: Sequence[Samples]) -> None:
@@ -91,53 +91,53 @@ class JoinedSplit:
         return int(self._ends[-1])
 
     def labels(self) -> NDArray[np.int32]:
-        """The labels (N,) of all samples, in order; -1 = not labelled."""
+        """Return the labels (N,) of all samples, in order; -1 = not labelled."""
         return np.concatenate([split.labels() for split in self.splits])
 
     def masked(self) -> NDArray[np.bool_]:
-        """Which of all samples (N,) have a mask."""
+        """Return which samples (N,) have a mask."""
         return np.concatenate([split.masked() for split in self.splits])
 
     def keys(self) -> tuple[str, ...]:
-        """The keys of all samples, in order; two splits may share some."""
+        """Return the keys of all samples, in order. Two splits may share keys."""
         return tuple(key for split in self.splits for key in split.keys())
 
     def sizes(self) -> tuple[int, ...]:
-        """Samples in each shard."""
+        """Return the number of samples in each shard."""
         return tuple(size for split in self.splits for size in split.sizes())
 
     def sets(self) -> tuple[tuple[int, ...], ...]:
-        """The same, for each split."""
+        """Return the shard sizes for each split."""
         return tuple(split.sizes() for split in self.splits)
 
     def without_truth(self) -> "JoinedSplit":
-        """The same samples as bare images; see `Split.without_truth`."""
+        """Return the same samples as bare images; see `Split.without_truth`."""
         bare = copy.copy(self)
         bare.splits = tuple(split.without_truth() for split in self.splits)
         return bare
 
     def read(self, number: int) -> Sample:
-        """A sample, decoded and checked.
+        """Read, decode and check a sample.
 
         Raises:
-            ShardError: it cannot be read; the message names shard, key and reason.
-            IndexError: there is no such sample.
+            ShardError: the sample cannot be read; the message names shard, key and reason.
+            IndexError: the number is out of range.
         """
         split, number = self._locate(number)
         return split.read(number)
 
     def read_patch(self, number: int, size: Sequence[int], place: Sequence[float]) -> Sample:
-        """A sample of which image and mask are a patch of the volume; see `Split.read_patch`."""
+        """Read a sample whose image and mask are a patch of the volume; see `Split.read_patch`."""
         split, number = self._locate(number)
         return split.read_patch(number, size, place)
 
     def prefetch(self, number: int) -> None:
-        """Begin to fetch the shard of a sample; see `Split.prefetch`."""
+        """Start to fetch the shard of a sample; see `Split.prefetch`."""
         split, number = self._locate(number)
         split.prefetch(number)
 
     def _locate(self, number: int) -> tuple[Samples, int]:
-        """The split that holds a sample, and its number there."""
+        """Return the split of a sample and the sample's number in it."""
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)} in {len(self.splits)} splits")
         place = int(np.searchsorted(self._ends, number, side="right"))
@@ -151,7 +151,7 @@ def _join(splits: Sequence[Samples]) -> Manifest:
         for field in _SHARED:
             if getattr(manifest, field) != getattr(first, field):
                 raise ShardError(
-                    f"{splits[0].path} and {split.path} cannot be one stream: their {field} differ: "
+                    f"{splits[0].path} and {split.path} cannot be combined in one stream: their {field} differ: "
                     f"{_words(getattr(first, field))} and {_words(getattr(manifest, field))}"
                 )
     sizes = {manifest.size for manifest in manifests}
@@ -169,7 +169,7 @@ def _join(splits: Sequence[Samples]) -> Manifest:
 
 
 def _pool(manifests: Sequence[Manifest]) -> Statistics:
-    """Mean and deviation over all images, each counted alike whatever its size."""
+    """Return mean and standard deviation over all images, each weighted equally regardless of its size."""
 
     def moments(manifest: Manifest) -> NDArray[np.float64]:
         mean, std = np.asarray(manifest.statistics.mean), np.asarray(manifest.statistics.std)

@@ -1,4 +1,4 @@
-"""The one place where shards meet torch: streams behind a DataLoader."""
+"""Load streams with torch's DataLoader; the only module that needs torch."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,14 +11,14 @@ from ..sample import Sample
 from .stream import Stream
 
 Request = Mapping[str, Sequence[int]]
-"""The positions wanted from each stream for one micro batch."""
+"""Stream name -> positions to load for one micro batch."""
 
 Collate = Callable[[Stream, Sequence[Sample], Sequence[int]], Any]
-"""Makes a batch of samples of one stream and their positions."""
+"""Builds a batch from the samples of a stream and their positions."""
 
 
 class _MicroBatches(Dataset):
-    """A request -> one collated batch per stream; errors travel as values, so that they stay one line."""
+    """Maps a request to one collated batch per stream. Errors are returned as values to keep them on one line."""
 
     def __init__(self, streams: Mapping[str, Stream], collate: Collate) -> None:
         self.streams = streams
@@ -35,7 +35,7 @@ class _MicroBatches(Dataset):
             return error
 
 
-def _as_it_is(batches: Any) -> Any:
+def _identity(batches: Any) -> Any:
     return batches
 
 
@@ -46,29 +46,29 @@ def load(
     workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Batches for requests, in their order, read ahead by worker processes.
+    """Yield the batches of requests, in order, prefetched by worker processes.
 
     Args:
-        streams: the sources.
-        requests: what to read; may be endless.
-        collate: makes a batch of each stream's samples.
-        workers: processes that read ahead; 0 reads in this process. Their number changes nothing else.
-        pin_memory: hand batches over in page-locked memory, for a GPU.
+        streams: stream name -> stream.
+        requests: requests to load; may be infinite.
+        collate: function that builds a batch of a stream's samples.
+        workers: number of processes that read ahead; 0 reads in this process. The number does not affect the batches.
+        pin_memory: whether to return batches in page-locked memory, for a GPU.
 
     Yields:
-        One dict of batches, by stream, per request.
+        For each request, a dict: stream name -> batch.
 
     Raises:
         ShardError: a sample cannot be read.
     """
-    # A DataLoader without a generator of its own draws from torch's global one at every new iterator, and a run that
-    # was resumed would differ from one that was not.
+    # Without its own generator, a DataLoader draws from torch's global generator for every new iterator, so a resumed
+    # run would differ from an uninterrupted one.
     loader = DataLoader(
         _MicroBatches(streams, collate),
         sampler=requests,
         batch_size=None,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         pin_memory=pin_memory,
         prefetch_factor=2 if workers else None,
         generator=torch.Generator().manual_seed(0),

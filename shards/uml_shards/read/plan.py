@@ -1,14 +1,14 @@
-"""The plan: which sample stands at which position of a stream. A pure function; slots are lanes.
+"""The plan: a pure function from each position of a stream to the sample at this position.
 
-Per epoch the shards are permuted and their samples laid end to end. That line is cut into as many equal contiguous
-ranges as the stream has slots in the global batch, and slot j walks range j, shuffled within a window. So a global
-batch takes one sample from each of many places, while a rank that owns some of the slots reads almost sequentially from
-its own part of the shards.
+In every epoch the shards are permuted and their samples concatenated. This sequence is divided into as many equal
+contiguous ranges as the stream has slots in the global batch. Slot j walks through range j, shuffled within a window.
+A global batch therefore takes samples from many different places, while a rank, which owns some of the slots, reads
+almost sequentially from its own part of the shards.
 
-What does not divide by the slots is carried to the head of the next epoch: with N samples and B slots, epoch e covers
-places [B floor(e N / B), B floor((e + 1) N / B)) of the endless line of epochs. No tail is dropped or padded, every
-place of the line is visited exactly once, and the state of a stream is one integer: how many samples it has given.
-Nothing here knows of ranks or workers, so they cannot change anything.
+A remainder that does not fill all slots is carried over to the beginning of the next epoch: with N samples and B slots,
+epoch e covers places [B floor(e N / B), B floor((e + 1) N / B)) of the infinite sequence of all epochs. No samples are
+dropped or padded, every place of the sequence is visited exactly once, and the state of a stream is a single integer:
+the number of samples it has produced. The plan does not depend on the number of ranks or workers.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,15 @@ class Plan:
     """The order of one stream.
 
     Args:
-        shard_samples: samples in each shard, in manifest order.
-        slots: samples of this stream in each global batch.
-        seed: of the run.
+        shard_samples: number of samples in each shard, in manifest order.
+        slots: number of samples of this stream in each global batch.
+        seed: the run's random seed.
         stream: name of the stream; streams with different names are shuffled differently.
-        window: samples among which a slot shuffles; larger mixes better, smaller reads more sequentially.
+        window: number of samples within which a slot shuffles. A larger window mixes better, a smaller one reads more
+            sequentially.
 
     Raises:
-        ShardError: there is no sample or no slot.
+        ShardError: there are no samples or no slots, or the window is empty.
     """
 
     def __init__(
@@ -47,8 +48,8 @@ class Plan:
         self.window = window
         if self.samples < 1 or slots < 1 or window < 1:
             raise ShardError(
-                f"stream {stream} cannot be planned: {self.samples} samples, {slots} slots, window {window}; "
-                "each must be at least 1"
+                f"stream {stream} is not valid: {self.samples} samples, {slots} slots, window {window}: each must be "
+                "at least 1"
             )
         self._first = np.cumsum(self.shard_samples) - self.shard_samples
         self._line = lru_cache(maxsize=4)(self._shuffled_shards)
@@ -58,15 +59,15 @@ class Plan:
         return Plan, (self.shard_samples.tolist(), self.slots, self.seed, self.stream, self.window)
 
     def first_step(self, epoch: int) -> int:
-        """The step at which an epoch begins."""
+        """Return the first step of an epoch."""
         return epoch * self.samples // self.slots
 
     def epoch(self, step: int) -> int:
-        """The epoch that a step belongs to."""
+        """Return the epoch of a step."""
         return -(-(step + 1) * self.slots // self.samples) - 1
 
     def sample(self, position: int) -> int:
-        """The number of the sample, counted over the shards in manifest order, that stands at a position.
+        """Return the number of the sample at a position. Samples are counted over the shards in manifest order.
 
         Args:
             position: step * slots + slot, from 0.
@@ -77,7 +78,7 @@ class Plan:
         return self._window(epoch, slot, window).item(inside)
 
     def _shuffled_window(self, epoch: int, slot: int, window: int) -> NDArray[np.int64]:
-        """The numbers of the samples that a slot gives in one window."""
+        """Return the numbers of a slot's samples in one window."""
         first = self.first_step(epoch)
         length = self.first_step(epoch + 1) - first
         size = min(self.window, length - window * self.window)
@@ -85,7 +86,7 @@ class Plan:
         return self._at(self.slots * first + slot * length + window * self.window + order)
 
     def _at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The samples at places of the endless line."""
+        """Return the samples at places of the infinite sequence."""
         numbers = np.empty_like(places)
         lines, offsets = np.divmod(places, self.samples)
         for line in np.unique(lines):
@@ -96,17 +97,17 @@ class Plan:
         return numbers
 
     def _shuffled_shards(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of the shards in their order in an epoch: the place where each begins, and the number of its first sample."""
+        """Return, for an epoch's shard order, each shard's first place and the number of its first sample."""
         order = keyed_permutation(len(self.shard_samples), self.seed, self.stream, "shards", epoch)
         sizes = self.shard_samples[order]
         return np.cumsum(sizes) - sizes, self._first[order]
 
 
 class InOrder:
-    """The plan of an evaluation: every sample once, in the manifest's order; beyond the last there is padding.
+    """The plan of an evaluation: every sample once, in the manifest's order, followed by padding.
 
     Args:
-        samples: in the split.
+        samples: number of samples in the split.
     """
 
     stream = "evaluation"
@@ -117,15 +118,15 @@ class InOrder:
         self.samples = samples
 
     def sample(self, position: int) -> int | None:
-        """The sample at a position; None where only padding is."""
+        """Return the sample at a position; None for padding."""
         return position if position < self.samples else None
 
 
 def owned_slots(slots: int, rank: int, ranks: int) -> range:
-    """The slots of a global batch that a rank owns: whole, contiguous, equally many on every rank.
+    """Return the slots of a global batch that a rank owns: contiguous, and the same number on every rank.
 
     Raises:
-        ShardError: the ranks do not divide the slots; the message lists the numbers of ranks that do.
+        ShardError: the number of ranks does not divide the slots; the message lists the numbers that do.
     """
     if slots % ranks:
         valid = ", ".join(str(number) for number in range(1, slots + 1) if slots % number == 0)

@@ -1,10 +1,10 @@
-"""Weighted plans: draws from several groups of samples, by weight. Pure functions of the position, as `Plan` is.
+"""Weighted plans: sampling from several groups by weight. Like `Plan`, pure functions of the position.
 
-A group is a class of a split, or one of several data sets. Time is cut into blocks of BLOCK steps, and in every block
-each slot draws from each group as often as its weight says, exactly. Which group a slot draws from at a step follows
-one permutation of the block that all slots share, each begun elsewhere and evenly spaced: so a global batch holds the
-groups in their proportions too, up to two samples of each. What a group gives is the order of a `Plan` of its own, in
-which every sample of the group stands once in each pass; its lanes are the slots, and a small group has more passes.
+A group is a class of a split, or one of several data sets. Steps are divided into blocks of BLOCK steps. In every
+block, each slot draws from each group exactly in proportion to its weight. All slots follow the same permutation of the
+block, with evenly spaced offsets, so a global batch contains the groups in these proportions too, up to two samples of
+each group. The samples of a group follow the group's own `Plan` with the same slots, in which every sample of the group
+occurs once per pass. Small groups have more passes.
 """
 
 import math
@@ -21,18 +21,18 @@ from ..keyed import keyed_permutation
 from .plan import Plan
 
 BLOCK = 1024
-"""Steps after which every slot has drawn from every group by its weight exactly; weights are rounded to 1 / BLOCK."""
+"""Steps after which every slot has drawn from each group exactly by weight; weights are rounded to 1 / BLOCK."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Samples that are drawn alike.
+    """A group of samples that share one weight.
 
     Attributes:
-        name: for messages.
-        numbers: of the samples, ascending.
-        shard_samples: how many of them lie in each shard, in the order of `numbers`; shards of none may be left out.
-        weight: of all of them together, relative to the other groups.
+        name: name of the group; part of its random key.
+        numbers: numbers of the samples, ascending.
+        shard_samples: number of the group's samples in each shard, in the order of `numbers`; may omit empty shards.
+        weight: total weight of the group relative to the other groups.
     """
 
     name: str
@@ -45,15 +45,15 @@ class WeightedPlan:
     """The order of one stream whose samples are drawn from groups by weight.
 
     Args:
-        groups: what is drawn from; those of weight 0 are left out.
-        slots: samples of this stream in each global batch.
-        seed: of the run.
+        groups: groups to draw from; groups of weight 0 are ignored.
+        slots: number of samples of this stream in each global batch.
+        seed: the run's random seed.
         stream: name of the stream.
-        window: samples among which a slot shuffles within a group.
+        window: number of samples of a group within which a slot shuffles.
 
     Raises:
-        ShardError: no group has a weight, a weight is negative or no number, less than 1 / BLOCK of all, or of a group
-            without samples.
+        ShardError: no group has a weight, a weight is negative, not finite or below 1 / BLOCK of the total, or a group
+            with a weight has no samples.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class WeightedPlan:
         return WeightedPlan, (self.groups, self.slots, self.seed, self.stream, self.window)
 
     def epoch(self, step: int) -> int:
-        """The epoch that a step belongs to: as many draws as there are samples."""
+        """Return the epoch of a step. An epoch has as many draws as there are samples."""
         return step * self.slots // self.samples
 
     def sample(self, position: int) -> int:
-        """The number of the sample that stands at a position, step * slots + slot, from 0."""
+        """Return the number of the sample at a position, step * slots + slot, from 0."""
         step, slot = divmod(position, self.slots)
         block, inside = divmod(step, BLOCK)
         groups, earlier = self._block(block, slot)
@@ -90,7 +90,7 @@ class WeightedPlan:
         return int(self.groups[group].numbers[self._plans[group].sample(draw * self.slots + slot)])
 
     def _draws_of_block(self, block: int, slot: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of each step of a block: the group that a slot draws from, and how often it has done so in the block."""
+        """Return, for each step of a block, the slot's group and the slot's earlier draws from it in the block."""
         order = keyed_permutation(BLOCK, self.seed, self.stream, "groups", block)
         turn = int(keyed_permutation(self.slots, self.seed, self.stream, "turns", block)[slot])
         place = (order + turn * BLOCK // self.slots) % BLOCK
@@ -107,21 +107,21 @@ def groups_of_classes(
     classes: Sequence[str],
     weights: Mapping[str, float] | Literal["balanced"],
 ) -> list[Group]:
-    """The samples of a split by class, and those without a label, which keep the share that they have.
+    """Group the samples of a split by class. Unlabelled samples form a group that keeps its share of all samples.
 
     Args:
         labels: (N,) class numbers in manifest order; -1 = not labelled.
-        shard_samples: samples in each shard.
-        classes: names, in label order.
-        weights: how often each class is drawn relative to the others, by name; a class that is not named is not drawn.
-            "balanced" draws every class that has samples equally often.
+        shard_samples: number of samples in each shard.
+        classes: names of the classes, in label order.
+        weights: class name -> weight relative to the other classes; classes without a weight are not drawn.
+            "balanced" draws all classes that have samples equally often.
 
     Raises:
-        ShardError: there is no label, or a weight names no class or is negative.
+        ShardError: there are no labels, or a weight is negative or belongs to an unknown class.
     """
     labels = np.asarray(labels)
     if not len(classes) or not (labels >= 0).any():
-        raise ShardError("sampling by class needs labels, and the shards have none: use sampling epoch")
+        raise ShardError("sampling by class needs labels, but the shards have none: use sampling epoch")
     counts = np.bincount(labels[labels >= 0], minlength=len(classes))
     if isinstance(weights, str):
         weights = {name: 1.0 for name, count in zip(classes, counts, strict=True) if count}
@@ -130,7 +130,7 @@ def groups_of_classes(
             raise ShardError(f"sampling gives a weight to {name!r}: the classes are {', '.join(classes)}")
     total = sum(weights.values())
     if not all(weight >= 0 for weight in weights.values()) or not 0 < total < math.inf:
-        raise ShardError("sampling by class: the weights must be positive numbers, one at least above 0")
+        raise ShardError("sampling by class: no weight may be negative, and at least one must be above 0")
     labelled = counts.sum() / len(labels)
     found = [
         _group(name, labels == number, shard_samples, weights.get(name, 0.0) / total * labelled)
@@ -140,11 +140,11 @@ def groups_of_classes(
 
 
 def groups_of_sets(shard_samples: Sequence[Sequence[int]], weights: Sequence[float]) -> list[Group]:
-    """Several data sets whose samples are numbered one after the other.
+    """Group the samples by data set. The samples of the data sets are numbered consecutively.
 
     Args:
-        shard_samples: of each set, the samples in each shard.
-        weights: how often each set is drawn from relative to the others.
+        shard_samples: for each data set, the number of samples in each shard.
+        weights: weight of each data set relative to the others.
     """
     groups, first = [], 0
     for number, (sizes, weight) in enumerate(zip(shard_samples, weights, strict=True)):
@@ -161,17 +161,19 @@ def _group(name: str, chosen: NDArray[np.bool_], shard_samples: Sequence[int], w
 
 
 def _quotas(groups: Sequence[Group], stream: str) -> NDArray[np.int64]:
-    """Draws of each group in a block: weights rounded by largest remainder."""
+    """Return the draws of each group in a block: weights rounded by the largest remainder method."""
     weights = np.asarray([group.weight for group in groups], dtype=np.float64)
     if not len(groups) or not np.isfinite(weights).all() or (weights < 0).any():
-        raise ShardError(f"stream {stream}: sampling weights must be positive numbers, one at least above 0")
+        raise ShardError(f"stream {stream}: no sampling weight may be negative, and at least one must be above 0")
     exact = weights / weights.sum() * BLOCK
     quotas = np.floor(exact).astype(np.int64)
     for group in np.argsort(quotas - exact, kind="stable")[: BLOCK - int(quotas.sum())]:
         quotas[group] += 1
     for group, quota in zip(groups, quotas, strict=True):
         if not len(group.numbers):
-            raise ShardError(f"stream {stream}: {group.name} has a sampling weight but no samples: give it none")
+            raise ShardError(f"stream {stream}: {group.name} has a sampling weight but no samples: remove the weight")
         if quota < 1:
-            raise ShardError(f"stream {stream}: the sampling weight of {group.name} is below 1/{BLOCK} of all")
+            raise ShardError(
+                f"stream {stream}: the sampling weight of {group.name} is below 1/{BLOCK} of the total: increase it"
+            )
     return quotas

@@ -1,4 +1,4 @@
-"""A split opened for reading: sample i of the shards laid end to end, one `pread` each."""
+"""Open a split for random access: each sample is read with one `pread`."""
 
 import copy
 import hashlib
@@ -28,27 +28,27 @@ from ..storage.prefetch import Prefetch
 from ..storage.storage import Storage, check_size, open_storage
 
 OPEN_FILES = 128
-"""Tars kept open at once by one process; most systems allow 1024 files."""
+"""Largest number of tars that a process keeps open; most systems allow 1024 files."""
 
 FETCHES = 8
-"""Indices fetched at once on opening a URL: each of them waits for its answer."""
+"""Number of indices fetched concurrently when a URL is opened."""
 
 
 class Split:
     """The samples of one split, by number.
 
-    Numbers run over the shards in manifest order. May be pickled, and used in forked or spawned workers: a tar is
-    opened where it is first read, and `pread` shares no file position.
+    Samples are numbered over the shards in manifest order. A split can be pickled and used in forked or spawned
+    workers: each process opens a tar at its first read, and `pread` does not use a shared file position.
 
     Args:
-        path: the split's folder, or its URL.
-        cache: for the files behind a URL; the default one if none is given.
+        path: the split's folder or URL.
+        cache: cache for the files of a URL; default if None.
 
     Attributes:
-        path: a Path, or an `Address`, which prints without password.
+        path: location of the split; an `Address` is printed without password.
 
     Raises:
-        ShardError: manifest, tar and index disagree in what can be told without reading the tars.
+        ShardError: a file is missing, or manifest, index and size of a tar do not match. The tars are not read.
     """
 
     def __init__(self, path: str | Location, cache: Cache | None = None) -> None:
@@ -68,10 +68,10 @@ class Split:
         return {**self.__dict__, "_files": {}, "_prefetch": None}
 
     def locate(self, number: int) -> tuple[int, int]:
-        """The shard that holds a sample, and its row there.
+        """Return the shard of a sample and the sample's row in it.
 
         Raises:
-            IndexError: there is no such sample.
+            IndexError: the number is out of range.
         """
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)} in {self.path}")
@@ -79,20 +79,21 @@ class Split:
         return shard, number - self._bounds[shard]
 
     def components(self, number: int) -> tuple[str, dict[str, bytes]]:
-        """The key of a sample and the bytes of each component it has, by extension.
+        """Read the key of a sample and the bytes of its components, by extension.
 
         Raises:
-            ShardError: the tar is missing or disagrees with manifest or index.
+            ShardError: the tar is missing or does not match manifest or index.
         """
         shard, row = self.locate(number)
         file = self._file(shard)
         return read_components(file.descriptor, self._indices[shard][row], self.manifest.components, file.path)
 
     def read(self, number: int) -> Sample:
-        """A sample, decoded and checked.
+        """Read, decode and check a sample.
 
         Raises:
-            ShardError: it cannot be read; the message names shard, key and reason.
+            ShardError: the sample cannot be read; the message names shard, key and reason.
+            IndexError: the number is out of range.
         """
         key, components = self.components(number)
         try:
@@ -101,15 +102,15 @@ class Split:
             raise self._named(error, number, key) from None
 
     def read_patch(self, number: int, size: Sequence[int], place: Sequence[float]) -> Sample:
-        """A sample of which image and mask are a patch of the volume; no more than that is read.
+        """Read a sample whose image and mask are a patch of the volume. Only the patch is read.
 
         Args:
-            number: of the sample.
-            size: (3,) voxels of the patch; what a smaller volume leaves free repeats its edge, masked as ignored.
-            place: (3,) in [0, 1): of the patch's corner among all that are possible, along each axis.
+            number: number of the sample.
+            size: (3,) size of the patch in voxels. Around a smaller volume the edge is repeated and the mask is 255.
+            place: (3,) position of the patch's corner in [0, 1), relative to all possible corners along each axis.
 
         Raises:
-            ShardError: it cannot be read; the message names shard, key and reason.
+            ShardError: the sample cannot be read; the message names shard, key and reason.
         """
         shard, row = self.locate(number)
         file = self._file(shard)
@@ -120,7 +121,7 @@ class Split:
             raise self._named(error, number, key) from None
 
     def prefetch(self, number: int) -> None:
-        """Begin to fetch the shard of a sample that will be read soon, if it lies behind a URL; never waits."""
+        """Start to fetch the shard of a sample that will be read soon, if the split is behind a URL; never blocks."""
         if not isinstance(self.path, Address):
             return
         shard, _ = self.locate(number)
@@ -129,25 +130,25 @@ class Split:
             self._prefetch.want(self.manifest.shards[shard])
 
     def labels(self) -> NDArray[np.int32]:
-        """The labels (N,) of all samples, in order; -1 = not labelled. No tar is read."""
+        """Return the labels (N,) of all samples, in order; -1 = not labelled. No tar is read."""
         return np.concatenate([index["label"] for index in self._indices])
 
     def masked(self) -> NDArray[np.bool_]:
-        """Which of all samples (N,) have a mask. No tar is read."""
+        """Return which samples (N,) have a mask. No tar is read."""
         names = [f"mask.{name}.png" for name in self.manifest.mask_names] or ["mask.png", "seg.png", MASK]
         columns = np.isin(self.manifest.components, names)
         return np.concatenate([(index["size"][:, columns] > 0).any(axis=1) for index in self._indices])
 
     def sizes(self) -> tuple[int, ...]:
-        """Samples in each shard."""
+        """Return the number of samples in each shard."""
         return tuple(shard.samples for shard in self.manifest.shards)
 
     def sets(self) -> tuple[tuple[int, ...], ...]:
-        """The same, for each data set: there is one."""
+        """Return the shard sizes for each data set; a split has one."""
         return (self.sizes(),)
 
     def without_truth(self) -> "Split":
-        """The same samples as bare images: at labels, masks and whatever else is known of them nobody looks."""
+        """Return the same samples as bare images; labels, masks and other components are never read."""
         bare = copy.copy(self)
         bare.layout = replace(self.layout, labelled=False, masked=False)
         bare._indices = [_images_only(index, self.manifest.components) for index in self._indices]
@@ -155,7 +156,7 @@ class Split:
         return bare
 
     def keys(self) -> tuple[str, ...]:
-        """The keys of all samples, in order: one short read each.
+        """Return the keys of all samples, in order, with one short read each.
 
         Raises:
             ShardError: see `components`.
@@ -167,14 +168,14 @@ class Split:
         return tuple(keys)
 
     def _named(self, error: ShardError, number: int, key: str) -> ShardError:
-        """An error that says which sample it is of."""
+        """Return an error that names the sample."""
         shard, _ = self.locate(number)
         return ShardError(f"{self.path / self.manifest.shards[shard].name}: sample {key}: {error}", error.reason)
 
     def _load_indices(self) -> list[NDArray[np.void]]:
         shards, components = self.manifest.shards, len(self.manifest.components)
-        # Checked one after another: numpy reads their headers through `ast`, which fails now and then when several
-        # threads of Python 3.11 use it.
+        # The indices are parsed sequentially: numpy parses their headers with `ast`, which occasionally fails in
+        # several threads of Python 3.11.
         if not isinstance(self.path, Address):
             return [load_checked_index(self._storage, self.path, shard, self.manifest) for shard in shards]
         with ThreadPoolExecutor(FETCHES) as pool:
@@ -202,24 +203,25 @@ def open_split(path: str | Location, cache: Cache | None = None) -> Split:
     """Open a split folder, such as data/shards/phantom/train, or the URL of one.
 
     Args:
-        path: of the folder, or a URL: http and https, or any scheme that fsspec knows.
-        cache: for the files behind a URL; the default one if none is given.
+        path: folder or URL of the split. URLs may be http, https or any scheme supported by fsspec.
+        cache: cache for the files of a URL; default if None.
 
     Raises:
-        ShardError: it is missing, it is a data set and not one of its splits, its files disagree or cannot be fetched.
+        ShardError: the split does not exist, the path is a data set instead of a split, or files do not match or cannot
+            be fetched.
     """
     path = parse_location(path)
     if isinstance(path, Path) and not (path / FILE_NAME).exists():
         names = ", ".join(split.name for split in find_splits(path))
         if names:
-            raise ShardError(f"shard folder {path} is a data set: name one of its splits: {names}")
+            raise ShardError(f"shard folder {path} is a data set: choose one of its splits: {names}")
     return Split(path, cache)
 
 
 def find_splits(path: str | Location) -> Sequence[Location]:
-    """The splits at a path: itself, or those inside it, by name; empty when there is none.
+    """Return the splits at a path: the path itself, or those inside it, sorted by name; empty if there are none.
 
-    A URL is taken for that of a split: what lies in a folder behind one is not known.
+    A URL is assumed to be a split, since the contents of a remote folder cannot be listed.
     """
     path = parse_location(path)
     if isinstance(path, Address) or (path / FILE_NAME).exists():
@@ -228,16 +230,16 @@ def find_splits(path: str | Location) -> Sequence[Location]:
 
 
 def load_checked_index(storage: Storage, where: Location, shard: Shard, manifest: Manifest) -> NDArray[np.void]:
-    """The index of a shard, after the cheap checks: tar present, sizes, digest and number of samples as stated.
+    """Load the index of a shard after cheap checks: existence and size of the tar, digest and length of the index.
 
     Args:
-        storage: has the files.
-        where: the split is, for errors.
-        shard: of the manifest.
-        manifest: of the split.
+        storage: storage of the split.
+        where: location of the split, for error messages.
+        shard: entry of the manifest.
+        manifest: manifest of the split.
 
     Raises:
-        ShardError: something is not as the manifest says.
+        ShardError: a check fails.
     """
     return _check_index(storage.read_index(shard, len(manifest.components)), where, shard, manifest)
 
@@ -245,15 +247,17 @@ def load_checked_index(storage: Storage, where: Location, shard: Shard, manifest
 def _check_index(data: bytes, where: Location, shard: Shard, manifest: Manifest) -> NDArray[np.void]:
     path = where / shard.index
     if hashlib.sha256(data).hexdigest() != shard.index_sha256:
-        raise ShardError(f"{path}: its sha256 is not the manifest's: the index belongs to other shards, or is damaged")
+        raise ShardError(
+            f"{path}: its sha256 differs from the manifest's: the index belongs to other shards or is damaged"
+        )
     index = parse_index(data, len(manifest.components), str(path))
     if len(index) != shard.samples:
-        raise ShardError(f"{path}: indexes {len(index)} samples, the manifest says {shard.samples}")
+        raise ShardError(f"{path}: indexes {len(index)} samples, the manifest states {shard.samples}")
     return index
 
 
 def _images_only(index: NDArray[np.void], names: Sequence[str]) -> NDArray[np.void]:
-    """An index in which samples have neither a label nor any component but their image."""
+    """Return a copy of an index without labels and without any component except the image."""
     pictures = np.isin(names, PICTURES)
     pictured = (index["size"][:, pictures] > 0).any(axis=1, keepdims=True)
     images = np.where(pictured, pictures, np.asarray(names) == IMAGE)
@@ -264,7 +268,7 @@ def _images_only(index: NDArray[np.void], names: Sequence[str]) -> NDArray[np.vo
 
 
 class _File:
-    """An open tar, closed when the last user lets go of it; `path` is where it comes from, for errors."""
+    """An open tar, closed when it is no longer referenced; `path` is its origin, for error messages."""
 
     def __init__(self, file: Path, size: int, path: Location) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""A stream: the samples of a split in the order of a plan, read, augmented and of one size."""
+"""A stream: the samples of a split in the order of a plan, read, augmented and brought to one size."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,29 +15,29 @@ from .augment import AUGMENTATIONS, resize
 from .joined import Samples
 
 AHEAD = 64
-"""Samples of a lane between the one that is read and the one whose shard is fetched meanwhile, if it has twice that."""
+"""Largest number of steps by which the prefetched shards are ahead of the current sample."""
 
 
 class Order(Protocol):
-    """Which sample stands at which position: a `Plan`, or the plain order of an evaluation."""
+    """The order of a stream: a `Plan`, or the plain order of an evaluation."""
 
     @property
     def stream(self) -> str:
-        """The stream's name."""
+        """Name of the stream."""
         ...
 
     @property
     def seed(self) -> int:
-        """Of all randomness in the stream."""
+        """Seed of all randomness in the stream."""
         ...
 
     @property
     def slots(self) -> int:
-        """Samples of the stream in each global batch: what a lane's positions are apart."""
+        """Number of samples of the stream in each global batch."""
         ...
 
     def sample(self, position: int) -> int | None:
-        """The number of the sample at a position; None for padding."""
+        """Return the number of the sample at a position; None for padding."""
         ...
 
 
@@ -46,12 +46,12 @@ class Stream:
     """A named source of samples in a batch.
 
     Attributes:
-        split: where the samples are.
-        plan: which one stands at which position.
-        size: (H, W) that every image is resized to, or (H, W, D) of the patch that is drawn from every volume.
-        statistics: by which its images are to be normalised: those of the training data, whatever split this is.
+        split: split that provides the samples.
+        plan: order of the samples.
+        size: (H, W) to which every image is resized, or (H, W, D) of the patch drawn from every volume.
+        statistics: statistics for normalising the images: those of the training data, for every split.
         augment: name of an augmentation in `uml_shards.read.augment.AUGMENTATIONS`.
-        on_bad_sample: stop with an error, or keep the bad sample's place with a placeholder of weight 0.
+        on_bad_sample: "error" stops at a bad sample; "skip" replaces it with a placeholder of weight 0.
     """
 
     split: Samples
@@ -63,19 +63,19 @@ class Stream:
 
     @property
     def name(self) -> str:
-        """The stream's name, a word of every random key in it."""
+        """Name of the stream; part of all its random keys."""
         return self.plan.stream
 
     @property
     def ahead(self) -> int:
-        """Steps between the sample that is read and the one whose shard is fetched meanwhile."""
+        """Number of steps between the current sample and the one whose shard is prefetched."""
         return min(AHEAD, len(self.split) // (2 * self.plan.slots))
 
     def sample(self, position: int) -> Sample:
-        """The sample at a position, ready for a batch.
+        """Return the sample at a position, ready for a batch.
 
         Raises:
-            ShardError: it cannot be read, and `on_bad_sample` is "error".
+            ShardError: the sample cannot be read and `on_bad_sample` is "error".
         """
         number = self.plan.sample(position)
         if number is None:
@@ -93,14 +93,14 @@ class Stream:
         return sample if change is None else change(sample, self.plan.seed, self.name, position)
 
     def _read(self, number: int, position: int) -> Sample:
-        """A sample in the stream's size."""
+        """Read a sample in the stream's size."""
         if len(self.size) == 2:
             return resize(self.split.read(number), self.size)
         place = [float(keyed_uniform(self.plan.seed, self.name, position, "patch", axis)) for axis in range(3)]
         return self.split.read_patch(number, self.size, place)
 
     def placeholder(self, key: str, meta: Mapping[str, str] = MappingProxyType({})) -> Sample:
-        """A sample of weight 0 in the shape of the others, which no loss and no metric counts."""
+        """Return a sample of weight 0 in the stream's shape, which is excluded from every loss and metric."""
         manifest = self.split.manifest
         lesions = (len(manifest.mask_names),) if manifest.mask_names else ()
         return Sample(

@@ -1,4 +1,4 @@
-"""The oracle of a split that stores the truth its labels and masks were drawn from."""
+"""The oracle scores of a split that stores the probabilities from which its labels and masks were drawn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,25 +13,25 @@ from ..sample import Sample
 from .split import Split
 
 TRUTH = "truth.png"
-"""Component that holds 255 times the foreground probability of each pixel."""
+"""Extension of the component with 255 times the foreground probability of each pixel."""
 
 CLASS_PROBABILITY = "class_probability"
-"""Entry of the json that holds the probability of each class."""
+"""Entry of the json with the probability of each class."""
 
 EmptyRule = Literal["one", "leave-out"]
-"""How an overlap counts of a class that is neither in a sample's mask nor predicted: as 1, or not at all."""
+"""How to score a class that is absent from both mask and prediction: an overlap of 1, or leave the sample out."""
 
 
 @dataclass(frozen=True)
 class Oracle:
-    """What a model reaches that knows the truth, up to the luck of the draw in this split.
+    """Scores of a model that knows the true probabilities, on the labels and masks drawn for this split.
 
     Attributes:
-        auroc: of the true probability of class 1 against the drawn labels.
-        accuracy: of the more probable class.
-        dice: of the pixels with probability >= 0.5 against the drawn mask, averaged over the samples; NaN where no
+        auroc: AUROC of the true probability of class 1 against the drawn labels.
+        accuracy: accuracy of the more probable class.
+        dice: Dice of the pixels with probability >= 0.5 against the drawn mask, averaged over the samples; NaN if no
             sample counts.
-        ece: expected calibration error of the more probable class: what the draw alone leaves in this split.
+        ece: expected calibration error of the more probable class, which is due to the random draw only.
     """
 
     auroc: float
@@ -41,39 +41,39 @@ class Oracle:
 
 
 def class_probability(sample: Sample) -> NDArray[np.float64]:
-    """The probabilities (classes,) that a sample's label was drawn from.
+    """Return the probabilities (classes,) from which a sample's label was drawn.
 
     Raises:
         ShardError: the sample does not store them.
     """
     stored = sample.meta.get(CLASS_PROBABILITY)
     if stored is None:
-        raise ShardError(f"sample {sample.key} stores no true class probability: only made data do")
+        raise ShardError(f"sample {sample.key} stores no true class probability: only generated data do")
     return np.asarray(stored, dtype=np.float64)
 
 
 def foreground_probability(split: Split, number: int) -> NDArray[np.float32]:
-    """The probabilities (H, W) that a sample's mask was drawn from.
+    """Return the probabilities (H, W) from which a sample's mask was drawn.
 
     Raises:
         ShardError: the sample does not store them.
     """
     key, components = split.components(number)
     if TRUTH not in components:
-        raise ShardError(f"sample {key} of {split.path} stores no {TRUTH}: only made data do")
+        raise ShardError(f"sample {key} of {split.path} stores no {TRUTH}: only generated data do")
     return decode_grey(components[TRUTH], TRUTH).astype(np.float32) / np.float32(255)
 
 
 def oracle(split: Split, empty: EmptyRule = "one") -> Oracle:
-    """The scores of the truth itself on a split of two classes and a binary mask.
+    """Compute the oracle scores of a split with two classes and a binary mask.
 
     Args:
-        split: that stores its truth.
-        empty: "one": the Dice of a sample without foreground in the mask and in the truth is 1; "leave-out": that
-            sample counts in no Dice. Figures are comparable under the same rule only.
+        split: split that stores its true probabilities.
+        empty: "one": the Dice of a sample without foreground in mask and truth is 1; "leave-out": such a sample is
+            excluded from the Dice. Compare scores only under the same rule.
 
     Raises:
-        ShardError: the split does not store its truth.
+        ShardError: the split does not store its true probabilities.
     """
     labels, probabilities, dices = [], [], []
     for number in range(len(split)):
@@ -97,12 +97,12 @@ def oracle(split: Split, empty: EmptyRule = "one") -> Oracle:
 
 
 def calibration_error(confidences: ArrayLike, hits: ArrayLike, bins: int = 15) -> float:
-    """Expected calibration error: |hits - sum of confidences| in bins of equal width of the confidence, over all.
+    """Return the expected calibration error: |hits - sum of confidences| summed over equal-width bins, divided by N.
 
     Args:
-        confidences: (N,) in [0, 1]; the upper end of each bin belongs to the next, 1 to the last.
+        confidences: (N,) in [0, 1]; the upper end of each bin belongs to the next bin, 1 to the last one.
         hits: (N,) 0 or 1.
-        bins: of the confidence.
+        bins: number of bins.
     """
     confidence = np.asarray(confidences, dtype=np.float64)
     place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
@@ -111,18 +111,18 @@ def calibration_error(confidences: ArrayLike, hits: ArrayLike, bins: int = 15) -
 
 
 def auroc(labels: Sequence[int] | ArrayLike, scores: ArrayLike) -> float:
-    """Area under the ROC curve: the probability that a positive scores above a negative, ties counted half.
+    """Return the area under the ROC curve: the probability that a positive scores above a negative, ties counted half.
 
     Args:
         labels: (N,) 0 or 1.
         scores: (N,).
 
     Returns:
-        NaN unless both labels occur.
+        The area; NaN unless both labels occur.
     """
     positive = np.asarray(labels, dtype=bool)
     _, place, counts = np.unique(np.asarray(scores), return_inverse=True, return_counts=True)
-    # Rank from 1; those that tie share the mean of their ranks.
+    # Ranks start at 1; ties share the mean of their ranks.
     ranks = (np.cumsum(counts) - (counts - 1) / 2.0)[place]
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if not positives or not negatives:

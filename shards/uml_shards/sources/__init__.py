@@ -1,1 +1,1 @@
-"""Reads the files users bring: images, masks, tables and volumes."""
+"""Read raw files: images, masks, tables and volumes."""

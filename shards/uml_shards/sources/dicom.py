@@ -1,6 +1,7 @@
-"""Series of DICOM files at shard time, through the extra `volumes`: one volume a folder.
+"""Read DICOM series, one volume per folder. Needs the extra `volumes`.
 
-Only the tags listed here are read. Of those, nothing but the geometry leaves this module: no name, no date, no number.
+Only the tags listed here are read, and apart from pixel values only the geometry leaves this module: no names, dates or
+identifiers.
 """
 
 import warnings
@@ -27,27 +28,27 @@ _WHITELIST = [*_GEOMETRY, *_PIXELS, *_VALUES]
 _DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, RuntimeError, NotImplementedError)
 
 _UNEVEN = 0.01
-"""Share of the distance of two slices by which a slice may be out of its place."""
+"""Tolerance of slice positions, as a fraction of the slice distance."""
 
 _PARALLEL = 1e-3
-"""Largest difference of two direction cosines, or of two sizes of pixels in mm, that are the same."""
+"""Tolerance of direction cosines, and of pixel spacings in mm, between slices."""
 
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def read_series(folder: Path) -> RawVolume:
-    """The volume of all DICOM files that lie in a folder, whatever they are called.
+    """Read the volume formed by all DICOM files in a folder. File names have no meaning.
 
-    Values are rescaled as each file says; they stay whole numbers where slope and intercept are.
+    Values are rescaled by each file's slope and intercept; they stay integers if slope and intercept are integers.
 
     Raises:
-        ShardError: pydicom is missing; a file is damaged, compressed in a way that needs other libraries, in colour or
-            of several frames; or they are not the slices of one series, evenly spaced along their normal.
+        ShardError: pydicom is missing; a file is damaged, uses an unsupported compression, is in colour or has several
+            frames; or the files are not the slices of one series, evenly spaced along their normal.
     """
     files = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
     slices = [_read(path) for path in files if path.suffix.lower() == ENDING]
     if len(slices) < 2:
-        raise ShardError(f"{folder} holds {len(slices)} DICOM files: a volume needs 2 slices or more")
+        raise ShardError(f"{folder} contains {len(slices)} DICOM files: a volume needs 2 slices or more")
     first = slices[0]
     for other in slices[1:]:
         _refuse_different(first, other, folder)
@@ -65,62 +66,64 @@ def read_series(folder: Path) -> RawVolume:
 
 
 def _read(path: Path) -> Any:
-    """The tags of the whitelist of one file, after all that can be refused by them."""
+    """Read the whitelisted tags of a file, and refuse unsupported files."""
     try:
         import pydicom
         from pydicom.errors import InvalidDicomError
     except ModuleNotFoundError:
         raise missing_library(path, "pydicom") from None
     try:
-        with warnings.catch_warnings(action="ignore"):  # what is damaged is an error
+        with warnings.catch_warnings(action="ignore"):  # damage is reported as an error
             found = pydicom.dcmread(path, specific_tags=_WHITELIST)
             missing = [name for name in (*_GEOMETRY, "Rows", "Columns", "PixelData") if not found.get(name)]
             shapes = {name: len(found[name].value) for name in _GEOMETRY[:3] if name not in missing}
     except (*_DAMAGE, InvalidDicomError) as error:
         raise ShardError(f"{path} cannot be read: {one_line(error)}") from None
     if missing or list(shapes.values()) != [3, 6, 2]:
-        raise ShardError(f"{path} is no slice of a volume: without, or with a wrong, {', '.join(missing or shapes)}")
+        raise ShardError(f"{path} is not a slice of a volume: missing or invalid {', '.join(missing or shapes)}")
     if int(found.get("NumberOfFrames") or 1) != 1:
-        raise ShardError(f"{path} holds {found.NumberOfFrames} frames: store one slice a file, or the volume as NIfTI")
+        raise ShardError(
+            f"{path} contains {found.NumberOfFrames} frames: store one slice per file, or the volume as NIfTI"
+        )
     if found.get("PhotometricInterpretation") != "MONOCHROME2":
         kind = found.get("PhotometricInterpretation")
         raise ShardError(f"{path} has the photometric interpretation {kind}: must be MONOCHROME2, grey with 0 as black")
     if found.get("ModalityLUTSequence"):
-        raise ShardError(f"{path} has its values in a look-up table, which is not read: store the volume as NIfTI")
+        raise ShardError(f"{path} uses a modality look-up table, which is not supported: store the volume as NIfTI")
     if found.get("BurnedInAnnotation") == "YES":
-        raise ShardError(f"{path} says that text about the patient is in its pixels: take it away")
+        raise ShardError(f"{path} is marked as containing patient text in its pixels: remove the text or the file")
     return found
 
 
 def _refuse_different(first: Any, other: Any, folder: Path) -> None:
-    """Slices of one volume share all but place and pixels."""
+    """Check that two slices have equal series, size, orientation and pixel spacing."""
     if first.SeriesInstanceUID != other.SeriesInstanceUID:
-        raise ShardError(f"{folder} holds files of several series: give each its own folder")
+        raise ShardError(f"{folder} contains files of several series: give each series its own folder")
     for name in ("Rows", "Columns"):
         if first[name].value != other[name].value:
             raise ShardError(f"{folder}: slices differ in {name}, {first[name].value} and {other[name].value}")
     for name in ("ImageOrientationPatient", "PixelSpacing"):
         if not np.allclose(first[name].value, other[name].value, rtol=0, atol=_PARALLEL):
-            raise ShardError(f"{folder}: slices differ in {name}: take those away that are no part of the volume")
+            raise ShardError(f"{folder}: slices differ in {name}: remove the slices that do not belong to the volume")
 
 
 def _step(places: NDArray[np.float64], normal: NDArray[np.float64], folder: Path) -> NDArray[np.float64]:
-    """From one slice to the next, (3,) mm; the places are in order."""
+    """Return the vector (3,) in mm from one slice to the next. The places must be sorted."""
     distances = np.diff(places @ normal)
     usual = float(np.median(distances))
     if distances.min() <= _UNEVEN * usual:
-        raise ShardError(f"{folder}: two slices are at the same place: is it several volumes, or a film?")
+        raise ShardError(f"{folder}: two slices have the same position: give each volume or time point its own folder")
     if (wrong := np.abs(distances - usual) > _UNEVEN * usual).any():
-        found = f"{distances[wrong][0]:.3f} mm beside {usual:.3f} mm"
-        raise ShardError(f"{folder}: the distances of slices differ, {found}: is one missing?")
+        found = f"{distances[wrong][0]:.3f} mm instead of {usual:.3f} mm"
+        raise ShardError(f"{folder}: the slices are not evenly spaced, {found}: check whether a slice is missing")
     step = (places[-1] - places[0]) / (len(places) - 1)
     if np.linalg.norm(step - (step @ normal) * normal) > _UNEVEN * usual:
-        raise ShardError(f"{folder}: the slices are shifted sideways (a tilted gantry): straighten the volume first")
+        raise ShardError(f"{folder}: the slices are shifted sideways (tilted gantry): resample the volume first")
     return step
 
 
 def _values(found: Any, folder: Path) -> NDArray[Any]:
-    """(rows, columns), rescaled."""
+    """Return the rescaled values (rows, columns) of a slice."""
     syntax = "no transfer syntax"
     try:
         syntax = found.file_meta.TransferSyntaxUID.name
@@ -130,7 +133,7 @@ def _values(found: Any, folder: Path) -> NDArray[Any]:
     except _DAMAGE as error:
         raise ShardError(f"{folder}: pixels cannot be decoded ({syntax}): {_first_sentence(error)}") from None
     if stored.ndim != 2:
-        raise ShardError(f"{folder}: slices have {stored.ndim} dimensions, must have 2: {stored.shape}")
+        raise ShardError(f"{folder}: slices must have 2 dimensions, but have {stored.ndim}: {stored.shape}")
     if (slope, intercept) == (1, 0):
         return stored
     if slope.is_integer() and intercept.is_integer():
@@ -145,5 +148,5 @@ def _number(found: Any, name: str, default: float) -> float:
 
 
 def _first_sentence(error: BaseException) -> str:
-    """Pydicom goes on with a list of libraries."""
+    """Return the first sentence of an error; pydicom appends a list of libraries."""
     return one_line(error).split(". ")[0][:200]

@@ -1,4 +1,4 @@
-"""HDF5 files at shard time, through the extra `volumes`: the dataset `image`, and `label` for its mask."""
+"""Read HDF5 files: the dataset `image`, and `label` for its mask. Needs the extra `volumes`."""
 
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,19 @@ _DAMAGE = (OSError, ValueError, TypeError, KeyError, RuntimeError, MemoryError)
 
 
 def read_hdf5(path: Path, name: str) -> RawVolume:
-    """One dataset of a file; an attribute `spacing` of it tells mm along each axis.
+    """Read a dataset of a file. Its attribute `spacing`, if present, is the voxel size in mm along each axis.
 
     Raises:
-        ShardError: h5py is missing, or there is no such dataset of 3 or 4 axes in the file itself.
+        ShardError: h5py is missing, or the file itself contains no such dataset with 3 or 4 axes.
     """
     h5py = _library(path)
     try:
         with h5py.File(path, "r") as file:
             dataset = _dataset(file, name, h5py)
             if dataset is None:
-                raise ShardError(f"{path} holds no dataset {name!r}; it has {', '.join(file) or 'none'}")
+                raise ShardError(f"{path} contains no dataset {name!r}: it has {', '.join(file) or 'none'}")
             if dataset.ndim not in (3, 4):
-                raise ShardError(f"{path}: dataset {name} has {dataset.ndim} dimensions, must have 3 or 4")
+                raise ShardError(f"{path}: dataset {name} must have 3 or 4 dimensions, but has {dataset.ndim}")
             refuse_large(dataset.shape, path)
             spacing = np.asarray(dataset.attrs.get("spacing", (1, 1, 1)), np.float64)
             if spacing.shape != (3,):
@@ -40,7 +40,7 @@ def read_hdf5(path: Path, name: str) -> RawVolume:
 
 
 def has_label(path: Path) -> bool:
-    """Whether a file holds the mask beside the image; of a damaged one, no: reading it says what is wrong.
+    """Whether a file also contains a mask. False for a damaged file, whose error is reported when it is read.
 
     Raises:
         ShardError: h5py is missing.
@@ -62,7 +62,7 @@ def _library(path: Path) -> Any:
 
 
 def _dataset(file: Any, name: str, h5py: Any) -> Any:
-    """A dataset whose values are in the file: a link, or an external one, can name any file of the disk."""
+    """Return a dataset stored in the file itself, or None. Links and external datasets could refer to any file."""
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         return None
     dataset = file[name]

@@ -1,25 +1,25 @@
-"""Files that are stored as they are, without what tells of people: EXIF, XMP, IPTC, comments, text, previews.
+"""Remove metadata that may identify people from image files: EXIF, XMP, IPTC, comments, text, previews.
 
-The pixels stay as they are, to the bit: only segments and chunks that no decoder of ours looks at are left out.
+The pixels stay bit-identical: only segments and chunks that our decoders do not use are removed.
 """
 
 from ..errors import ShardError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-"""Of a PNG that are kept: those without which there are no pixels."""
+"""PNG chunks that are kept: those required to decode the pixels."""
 
 _END, _SCAN, _COMMENT = 0xD9, 0xDA, 0xFE
 _APPLICATION = range(0xE0, 0xF0)
 _KEPT_APPLICATION = (0xE0, 0xEE)
-"""JFIF, and Adobe's word on which colour space the numbers are in."""
+"""JFIF, and Adobe's marker, which states the colour space."""
 
 _WITHOUT_LENGTH = (0x00, 0x01, *range(0xD0, 0xD8))
-"""What follows 0xFF inside a scan: a stuffed byte, and restart marks."""
+"""Codes after 0xFF inside a scan: stuffed bytes and restart markers."""
 
 
 def without_metadata(data: bytes, extension: str) -> bytes:
-    """A JPEG or PNG file with nothing in it but its picture.
+    """Return the bytes of a JPEG or PNG file without its metadata.
 
     Raises:
         ShardError: the file is damaged.
@@ -43,13 +43,13 @@ def _png(data: bytes) -> bytes:
 
 
 def _jpeg(data: bytes) -> bytes:
-    """Segments up to the first end mark; behind it cameras put further pictures."""
+    """Keep segments up to the first end marker; cameras append further images after it."""
     kept, place = [data[:2]], 2
     while True:
         while data[place + 1] == 0xFF:  # padding
             place += 1
         if data[place] != 0xFF:
-            raise ShardError("cannot be decoded: there is no JPEG marker where one must be")
+            raise ShardError("cannot be decoded: a JPEG marker is missing")
         marker = data[place + 1]
         if marker == _END:
             return b"".join([*kept, b"\xff\xd9"])

@@ -1,4 +1,4 @@
-"""NIfTI files at shard time, through the extra `volumes`."""
+"""Read NIfTI files. Needs the extra `volumes`."""
 
 import gzip
 import zlib
@@ -20,14 +20,14 @@ _CHUNK = 1 << 20
 
 
 def open_nifti(path: Path, dimensions: Sequence[int] = (3,)) -> Any:
-    """A volume's header and lazy data, in the orientation that it is stored in.
+    """Open a volume in its stored orientation: header and lazily loaded data.
 
     Args:
-        path: of the file.
-        dimensions: how many it may have.
+        path: path of the file.
+        dimensions: allowed numbers of dimensions.
 
     Raises:
-        ShardError: nibabel is missing, or the file is no NIfTI of so many dimensions.
+        ShardError: nibabel is missing, or the file is not NIfTI or has another number of dimensions.
     """
     try:
         from nibabel.filebasedimages import ImageFileError
@@ -39,24 +39,24 @@ def open_nifti(path: Path, dimensions: Sequence[int] = (3,)) -> Any:
     except ModuleNotFoundError:
         raise missing_library(path, "nibabel") from None
     try:
-        with LoggingOutputSuppressor():  # what is wrong is an error below
+        with LoggingOutputSuppressor():  # problems are reported as errors below
             volume = load(path)
         if not isinstance(volume, Nifti1Image):
-            raise ImageFileError("it is no NIfTI")
+            raise ImageFileError("it is not a NIfTI file")
     except (*_DAMAGE, ImageFileError, HeaderDataError, WrapStructError) as error:
         raise ShardError(f"{path} cannot be opened: {one_line(error)}") from None
     if len(volume.shape) not in dimensions:
         allowed = " or ".join(map(str, dimensions))
-        raise ShardError(f"{path} has {len(volume.shape)} dimensions, must have {allowed}: {volume.shape}")
+        raise ShardError(f"{path} must have {allowed} dimensions, but has {len(volume.shape)}: {volume.shape}")
     refuse_large(volume.shape, path)
     return volume
 
 
 def read_nifti(path: Path) -> NDArray[np.float32]:
-    """The scaled values of a volume of three dimensions, in the orientation that it is stored in.
+    """Read the scaled values of a 3D volume in its stored orientation.
 
     Raises:
-        ShardError: see `open_nifti`; or the data are cut, or hold NaN or infinite values.
+        ShardError: see `open_nifti`; or the data are truncated, or contain NaN or infinite values.
     """
     values = _values(open_nifti(path), path, np.float32)
     refuse_not_finite(values, path)
@@ -64,14 +64,14 @@ def read_nifti(path: Path) -> NDArray[np.float32]:
 
 
 def read_nifti_volume(path: Path) -> RawVolume:
-    """A volume, the fourth axis of the file being channels; numbers without a scale as they are stored.
+    """Read a volume. A fourth axis is taken as channels; values without a scale keep their stored dtype.
 
     Raises:
-        ShardError: see `open_nifti`; or the data are cut or damaged, or in colour.
+        ShardError: see `open_nifti`; or the data are truncated, damaged or in colour.
     """
     volume = open_nifti(path, (3, 4))
     if volume.get_data_dtype().kind not in "iufb":
-        raise ShardError(f"{path} holds {volume.get_data_dtype()}: values must be whole or real numbers")
+        raise ShardError(f"{path} has dtype {volume.get_data_dtype()}: values must be integers or real numbers")
     scaled = (volume.dataobj.slope, volume.dataobj.inter) != (1, 0)
     values = _values(volume, path, np.float32 if scaled else None)
     unit = _MILLIMETRES[volume.header.get_xyzt_units()[0]]
@@ -88,7 +88,7 @@ def _values(volume: Any, path: Path, dtype: Any) -> NDArray[Any]:
 
 
 def _check_gzip(path: Path) -> None:
-    """The checksum is behind the last byte, which nibabel does not read."""
+    """Read a gzip file to its end to verify the checksum, which nibabel does not read."""
     with gzip.open(path) as file:
         while file.read(_CHUNK):
             pass

@@ -1,4 +1,4 @@
-"""NRRD files at shard time, through the extra `volumes`."""
+"""Read NRRD files. Needs the extra `volumes`."""
 
 import zlib
 from pathlib import Path
@@ -23,10 +23,10 @@ _DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, StopI
 
 
 def read_nrrd(path: Path) -> RawVolume:
-    """A volume of three dimensions with its data in the same file.
+    """Read a 3D volume with its data in the same file.
 
     Raises:
-        ShardError: pynrrd is missing; the file is damaged, has other dimensions, or does not say where the patient is.
+        ShardError: pynrrd is missing; or the file is damaged, is not 3D, or has an unsupported space or unit.
     """
     try:
         import nrrd
@@ -47,17 +47,17 @@ def read_nrrd(path: Path) -> RawVolume:
 
 
 def _refuse(header: Any, path: Path) -> None:
-    """What is not read; other files above all, which a header can name anywhere on the disk."""
+    """Refuse volumes that are not 3D, and detached data, since a header can name any file on the disk."""
     if {"data file", "datafile"} & header.keys():
-        raise ShardError(f"{path} has its data in another file: store it as one .nrrd")
+        raise ShardError(f"{path} has its data in another file: store header and data in one .nrrd file")
     sizes = header["sizes"]
     if len(sizes) != 3:
-        raise ShardError(f"{path} has {len(sizes)} dimensions, must have 3: {tuple(map(int, sizes))}")
+        raise ShardError(f"{path} must have 3 dimensions, but has {len(sizes)}: {tuple(map(int, sizes))}")
     refuse_large(sizes, path)
 
 
 def _affine(header: Any, path: Path) -> tuple[NDArray[np.float64], bool]:
-    """Voxel -> mm in RAS, and whether the file tells the size of a voxel."""
+    """Return the affine from voxels to mm in RAS, and whether the file states the voxel size."""
     affine = np.eye(4)
     space = str(header.get("space", "")).lower()
     if not space and "space directions" not in header:

@@ -1,6 +1,6 @@
-"""Raw image files of any mode: brought to 8-bit grey, RGB or 16-bit grey, or refused by one line.
+"""Read raw image files of any mode as 8-bit grey, RGB or 16-bit grey, or refuse them with a one-line error.
 
-What a decoder does silently is refused here: 16-bit colour cut to 8 bits, transparency dropped, later pages left out.
+Silent conversions of decoders are refused: 16-bit colour cut to 8 bits, dropped transparency, dropped pages.
 """
 
 import struct
@@ -17,14 +17,14 @@ from PIL.ImageFile import ImageFile
 from ..errors import ShardError
 
 MAX_SOURCE_PIXELS = 1 << 28
-"""Largest raw image or mask that is opened; dermoscopy masks of 30 million pixels are real."""
+"""Largest raw image or mask that is opened, in pixels; real dermoscopy masks have up to 30 million."""
 
-# Nothing else is tried: an EPS, for one, would start Ghostscript.
+# Pillow tries no other format: an EPS file, for example, would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
 
-# What Pillow raises on damaged files, besides its own OSError and SyntaxError.
+# All errors that Pillow raises on damaged files.
 _DAMAGE = (
     *(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError),
     *(struct.error, Image.DecompressionBombError),
@@ -42,34 +42,33 @@ _TURNS = {
 
 
 def open_raw(path: Path) -> ImageFile:
-    """Open a raw image file; pixels are not decoded yet.
+    """Open a raw image file without decoding its pixels.
 
     Raises:
-        ShardError: it is missing, no PNG, JPEG, TIFF or BMP, too large, of several pages, or cannot be decoded whole.
+        ShardError: the file is missing, is not PNG, JPEG, TIFF or BMP, is too large, has several pages, or cannot be
+            decoded without loss.
     """
     try:
         data = path.read_bytes()
-        # Raw masks pass Pillow's limit, which warns on stderr; ours is checked below, before anything is decoded.
+        # Raw masks exceed Pillow's limit, which warns on stderr. Our limit is checked below, before decoding.
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            with warnings.catch_warnings(action="ignore"):  # what is damaged is an error below
+            with warnings.catch_warnings(action="ignore"):  # damage is reported as an error below
                 opened = Image.open(BytesIO(data), formats=_FORMATS)
                 pages = 1 if is_jpeg(opened) else getattr(opened, "n_frames", 1)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     except _DAMAGE as error:
-        reason = getattr(error, "strerror", None) or "it is no PNG, JPEG, TIFF or BMP, or damaged"
+        reason = getattr(error, "strerror", None) or "it is not a PNG, JPEG, TIFF or BMP file, or it is damaged"
         raise ShardError(f"{path} cannot be opened: {reason}") from None
     if opened.width * opened.height > MAX_SOURCE_PIXELS:
-        raise ShardError(f"{path}: {opened.height}x{opened.width} is more than {MAX_SOURCE_PIXELS} pixels")
+        raise ShardError(f"{path}: {opened.height}x{opened.width} exceeds the limit of {MAX_SOURCE_PIXELS} pixels")
     if pages != 1:
-        raise ShardError(f"{path}: holds {pages} pages, must hold one")
+        raise ShardError(f"{path}: contains {pages} pages, must contain one")
     if bits(opened, path) > 8 and not is_sixteen_bit(opened) and opened.mode not in ("I", "F"):
-        raise ShardError(f"{path}: 16-bit colour, which would be cut to 8 bits: store it with 8")
+        raise ShardError(f"{path}: 16-bit colour is not supported: store the image with 8 bits per channel")
     if isinstance(opened, TiffImagePlugin.TiffImageFile) and is_sixteen_bit(opened) and opened.tag_v2.get(262) == 0:
-        raise ShardError(
-            f"{path}: 16-bit TIFF in which 0 is white, which would be read inverted: store it with 0 as black"
-        )
+        raise ShardError(f"{path}: 16-bit TIFF in which 0 is white would be read inverted: store it with 0 as black")
     return opened
 
 
@@ -77,7 +76,7 @@ def load(opened: ImageFile, path: Path) -> None:
     """Decode the pixels.
 
     Raises:
-        ShardError: they are damaged.
+        ShardError: the data are damaged.
     """
     try:
         opened.load()
@@ -87,12 +86,12 @@ def load(opened: ImageFile, path: Path) -> None:
 
 
 def load_plain(opened: ImageFile, path: Path) -> Image.Image:
-    """Decode an image of any mode to one that shards hold: L, RGB, or 16-bit grey.
+    """Decode an image of any mode to a mode that shards support: L, RGB, or 16-bit grey.
 
-    A palette and CMYK become RGB, 1 bit becomes 0 and 255, an alpha channel that is 255 everywhere is dropped.
+    Palette and CMYK become RGB, 1 bit becomes 0 and 255, and an alpha channel that is 255 everywhere is dropped.
 
     Raises:
-        ShardError: it is damaged, transparent somewhere, or of another mode (32 bits, Lab).
+        ShardError: the image is damaged, has transparent pixels, or has an unsupported mode (32 bits, Lab).
     """
     load(opened, path)
     mode = opened.mode
@@ -103,31 +102,33 @@ def load_plain(opened: ImageFile, path: Path) -> Image.Image:
     if mode in ("CMYK", "YCbCr"):
         return opened.convert("RGB")
     if mode not in ("P", "PA", "LA", "RGBA"):
-        raise ShardError(f"{path}: image mode {mode} is not read: store it as 8-bit grey or RGB, or as 16-bit grey")
+        raise ShardError(
+            f"{path}: image mode {mode} is not supported: store it as 8-bit grey or RGB, or as 16-bit grey"
+        )
     image = opened.convert("RGBA") if mode in ("P", "PA") else opened
     if image.getchannel("A").getextrema() != (255, 255):
-        raise ShardError(f"{path}: some pixels are transparent: put the image on a background, without alpha")
+        raise ShardError(f"{path}: some pixels are transparent: store the image on a background, without alpha")
     return image.convert("L" if mode == "LA" else "RGB")
 
 
 def as_array(image: Image.Image) -> NDArray[Any]:
-    """Pixels of an image that `load_plain` returned: uint8, or uint16 with every value as stored."""
+    """Return the pixels of an image from `load_plain`: uint8, or uint16 with every value as stored."""
     array = np.asarray(image)
     return array if array.dtype == np.uint8 else array.astype(np.uint16)
 
 
 def is_jpeg(opened: Image.Image) -> bool:
-    """Whether the file is lossy; an MPO is a camera's JPEG with previews behind it."""
+    """Whether the file is a JPEG. MPO is a camera's JPEG with appended previews."""
     return opened.format in ("JPEG", "MPO")
 
 
 def is_sixteen_bit(opened: Image.Image) -> bool:
-    """Whether it is 16-bit grey; Pillow before 11 opens such a PNG as "I", which in a TIFF really has 32 bits."""
+    """Whether the image is 16-bit grey. Pillow before 11 opens such a PNG as "I", which in a TIFF means 32 bits."""
     return opened.mode in _SIXTEEN_BIT or (opened.mode == "I" and opened.format == "PNG")
 
 
 def bits(opened: Image.Image, path: Path) -> int:
-    """Bits of a channel in the file, which the decoded pixels no longer tell."""
+    """Return the bits per channel in the file, which the decoded pixels do not reveal."""
     if opened.format == "PNG":
         with path.open("rb") as file:
             return file.read(25)[24]
@@ -138,12 +139,12 @@ def bits(opened: Image.Image, path: Path) -> int:
 
 
 def turn(opened: ImageFile, path: Path) -> Image.Transpose | None:
-    """What brings the pixels upright, by the orientation in the EXIF; None when they are.
+    """Return the transposition that applies the EXIF orientation; None if there is nothing to do.
 
     Raises:
-        ShardError: the EXIF, or the PNG that holds it, is damaged.
+        ShardError: the EXIF data, or the PNG that contains them, are damaged.
     """
-    if opened.format == "TIFF":  # Pillow turns these by itself
+    if opened.format == "TIFF":  # Pillow applies the orientation itself
         return None
     try:
         return _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
@@ -153,10 +154,10 @@ def turn(opened: ImageFile, path: Path) -> Image.Transpose | None:
 
 
 def upright_size(opened: ImageFile, path: Path) -> tuple[int, int]:
-    """(H, W) of the image when it is upright."""
+    """Return (H, W) of the image after applying its EXIF orientation."""
     return (opened.width, opened.height) if turns_sides(turn(opened, path)) else (opened.height, opened.width)
 
 
 def turns_sides(method: Image.Transpose | None) -> bool:
-    """Whether height and width change places."""
+    """Whether a transposition swaps height and width."""
     return method in (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])

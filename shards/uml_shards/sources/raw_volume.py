@@ -1,4 +1,4 @@
-"""What the readers of volume files have in common."""
+"""Common parts of the readers of volume files."""
 
 import math
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from ..errors import ShardError
 
 MAX_VOXELS = 1 << 30
-"""Largest volume that is read or made, all channels together: 1024 x 1024 x 1024."""
+"""Largest volume that is read or written, in voxels over all channels: 1024 x 1024 x 1024."""
 
 
 @dataclass(frozen=True)
 class RawVolume:
-    """A volume as its file has it.
+    """A volume in its stored orientation.
 
     Attributes:
-        values: (x, y, z) or (x, y, z, channels), scaled as the file says; the axes may run either way.
+        values: (x, y, z) or (x, y, z, channels), scaled as stated in the file; the axes may have any direction.
         affine: (4, 4) float64, voxel -> mm in RAS: right, anterior and superior of the patient.
-        stated: whether the file tells the size of a voxel; where not, it is taken for 1 mm.
+        stated: whether the file states the voxel size; otherwise 1 mm is assumed.
     """
 
     values: NDArray[Any]
@@ -31,30 +31,30 @@ class RawVolume:
 
 
 def missing_library(path: Path, library: str) -> ShardError:
-    """The error for a file whose reader is not installed."""
+    """Return the error for a file whose reader is not installed."""
     return ShardError(f"{path} needs {library}: pip install 'uml-shards[volumes]'")
 
 
 def one_line(error: BaseException) -> str:
-    """What a library says of a file that it cannot read."""
+    """Return a library's error message as one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def refuse_large(shape: Sequence[int], path: Path) -> None:
-    """Called before the voxels are read, since a header can claim any number.
+    """Check the number of voxels. Call it before reading them, since a header can claim any size.
 
     Raises:
         ShardError: there are more than `MAX_VOXELS`.
     """
     if math.prod(map(int, shape)) > MAX_VOXELS:
-        raise ShardError(f"{path}: {'x'.join(map(str, shape))} is more than {MAX_VOXELS} voxels")
+        raise ShardError(f"{path}: {'x'.join(map(str, shape))} exceeds the limit of {MAX_VOXELS} voxels")
 
 
 def refuse_not_finite(values: NDArray[Any], path: Path) -> None:
-    """Refuse NaN and infinity.
+    """Check that no value is NaN or infinite.
 
     Raises:
-        ShardError: there are some.
+        ShardError: some values are.
     """
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise ShardError(f"{path} holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite: fix it")
+        raise ShardError(f"{path} contains {int((~np.isfinite(values)).sum())} NaN or infinite values: fix the file")

@@ -1,4 +1,4 @@
-"""Tables beside raw data: .csv, and .xlsx through the extra `tables`."""
+"""Read tables beside raw data: .csv, and .xlsx with the extra `tables`."""
 
 import csv
 from pathlib import Path
@@ -8,9 +8,9 @@ from ..errors import ShardError
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table by the names in its first row; of a workbook, of its first sheet.
+    """Read the rows of a table as dicts keyed by its first row. Of a workbook, the first sheet is read.
 
-    Values of a .csv are text; those of a .xlsx are as the sheet has them, and rows without any are left out.
+    Values of a .csv file are text. Values of an .xlsx file keep their types, and empty rows are skipped.
 
     Raises:
         ShardError: the file cannot be read, or is a workbook and openpyxl is missing.
@@ -37,7 +37,7 @@ def _read_workbook(path: Path) -> list[dict[str, Any]]:
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except (BadZipFile, InvalidFileException) as error:
-        raise ShardError(f"{path} is no workbook: {error}") from None
+        raise ShardError(f"{path} is not a workbook: {error}") from None
     names, *rows = book.worksheets[0].iter_rows(values_only=True)
     book.close()
     return [dict(zip(map(str, names), row, strict=True)) for row in rows if any(cell is not None for cell in row)]

@@ -1,4 +1,4 @@
-"""From a volume as it was read to the components of a sample: clipped, scaled, resampled."""
+"""Clip, scale and resample a volume, and encode it as components of a sample."""
 
 import math
 import warnings
@@ -18,10 +18,10 @@ from .raw_volume import missing_library, refuse_large
 from .volume_files import Volume
 
 Intensity = Literal["keep", "volume"]
-"""keep: numbers as they are; volume: of each channel of each volume, minus its mean and over its deviation."""
+"""keep: unchanged values; volume: subtract the mean of each channel of the volume, divide by its standard deviation."""
 
 _SAME = 1e-3
-"""Share by which two spacings may differ and are the same: headers are rounded."""
+"""Relative difference up to which two spacings are considered equal, since headers are rounded."""
 
 
 def _numbers(text: Any) -> Any:
@@ -30,7 +30,7 @@ def _numbers(text: Any) -> Any:
 
 def _check_spacing(given: tuple[float, ...]) -> tuple[float, ...]:
     if len(given) not in (0, 3) or not all(0 < side < math.inf for side in given):
-        raise ValueError("must be 3 positive numbers, mm along x, y and z, such as 1,1,1; or empty")
+        raise ValueError("must be 3 positive numbers in mm along x, y and z, such as 1,1,1; or empty")
     return given
 
 
@@ -41,20 +41,20 @@ def _check_window(given: tuple[float, ...]) -> tuple[float, ...]:
 
 
 Spacing = Annotated[tuple[float, ...], BeforeValidator(_numbers), AfterValidator(_check_spacing)]
-"""Mm along x, y and z, typed with commas; () leaves volumes as they are stored."""
+"""Voxel size in mm along x, y and z, given with commas; () keeps the stored spacing."""
 
 Window = Annotated[tuple[float, ...], BeforeValidator(_numbers), AfterValidator(_check_window)]
-"""(low, high), typed with a comma; () clips nothing."""
+"""(low, high), given with a comma; () disables clipping."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to a volume.
+    """The preparation of a volume.
 
     Attributes:
-        spacing: mm along each axis of what is stored; () leaves it.
-        window: (low, high) that values are clipped to; () clips nothing.
-        intensity: of every channel, or of each.
+        spacing: voxel size to resample to, in mm along each axis; () keeps the volume's spacing.
+        window: range (low, high) to which values are clipped; () disables clipping.
+        intensity: intensity mode for all channels, or one mode per channel.
     """
 
     spacing: tuple[float, ...] = ()
@@ -65,17 +65,17 @@ class Preparation:
 def encode_prepared(
     image: Volume, mask: NDArray[np.uint8] | None, how: Preparation, path: Path, label: int | None = None
 ) -> dict[str, bytes]:
-    """The components of a sample; of where it comes from they tell spacing and affine only.
+    """Prepare a volume and encode it as components. The only metadata kept are spacing and affine.
 
     Args:
-        image: by `read_volume`.
+        image: volume from `read_volume`.
         mask: (H, W, D) class numbers, on the same voxels.
-        how: what to do.
-        path: of the image, for errors.
+        how: preparation to apply.
+        path: path of the image, for error messages.
         label: image class.
 
     Raises:
-        ShardError: the volume cannot be scaled or resampled so.
+        ShardError: the volume cannot be scaled or resampled.
     """
     prepared = resample(scale(image, how, path), how.spacing, path)
     meta = {"spacing": list(prepared.spacing), "affine": prepared.affine.tolist()}
@@ -87,18 +87,18 @@ def encode_prepared(
 
 
 def scale(image: Volume, how: Preparation, path: Path) -> Volume:
-    """Clip, then scale by the volume's own numbers where that is asked for; those of voxels that are 0 do not count.
+    """Clip the values, then standardise each channel with mode "volume" by its non-zero voxels.
 
-    MRI has no unit of its own, and a background of 0 that is larger or smaller in each volume.
+    MRI intensities have no fixed unit, and the size of the zero background differs between volumes.
 
     Raises:
-        ShardError: a channel that is to be scaled is constant, or there are not as many as `how` speaks of.
+        ShardError: a channel to be standardised is constant, or the number of channels does not match `how`.
     """
     channels = image.values[..., None] if image.values.ndim == 3 else image.values
     count = channels.shape[3]
     kinds = [how.intensity] * count if isinstance(how.intensity, str) else list(how.intensity)
     if len(kinds) != count:
-        raise ShardError(f"{path} has {count} channels, must have {len(kinds)}")
+        raise ShardError(f"{path} must have {len(kinds)} channels, but has {count}")
     clipped = _clip(channels, how.window) if how.window else channels
     if "volume" in kinds:
         scaled = np.empty(clipped.shape, np.float32)
@@ -111,28 +111,30 @@ def scale(image: Volume, how: Preparation, path: Path) -> Volume:
 
 
 def resample(volume: Volume, spacing: Sequence[float], path: Path, nearest: bool = False) -> Volume:
-    """The same part of the patient in voxels of another size; the centre stays where it is.
+    """Resample a volume to another voxel size about its centre.
 
-    Linear, after a Gaussian where the voxels become larger, so that nothing finer than they are is left to flicker.
+    Interpolation is linear. Where voxels become larger, a Gaussian filter is applied first to avoid aliasing.
 
     Args:
-        volume: its whole numbers stay whole.
-        spacing: mm along each axis; () leaves the volume.
-        path: of it, for errors.
-        nearest: take the nearest voxel, of a mask.
+        volume: volume to resample; integer values stay integers.
+        spacing: voxel size in mm along each axis; () keeps the volume.
+        path: path of the volume, for error messages.
+        nearest: whether to use nearest-neighbour interpolation, for masks.
 
     Returns:
-        round(shape * old spacing / new spacing) voxels, at least 1 along each axis.
+        A volume of round(shape * old spacing / new spacing) voxels, at least 1 along each axis.
 
     Raises:
-        ShardError: scipy is missing, the file does not tell its spacing, or there would be too many voxels.
+        ShardError: scipy is missing, the file does not state its spacing, or there would be too many voxels.
     """
     ratio = np.asarray([new / old for new, old in zip(spacing, volume.spacing, strict=False)])
     ratio[np.abs(ratio - 1) < _SAME] = 1
     if (ratio == 1).all():
         return volume
     if not volume.stated:
-        raise ShardError(f"{path} does not tell the size of its voxels: leave the setting spacing empty, or store it")
+        raise ShardError(
+            f"{path} does not state its voxel size: leave the setting spacing empty, or store the size in the file"
+        )
     shape = np.asarray(volume.values.shape[:3])
     target = [max(1, round(side)) for side in shape / ratio]
     refuse_large((*target, *volume.values.shape[3:]), path)
@@ -154,7 +156,7 @@ def _interpolate(
     nearest: bool,
     path: Path,
 ) -> NDArray[Any]:
-    """One channel at other points: `first`, and so on by `ratio`, in voxels."""
+    """Interpolate a channel at points that start at `first` and are `ratio` apart, in voxels."""
     try:
         from scipy import ndimage
     except ModuleNotFoundError:
@@ -164,7 +166,7 @@ def _interpolate(
         values = values.astype(np.float32)
         if (ratio > 1).any():
             values = ndimage.gaussian_filter(values, np.maximum(0, (ratio - 1) / 2), mode="nearest")
-    with warnings.catch_warnings(action="ignore"):  # older scipy warns of diagonal matrices always
+    with warnings.catch_warnings(action="ignore"):  # older scipy always warns about diagonal matrices
         made = ndimage.affine_transform(
             values, ratio, first.tolist(), tuple(shape), order=int(not nearest), mode="nearest"
         )
@@ -172,7 +174,7 @@ def _interpolate(
 
 
 def _clip(values: NDArray[Any], window: tuple[float, ...]) -> NDArray[Any]:
-    """Whole numbers stay whole where both ends are."""
+    """Clip values to a window. Integers stay integers if both ends of the window are integers."""
     low, high = window
     if values.dtype.kind != "f":
         held = np.iinfo(values.dtype)
@@ -183,7 +185,7 @@ def _clip(values: NDArray[Any], window: tuple[float, ...]) -> NDArray[Any]:
 
 
 def _deviation(values: NDArray[Any], path: Path) -> tuple[float, float]:
-    """Mean and standard deviation."""
+    """Return mean and standard deviation of the values."""
     if not values.size or values.min() == values.max():
-        raise ShardError(f"{path}: all its voxels that are not 0 are equal: take it away, or use intensity=keep")
+        raise ShardError(f"{path}: all non-zero voxels are equal: remove the volume, or use intensity=keep")
     return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))

@@ -1,1 +1,1 @@
-"""Where bytes come from: local files, URLs, the cache and what is fetched ahead."""
+"""Storage backends: local files, URLs, the cache and prefetching."""

@@ -1,14 +1,14 @@
-"""The cache of remote shards: a folder of whole, checked files that the processes of a node share.
+"""The cache of remote shards: a folder of complete, checked files that the processes of a node share.
 
-For each file there are
+Each file has these entries:
 
     <sha256 of the URL>-<sha256 of the content>         the file, renamed to this name only after its check
-    <the same>.ok                                       the record of that check; its time is that of the last use
-    <the same>.part                                     the file while it is fetched, as long as it will be
-    locks/<the same>.lock                               held while it is fetched, opened or removed
+    <the same>.ok                                       the record of the check; its mtime is the time of the last use
+    <the same>.part                                     the file during the download, already at its final size
+    locks/<the same>.lock                               held while the file is fetched, opened or removed
 
-The digest of the content is the manifest's. So a split that changes on the server never meets files of its past, and
-two splits never share a file by name only.
+The digest of the content is taken from the manifest. If a split changes on the server, outdated files are therefore
+never used, and two splits never share a file just because of its name.
 """
 
 import hashlib
@@ -26,16 +26,16 @@ from ..errors import ShardError
 from .download import Content, download
 
 PRIVATE = 0o700
-"""The mode of a cache folder: nobody else reads the images, or puts others there."""
+"""Mode of the cache folder: other users can neither read nor replace the images."""
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Where remote shards are kept. Nothing is made before the first file is fetched.
+    """A cache for remote shards. The folder is created when the first file is fetched.
 
     Attributes:
-        folder: of the cache; by default uml_shards in $XDG_CACHE_HOME, or in ~/.cache.
-        gigabytes: (of 1e9 bytes) what it may hold: the files that were not used for longest make room. None: no end.
+        folder: folder of the cache; by default uml_shards in $XDG_CACHE_HOME, or in ~/.cache.
+        gigabytes: size limit in units of 1e9 bytes; the least recently used files are removed. None: no limit.
     """
 
     folder: str | Path | None = None
@@ -43,15 +43,15 @@ class Cache:
 
     @contextmanager
     def file(self, address: Address, content: Content, *, rehash: bool = False) -> Iterator[Path]:
-        """A remote file in the cache, fetched if it is not there. No process removes it inside the `with`.
+        """Provide a remote file from the cache, fetching it if necessary. It is not removed inside the `with` block.
 
         Args:
-            address: where it comes from.
-            content: what it must hold; the digest is needed.
-            rehash: read all of a file that is there; else its size and the record of an earlier check are enough.
+            address: URL of the file.
+            content: expected content; the digest is required.
+            rehash: whether to hash a cached file again; otherwise its size and the record of an earlier check suffice.
 
         Raises:
-            ShardError: it cannot be fetched whole and right, or the cache folder cannot be written.
+            ShardError: the file cannot be fetched or is damaged, or the cache folder cannot be written.
         """
         folder = self._made_folder()
         name = f"{hashlib.sha256(str(address).encode()).hexdigest()}-{content.sha256}"
@@ -62,11 +62,12 @@ class Cache:
                 if not _is_good(path, content, rehash):
                     _remove(path)
                     self._fetch(address, content, path)
-                now = time.time_ns()  # finer than what the system would put there by itself
+                now = time.time_ns()  # finer than the timestamps set by the system
                 os.utime(_record(path), ns=(now, now))
             except OSError as error:
                 raise ShardError(
-                    f"cache folder {folder} cannot be used: {error.strerror}: make room, limit it or choose another"
+                    f"cache folder {folder} cannot be used: {error.strerror}: free disk space, limit the cache or "
+                    "choose another folder"
                 ) from None
             yield path
 
@@ -76,7 +77,7 @@ class Cache:
             folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
             (folder / "locks").mkdir(mode=PRIVATE, exist_ok=True)
         except OSError as error:
-            raise ShardError(f"cache folder {folder} cannot be made: {error.strerror}: choose another") from None
+            raise ShardError(f"cache folder {folder} cannot be created: {error.strerror}: choose another") from None
         return folder
 
     def _fetch(self, address: Address, content: Content, path: Path) -> None:
@@ -94,10 +95,10 @@ class Cache:
         _note_check(path)
 
     def _make_room(self, address: Address, size: int, part: Path) -> None:
-        """Remove what was not used for longest, and claim the room in the same moment by a sparse file."""
+        """Remove the least recently used files, and reserve the space with a sparse file under the same lock."""
         limit = None if self.gigabytes is None else int(self.gigabytes * 1e9)
         if limit is not None and size > limit:
-            raise ShardError(f"{address} has {size} bytes, the cache may hold {limit}: allow more gigabytes")
+            raise ShardError(f"{address} has {size} bytes, but the cache is limited to {limit}: allow more gigabytes")
         with _lock(part.parent, "room"):
             if limit is not None:
                 _shrink(part.parent, limit - size)
@@ -106,13 +107,13 @@ class Cache:
 
 
 def default_folder() -> Path:
-    """Where the cache is if nothing else is said."""
+    """Return the default folder of the cache."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".cache") / "uml_shards"
 
 
 def _shrink(folder: Path, limit: int) -> None:
-    """Remove files that no process fetches or opens now, the longest unused first, until the rest is small enough."""
+    """Remove the least recently used files until the rest fits. Files that are being fetched or opened are kept."""
     found: list[tuple[bool, int, int, Path]] = []
     for path in folder.iterdir():
         try:
@@ -136,7 +137,7 @@ def _shrink(folder: Path, limit: int) -> None:
 
 
 def _is_good(path: Path, content: Content, rehash: bool) -> bool:
-    """Whether a file is there and holds what it should, as far as asked."""
+    """Whether a file exists and has the expected content. Without `rehash`, a valid record suffices."""
     try:
         about = path.stat()
     except FileNotFoundError:
@@ -144,7 +145,7 @@ def _is_good(path: Path, content: Content, rehash: bool) -> bool:
     if content.size not in (None, about.st_size):
         return False
     record = _record(path)
-    # The record states the file's time, so that a file which was written to later is not trusted.
+    # The record contains the file's mtime, so a file that was modified later is not trusted.
     if not rehash and record.is_file() and record.read_text() == str(about.st_mtime_ns):
         return True
     with path.open("rb") as file:
@@ -163,11 +164,11 @@ def _record(path: Path) -> Path:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file and its record; who has it open reads on."""
+    """Remove a file and its record. Processes that have it open can continue to read."""
     _record(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 
 def _lock(folder: Path, name: str) -> FileLock:
-    """A lock between processes, which the system releases when its holder dies."""
+    """Return an inter-process lock, which the system releases when its holder dies."""
     return FileLock(folder / "locks" / f"{name}.lock")

@@ -1,7 +1,6 @@
-"""Fetching a remote file whole and checked, over as many tries as it takes.
+"""Download and check a remote file, with retries.
 
-A transfer that breaks goes on where it was, if the server can do that and its file is still the same one; else it
-starts anew.
+An interrupted transfer is resumed if the server supports ranges and its file has not changed. Otherwise it starts over.
 """
 
 import hashlib
@@ -16,20 +15,20 @@ from ..errors import ShardError
 from .remote import PermanentError, TransientError, open_remote
 
 TRIES = 5
-"""In a row without progress, before a transfer is given up."""
+"""Number of consecutive tries without progress before a transfer is given up."""
 
 FIRST_PAUSE_SECONDS = 0.5
-"""Before the second try; each further pause is twice as long."""
+"""Pause before the second try; each further pause is twice as long."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a file must hold.
+    """The expected content of a file.
 
     Attributes:
-        limit: the most bytes that are read of it.
-        size: its bytes, where they are known.
-        sha256: its digest, where it is known.
+        limit: largest number of bytes to read.
+        size: size in bytes, if known.
+        sha256: digest, if known.
     """
 
     limit: int
@@ -38,10 +37,10 @@ class Content:
 
 
 def download(address: Address, file: IO[bytes], content: Content) -> None:
-    """Write a remote file into an open one, from its beginning, and check it.
+    """Download a remote file into an open file, from its beginning, and check it.
 
     Raises:
-        ShardError: it cannot be had whole and right; one line with the URL and the reason.
+        ShardError: the file cannot be fetched or is damaged; one line with the URL and the reason.
         OSError: the open file cannot be written.
     """
     transfer = _Transfer(address, file, content)
@@ -55,36 +54,36 @@ def download(address: Address, file: IO[bytes], content: Content) -> None:
             failures = 1 if transfer.received > furthest else failures + 1
             furthest = max(furthest, transfer.received)
             if failures >= TRIES:
-                what = f"{address} cannot be read: {error}; given up after {failures} tries"
-                raise ShardError(what, "remote") from None
+                problem = f"{address} cannot be read: {error}; gave up after {failures} tries"
+                raise ShardError(problem, "remote") from None
             time.sleep(FIRST_PAUSE_SECONDS * 2 ** (failures - 1))
 
 
 def read_bytes(address: Address, limit: int) -> bytes:
-    """A small remote file.
+    """Read a small remote file.
 
     Raises:
-        ShardError: see `download`; or it has more bytes than the limit.
+        ShardError: see `download`; or the file is larger than the limit.
     """
     buffer = BytesIO()
     download(address, buffer, Content(limit))
-    return buffer.getvalue()[: buffer.tell()]  # an earlier try may have brought more
+    return buffer.getvalue()[: buffer.tell()]  # an earlier try may have written more
 
 
 class _Transfer:
-    """One file on its way, over as many tries as it takes."""
+    """The transfer of one file over several tries."""
 
     def __init__(self, address: Address, file: IO[bytes], content: Content) -> None:
         self.address, self.file, self.content = address, file, content
         self.version: str | None = None
-        self._start_anew()
+        self._start_over()
 
     def attempt(self) -> None:
-        """Go on until the file is there; raises TransientError or PermanentError."""
+        """Continue until the file is complete; raises TransientError or PermanentError."""
         reading = open_remote(self.address, self.received, self.version)
         with closing(reading.source):
             if reading.start != self.received:
-                self._start_anew()
+                self._start_over()
             self.version = reading.version
             for chunk in reading.chunks(self.address):
                 self._take(chunk)
@@ -94,23 +93,23 @@ class _Transfer:
 
     def _take(self, chunk: bytes) -> None:
         if self.received + len(chunk) > self.content.limit:
-            self._start_anew()
-            raise TransientError(f"it has more than {self.content.limit} bytes")
+            self._start_over()
+            raise TransientError(f"the file has more than {self.content.limit} bytes")
         self.file.write(chunk)
         self.digest.update(chunk)
         self.received += len(chunk)
 
     def _check(self) -> None:
-        """Compare what came with what was promised; what is wrong is forgotten, so that the next try begins anew."""
+        """Check size and digest. If they are wrong, the data are discarded, so that the next try starts over."""
         received, digest = self.received, self.digest.hexdigest()
         if self.content.size not in (None, received):
-            self._start_anew()
-            raise TransientError(f"it has {received} bytes, the manifest says {self.content.size}")
+            self._start_over()
+            raise TransientError(f"the file has {received} bytes, the manifest states {self.content.size}")
         if self.content.sha256 not in (None, digest):
-            self._start_anew()
-            raise TransientError("its sha256 is not the manifest's: it is damaged, or of other shards")
+            self._start_over()
+            raise TransientError("its sha256 differs from the manifest's: it is damaged or belongs to other shards")
 
-    def _start_anew(self) -> None:
+    def _start_over(self) -> None:
         self.file.seek(0)
         self.digest = hashlib.sha256()
         self.received = 0

@@ -1,4 +1,4 @@
-"""Remote shards fetched in the background, shortly before they are wanted."""
+"""Prefetch remote shards in the background, shortly before they are needed."""
 
 import threading
 
@@ -7,16 +7,16 @@ from ..format.manifest import Shard
 from .storage import Storage
 
 AT_ONCE = 2
-"""Shards that one process fetches ahead at the same time; what the reader itself waits for comes on top."""
+"""Shards that one process prefetches at the same time, in addition to the one the reader is waiting for."""
 
 
 class Prefetch:
-    """Fetches shards into the cache, each in a thread that dies with the process.
+    """Fetches shards into the cache, each in a daemon thread.
 
-    What goes wrong is left to the reader, who tries again and tells.
+    Errors are ignored here: the reader tries again and reports them.
 
     Args:
-        storage: of the split.
+        storage: storage of the split.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -25,14 +25,14 @@ class Prefetch:
         self._free = threading.Semaphore(AT_ONCE)
 
     def want(self, shard: Shard) -> None:
-        """Begin to fetch a shard, unless that was begun before or enough others are on their way; never waits."""
+        """Start to fetch a shard, unless it was started before or enough others are in progress; never blocks."""
         if shard.name in self._begun or not self._free.acquire(blocking=False):
             return
         self._begun.add(shard.name)
         threading.Thread(target=self._fetch, args=(shard,), daemon=True).start()
 
     def forget(self, shard: Shard) -> None:
-        """Let a shard be fetched again: the reader has closed it, and the cache may have let it go."""
+        """Allow a shard to be fetched again: the reader has closed it, and the cache may have removed it."""
         self._begun.discard(shard.name)
 
     def _fetch(self, shard: Shard) -> None:

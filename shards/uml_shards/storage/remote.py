@@ -1,6 +1,6 @@
-"""A file behind a URL, opened: http and https by the standard library, other schemes by fsspec.
+"""Open a file behind a URL: http and https by the standard library, other schemes by fsspec.
 
-Nothing here runs a shell, follows a redirect to another scheme, or waits without end.
+Nothing here runs a shell, follows a redirect to another scheme (except from http to https), or waits without a timeout.
 """
 
 import base64
@@ -18,21 +18,21 @@ from urllib.parse import unquote, urlsplit
 from ..address import Address
 
 TIMEOUT_SECONDS = 30.0
-"""The longest silence of a server that is waited for."""
+"""Longest time without a response from a server."""
 
 CHUNK_BYTES = 1 << 16
-"""Read at once: what a broken connection loses at most."""
+"""Bytes read at once: at most this much is lost when a connection breaks."""
 
 MAY_PASS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
-"""Answers below 500 that another try may change."""
+"""HTTP status codes below 500 for which another try may succeed."""
 
 
 class TransientError(Exception):
-    """A try that failed for a reason which may pass; the message is one short line."""
+    """A failure that may not occur at the next try; the message is one short line."""
 
 
 class PermanentError(Exception):
-    """A failure that no further try changes; the message is one short line."""
+    """A failure that would occur at every further try; the message is one short line."""
 
 
 class _Source(Protocol):
@@ -43,13 +43,13 @@ class _Source(Protocol):
 
 @dataclass(frozen=True)
 class Reading:
-    """A remote file, opened.
+    """An open remote file.
 
     Attributes:
-        source: gives its bytes.
-        start: where they begin.
-        size: of the whole file, where the server says it.
-        version: what tells this state of the file from a later one, where the server says it.
+        source: stream of the bytes.
+        start: offset of the first byte in the file.
+        size: size of the complete file, if the server reports it.
+        version: identifier of this version of the file, if the server reports one.
     """
 
     source: _Source
@@ -58,7 +58,7 @@ class Reading:
     version: str | None
 
     def chunks(self, address: Address) -> Iterator[bytes]:
-        """Its bytes, to their end."""
+        """Yield the bytes up to the end."""
         while True:
             with _explaining(address):
                 chunk = self.source.read(CHUNK_BYTES)
@@ -68,15 +68,15 @@ class Reading:
 
 
 def open_remote(address: Address, start: int = 0, version: str | None = None) -> Reading:
-    """Open a remote file, or its rest where that is still of a version seen before; else it is opened anew.
+    """Open a remote file at an offset if its version is unchanged, or else at its beginning.
 
     Args:
-        address: of the file.
-        start: the first byte that is wanted, if there is a version.
-        version: of an earlier reading.
+        address: URL of the file.
+        start: offset of the first byte to read; used only with a version.
+        version: version of an earlier reading.
 
     Raises:
-        TransientError: it failed for a reason that may pass.
+        TransientError: another try may succeed.
         PermanentError: another try would fail as well.
     """
     opener = _open_web if address.is_web else _open_by_fsspec
@@ -96,38 +96,39 @@ class _Redirects(web.HTTPRedirectHandler):
 
 
 def _open_web(address: Address, start: int, version: str | None) -> Reading:
-    """Ask for a file, or for its rest if it is still of the given version."""
+    """Request a file, or its rest if it still has the given version."""
     parts = address.parts
-    ask = web.Request(parts._replace(netloc=address.host, fragment="").geturl())  # urllib knows no user in a URL
-    ask.add_header("Accept-Encoding", "identity")
-    ask.add_header("User-Agent", "uml_shards")
+    # urllib does not support a user in the URL.
+    request = web.Request(parts._replace(netloc=address.host, fragment="").geturl())
+    request.add_header("Accept-Encoding", "identity")
+    request.add_header("User-Agent", "uml_shards")
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        # Unredirected: the password is for this host only.
-        ask.add_unredirected_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
+        # An unredirected header is not sent to another host.
+        request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
     if start and version:
-        ask.add_header("Range", f"bytes={start}-")
-        ask.add_header("If-Range", version)
+        request.add_header("Range", f"bytes={start}-")
+        request.add_header("If-Range", version)
     try:
-        answer = _web_opener().open(ask, timeout=TIMEOUT_SECONDS)
+        response = _web_opener().open(request, timeout=TIMEOUT_SECONDS)
     except HTTPError as error:
         error.close()
         if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
             return _open_web(address, 0, None)
         raise
-    span = answer.headers.get("Content-Range", "").removeprefix("bytes ")
-    continued = answer.status == HTTPStatus.PARTIAL_CONTENT
-    if continued and not span.startswith(f"{start}-"):
-        answer.close()
-        raise TransientError("the server answers with another range than was asked for")
-    start = start if continued else 0
-    length = answer.headers.get("Content-Length", "")
+    span = response.headers.get("Content-Range", "").removeprefix("bytes ")
+    partial = response.status == HTTPStatus.PARTIAL_CONTENT
+    if partial and not span.startswith(f"{start}-"):
+        response.close()
+        raise TransientError("the server returned another range than requested")
+    start = start if partial else 0
+    length = response.headers.get("Content-Length", "")
     size = start + int(length) if length.isdecimal() else None
-    return Reading(answer, start, size, _version(answer.headers))
+    return Reading(response, start, size, _version(response.headers))
 
 
 def _web_opener() -> web.OpenerDirector:
-    """Of http and https alone, through the proxies of the environment; urllib's own opens files and ftp too."""
+    """Return an opener for http and https only, with the environment's proxies. urllib's default also opens files."""
     opener = web.OpenerDirector()
     handlers = (
         web.ProxyHandler(), web.HTTPHandler(), web.HTTPSHandler(), web.HTTPDefaultErrorHandler(), _Redirects(),
@@ -139,13 +140,13 @@ def _web_opener() -> web.OpenerDirector:
 
 
 def _version(headers: HTTPMessage) -> str | None:
-    """What If-Range may hold: a strong ETag, or the date of the last change."""
+    """Return a value for the If-Range header: a strong ETag, or the date of the last modification."""
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else headers.get("Last-Modified")
 
 
 def _open_by_fsspec(address: Address, start: int, version: str | None) -> Reading:
-    """The same for every scheme that fsspec knows; keys and endpoints come from fsspec's own configuration."""
+    """Open a file of any scheme supported by fsspec. Keys and endpoints come from fsspec's own configuration."""
     try:
         from fsspec.core import url_to_fs
     except ImportError:
@@ -164,15 +165,15 @@ def _open_by_fsspec(address: Address, start: int, version: str | None) -> Readin
 
 @contextmanager
 def _explaining(address: Address) -> Iterator[None]:
-    """Let every failure of a server or a file system say in one line what it is, and whether it may pass."""
+    """Convert every failure of a server or a file system to a TransientError or PermanentError of one line."""
     try:
         yield
     except (TransientError, PermanentError):
         raise
     except HTTPError as error:
-        raise _answered(error.code) from None
+        raise _http_error(error.code) from None
     except (FileNotFoundError, IsADirectoryError):
-        raise PermanentError("there is no such file: check the address") from None
+        raise PermanentError("the file does not exist: check the address") from None
     except (PermissionError, InvalidURL, ValueError) as error:
         raise PermanentError(_reason(error, address)) from None
     except URLError as error:
@@ -181,22 +182,24 @@ def _explaining(address: Address) -> Iterator[None]:
         raise kind(_reason(cause, address)) from None
     except (OSError, HTTPException) as error:
         raise TransientError(_reason(error, address)) from None
-    except Exception as error:  # each file system of fsspec has errors of its own
+    except Exception as error:  # each fsspec file system has its own errors
         raise TransientError(f"{type(error).__name__}: {_reason(error, address)}") from None
 
 
-def _answered(code: int) -> TransientError | PermanentError:
-    """What an answer of HTTP that is no success means."""
+def _http_error(code: int) -> TransientError | PermanentError:
+    """Return the error for an HTTP status code that is not a success."""
     if 300 <= code < 400:
         return PermanentError(
-            f"the server answers {code}, a redirect to another scheme or without an end: give its target"
+            f"the server returned {code}, a redirect to another scheme or a redirect loop: use the final URL"
         )
     phrase = HTTPStatus(code).phrase if code in list(HTTPStatus) else ""
-    said = f"the server answers {code} {phrase}".rstrip()
-    return TransientError(said) if code >= 500 or code in MAY_PASS else PermanentError(f"{said}: check the address")
+    problem = f"the server returned {code} {phrase}".rstrip()
+    if code >= 500 or code in MAY_PASS:
+        return TransientError(problem)
+    return PermanentError(f"{problem}: check the address")
 
 
 def _reason(error: Exception, address: Address) -> str:
-    """An error of someone else in one short line without secrets."""
+    """Return a third-party error message as one short line without secrets."""
     text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     return address.redact(str(text))[:200]

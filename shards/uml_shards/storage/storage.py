@@ -1,4 +1,4 @@
-"""Where the files of a split come from: a folder, or a URL with a cache in between."""
+"""Access to the files of a split: a local folder, or a URL with a cache."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,60 +13,60 @@ from .cache import Cache
 from .download import Content, read_bytes
 
 MANIFEST_BYTES = 1 << 26
-"""The largest manifest that is fetched: 200 000 shards."""
+"""Largest manifest that is fetched; enough for 200 000 shards."""
 
 INDEX_HEADER_BYTES = 8 * BLOCK
-"""Room for the header of a .npy file."""
+"""Upper bound for the header of a .npy file."""
 
 
 class Storage(Protocol):
-    """The files of one split. May be pickled."""
+    """The files of one split. Can be pickled."""
 
     def load_manifest(self) -> Manifest:
-        """The manifest, as it is now.
+        """Load the current manifest.
 
         Raises:
-            ShardError: it cannot be had, or is not of this schema.
+            ShardError: the manifest cannot be read or does not match the schema.
         """
         ...
 
     def read_index(self, shard: Shard, components: int) -> bytes:
-        """The index of a shard, not yet checked, after what can be told of its tar without reading it.
+        """Read the index of a shard without checking it. A local tar's existence and size are checked first.
 
         Args:
-            shard: of the manifest.
-            components: of each sample.
+            shard: entry of the manifest.
+            components: number of components in the manifest.
 
         Raises:
-            ShardError: it cannot be had, or its tar is missing or of another size.
+            ShardError: the index cannot be read, or the tar is missing or has another size.
         """
         ...
 
     def tar(self, shard: Shard, *, rehash: bool = False) -> AbstractContextManager[Path]:
-        """The file of a shard's tar, which stays there inside the `with`.
+        """Provide the file of a shard's tar, which exists inside the `with` block.
 
         Args:
-            shard: of the manifest.
-            rehash: trust no check of an earlier time where the tar is a copy.
+            shard: entry of the manifest.
+            rehash: whether to hash a cached copy again instead of trusting an earlier check.
 
         Raises:
-            ShardError: it cannot be had.
+            ShardError: the tar cannot be fetched.
         """
         ...
 
 
 class LocalStorage:
-    """A split folder."""
+    """A split in a local folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def load_manifest(self) -> Manifest:
-        """The manifest in the folder."""
+        """Load the manifest from the folder."""
         return Manifest.load(self.folder)
 
     def read_index(self, shard: Shard, components: int) -> bytes:
-        """The index, once the tar is found to be there in its size."""
+        """Read the index after checking that the tar exists with the stated size."""
         tar = self.folder / shard.name
         try:
             check_size(tar, tar.stat().st_size, shard.bytes)
@@ -76,36 +76,36 @@ class LocalStorage:
 
     @contextmanager
     def tar(self, shard: Shard, *, rehash: bool = False) -> Iterator[Path]:
-        """The tar itself."""
+        """Provide the tar in the folder."""
         yield self.folder / shard.name
 
 
 class RemoteStorage:
-    """A split behind a URL. The manifest is fetched each time, the rest into the cache when it is first wanted."""
+    """A split behind a URL. The manifest is fetched every time; other files are cached at their first use."""
 
     def __init__(self, address: Address, cache: Cache) -> None:
         self.address, self.cache = address, cache
 
     def load_manifest(self) -> Manifest:
-        """The manifest on the server: it decides what of the cache is still right."""
+        """Fetch the manifest from the server; it determines which cached files are still valid."""
         address = self.address / FILE_NAME
         return Manifest.parse(read_bytes(address, MANIFEST_BYTES), address)
 
     def read_index(self, shard: Shard, components: int) -> bytes:
-        """The index, from the cache."""
+        """Read the index from the cache."""
         limit = INDEX_HEADER_BYTES + shard.samples * index_dtype(components).itemsize
         content = Content(limit, sha256=shard.index_sha256)
         with self.cache.file(self.address / shard.index, content, rehash=True) as path:
             return path.read_bytes()
 
     def tar(self, shard: Shard, *, rehash: bool = False) -> AbstractContextManager[Path]:
-        """The tar in the cache."""
+        """Provide the tar from the cache."""
         content = Content(shard.bytes, shard.bytes, shard.sha256)
         return self.cache.file(self.address / shard.name, content, rehash=rehash)
 
 
 def open_storage(location: Location, cache: Cache | None = None) -> Storage:
-    """The files of the split at a location; a cache is for URLs, and the default one if none is given."""
+    """Return the storage of the split at a location. The cache is used for URLs only; default if None."""
     if isinstance(location, Address):
         return RemoteStorage(location, cache or Cache())
     return LocalStorage(location)
@@ -115,8 +115,8 @@ def check_size(path: Location, found: int, stated: int) -> None:
     """Compare a tar's size with the manifest's.
 
     Raises:
-        ShardError: they differ.
+        ShardError: the sizes differ.
     """
     if found != stated:
-        what = f"{path}: has {found} bytes, the manifest says {stated}: the copy is not complete, or changed"
-        raise ShardError(what, "tar")
+        problem = f"{path}: has {found} bytes, the manifest states {stated}: the copy is incomplete or has changed"
+        raise ShardError(problem, "tar")

@@ -1,1 +1,1 @@
-"""Writes the shards of an importer, continues interrupted writes, and verifies what was written."""
+"""Write the shards of an importer, continue interrupted runs, index plain tars, and verify shards."""

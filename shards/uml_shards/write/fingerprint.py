@@ -1,4 +1,4 @@
-"""What decides the bytes of a split, in one text: a run goes on only with what a run of the same text left."""
+"""Fingerprint of everything that determines the bytes of a split. A run continues only a run of equal fingerprint."""
 
 import hashlib
 import json
@@ -17,15 +17,16 @@ from ..format.manifest import SCHEMA_VERSION
 from ..importers.base import Importer
 
 _LIBRARIES = ("h5py", "nibabel", "numpy", "pydicom", "pynrrd", "scipy")
-"""Of which what is read or resampled may depend."""
+"""Libraries whose version may affect what is read or resampled."""
 
 
 def fingerprint_of(importer: Importer, split: str, runs: Sequence[Sequence[Any]]) -> str:
-    """The fingerprint, as JSON: of the importer, its code and items, of the cut into shards, and of the codecs."""
+    """Return the fingerprint as JSON: importer, code, items, division into shards, and versions of the codecs."""
     items = hashlib.sha256()
     for run in runs:
         for item in run:
-            # One by one: together, pickle would tell items that share an object from items with equal ones.
+            # Items are pickled one by one: pickled together, items that share an object would differ from items with
+            # equal objects.
             items.update(hashlib.sha256(pickle.dumps(item, protocol=5)).digest())
     return json.dumps(
         {
@@ -52,7 +53,7 @@ def _version(name: str) -> str | None:
 
 
 def _digest_of_code(importer: Importer) -> str:
-    """The digest of this package's files and of the importer's: after a change of code, shards are made anew."""
+    """Return the digest of the code of this package and of the importer: a change of code restarts the writing."""
     files = set(Path(__file__).parents[1].rglob("*.py"))
     for kind in type(importer).__mro__:
         file = getattr(sys.modules.get(kind.__module__), "__file__", None)

@@ -1,6 +1,6 @@
-"""Plain webdataset tars, made by anyone: one pass over them writes the manifest and the indices that they lack.
+"""Write the missing manifest and indices of plain webdataset tars in one pass.
 
-The tars are read only. What counts in them: one image (`jpg`, `jpeg`, `png`, `tif`, `tiff`), a label (`json` with
+The tars are only read. Decoded components: one image (`jpg`, `jpeg`, `png`, `tif`, `tiff`), a label (`json` with
 `{"label": 1}`, or `cls` with a number), a mask (`mask.png` or `seg.png`). Other components are indexed, not decoded.
 """
 
@@ -24,7 +24,7 @@ from .tally import Tally
 from .unfinished import FOLDER, TEMPORARY
 
 MAX_CLASSES = 1 << 16
-"""Most classes that are counted instead of named: a larger label is rather a number of something else."""
+"""Largest number of unnamed classes: a larger label is probably not a class number."""
 
 
 def index_plain(
@@ -37,20 +37,20 @@ def index_plain(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Manifest:
-    """Write manifest and indices beside the tars of a folder, after every sample is decoded and checked.
+    """Decode and check every sample of the tars in a folder, then write manifest and indices beside them.
 
     Args:
-        folder: of the tars, which are taken by name.
-        dataset: its name; by default the folder's.
-        split: its name; by default the folder's.
+        folder: folder of the tars, which are sorted by name.
+        dataset: name of the data set; by default the folder's name.
+        split: name of the split; by default the folder's name.
         classes: names of the image classes, in label order; by default the numbers up to the largest label.
-        mask_classes: names of the pixel classes; by default the numbers up to the largest value but 255 = ignore.
-        overwrite: replace manifest and indices.
-        quiet: no progress bar.
+        mask_classes: names of the pixel classes; by default the numbers up to the largest value except 255 = ignore.
+        overwrite: whether to replace manifest and indices.
+        quiet: whether to hide the progress bar.
 
     Raises:
-        ShardError: there are no tars, a tar or sample is not as it must be, or nothing can be written; then nothing is
-            left.
+        ShardError: there are no tars, a tar or sample is invalid, or a file cannot be written; no files are left
+            behind.
     """
     folder = Path(folder)
     tars = _find(folder, overwrite)
@@ -95,7 +95,7 @@ def index_plain(
 
 @dataclass
 class _Seen:
-    """What the samples so far hold."""
+    """Properties of the samples seen so far."""
 
     layout: Layout
     tally: Tally = field(default_factory=Tally)
@@ -104,38 +104,38 @@ class _Seen:
 
     def add(self, sample: Sample, tar: Path) -> None:
         if sample.key in self.keys:
-            raise ShardError(f"duplicate key, {self.keys[sample.key]} has it too: give each sample its own")
+            raise ShardError(f"duplicate key, also in {self.keys[sample.key]}: give each sample its own key")
         self.keys[sample.key] = tar.name
         self.tally.add(sample)
         if sample.mask is not None:
             self.values.update(np.flatnonzero(np.bincount(sample.mask.ravel(), minlength=IGNORE + 1)).tolist())
 
     def largest_value(self) -> int:
-        """The largest class number in a mask; -1 without masks."""
+        """Return the largest class number in the masks; -1 without masks."""
         if self.values == {0, IGNORE}:
-            what = f"the masks hold no values but 0 and {IGNORE}, and {IGNORE} means ignore"
-            raise ShardError(f"{what}: store class numbers: 0, 1, ...")
+            problem = f"the masks contain only the values 0 and {IGNORE}, and {IGNORE} means ignore"
+            raise ShardError(f"{problem}: store class numbers: 0, 1, ...")
         return max(self.values - {IGNORE}, default=-1)
 
 
 def _find(folder: Path, overwrite: bool) -> list[Path]:
     if (folder / FOLDER).exists():
-        raise ShardError(f"{folder} is an unfinished split: run the `shards.py make` that began it again")
+        raise ShardError(f"{folder} is an unfinished split: run the `shards.py make` command that started it again")
     if (folder / FILE_NAME).exists() and not overwrite:
-        raise ShardError(f"{folder} already holds a manifest: pass --overwrite to replace it")
+        raise ShardError(f"{folder} already contains a manifest: pass --overwrite to replace it")
     tars = sorted(folder.glob("*.tar"))
     if not tars:
         inside = ", ".join(sorted({tar.parent.name for tar in folder.glob("*/*.tar")}))
-        hint = f"index each of the folders in it: {inside}" if inside else "name a folder of plain tars"
-        raise ShardError(f"{folder} holds no *.tar: {hint}")
+        hint = f"index each of its subfolders: {inside}" if inside else "pass a folder of plain tars"
+        raise ShardError(f"{folder} contains no *.tar files: {hint}")
     for tar in tars:
         if not re.match(PLAIN_NAME, tar.name):
-            raise ShardError(f"{folder}: the file name {tar.name!r} cannot stand in a manifest: rename it")
+            raise ShardError(f"{folder}: the file name {tar.name!r} is not allowed in a manifest: rename it")
     return tars
 
 
 def _index_tar(tar: Path, columns: Sequence[str], seen: _Seen, bar: tqdm) -> Shard:
-    """Check every sample of a tar, and write its index under a temporary name."""
+    """Check every sample of a tar and write its index under a temporary name."""
     entries = scan_tar(tar)
     index = make_index(entries, columns, [None] * len(entries), tar)
     descriptor = os.open(tar, os.O_RDONLY)
@@ -167,7 +167,7 @@ def _index_tar(tar: Path, columns: Sequence[str], seen: _Seen, bar: tqdm) -> Sha
 
 
 def _publish(manifest: Manifest, folder: Path) -> None:
-    """Give the indices their names, then write the manifest."""
+    """Rename the temporary indices, then write the manifest."""
     (folder / FILE_NAME).unlink(missing_ok=True)
     for shard in manifest.shards:
         (folder / f"{shard.index}{TEMPORARY}").replace(folder / shard.index)

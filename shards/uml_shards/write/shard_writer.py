@@ -1,4 +1,4 @@
-"""Write one shard: items -> a tar in which every sample is decoded and checked, and its record."""
+"""Write one shard: encode items into a tar, check every sample by decoding it, and record the result."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@+=-]{0,63}")
 
 @dataclass(frozen=True)
 class Task:
-    """One shard to write; max_skipped is None where no sample may be left out."""
+    """A shard to write; max_skipped is None if no sample may be skipped."""
 
     importer: Importer
     layout: Layout
@@ -34,7 +34,7 @@ class Task:
 
 
 class Counts:
-    """What all processes count together."""
+    """Counters shared by all processes."""
 
     def __init__(self, context: Any, done: int, skipped: int, bar: tqdm | None = None) -> None:
         self.done, self.skipped = context.Value("q", done), context.Value("q", skipped)
@@ -42,25 +42,25 @@ class Counts:
         self.bar = bar
 
     def advance(self) -> None:
-        """One more sample is done."""
+        """Count a finished sample."""
         with self.done.get_lock():
             self.done.value += 1
         if self.bar is not None:
             self.bar.update()
 
     def skip(self) -> int:
-        """One more sample is left out; returns how many there are."""
+        """Count a skipped sample and return the number of skipped samples."""
         with self.skipped.get_lock():
             self.skipped.value += 1
             return self.skipped.value
 
 
 class StoppedError(Exception):
-    """Another worker has failed: its error is the one to tell."""
+    """Raised in a worker after another worker has failed; only the other worker's error is reported."""
 
 
 class _BadSampleError(Exception):
-    """A sample that cannot be used: what it is, and why."""
+    """A sample that cannot be used, with the reason."""
 
     def __init__(self, item: str, reason: str) -> None:
         super().__init__(item, reason)
@@ -68,14 +68,14 @@ class _BadSampleError(Exception):
 
 
 def write_shard(task: Task, counts: Counts) -> Written:
-    """Encode items into one tar; every sample is decoded and checked before it is written."""
+    """Encode items into a tar. Every sample is decoded and checked before it is written."""
     from webdataset.writer import TarWriter
 
     tally, labels, skipped = Tally(), {}, []
     tar = task.unfinished.tar(task.number)
     path = tar.with_name(tar.name + TEMPORARY)
     with path.open("wb") as file:
-        # TarWriter puts the components of a sample in alphabetical order.
+        # TarWriter sorts the components of a sample by extension.
         with TarWriter(file, encoder=False, mtime=0, user="uml", group="uml", mode=0o444) as writer:
             for item in task.items:
                 if counts.stopped.is_set():
@@ -104,8 +104,8 @@ def write_shard(task: Task, counts: Counts) -> Written:
 
 
 def _encode(importer: Importer, layout: Layout, item: Any) -> tuple[dict[str, bytes], Sample]:
-    """The components of a sample, and what they decode to."""
-    # Many an importer's items state their key, which says more than the whole item.
+    """Return the components of a sample and the decoded sample."""
+    # A key, where items have one, identifies the sample better than the item's repr.
     name = str(getattr(item, "key", None) or repr(item))
     try:
         key, components = importer.encode(item)
@@ -122,7 +122,7 @@ def _encode(importer: Importer, layout: Layout, item: Any) -> tuple[dict[str, by
 
 
 def _count(sample: Sample, tally: Tally, importer: Importer) -> None:
-    """Add a sample to a tally; one that does not fit the others is an error even where bad samples are left out."""
+    """Add a sample to a tally. A sample inconsistent with the others is an error even if bad samples are skipped."""
     try:
         tally.add(sample)
     except ShardError as error:
@@ -130,13 +130,13 @@ def _count(sample: Sample, tally: Tally, importer: Importer) -> None:
 
 
 def _skip(bad: _BadSampleError, task: Task, counts: Counts) -> Skipped:
-    """Leave a sample out, if that is allowed."""
+    """Skip a sample if that is allowed."""
     name = task.importer.name
     if task.max_skipped is None:
-        # Where the key is not known, the importer's own words name the file.
+        # If the key is unknown, the importer's message names the file.
         where = f"{name}: sample {bad.item}: " if _KEY.fullmatch(bad.item) else ""
-        raise ShardError(f"{where}{bad.reason} (--on-bad-sample skip leaves such samples out)")
+        raise ShardError(f"{where}{bad.reason} (pass --on-bad-sample skip to skip such samples)")
     if counts.skip() > task.max_skipped:
-        what = f"more than {task.max_skipped} samples cannot be used, one of them {bad.item}: {bad.reason}"
-        raise ShardError(f"{name}: {what}: fix the data, or pass a larger --max-skipped")
+        problem = f"more than {task.max_skipped} samples cannot be used, one of them {bad.item}: {bad.reason}"
+        raise ShardError(f"{name}: {problem}: fix the data, or pass a larger --max-skipped")
     return Skipped(bad.item, bad.reason)

@@ -1,4 +1,4 @@
-"""The samples that are left out of a split because they cannot be used, and why."""
+"""The samples that were skipped when a split was written, with the reasons."""
 
 import csv
 import re
@@ -12,16 +12,16 @@ FILE_NAME = "skipped.csv"
 
 _FILE = r"(^|: )[^:]*/[^:/]*?(\.\w+(?=[ :]|$)|(?= cannot |:|$))"
 _PARTICULARS = ((_FILE, r"\1FILE"), (r"'[^']*'", "'...'"), (r"\d+", "N"))
-"""What differs between two reasons of one kind: file names, quoted text and numbers."""
+"""Sample-specific parts of a reason: file names, quoted text and numbers."""
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A sample that is left out.
+    """A skipped sample.
 
     Attributes:
-        item: its key, or the importer's item where the key is not known.
-        reason: why, in one line.
+        item: key of the sample, or the importer's item if the key is unknown.
+        reason: why the sample was skipped, in one line.
     """
 
     item: str
@@ -29,7 +29,7 @@ class Skipped:
 
     @property
     def kind(self) -> str:
-        """The reason without what is particular to this sample."""
+        """The reason with sample-specific parts replaced by placeholders."""
         kind = self.reason
         for pattern, general in _PARTICULARS:
             kind = re.sub(pattern, general, kind)
@@ -37,7 +37,7 @@ class Skipped:
 
 
 def skipped_csv(skipped: Iterable[Skipped]) -> str:
-    """The table that lies beside the shards: one row a sample, in the order of writing."""
+    """Return the CSV table stored beside the shards: one row per sample, in the order of writing."""
     table = StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("item", "reason"))
@@ -46,7 +46,7 @@ def skipped_csv(skipped: Iterable[Skipped]) -> str:
 
 
 def load_skipped(folder: str | Path) -> list[Skipped]:
-    """What was left out of the split in a folder; nothing where no table lies in it."""
+    """Read the skipped samples of a split folder; empty if there is no table."""
     path = Path(folder) / FILE_NAME
     if not path.exists():
         return []
@@ -55,6 +55,6 @@ def load_skipped(folder: str | Path) -> list[Skipped]:
 
 
 def summarize(skipped: Sequence[Skipped]) -> str:
-    """A table of how many samples were left out for which kind of reason, the most frequent first."""
+    """Return a table of the number of skipped samples for each kind of reason, the most frequent first."""
     counts = Counter(sample.kind for sample in skipped)
     return "\n".join(f"{count:>8}  {kind}" for kind, count in sorted(counts.items(), key=lambda row: (-row[1], row[0])))

@@ -1,4 +1,4 @@
-"""Counts and image statistics of a split, exact in whatever order its samples are added."""
+"""Counts and image statistics of a split, exact and independent of the order of the samples."""
 
 import math
 from collections import Counter
@@ -12,24 +12,25 @@ from ..format.manifest import Statistics
 from ..sample import Sample
 
 UNITS = {True: 65535, False: 1 << 64}
-"""Of the sums, by whether intensities are fractions of full scale: 16-bit values, of which an 8-bit one counts 257; or
-2^-64, in which the sums of signed integers and of floats over one volume are whole numbers too."""
+"""Fixed-point scale of the sums, by whether values are unsigned. Unsigned values are fractions of full scale, in units
+of 1/65535 (an 8-bit step counts 257). All others are in units of 2^-64, in which the sums of signed integers and floats
+over one volume are integers too."""
 
 
 @dataclass
 class Tally:
-    """What a manifest says about samples, gathered in integers.
+    """The manifest's counts and statistics, accumulated in integers.
 
     Attributes:
-        samples: number added.
-        labelled: those with a label.
-        masked: those with a mask.
-        class_counts: label -> samples.
-        sizes: every (H, W), or (H, W, D), seen.
-        pixels: summed over the images.
-        scaled: whether the images are of unsigned integers, whose values are fractions of full scale.
-        sums: of the values of each channel, in `UNITS`.
-        squares: of their squares, in squares of these units.
+        samples: number of samples.
+        labelled: number of samples with a label.
+        masked: number of samples with a mask.
+        class_counts: label -> number of samples.
+        sizes: all image sizes (H, W) or (H, W, D).
+        pixels: total number of pixels.
+        scaled: whether the images are unsigned integers, whose values are fractions of full scale.
+        sums: sum of the values of each channel, in `UNITS`.
+        squares: sum of the squared values of each channel, in squares of `UNITS`.
     """
 
     samples: int = 0
@@ -44,22 +45,22 @@ class Tally:
 
     @property
     def channels(self) -> int:
-        """Channels of the images."""
+        """Number of channels of the images."""
         return len(self.sums)
 
     @property
     def size(self) -> tuple[int, ...] | None:
-        """(H, W) or (H, W, D) of all images, or None where they differ."""
+        """(H, W) or (H, W, D) of all images, or None if sizes differ."""
         return next(iter(self.sizes)) if len(self.sizes) == 1 else None
 
     def add(self, sample: Sample) -> None:
-        """Count one decoded sample.
+        """Add one decoded sample.
 
         Raises:
-            ShardError: its image has other channels, axes or kinds of values than those before.
+            ShardError: its image differs from earlier ones in channels, number of axes or kind of dtype.
         """
         *size, channels = sample.image.shape
-        # Plane by plane: 16 times faster than sums over the first two axes of 256 x 256 x 3.
+        # Summing each channel separately is 16 times faster than over the first two axes of 256 x 256 x 3.
         sums = [_sums(sample.image[..., channel]) for channel in range(channels)]
         self.merge(
             Tally(
@@ -76,10 +77,10 @@ class Tally:
         )
 
     def merge(self, other: "Tally") -> None:
-        """Add what another tally counted.
+        """Add another tally.
 
         Raises:
-            ShardError: its images have other channels, axes or kinds of values.
+            ShardError: the images differ in channels, number of axes or kind of dtype.
         """
         if self.samples and other.samples:
             self._refuse_other(other)
@@ -95,13 +96,13 @@ class Tally:
         self.pixels += other.pixels
 
     def statistics(self) -> Statistics:
-        """Mean and standard deviation of each channel; exact integers up to the last division."""
+        """Return mean and standard deviation of each channel, in exact integers up to the final division."""
         count = self.pixels
         whole = count * UNITS[self.scaled]
         return Statistics(
             mean=tuple(total / whole for total in self.sums),
             std=tuple(
-                # The squares of a constant in floats may sum up to a hair too little.
+                # Rounding may make the variance of a constant channel slightly negative.
                 math.sqrt(max(count * square - total * total, 0) / whole**2)
                 for total, square in zip(self.sums, self.squares, strict=True)
             ),
@@ -110,16 +111,17 @@ class Tally:
     def _refuse_other(self, other: "Tally") -> None:
         if self.channels != other.channels:
             raise ShardError(
-                f"images of {self.channels} and of {other.channels} channels in one split: make them equal"
+                f"images with {self.channels} and with {other.channels} channels in one split: convert them to the "
+                "same number"
             )
         if len(next(iter(self.sizes))) != len(next(iter(other.sizes))):
             raise ShardError("images and volumes in one split: make two data sets of them")
         if self.scaled != other.scaled:
-            raise ShardError("unsigned integers and other values in one split: store all volumes in one dtype")
+            raise ShardError("unsigned integers and other dtypes in one split: store all volumes in one dtype")
 
 
 def _sums(plane: NDArray) -> tuple[int, int]:
-    """The sum of values, and that of their squares, in `UNITS`."""
+    """Return the sum of the values and the sum of their squares, in `UNITS`."""
     if plane.dtype.kind == "u":
         scale, values = UNITS[True] // np.iinfo(plane.dtype).max, plane.astype(np.uint64).ravel()
         return scale * int(values.sum()), scale * scale * int(values @ values)

@@ -1,12 +1,12 @@
-"""The shards of a split that is being written, or whose writing was cut short: what the next run goes on with.
+"""The shards of a split that is being written or whose writing was interrupted; the next run continues with them.
 
-    <split>/.unfinished/lock                held by the run that writes, and by its workers
-                        writing.json        what is written: only a run that writes the same goes on
-                        shard-000000.tar    finished: written as *.tmp, checked, then renamed
-                        shard-000000.json   its record, written last: without it the tar does not count
-                        finished.json       the manifest: all is written, and is about to move into the split's folder
+    <split>/.unfinished/lock                held by the writing run and its workers
+                        writing.json        fingerprint: only a run of equal fingerprint continues
+                        shard-000000.tar    a finished tar: written as *.tmp, checked, then renamed
+                        shard-000000.json   its record, written last: a tar without it is ignored
+                        finished.json       the manifest, once everything is written and about to be moved
 
-An older split in the folder stays as it is until everything of the new one is written.
+An older split in the folder stays unchanged until the new one is completely written.
 """
 
 import fcntl
@@ -32,7 +32,7 @@ FOLDER = ".unfinished"
 TEMPORARY = ".tmp"
 
 LOCK_SECONDS = 1.0
-"""How long a lock is waited for: the workers of a killed run hold it until they have noticed."""
+"""Timeout for the lock: the workers of a killed run hold it until they notice that their parent is gone."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Written:
     """The record of a finished shard.
 
     Attributes:
-        entries: where its samples lie.
-        labels: of the samples.
-        bytes: of the tar.
-        sha256: of the tar.
-        tally: of its samples.
-        skipped: the samples that were left out of it.
+        entries: positions of the samples in the tar.
+        labels: labels of the samples.
+        bytes: size of the tar in bytes.
+        sha256: digest of the tar.
+        tally: counts and statistics of the samples.
+        skipped: samples that were skipped.
     """
 
     entries: list[Entry]
@@ -61,43 +61,43 @@ _WRITTEN = TypeAdapter(Written)
 
 @dataclass(frozen=True)
 class Unfinished:
-    """The unfinished shards in a split's folder. May be pickled into workers.
+    """The unfinished shards in a split's folder. Can be pickled into workers.
 
     Attributes:
-        folder: of the split.
+        folder: the split's folder.
     """
 
     folder: Path
 
     @property
     def path(self) -> Path:
-        """Where they lie."""
+        """Folder of the unfinished shards."""
         return self.folder / FOLDER
 
     def tar(self, number: int) -> Path:
-        """The file of one shard."""
+        """Return the path of a shard's tar."""
         return self.path / f"{shard_name(number)}.tar"
 
     def begin(self, fingerprint: str, *, anew: bool) -> None:
-        """Get ready to write; anew removes what an earlier run left."""
+        """Prepare for writing; `anew` removes the files of an earlier run."""
         if anew:
             self.clear()
         replace_file(self.path / "writing.json", fingerprint)
 
     def holds(self, fingerprint: str) -> bool:
-        """Whether what lies here was written by a run of this fingerprint."""
+        """Whether the unfinished shards were written by a run of this fingerprint."""
         path = self.path / "writing.json"
         return path.exists() and path.read_text(encoding="utf-8") == fingerprint
 
     def finish(self, number: int, written: Written) -> None:
-        """Give a shard that is written as *.tmp its name, then its record."""
+        """Rename the *.tmp file of a written shard, then write its record."""
         tar = self.tar(number)
         if written.entries:
             _temporary(tar).replace(tar)
         replace_file(tar.with_suffix(".json"), _WRITTEN.dump_json(written).decode())
 
     def find(self, number: int) -> Written | None:
-        """The record of a finished shard, once its tar is found to hold the bytes that it states."""
+        """Return the record of a finished shard if its tar has the recorded size and digest, else None."""
         tar = self.tar(number)
         try:
             written = _WRITTEN.validate_json(tar.with_suffix(".json").read_bytes())
@@ -106,11 +106,11 @@ class Unfinished:
         return written if not written.entries or _is(tar, written.bytes, written.sha256) else None
 
     def publish(self, manifest: Manifest, skipped: str) -> None:
-        """Move the finished split into its folder, the manifest last. A run that is killed in here is taken up again.
+        """Move the finished split into its folder, the manifest last. The next run completes an interrupted move.
 
         Args:
-            manifest: of the split; tars and indices lie here under its names.
-            skipped: the table of what was left out; empty when nothing was.
+            manifest: manifest of the split; tars and indices already have the names it states.
+            skipped: table of the skipped samples; empty if there are none.
         """
         if skipped:
             replace_file(self.path / SKIPPED_NAME, skipped)
@@ -118,7 +118,7 @@ class Unfinished:
         self._move(manifest)
 
     def publish_interrupted(self) -> Manifest | None:
-        """Finish the publishing that a killed run began, if one did; what is damaged is given up."""
+        """Complete the move that a killed run began, if any. Damaged shards are discarded."""
         try:
             manifest = Manifest.model_validate_json((self.path / "finished.json").read_bytes())
         except (FileNotFoundError, ValidationError):
@@ -132,13 +132,13 @@ class Unfinished:
         return manifest
 
     def clear(self) -> None:
-        """Remove everything but the lock."""
+        """Remove everything except the lock."""
         for path in self.path.iterdir():
             if path.name != "lock":
                 path.unlink()
 
     def _move(self, manifest: Manifest) -> None:
-        """Every step may find its work done already."""
+        """Move the files. Every step may already have been done by a killed run."""
         (self.folder / FILE_NAME).unlink(missing_ok=True)
         names = {name for shard in manifest.shards for name in (shard.name, shard.index)}
         for name in sorted(names):
@@ -152,27 +152,27 @@ class Unfinished:
         else:
             (self.folder / SKIPPED_NAME).unlink(missing_ok=True)
         manifest.save(self.folder)
-        # First of all the word that a run could go on here: a finished split is not written a second time.
+        # The fingerprint is removed first, so that a finished split is not written a second time.
         (self.path / "writing.json").unlink(missing_ok=True)
         self.clear()
 
     def _tidy(self) -> None:
-        """Remove what does not count; and the folder, where no finished shard is left in it."""
+        """Remove incomplete shards, and the folder if no finished shard is left in it."""
         for path in (*self.path.glob(f"*{TEMPORARY}"), *self.path.glob("shard-*.tar")):
             if path.suffix == TEMPORARY or not path.with_suffix(".json").exists():
                 path.unlink()
         if not any(self.path.glob("shard-*.json")) and not (self.path / "finished.json").exists():
             shutil.rmtree(self.path, ignore_errors=True)
-            with suppress(OSError):  # another run has just come, or an older split is in there
+            with suppress(OSError):  # another run has just started, or the folder contains an older split
                 self.folder.rmdir()
 
 
 @contextmanager
 def open_unfinished(folder: Path) -> Iterator[Unfinished]:
-    """The unfinished shards of a split, for the one run that may write them.
+    """Lock the unfinished shards of a split for writing.
 
     Raises:
-        ShardError: another run writes this split.
+        ShardError: another run is writing this split.
     """
     unfinished = Unfinished(folder)
     descriptor = _lock(unfinished.path / "lock")
@@ -184,12 +184,12 @@ def open_unfinished(folder: Path) -> Iterator[Unfinished]:
 
 
 def shard_name(number: int) -> str:
-    """File name of a tar, without its ending."""
+    """Return the file name of a tar without its extension."""
     return f"shard-{number:06d}"
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all, power cut or not."""
+    """Write a file atomically: it is complete or absent, even after a power failure."""
     temporary = _temporary(path)
     with temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
@@ -203,14 +203,14 @@ def _temporary(path: Path) -> Path:
 
 
 def _lock(path: Path) -> int:
-    """An open lock file. Forked workers inherit the lock: it is free when the last of them has ended."""
+    """Open and lock a file. Forked workers inherit the lock, which is released when the last of them ends."""
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink:  # else the run that had it has just removed it
+            if os.fstat(descriptor).st_nlink:  # else the previous holder has just removed the file
                 return descriptor
         except BlockingIOError:
             pass
@@ -219,7 +219,7 @@ def _lock(path: Path) -> int:
             raise
         os.close(descriptor)
         if time.monotonic() > deadline:
-            raise ShardError(f"{path.parent.parent} is being written by another run: wait for it, or stop it")
+            raise ShardError(f"{path.parent.parent} is being written by another run: wait for it or stop it")
         time.sleep(0.05)
 
 
@@ -234,5 +234,5 @@ def _is(path: Path, size: int | None, sha256: str) -> bool:
 
 
 def _first(*paths: Path) -> Path:
-    """The first that is there; else the last."""
+    """Return the first existing path, or else the last one."""
     return next((path for path in paths if path.exists()), paths[-1])

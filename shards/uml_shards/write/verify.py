@@ -1,4 +1,4 @@
-"""The full check of shards: every byte against its digest, every sample decoded, every statement of the manifest."""
+"""Verify shards completely: digests of all files, decoding of every sample, all fields of the manifest."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -21,24 +21,24 @@ from ..storage.storage import Storage, open_storage
 from .tally import Tally
 
 STATISTICS_TOLERANCE = 1e-3
-"""JPEG decoders differ by a grey level here and there, so statistics need not agree to the bit."""
+"""JPEG decoders may differ by a grey level in some pixels, so statistics need not be exactly equal."""
 
 
 def verify(path: str | Location, *, cache: Cache | None = None, quiet: bool = False) -> list[str]:
-    """Check a split folder, or all splits of a data set; keys must differ between a split and its siblings.
+    """Check a split folder, or all splits of a data set. A split and its siblings must not share keys.
 
     Args:
-        path: of the split or of the data set; or the URL of a split, whose cached files are all read again too.
-        cache: for the files behind a URL; the default one if none is given.
-        quiet: no progress bar.
+        path: folder of the split or of the data set; or the URL of a split, whose cached files are read again.
+        cache: cache for the files of a URL; default if None.
+        quiet: whether to hide the progress bar.
 
     Returns:
-        One line for each problem; empty when all is well.
+        One line per problem; empty if there are none.
     """
     path = parse_location(path)
     splits = find_splits(path)
     if not splits:
-        return [f"shard folder {path} holds no manifest.json, nor do the folders in it: make shards first"]
+        return [f"shard folder {path} and its subfolders contain no manifest.json: make shards first"]
     problems = [problem for split in splits for problem in verify_split(split, cache=cache, quiet=quiet)]
     if isinstance(path, Address):
         return problems
@@ -47,7 +47,7 @@ def verify(path: str | Location, *, cache: Cache | None = None, quiet: bool = Fa
 
 
 def verify_split(path: Location, *, cache: Cache | None = None, quiet: bool = False) -> list[str]:
-    """Check everything that one split says of itself; one line for each problem."""
+    """Check everything that a split's manifest states; returns one line per problem."""
     storage = open_storage(path, cache)
     try:
         manifest = storage.load_manifest()
@@ -58,27 +58,29 @@ def verify_split(path: Location, *, cache: Cache | None = None, quiet: bool = Fa
     with tqdm(total=manifest.samples, desc=f"{path.name}", unit="sample", disable=quiet or None) as bar:
         for shard in manifest.shards:
             problems += check.shard(shard, bar)
-    # Counts of samples that could not be read would only repeat what is already said.
+    # If samples could not be read, wrong counts would only repeat the same problems.
     return problems or check.counts()
 
 
 def shared_keys(splits: Sequence[Location]) -> list[str]:
-    """One line for each pair of splits that have samples in common."""
+    """Return one line for each pair of splits that share keys."""
     keys: dict[Location, set[str]] = {}
     for path in splits:
         try:
             keys[path] = set(open_split(path).keys())
         except ShardError:
-            continue  # said when that split itself is verified
+            continue  # reported when that split itself is verified
     problems = []
     for one, other in combinations(keys, 2):
         if common := sorted(keys[one] & keys[other]):
-            problems.append(f"{one} and {other} share {len(common)} keys, first {common[0]}: splits must be disjoint")
+            problems.append(
+                f"{one} and {other} share {len(common)} keys, the first is {common[0]}: splits must be disjoint"
+            )
     return problems
 
 
 class _Check:
-    """What was found in a split so far."""
+    """The state of the check of one split."""
 
     def __init__(self, storage: Storage, path: Location, manifest: Manifest) -> None:
         self.storage, self.path, self.manifest = storage, path, manifest
@@ -87,19 +89,17 @@ class _Check:
         self.tally = Tally()
 
     def shard(self, shard: Shard, bar: tqdm) -> list[str]:
-        """One line for each problem of a tar, its index and its samples."""
+        """Check a tar, its index and its samples; returns one line per problem."""
         tar = self.path / shard.name
         try:
             index = load_checked_index(self.storage, self.path, shard, self.manifest)
             with self.storage.tar(shard, rehash=True) as path, path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
                     return [
-                        f"{tar}: its sha256 is not the manifest's: some of its bytes changed: copy or make it again"
+                        f"{tar}: its sha256 differs from the manifest's, so its contents changed: copy or make it again"
                     ]
-                if not _points_alike(index, _scan(path, tar, self.manifest)):
-                    return [
-                        f"{tar}: its index {shard.index} points elsewhere than the tar's headers: make the shards again"
-                    ]
+                if not _same_offsets(index, _scan(path, tar, self.manifest)):
+                    return [f"{tar}: its index {shard.index} does not match the tar's headers: make the shards again"]
                 return list(self._samples(shard, index, file.fileno(), bar))
         except ShardError as error:
             return [str(error)]
@@ -116,7 +116,7 @@ class _Check:
                 yield str(error)
                 continue
             if key in self.owners:
-                yield f"{tar}: duplicate key {key}: {self.owners[key]} has it too"
+                yield f"{tar}: duplicate key {key}: it is also in {self.owners[key]}"
             self.owners[key] = shard.name
             try:
                 sample = decode_sample(key, components, self.layout)
@@ -125,10 +125,13 @@ class _Check:
                 yield f"{tar}: sample {key}: {error}"
                 continue
             if int(record["label"]) != (NO_LABEL if sample.label is None else sample.label):
-                yield f"{tar}: sample {key} has label {sample.label}, its index {record['label']}: make them again"
+                yield (
+                    f"{tar}: sample {key} has label {sample.label}, but its index states {record['label']}: make the "
+                    "shards again"
+                )
 
     def counts(self) -> list[str]:
-        """The manifest's statements about the whole split."""
+        """Check the manifest's counts and statistics of the split; returns one line per problem."""
         manifest, tally = self.manifest, self.tally
         counts = tuple(tally.class_counts[label] for label in range(len(manifest.classes)))
         found = {
@@ -139,7 +142,7 @@ class _Check:
             "size": (manifest.size, tally.size),
         }
         problems = [
-            f"{self.path}: the manifest says {name} {stated}, the samples {true}"
+            f"{self.path}: the manifest states {name} {stated}, but the samples have {true}"
             for name, (stated, true) in found.items()
             if stated != true
         ]
@@ -147,18 +150,18 @@ class _Check:
         for name in ("mean", "std"):
             stated, true = getattr(manifest.statistics, name), getattr(statistics, name)
             if len(stated) != len(true) or not np.allclose(stated, true, rtol=0.0, atol=STATISTICS_TOLERANCE):
-                problems.append(f"{self.path}: the manifest says image {name} {stated}, the samples {true}")
+                problems.append(f"{self.path}: the manifest states image {name} {stated}, but the samples have {true}")
         return problems
 
 
 def _scan(file: Path, tar: Location, manifest: Manifest) -> NDArray[np.void]:
-    """The index that a tar should have; errors name where it comes from, not its copy in the cache."""
+    """Build the index of a tar. Errors name the tar's origin, not its copy in the cache."""
     try:
         return build_index(file, manifest.components)
     except ShardError as error:
         raise ShardError(str(error).replace(str(file), str(tar))) from None
 
 
-def _points_alike(index: NDArray[np.void], other: NDArray[np.void]) -> bool:
-    """Whether two indices of a tar point to the same places."""
+def _same_offsets(index: NDArray[np.void], other: NDArray[np.void]) -> bool:
+    """Whether two indices of a tar have the same offsets."""
     return all(np.array_equal(index[column], other[column]) for column in ("base", "start", "size"))

@@ -1,4 +1,4 @@
-"""Write the shards of a split, in this process or several; what an earlier run finished is kept."""
+"""Write the shards of a split in this process or in several. Finished shards of an earlier run are kept."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -29,19 +29,19 @@ def write_shards(
     limit: int | None,
     quiet: bool,
 ) -> list[Written]:
-    """The records of all shards, those that an earlier run finished among them."""
+    """Write the missing shards, and return the records of all shards, including those of an earlier run."""
     layout = Layout(len(source.classes), len(source.mask_classes), source.mask_names, described=True)
     found = {number: unfinished.find(number) for number in range(len(runs))}
-    # Where nothing may be left out, a shard that lacks a sample is written again, up to the error.
+    # If no sample may be skipped, a shard with skipped samples is written again, up to the error.
     kept = {number: one for number, one in found.items() if one and (limit is not None or not one.skipped)}
     samples, skipped = sum(len(runs[number]) for number in kept), sum(len(one.skipped) for one in kept.values())
     if limit is not None and skipped > limit:
-        raise ShardError(f"{importer.name}: {skipped} samples are left out already: pass a larger --max-skipped")
+        raise ShardError(f"{importer.name}: {skipped} samples are already skipped: pass a larger --max-skipped")
     tasks = [
         Task(importer, layout, run, unfinished, number, limit) for number, run in enumerate(runs) if number not in kept
     ]
     if kept and not quiet:
-        print(f"{unfinished.folder}: going on: {samples} of {len(source.items)} samples are there", file=sys.stderr)
+        print(f"{unfinished.folder}: continuing with {samples} of {len(source.items)} samples", file=sys.stderr)
     context = multiprocessing.get_context()
     total, name = len(source.items), unfinished.folder.name
     with tqdm(total=total, initial=samples, desc=name, unit="sample", disable=quiet or None) as bar:
@@ -57,7 +57,7 @@ def write_shards(
 def _write_in_pool(tasks: Sequence[Task], workers: int, context: Any, counts: Counts, bar: tqdm) -> list[Written]:
     if not tasks:
         return []
-    # It pulls in torch, for seconds: once here, and forked workers have it already.
+    # The import loads torch, which takes seconds. Done here once, forked workers inherit it.
     import webdataset  # noqa: F401
 
     with _pool(workers, context, counts) as pool:
@@ -75,12 +75,12 @@ def _write_in_pool(tasks: Sequence[Task], workers: int, context: Any, counts: Co
 
 @contextmanager
 def _pool(workers: int, context: Any, counts: Counts) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose waiting tasks are dropped on an error, and whose death is one line."""
+    """A process pool that cancels pending tasks on an error, and reports a killed worker in one line."""
     pool = ProcessPoolExecutor(workers, context, _start_worker, (counts,))
     try:
         yield pool
     except BrokenProcessPool:
-        raise ShardError("a worker that writes shards was killed, perhaps for memory: use fewer --workers") from None
+        raise ShardError("a worker process was killed, perhaps for lack of memory: use fewer --workers") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -96,7 +96,7 @@ def _start_worker(counts: Counts) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """Exit when the parent process is killed; otherwise the worker would wait for tasks forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])

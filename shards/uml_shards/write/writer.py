@@ -1,8 +1,8 @@
-"""Write a split: an importer's items -> tars, their indices, and last of all the manifest.
+"""Write a split: encode an importer's items into tars, then write the indices and finally the manifest.
 
-A run that fails or is killed leaves an older finished split as it was, and its own finished shards for the next run
-(`uml_shards.write.unfinished`). The bytes depend on the items only: not on time, user, interruptions or the number of
-worker processes.
+A run that fails or is killed leaves an older finished split unchanged and keeps its own finished shards for the next
+run (`uml_shards.write.unfinished`). The bytes depend on the items only, not on time, user, interruptions or the number
+of worker processes.
 """
 
 import hashlib
@@ -22,13 +22,13 @@ from .unfinished import FOLDER, Unfinished, Written, open_unfinished
 from .workers import write_shards
 
 SHARDS = 8
-"""Shards that a split is cut into when it has the samples, so that up to 8 ranks read from different files."""
+"""Number of shards of a split with enough samples, so that up to 8 ranks read from different files."""
 
 SAMPLES_PER_SHARD = 1000
-"""Above SHARDS times this many samples there are more shards instead of larger ones."""
+"""A split of more than SHARDS times this number of samples gets more shards instead of larger ones."""
 
 MAX_SKIPPED = 100
-"""Samples that may be left out of a split, unless the user states another number."""
+"""Default for the largest number of samples that may be skipped in a split."""
 
 
 def write_split(
@@ -44,25 +44,25 @@ def write_split(
     on_bad_sample: Literal["error", "skip"] = "error",
     max_skipped: int = MAX_SKIPPED,
 ) -> Manifest:
-    """Write one split into a folder, or go on where a run that was to write the same was cut short.
+    """Write a split into a folder, or continue an interrupted run of the same split.
 
-    The items are shuffled first, by a key of (data set, split), so that every shard looks like the whole.
+    The items are first shuffled by a key of (data set, split), so that every shard is a random sample of the split.
 
     Args:
-        importer: encodes the items.
-        split: its name.
-        source: the items, and what the manifest says of them.
-        folder: of the split; made when missing.
-        workers: processes; they change nothing but the time.
-        samples_per_shard: by default so that there are 8 shards, or more of 1000 samples.
-        overwrite: replace a finished split, and start anew.
-        quiet: no progress bar, and no word of how many samples are kept.
-        on_bad_sample: stop at a sample that cannot be used, or leave it out and list it in skipped.csv.
-        max_skipped: stop when more samples than that are left out.
+        importer: importer that encodes the items.
+        split: name of the split.
+        source: the items and their description.
+        folder: folder of the split; created if missing.
+        workers: number of processes; does not affect the result.
+        samples_per_shard: samples in each shard; by default chosen to give 8 shards, or more shards of 1000 samples.
+        overwrite: whether to replace a finished split and discard unfinished shards.
+        quiet: whether to hide the progress bar and the number of samples kept from an earlier run.
+        on_bad_sample: "error" stops at a sample that cannot be used; "skip" omits it and lists it in skipped.csv.
+        max_skipped: largest number of skipped samples.
 
     Raises:
-        ShardError: the split is already there or is being written, a sample cannot be used, or the disk is full; what
-            is finished is kept for the next run.
+        ShardError: the split already exists or is being written, a sample cannot be used, or the disk is full. Finished
+            shards are kept for the next run.
     """
     folder = Path(folder)
     if not source.items:
@@ -77,7 +77,7 @@ def write_split(
             published = unfinished.publish_interrupted()
             if same and published is not None:
                 return published
-            # A run that overwrites and is cut short need not be told again that it may.
+            # An interrupted run with --overwrite can be continued without --overwrite.
             if not overwrite and not same:
                 refuse_existing(folder)
             unfinished.begin(fingerprint, anew=not same)
@@ -86,43 +86,43 @@ def write_split(
             try:
                 manifest = _describe(importer, split, source, unfinished, written)
             except ShardError:
-                unfinished.clear()  # the shards do not fit together: none of them can be kept
+                unfinished.clear()  # the shards are inconsistent with each other: none of them can be kept
                 raise
             skipped = [sample for shard in written for sample in shard.skipped]
             unfinished.publish(manifest, skipped_csv(skipped) if skipped else "")
             return manifest
     except OSError as error:
-        kept = ": fix that and run it again, finished shards are kept" if (folder / FOLDER).exists() else ""
+        kept = ": fix this and run the command again, finished shards are kept" if (folder / FOLDER).exists() else ""
         raise ShardError(f"{folder} cannot be written: {error.strerror or error}{kept}") from None
 
 
 def refuse_existing(folder: Path) -> None:
-    """Stop before a finished split is touched.
+    """Check that a folder contains no finished split.
 
     Raises:
-        ShardError: it is there.
+        ShardError: the folder contains one.
     """
     if (folder / FILE_NAME).exists():
-        raise ShardError(f"{folder} already holds a finished split: pass --overwrite to replace it")
+        raise ShardError(f"{folder} already contains a finished split: pass --overwrite to replace it")
 
 
 def unwritten(importer: Importer, sources: Mapping[str, Source], out: Path) -> dict[str, Source]:
-    """The splits that a run has to write, when those that it, or one before that was cut short, finished are kept.
+    """Return the splits that are still to be written. Splits finished by an earlier, interrupted run are kept.
 
     Raises:
-        ShardError: all are finished, or one was made in another way.
+        ShardError: all splits are finished, or a finished split was written with other options.
     """
     left = {name: source for name, source in sources.items() if not _is_finished(importer, source, out / name)}
     for name in sources:
         if name in left and (out / name / FOLDER).exists():
-            continue  # begun: whether it may go on is seen there
+            continue  # started: `write_split` decides whether it can be continued
         if name in left or not left:
             refuse_existing(out / name)
     return left
 
 
 def _is_finished(importer: Importer, source: Source, folder: Path) -> bool:
-    """Whether the split was made as this importer would make it, as far as its manifest tells."""
+    """Whether the split was written by this importer with the same options, according to its manifest."""
     if not (folder / FILE_NAME).exists() or (folder / FOLDER).exists():
         return False
     manifest = Manifest.load(folder)
@@ -135,12 +135,12 @@ def _is_finished(importer: Importer, source: Source, folder: Path) -> bool:
 
 
 def _cut(items: Sequence[Any], dataset: str, split: str, samples_per_shard: int | None) -> list[list[Any]]:
-    """The items of each shard; sizes differ by at most one."""
+    """Return the items of each shard; sizes differ by at most one."""
     count = len(items)
     if samples_per_shard is None:
         shards = max(min(SHARDS, count), -(-count // SAMPLES_PER_SHARD))
     elif samples_per_shard < 1:
-        raise ShardError(f"{samples_per_shard} samples per shard: must be at least 1")
+        raise ShardError(f"samples_per_shard={samples_per_shard}: must be at least 1")
     else:
         shards = -(-count // samples_per_shard)
     order = keyed_permutation(count, "write order", dataset, split)
@@ -150,14 +150,16 @@ def _cut(items: Sequence[Any], dataset: str, split: str, samples_per_shard: int 
 def _describe(
     importer: Importer, split: str, source: Source, unfinished: Unfinished, written: Sequence[Written]
 ) -> Manifest:
-    """Write the indices, and say in a manifest what the tars hold."""
+    """Write the indices and build the manifest."""
     entries = [entry for shard in written for entry in shard.entries]
     if not entries:
         first = written[0].skipped[0]
-        raise ShardError(f"{importer.name}: no sample of {split} can be used, the first {first.item}: {first.reason}")
+        raise ShardError(f"{importer.name}: no sample of {split} can be used, first {first.item}: {first.reason}")
     keys = {entry.key for entry in entries}
     if len(keys) != len(entries):
-        raise ShardError(f"{importer.name}: split {split} has {len(entries)} samples of {len(keys)} different keys")
+        raise ShardError(
+            f"{importer.name}: split {split} has {len(entries)} samples but only {len(keys)} different keys"
+        )
     components = tuple(sorted({extension for entry in entries for extension in entry.members}))
     tally = Tally()
     shards: list[Shard] = []
@@ -165,7 +167,7 @@ def _describe(
         if not shard.entries:
             continue
         tally.merge(shard.tally)
-        # Where all samples of a shard were left out, the names of those after it move up: stock readers count.
+        # If all samples of a shard were skipped, later shards are renumbered: standard readers expect no gaps.
         tar = unfinished.tar(len(shards))
         unfinished.tar(number).replace(tar)
         path = tar.with_name(f"{tar.stem}.index.npy")

@@ -1,4 +1,4 @@
-"""A sample is what its components and its manifest say together, or an error."""
+"""Tests of decoding samples and checking them against the manifest."""
 
 import json
 from io import BytesIO
@@ -35,7 +35,7 @@ def test_sample_without_a_label_is_unlabelled_and_keeps_its_meta():
 
 
 @pytest.mark.parametrize("label", [2, -1, True, "1", 0.0])
-def test_label_that_is_no_class_is_refused(label):
+def test_invalid_label_is_refused(label):
     with pytest.raises(ShardError, match="label"):
         decode_sample("k", with_json(label=label), LAYOUT)
 
@@ -47,19 +47,19 @@ def test_label_that_is_no_class_is_refused(label):
         ({"json": b"{"}, "json:"),
         ({"json": b"[]"}, "must be an object"),
         ({"json": b"{}"}, "must be an object with"),
-        ({"png": None}, "needs one image"),
-        ({"jpg": b"x"}, "needs one image"),
+        ({"png": None}, "needs exactly one image .* but none is present"),
+        ({"jpg": b"x"}, "needs exactly one image .* but several are present"),
         ({"mask.png": None}, "mask.png is missing"),
-        ({"mask.png": encode(np.zeros((4, 3), np.uint8), "PNG")}, "4x3, the image 3x4"),
+        ({"mask.png": encode(np.zeros((4, 3), np.uint8), "PNG")}, "mask is 4x3, image is 3x4"),
     ],
 )
-def test_incomplete_or_contradicting_sample_is_refused(change, reason):
+def test_incomplete_or_contradictory_sample_is_refused(change, reason):
     components = {name: data for name, data in {**with_json(label=0), **change}.items() if data is not None}
     with pytest.raises(ShardError, match=reason):
         decode_sample("k", components, LAYOUT)
 
 
-def test_named_masks_are_stacked_and_an_unknown_one_is_ignored():
+def test_named_masks_are_stacked_and_a_missing_one_is_ignored():
     lesion = np.array([[0, 1, 1, 0]] * 3, dtype=np.uint8)
     components = {"png": IMAGE, "json": b'{"label": null}', "mask.b.png": encode(lesion, "PNG")}
     mask = decode_sample("k", components, Layout(mask_names=("a", "b"))).mask

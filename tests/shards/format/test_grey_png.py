@@ -1,4 +1,4 @@
-"""Grey PNG files of ours are PNG files like any other, and what is not of ours is left to Pillow."""
+"""Tests of the fast grey PNG codec: it writes standard PNG files, and leaves all other files to Pillow."""
 
 from io import BytesIO
 
@@ -26,7 +26,7 @@ def pillow(values, **options):
 
 
 @given(MAPS)
-def test_what_is_written_is_read_here_and_by_pillow(values):
+def test_encoded_files_are_decoded_by_us_and_by_pillow(values):
     data = encode_grey_png(values)
     read = decode_grey_png(data, LIMIT)
     np.testing.assert_array_equal(read, values)
@@ -36,7 +36,7 @@ def test_what_is_written_is_read_here_and_by_pillow(values):
 
 
 @given(MAPS, st.integers(0, 9))
-def test_files_of_pillow_decode_to_the_same_either_way(values, level):
+def test_pillow_files_decode_to_the_same_values_with_both_decoders(values, level):
     data = pillow(values, compress_level=level)
     read = decode_grey_png(data, LIMIT)
     if read is not None:
@@ -45,7 +45,7 @@ def test_files_of_pillow_decode_to_the_same_either_way(values, level):
 
 
 @given(MAPS, st.data())
-def test_no_damaged_file_gives_other_values(values, draw):
+def test_damaged_files_are_not_decoded(values, draw):
     data = bytearray(encode_grey_png(values))
     place = draw.draw(st.integers(0, len(data) - 1))
     data[place] ^= draw.draw(st.integers(1, 255))
@@ -69,12 +69,12 @@ def test_no_damaged_file_gives_other_values(values, draw):
     ],
     ids=["colours", "16 bits", "too few", "too many", "a filter", "no width", "a bomb", "more behind", "nothing"],
 )
-def test_all_else_is_left_to_pillow(data):
+def test_other_files_are_left_to_pillow(data):
     assert decode_grey_png(data, LIMIT) is None
 
 
-def test_a_bomb_is_not_inflated():
-    rows = raw_png(8000, 8000, 8, 0, bytes(1 << 27))  # twice as many bytes as its header says
+def test_decompression_bomb_is_not_inflated():
+    rows = raw_png(8000, 8000, 8, 0, bytes(1 << 27))  # twice as many bytes as stated in its header
     assert decode_grey_png(rows, LIMIT) is None
     with pytest.raises(ShardError, match="pixels"):
         decode_grey(raw_png(60_000, 60_000, 8, 0, bytes(9)), "mask.png")

@@ -1,4 +1,4 @@
-"""One scan of a tar finds its samples, or says in one line why it cannot."""
+"""Tests of scanning tars and of index files."""
 
 import io
 import tarfile
@@ -30,13 +30,13 @@ def write_tar(path, parts, **changes):
 
 def test_index_points_at_the_bytes_of_every_component(tmp_path):
     path = write_tar(tmp_path / "a.tar", members("a", "b", "c"))
-    whole = path.read_bytes()
+    data = path.read_bytes()
     index = build_index(path, COMPONENTS)
     assert len(index) == 3
     for row in index:
         for column, extension in enumerate(COMPONENTS):
             start = int(row["base"]) + int(row["start"][column])
-            assert whole[start : start + int(row["size"][column])] == SAMPLE[extension]
+            assert data[start : start + int(row["size"][column])] == SAMPLE[extension]
 
 
 def test_absent_component_has_size_zero(tmp_path):
@@ -45,7 +45,7 @@ def test_absent_component_has_size_zero(tmp_path):
     assert index["size"][:, 2].tolist() == [30, 0]
 
 
-def test_a_row_takes_twelve_bytes_and_eight_a_component():
+def test_row_takes_twelve_bytes_and_eight_per_component():
     assert index_dtype(3).itemsize == 36
 
 
@@ -58,13 +58,13 @@ def test_saved_index_is_read_back(tmp_path):
 def test_pickle_is_never_read():
     buffer = io.BytesIO()
     np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ShardError, match="no index"):
+    with pytest.raises(ShardError, match="is not an index file"):
         parse_index(buffer.getvalue(), 3, "a.npy")
 
 
 def test_index_of_other_components_is_refused(tmp_path):
     save_index(np.zeros(1, index_dtype(2)), tmp_path / "a.npy")
-    with pytest.raises(ShardError, match="no index of 3 components"):
+    with pytest.raises(ShardError, match="is not an index of 3 components"):
         parse_index((tmp_path / "a.npy").read_bytes(), 3, "a.npy")
 
 
@@ -73,16 +73,16 @@ def test_index_of_other_components_is_refused(tmp_path):
     [
         ([("/a.jpg", b"x")], "absolute or leaves"),
         ([("x/../../a.jpg", b"x")], "absolute or leaves"),
-        ([("a.jpg", b"x"), ("b.jpg", b"x"), ("a.json", b"{}")], "components apart"),
+        ([("a.jpg", b"x"), ("b.jpg", b"x"), ("a.json", b"{}")], "components are not adjacent"),
         ([*members("a"), *members("a")], "duplicate key a"),
-        ([*members("a"), *members("b"), *members("a")], "key a comes again"),
-        ([("a.json", b"{}")], "a component is missing"),
-        ([("a.jpg", b"x"), ("a.json", b"{}"), ("a.png", b"x")], "needs one image"),
+        ([*members("a"), *members("b"), *members("a")], "key a occurs again"),
+        ([("a.json", b"{}")], "none is present"),
+        ([("a.jpg", b"x"), ("a.json", b"{}"), ("a.png", b"x")], "needs exactly one image"),
         ([("a.jpg", b""), ("a.json", b"{}")], "is empty"),
         ([("noextension", b"x")], "is not <key>.<extension>"),
         ([(".jpg", b"x")], "is not <key>.<extension>"),
         ([("p" * 90 + "/" + "k" * 30 + ".jpg", b"x")], "is not <key>.<extension>"),
-        ([], "holds no sample"),
+        ([], "contains no samples"),
     ],
 )
 def test_tar_that_breaks_the_format_is_refused(tmp_path, parts, reason):
@@ -97,14 +97,14 @@ def test_links_and_special_files_are_refused(tmp_path, kind):
         scan_tar(write_tar(tmp_path / "a.tar", [("a.jpg", b"")], type=kind, linkname="/etc/passwd"))
 
 
-def test_component_that_the_manifest_lacks_is_refused(tmp_path):
-    with pytest.raises(ShardError, match=r"component mask\.png that the manifest lacks"):
+def test_component_missing_from_the_manifest_is_refused(tmp_path):
+    with pytest.raises(ShardError, match=r"component mask\.png that is not in the manifest"):
         build_index(write_tar(tmp_path / "a.tar", members("a")), ("jpg", "json"))
 
 
-# Inside a header, inside data, in padding, between two members, between two samples, and in the end mark.
+# Inside a header, inside data, in padding, between two members, between two samples, and in the end marker.
 @pytest.mark.parametrize("cut", [0, 100, 512, 600, 1200, 1536, 2560, 3584, 3700, 7168, 7168 + 512])
-def test_tar_cut_anywhere_is_found(tmp_path, cut):
+def test_tar_truncated_anywhere_is_detected(tmp_path, cut):
     path = write_tar(tmp_path / "a.tar", members("a", "b"))
     assert len(scan_tar(path)) == 2
     path.write_bytes(path.read_bytes()[:cut])
@@ -112,10 +112,10 @@ def test_tar_cut_anywhere_is_found(tmp_path, cut):
         scan_tar(path)
 
 
-def test_damaged_header_in_the_middle_is_no_early_end(tmp_path):
+def test_damaged_header_is_not_taken_as_the_end(tmp_path):
     path = write_tar(tmp_path / "a.tar", members("a", "b"))
     data = bytearray(path.read_bytes())
     data[3584 + 3] ^= 1  # the name in the header of the second sample
     path.write_bytes(data)
-    with pytest.raises(ShardError, match="cut or damaged after 1 samples"):
+    with pytest.raises(ShardError, match="truncated or damaged after 1 samples"):
         scan_tar(path)

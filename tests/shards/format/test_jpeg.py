@@ -1,4 +1,4 @@
-"""simplejpeg is a faster way to the same outcome: pixels and refusals are those of Pillow alone."""
+"""Tests that simplejpeg changes no result: pixels and errors equal those of Pillow alone."""
 
 from functools import partial
 from io import BytesIO
@@ -26,7 +26,7 @@ def with_pillow(image: np.ndarray, **options: object) -> bytes:
 
 @st.composite
 def images(draw, channels=(1, 3)):
-    """Noise over a ramp, from smooth to nothing but noise."""
+    """Mixtures of noise and a ramp, from smooth to pure noise."""
     height, width, depth = draw(st.integers(1, 70)), draw(st.integers(1, 70)), draw(st.sampled_from(channels))
     noise = np.random.default_rng(draw(st.integers(0, 2**32))).integers(0, 256, (height, width, depth))
     share = draw(st.sampled_from((0, 0.1, 1)))
@@ -36,7 +36,7 @@ def images(draw, channels=(1, 3)):
 
 @st.composite
 def files(draw):
-    """A sound JPEG of any kind that is read."""
+    """A valid JPEG of any supported kind."""
     quality = draw(st.integers(1, 100))
     if draw(st.booleans()):
         image = draw(images())
@@ -65,7 +65,7 @@ def outcome_of_pillow(data: bytes) -> np.ndarray | str:
 
 
 @given(files())
-def test_pixels_are_those_of_pillow(data):
+def test_pixels_equal_those_of_pillow(data):
     pixels = jpeg.decode_jpeg(data, 70 * 70)
     assert pixels is not None, "simplejpeg was not used"
     expected = outcome_of_pillow(data)
@@ -76,7 +76,7 @@ def test_pixels_are_those_of_pillow(data):
 
 @settings(max_examples=300)
 @given(files(), st.data())
-def test_of_damaged_data_the_outcome_is_that_of_pillow(data, draw):
+def test_damaged_data_give_the_same_outcome_as_pillow(data, draw):
     if draw.draw(st.booleans(), "cut"):
         data = data[: draw.draw(st.integers(0, len(data) - 1))]
     else:
@@ -91,14 +91,14 @@ def test_simplejpeg_is_used():
     assert jpeg.is_used()
 
 
-def test_images_of_more_pixels_and_other_colours_are_left_to_pillow():
+def test_large_images_and_other_colour_spaces_are_left_to_pillow():
     assert jpeg.decode_jpeg(with_pillow(np.zeros((8, 9, 3), np.uint8)), 71) is None
     buffer = BytesIO()
     Image.new("CMYK", (8, 8)).save(buffer, "JPEG")
     assert jpeg.decode_jpeg(buffer.getvalue(), 64) is None
 
 
-def test_a_decoder_of_other_rounding_is_not_used(monkeypatch):
+def test_decoder_with_different_rounding_is_not_used(monkeypatch):
     decode = partial(simplejpeg.decode_jpeg, fastupsample=True)
     other = type("Other", (), {"decode_jpeg": staticmethod(decode), "encode_jpeg": simplejpeg.encode_jpeg})
     monkeypatch.setattr(jpeg, "simplejpeg", other)

@@ -1,4 +1,4 @@
-"""The manifest is strict: what it does not know it refuses."""
+"""Tests of the manifest, which refuses unknown fields."""
 
 import json
 
@@ -25,7 +25,7 @@ STATED = {
 }
 
 
-def test_what_is_saved_is_loaded(tmp_path):
+def test_saved_manifest_is_loaded_unchanged(tmp_path):
     manifest = Manifest.model_validate_json(json.dumps(STATED))
     manifest.save(tmp_path)
     assert Manifest.load(tmp_path) == manifest
@@ -44,13 +44,13 @@ def test_samples_are_summed_over_the_shards():
         ({"channels": "x"}, "channels"),
     ],
 )
-def test_another_schema_is_one_line_that_names_the_field(tmp_path, change, named):
+def test_invalid_field_is_named_in_a_one_line_error(tmp_path, change, named):
     (tmp_path / "manifest.json").write_text(json.dumps({**STATED, **change}))
     with pytest.raises(ShardError, match=named) as caught:
         Manifest.load(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_missing_folder_says_how_to_make_shards(tmp_path):
+def test_missing_folder_error_explains_how_to_make_shards(tmp_path):
     with pytest.raises(ShardError, match="does not exist: make shards first"):
         Manifest.load(tmp_path / "absent")

@@ -1,4 +1,4 @@
-"""Patches of volumes: the same voxels as in the whole, for the price of the patch."""
+"""Tests of reading patches of volumes: same voxels as in the volume, and only the patch is read."""
 
 import os
 import pickle
@@ -40,7 +40,7 @@ class Volumes(Importer):
 
 
 def voxels(item, dtype="<f4"):
-    """An image, and a mask that is 1 where it is even."""
+    """An image, and a mask that is 1 where the image is even."""
     shape = SHAPES[item]
     image = (1000 * item + np.arange(np.prod(shape)).reshape(shape)).astype(dtype)
     return image, (image % 2 == 0).astype(np.uint8)
@@ -57,7 +57,7 @@ def number_of(split, item):
     return split.keys().index(f"case-{item}")
 
 
-def test_a_split_of_volumes_says_what_it_holds_and_verifies(split):
+def test_volume_split_has_a_correct_manifest_and_verifies(split):
     manifest = split.manifest
     assert (manifest.dimensions, manifest.size, manifest.channels, manifest.masked) == (3, None, 1, 2)
     assert manifest.components == ("json", "mask.npy", "npy")
@@ -78,7 +78,7 @@ def test_a_split_of_volumes_says_what_it_holds_and_verifies(split):
     size=st.tuples(*[st.integers(1, 14)] * 3),
     place=st.tuples(*[st.floats(0, 1, exclude_max=True)] * 3),
 )
-def test_a_patch_is_a_part_of_the_whole(split, item, size, place):
+def test_patch_equals_the_same_region_of_the_volume(split, item, size, place):
     sample = split.read_patch(number_of(split, item), size, place)
     image, mask = voxels(item)
     sides = list(zip(size, image.shape, place, strict=True))
@@ -102,7 +102,7 @@ def test_every_corner_can_be_drawn(split):
     assert corners == {0.0, 35.0}
 
 
-def test_a_patch_costs_the_patch(split, tmp_path, monkeypatch):
+def test_reading_a_patch_reads_little_more_than_the_patch(split, tmp_path, monkeypatch):
     class Large(Volumes):
         def encode(self, item):
             image = np.zeros((64, 64, 64), np.float32)
@@ -148,10 +148,10 @@ def test_patches_of_several_channels_and_of_integers(tmp_path):
     [
         ({"npy": encode_volume(np.full((4, 4, 4), np.nan, np.float32))}, "NaN or infinite", "image"),
         ({"npy": encode_volume(np.zeros((4, 4, 4, 2), np.float32))}, "image has 2 channels", "image"),
-        ({"mask.npy": encode_volume(np.zeros((4, 4, 5), np.uint8))}, "mask.npy: is 4x4x5, the image 4x4x4", "mask"),
+        ({"mask.npy": encode_volume(np.zeros((4, 4, 5), np.uint8))}, "mask.npy: mask is 4x4x5, image is 4x4x4", "mask"),
         ({"mask.npy": encode_volume(np.full((4, 4, 4), 7, np.uint8))}, "mask.npy: value 7 is out of range", "mask"),
         ({"json": b"[]"}, "json: must be an object", "label"),
-        ({"npy": b"\x80\x04K\x01.", "mask.npy": None}, "no .npy of version 1.0", "image"),
+        ({"npy": b"\x80\x04K\x01.", "mask.npy": None}, "not a .npy file of version 1.0", "image"),
     ],
 )
 def test_bad_volumes_name_shard_key_and_reason(tmp_path, broken, reason, kind):
@@ -170,7 +170,7 @@ def test_bad_volumes_name_shard_key_and_reason(tmp_path, broken, reason, kind):
         assert str(caught.value).startswith(f"{tmp_path}/a.tar: sample case-0: ")
 
 
-def test_images_and_volumes_do_not_mix(tmp_path):
+def test_images_and_volumes_in_one_split_are_refused(tmp_path):
     class Mixed(Volumes):
         def encode(self, item):
             from uml_shards.sources.encode import encode_image
@@ -184,13 +184,13 @@ def test_images_and_volumes_do_not_mix(tmp_path):
         write_split(Mixed(), "train", Volumes().splits()["train"], tmp_path, quiet=True)
 
 
-def test_volumes_of_two_kinds_of_numbers_do_not_mix(tmp_path):
+def test_volumes_of_signed_and_unsigned_dtypes_in_one_split_are_refused(tmp_path):
     class Mixed(Volumes):
         def encode(self, item):
             image, _ = voxels(item, "<u2" if item else "<f4")
             return f"case-{item}", {"npy": encode_volume(image), "json": encode_json(None)}
 
-    with pytest.raises(ShardError, match="unsigned integers and other values in one split"):
+    with pytest.raises(ShardError, match="unsigned integers and other dtypes in one split"):
         write_split(Mixed(), "train", Source(range(3)), tmp_path, quiet=True)
 
 
@@ -199,7 +199,7 @@ def stream_of(split, **changes):
     return Stream(split, plan, (4, 4, 4), split.manifest.statistics, **changes)
 
 
-def test_a_stream_draws_patches_by_position_alone(split):
+def test_stream_draws_patches_by_position_only(split):
     stream = stream_of(split, augment="light")
     first = [stream.sample(position) for position in range(12)]
     again = [pickle.loads(pickle.dumps(stream)).sample(position) for position in reversed(range(12))][::-1]
@@ -208,7 +208,7 @@ def test_a_stream_draws_patches_by_position_alone(split):
         np.testing.assert_array_equal(one.image, other.image)
         if one.mask is not None:
             np.testing.assert_array_equal(one.mask, other.mask)
-            # What is even in the image is 1 in the mask: both went through the same geometry.
+            # Even image values have mask 1 if image and mask were transformed alike.
             inside = one.mask != 255
             np.testing.assert_array_equal(one.mask[inside], (one.image[..., 0] % 2 == 0)[inside])
     assert len({sample.image.tobytes() for sample in first}) > 8
@@ -216,7 +216,7 @@ def test_a_stream_draws_patches_by_position_alone(split):
 
 @dataclass
 class Flaky:
-    """A split of which one sample is bad."""
+    """A split with one bad sample."""
 
     split: object
     bad: int
@@ -233,7 +233,7 @@ class Flaky:
         return self.split.read_patch(number, size, place)
 
 
-def test_a_bad_volume_keeps_its_place_with_no_weight(split):
+def test_bad_volume_becomes_a_placeholder_of_weight_zero(split):
     stream = stream_of(Flaky(split, 1), on_bad_sample="skip")
     samples = [stream.sample(position) for position in range(3)]
     (placeholder,) = [sample for sample in samples if not sample.weight]

@@ -1,4 +1,4 @@
-"""Only pictures that can be decoded without silent loss are decoded."""
+"""Tests of decoding 2D images: only images that can be decoded without silent loss are accepted."""
 
 from io import BytesIO
 
@@ -16,7 +16,7 @@ RAMP = (np.arange(12, dtype=np.uint8) * 20).reshape(3, 4)
 
 @pytest.fixture(params=["simplejpeg", "Pillow alone"], autouse=True)
 def jpeg_decoder(request, monkeypatch):
-    """Everything here holds with and without the faster decoder."""
+    """Run all tests with and without the faster decoder."""
     if request.param == "Pillow alone":
         monkeypatch.setattr("uml_shards.format.jpeg.simplejpeg", None)
     else:
@@ -31,7 +31,7 @@ def encode(array: np.ndarray, image_format: str, mode: str | None = None) -> byt
 
 
 def patched(data: bytes, old: bytes, at: int, new: bytes) -> bytes:
-    """Data with other bytes so far behind the first place of some."""
+    """Return data with `new` written `at` bytes after the first occurrence of `old`."""
     start = data.index(old) + at
     return data[:start] + new + data[start + len(new) :]
 
@@ -76,7 +76,7 @@ def test_jpeg_decodes_to_three_channels():
         (raw_png(60000, 60000, 8, 0, b""), "png", "pixels"),
     ],
 )
-def test_other_images_are_refused_in_one_line(data, extension, reason):
+def test_unsupported_images_are_refused_in_one_line(data, extension, reason):
     with pytest.raises(ShardError, match=reason) as caught:
         decode_image(data, extension)
     assert "\n" not in str(caught.value)
@@ -107,6 +107,6 @@ def test_mask_keeps_classes_and_ignore():
         (raw_png(4, 1, 2, 0, b"\0\x1b"), "8-bit grey"),
     ],
 )
-def test_other_masks_are_refused(data, reason):
+def test_unsupported_masks_are_refused(data, reason):
     with pytest.raises(ShardError, match=reason):
         decode_mask(data, 3)

@@ -1,4 +1,4 @@
-"""A volume as a component: what is stored comes back, and nothing but what is stored can be read."""
+"""Tests of encoding and decoding volumes as components."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ VALUES = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
         )
     )
 )
-def test_what_is_stored_comes_back(values):
+def test_encoded_volume_decodes_to_the_same_values(values):
     data = encode_volume(values)
     header = parse_header(data[:HEADER_BYTES], len(data), IMAGE)
     decoded = decode_volume(data)
@@ -39,7 +39,7 @@ def test_what_is_stored_comes_back(values):
     np.testing.assert_array_equal(decoded, values.reshape(decoded.shape))
 
 
-def test_other_byte_orders_and_strides_are_stored_alike():
+def test_byte_order_and_strides_do_not_change_the_encoding():
     other = np.asfortranarray(VALUES.astype(">i2"))
     assert encode_volume(other) == encode_volume(VALUES)
 
@@ -47,46 +47,46 @@ def test_other_byte_orders_and_strides_are_stored_alike():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda data: data[:-1], "has 367 bytes, its shape 4x5x6x1 of int16 needs 368"),
+        (lambda data: data[:-1], "has 367 bytes, but shape 4x5x6x1 of int16 needs 368"),
         (lambda data: data + b"\0", "has 369 bytes"),
-        (lambda data: data[:100], "no .npy of version 1.0"),
-        (lambda data: b"\x93NUMPY\x02" + data[7:], "no .npy of version 1.0"),
-        (lambda data: b"", "no .npy of version 1.0"),
+        (lambda data: data[:100], "not a .npy file of version 1.0"),
+        (lambda data: b"\x93NUMPY\x02" + data[7:], "not a .npy file of version 1.0"),
+        (lambda data: b"", "not a .npy file of version 1.0"),
         (lambda data: data.replace(b"(4, 5, 6), ", b"(4, 5, 60),"), "needs 2528"),
-        (lambda data: data.replace(b"(4, 5, 6), ", b"(4, 30),   "), "shape 4x30 is not that of a volume"),
-        (lambda data: data.replace(b"(4, 5, 6), ", b"(4, 0, 6), "), "shape 4x0x6 is not that of a volume"),
-        (lambda data: data.replace(b"(4, 5, 6), ", b"(4, -5,-6),"), "shape 4x-5x-6 is not that of a volume"),
+        (lambda data: data.replace(b"(4, 5, 6), ", b"(4, 30),   "), "shape 4x30 is not valid for a volume"),
+        (lambda data: data.replace(b"(4, 5, 6), ", b"(4, 0, 6), "), "shape 4x0x6 is not valid for a volume"),
+        (lambda data: data.replace(b"(4, 5, 6), ", b"(4, -5,-6),"), "shape 4x-5x-6 is not valid for a volume"),
         (lambda data: data.replace(b"False", b"True "), "must be in C order"),
-        (lambda data: data.replace(b"'<i2'", b"'|O8'"), "no .npy of version 1.0|dtype object is not read"),
-        (lambda data: data.replace(b"'<i2'", b"'>i2'"), "dtype >i2 is not read"),
-        (lambda data: data.replace(b"'<i2'", b"'<m8'"), "dtype timedelta64 is not read"),
+        (lambda data: data.replace(b"'<i2'", b"'|O8'"), "not a .npy file of version 1.0|dtype object is not supported"),
+        (lambda data: data.replace(b"'<i2'", b"'>i2'"), "dtype >i2 is not supported"),
+        (lambda data: data.replace(b"'<i2'", b"'<m8'"), "dtype timedelta64 is not supported"),
     ],
 )
-def test_what_is_no_volume_is_refused_in_one_line(change, reason):
+def test_invalid_volume_is_refused_in_one_line(change, reason):
     with pytest.raises(ShardError, match=reason) as caught:
         decode_volume(change(encode_volume(VALUES)))
     assert "\n" not in str(caught.value)
 
 
-def test_a_pickle_is_not_read():
-    with pytest.raises(ShardError, match="dtype object is not read"):
+def test_object_arrays_are_refused():
+    with pytest.raises(ShardError, match="dtype object is not supported"):
         encode_volume(np.empty((1, 1, 1), dtype=object))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_voxel_that_is_no_number_is_refused(bad):
+def test_nan_or_infinite_voxel_is_refused(bad):
     values = np.zeros((3, 3, 3), np.float32)
     values[1, 2, 0] = bad
     with pytest.raises(ShardError, match="1 voxels are NaN or infinite"):
         decode_volume(encode_volume(values))
 
 
-def test_masks_hold_classes_and_255():
+def test_masks_contain_only_classes_and_255():
     mask = np.array([0, 1, 255], np.uint8).reshape(1, 1, 3)
     np.testing.assert_array_equal(decode_volume_mask(encode_volume(mask), 2), mask)
     with pytest.raises(ShardError, match="value 1 is out of range: 1 mask classes"):
         decode_volume_mask(encode_volume(mask), 1)
-    with pytest.raises(ShardError, match=f"{MASK}: dtype int16 is not read: must be uint8"):
+    with pytest.raises(ShardError, match=f"{MASK}: dtype int16 is not supported: must be uint8"):
         decode_volume_mask(encode_volume(VALUES), 2)
-    with pytest.raises(ShardError, match="shape 1x1x3x1 is not that of a volume: 3 axes"):
+    with pytest.raises(ShardError, match="shape 1x1x3x1 is not valid for a volume: needs 3 axes"):
         decode_volume_mask(encode_volume(mask[..., None]), 2)

@@ -1,4 +1,4 @@
-"""The importer `folder`, on a tree as messy as people's own, through the command that they type."""
+"""Tests of the importer `folder`, on a realistically messy folder and through the command line."""
 
 import csv
 import json
@@ -21,13 +21,13 @@ SCRIPT = Path(__file__).parents[3] / "launchers" / "shards.py"
 
 
 def draw(number: int, height: int = 20, width: int = 24) -> np.ndarray:
-    """A picture of its own for each number."""
+    """Return a different image for each number."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows * 9 + number, columns * 7, rows + columns + number * 3], axis=2).astype(np.uint8)
 
 
 def spot(number: int, height: int = 20, width: int = 24) -> np.ndarray:
-    """A mask of its own for each number."""
+    """Return a different mask for each number."""
     rows, columns = np.mgrid[:height, :width]
     return ((rows - 5 - number % 7) ** 2 + (columns - 8) ** 2 < 20 + number).astype(np.uint8)
 
@@ -62,7 +62,7 @@ def everything_in_train(raw: Path, **given: str):
 
 
 def messy_tree(raw: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """Image name -> what was drawn: RGB pixels, and the mask where there is one."""
+    """Write a messy folder and return image name -> RGB pixels, and the mask or None."""
     images, masks = raw / "images", raw / "masks"
     drawn: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
 
@@ -85,7 +85,7 @@ def messy_tree(raw: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     red = Image.fromarray(spot(4)).convert("P")
     red.putpalette([0, 0, 0, 255, 0, 0])
     save(masks / "Größe.png", red)
-    # Two masks of one image, which overlap, each with another way to say so.
+    # Two overlapping masks of one image, in different formats.
     add("two.png", 5, Image.fromarray(draw(5)))
     grey = np.repeat(spot(5)[..., None] * np.uint8(255), 3, axis=2)
     upper, lower = grey.copy(), grey.copy()
@@ -119,7 +119,7 @@ def messy_tree(raw: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     return drawn
 
 
-def test_a_messy_tree_comes_out_pixel_for_pixel(tmp_path, capsys):
+def test_messy_folder_is_imported_pixel_for_pixel(tmp_path, capsys):
     raw, out = tmp_path / "raw", tmp_path / "out"
     drawn = messy_tree(raw)
     main = load_script(SCRIPT).main
@@ -189,7 +189,7 @@ def test_images_of_a_patient_stay_together(tmp_path_factory, seed, folds):
     assert sum(len(source.items) for source in sources.values()) == 240
 
 
-def test_no_masks_and_no_table_is_a_set_of_images(tmp_path):
+def test_folder_without_masks_and_table_gives_unlabelled_images(tmp_path):
     _, source = everything_in_train(small_tree(tmp_path, masks=False))
     assert (source.classes, source.mask_classes, dict(source.tasks)) == ((), (), {})
     assert [item.label for item in source.items] == [None] * 3
@@ -220,11 +220,13 @@ def test_masks_of_class_numbers(tmp_path):
     (tmp_path / "stored.png").write_bytes(components["mask.png"])
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "stored.png")), numbers)
     made, source = everything_in_train(raw, mask_values="classes")
-    with pytest.raises(ShardError, match=r"a_classes\.png: mask value 2 is no class: there are 2, and 255 = ignore"):
+    with pytest.raises(
+        ShardError, match=r"a_classes\.png: mask value 2 is not a class: there are 2 classes, and 255 = ignore"
+    ):
         made.encode(source.items[0])
 
 
-def test_size_squashes_image_and_mask_alike(tmp_path):
+def test_image_and_mask_are_resized_alike(tmp_path):
     raw = small_tree(tmp_path, ("a",))
     _, source = everything_in_train(raw)
     made = Folder(raw, Options(size=10, lossless=True))
@@ -238,7 +240,7 @@ def test_size_squashes_image_and_mask_alike(tmp_path):
         np.testing.assert_array_equal(np.asarray(mask), expected)
 
 
-def test_keys_tell_nothing_and_depend_on_the_salt(tmp_path):
+def test_keys_reveal_no_names_and_depend_on_the_salt(tmp_path):
     raw = small_tree(tmp_path, ("Jane Doe", "sub/John"))
     first = [item.key for item in everything_in_train(raw, salt="secret")[1].items]
     other = [item.key for item in everything_in_train(raw)[1].items]
@@ -247,7 +249,7 @@ def test_keys_tell_nothing_and_depend_on_the_salt(tmp_path):
     assert first == [item.key for item in everything_in_train(raw, salt="secret")[1].items]
 
 
-def test_the_manifest_has_the_settings_but_not_the_salt(tmp_path):
+def test_manifest_contains_the_settings_but_not_the_salt(tmp_path):
     made = importer(small_tree(tmp_path), seed=4, salt="a secret", classes="x,y", val="0.25")
     stated = json.dumps(made.manifest_options)
     assert "secret" not in stated + repr(made.options)
@@ -273,23 +275,23 @@ def test_the_manifest_has_the_settings_but_not_the_salt(tmp_path):
         ({"clases": "x"}, r"folder: unknown setting 'clases': did you mean classes\?"),
         ({"val": "much"}, r"folder: setting val='much': Input should be a valid number"),
         ({"mask_values": "binry"}, r"folder: setting mask_values='binry': Input should be 'binary' or 'classes'"),
-        ({"classes": "a,b,a"}, "folder: settings: a,b,a names a class twice"),
-        ({"mask_classes": "a,b,c"}, "binary masks have 2 classes"),
-        ({"folds": "3", "val": "0.2"}, "val does nothing with folds"),
+        ({"classes": "a,b,a"}, "folder: settings: a,b,a contains a class twice"),
+        ({"mask_classes": "a,b,c"}, "binary masks need 2 classes"),
+        ({"folds": "3", "val": "0.2"}, "val has no effect with folds"),
     ],
 )
-def test_wrong_settings_are_one_line(tmp_path, words, reason):
+def test_invalid_settings_are_reported_in_one_line(tmp_path, words, reason):
     with pytest.raises(ShardError, match=reason) as caught:
         importer(tmp_path, **words)
     assert "\n" not in str(caught.value)
 
 
-def test_settings_of_an_importer_that_has_none():
-    with pytest.raises(ShardError, match="phantom: unknown setting 'val': it has none"):
+def test_setting_is_refused_by_an_importer_without_settings():
+    with pytest.raises(ShardError, match="phantom: unknown setting 'val': this importer has none"):
         find_importer("phantom")(None, Options(settings={"val": "0.1"}))
 
 
-def test_settings_are_listed_and_a_word_without_value_is_refused(capsys):
+def test_settings_are_listed_and_a_setting_without_value_is_refused(capsys):
     main = load_script(SCRIPT).main
     assert main(["datasets"]) == 0
     assert "--set mask_classes=background,lesion" in capsys.readouterr().out
@@ -317,17 +319,17 @@ def file(name: str):
         (file("masks/d.png"), r"1 masks in .*masks belong to no image, first .*d\.png"),
         (file("masks/ab_mask.png"), r"1 masks in .* belong to no image"),
         (file("images/a.JPG"), r"1 names in .*images belong to two images, first .*a\.JPG and a\.png"),
-        (file("images/scan.nii.gz"), r"scan\.nii\.gz is a volume or an array: export its slices"),
-        (file("images/x.webp"), r"1 files in .* cannot be read: .*x\.webp is none of \.png"),
-        (rows("image,label", "a,x", "z,x", "y,x"), r"2 rows of .*labels\.csv name no image in .*images, first 'z'"),
-        (rows("image,label", "a,x", "a.png,x"), r"row 3: a second row of image 'a\.png'"),
+        (file("images/scan.nii.gz"), r"scan\.nii\.gz is a volume: export its slices"),
+        (file("images/x.webp"), r"1 files in .* cannot be read: .*x\.webp is not one of \.png"),
+        (rows("image,label", "a,x", "z,x", "y,x"), r"2 rows of .*labels\.csv refer to no image in .*images, first 'z'"),
+        (rows("image,label", "a,x", "a.png,x"), r"row 3: image 'a\.png' has a second row"),
         (rows("image,label", "a"), "row 2 has more or fewer cells"),
         (rows("image,label", "a,x,y"), "row 2 has more or fewer cells"),
-        (rows("image,label", ",x"), "row 2 names no image"),
-        (rows("image,label", "a,nan"), "row 2: label 'nan': leave it empty"),
+        (rows("image,label", ",x"), "row 2 has no image name"),
+        (rows("image,label", "a,nan"), "row 2: label 'nan': leave the cell empty"),
         (rows("image,label"), "has no rows"),
-        (rows("image;label", "a;x"), r"needs the columns image, and label, patient or split; it has image;label"),
-        (rows("image,age", "a,5"), "needs the columns image, and label"),
+        (rows("image;label", "a;x"), r"needs the column image, and label, patient or split: it has image;label"),
+        (rows("image,age", "a,5"), "needs the column image, and label"),
         (rows("image,label,patient_id", "a,x,P"), r"has a column 'patient_id': did you mean patient\?"),
         (rows("image,Label", "a,x"), r"has a column 'Label': did you mean label\?"),
         (rows("image,patient", "a,P", "b,P", "c,"), r"1 images have no patient in .*labels\.csv, first .*c\.png"),
@@ -335,11 +337,11 @@ def file(name: str):
         (rows("image,split", "a,../x", "b,val", "c,val"), r"has the split '\.\./x': use train, val, test"),
         (
             rows("image,split,patient", "a,train,P", "b,val,P", "c,val,Q"),
-            "1 patients are in train and in val, first 'P'",
+            "1 patients are in both train and val, first 'P'",
         ),
     ],
 )
-def test_a_tree_that_does_not_fit_together_is_one_line(tmp_path, spoil, reason):
+def test_inconsistent_folder_is_reported_in_one_line(tmp_path, spoil, reason):
     raw = small_tree(tmp_path)
     importer(raw, val="0", test="0").splits()
     spoil(raw)
@@ -349,21 +351,21 @@ def test_a_tree_that_does_not_fit_together_is_one_line(tmp_path, spoil, reason):
     assert str(caught.value).startswith("folder: ")
 
 
-def test_labels_must_be_of_the_classes(tmp_path):
+def test_label_outside_the_classes_is_refused(tmp_path):
     raw = small_tree(tmp_path)
     write_table(raw, "image,label", "a,x", "b,why")
     with pytest.raises(ShardError, match="image 'b' has the label 'why': must be one of x, y"):
         importer(raw, classes="x,y", val="0", test="0").splits()
 
 
-def test_a_share_does_nothing_beside_a_column_of_splits(tmp_path):
+def test_fraction_together_with_a_split_column_is_refused(tmp_path):
     raw = small_tree(tmp_path)
     write_table(raw, "image,split", "a,train", "b,val", "c,val")
-    with pytest.raises(ShardError, match=r"setting test does nothing where labels\.csv has a column split"):
+    with pytest.raises(ShardError, match=r"setting test has no effect if labels\.csv has a column split"):
         importer(raw, test="0.5").splits()
 
 
-def test_class_numbers_of_two_masks_are_not_joined(tmp_path):
+def test_several_masks_of_class_numbers_are_refused(tmp_path):
     raw = small_tree(tmp_path)
     save(raw / "masks" / "a_second.png", spot(1))
     with pytest.raises(ShardError, match=r"1 images have several masks, first a\.png and a_second\.png"):
@@ -372,23 +374,23 @@ def test_class_numbers_of_two_masks_are_not_joined(tmp_path):
 
 @pytest.mark.parametrize(
     ("names", "reason"),
-    [(("a b", "a(b"), "'a b' and 'a\\(b'|'a\\(b' and 'a b'"), (("图",), "gets no key of letters and digits")],
+    [(("a b", "a(b"), "'a b' and 'a\\(b'|'a\\(b' and 'a b'"), (("图",), "contains no letters or digits")],
 )
-def test_names_that_make_no_keys_are_refused(tmp_path, names, reason):
+def test_names_without_a_unique_key_are_refused(tmp_path, names, reason):
     with pytest.raises(ShardError, match=reason):
         everything_in_train(small_tree(tmp_path, names), keys="names")
     assert len(everything_in_train(tmp_path)[1].items) == len(names)
 
 
-def test_image_and_mask_of_different_size_are_both_named(tmp_path):
+def test_size_mismatch_error_names_image_and_mask(tmp_path):
     raw = small_tree(tmp_path, ("a",))
     save(raw / "masks" / "a.png", spot(0, 10, 12))
     made, source = everything_in_train(raw)
-    with pytest.raises(ShardError, match=r"masks/a\.png: the mask is 10x12, the image .*images/a\.png 20x24"):
+    with pytest.raises(ShardError, match=r"masks/a\.png: the mask is 10x12, but the image .*images/a\.png is 20x24"):
         made.encode(source.items[0])
 
 
-def test_damage_in_a_file_whose_bytes_would_be_kept_names_the_file(tmp_path):
+def test_damaged_file_whose_bytes_would_be_kept_is_named(tmp_path):
     raw = small_tree(tmp_path, ("a",), masks=False)
     whole = (raw / "images" / "a.png").read_bytes()
     (raw / "images" / "a.png").write_bytes(whole[: len(whole) // 2])
@@ -406,17 +408,17 @@ def test_grey_images_of_any_depth_in_one_split(tmp_path):
         assert components["png"] == item.image.read_bytes()
 
 
-def test_empty_folder_and_missing_folder(tmp_path):
+def test_empty_or_missing_folder_is_refused(tmp_path):
     with pytest.raises(ShardError, match=r"images is missing"):
         importer(tmp_path).splits()
     (tmp_path / "images").mkdir()
-    with pytest.raises(ShardError, match=r"images holds no image \(\.png, "):
+    with pytest.raises(ShardError, match=r"images contains no images \(\.png, "):
         importer(tmp_path).splits()
 
 
 @given(st.lists(st.text(st.sampled_from("ab1_"), min_size=1, max_size=5), unique=True, min_size=1, max_size=6))
 @settings(max_examples=60, deadline=None)
-def test_a_mask_belongs_to_the_longest_name_that_it_begins_with(tmp_path_factory, names):
+def test_mask_belongs_to_the_longest_matching_image_name(tmp_path_factory, names):
     raw = tmp_path_factory.mktemp("names")
     for folder, ending in (("images", ".png"), ("masks", "_mask.png")):
         (raw / folder).mkdir()
@@ -433,7 +435,7 @@ def test_a_mask_belongs_to_the_longest_name_that_it_begins_with(tmp_path_factory
             assert image == max(fitting, key=len)
 
 
-def test_every_line_of_a_table_with_quotes_is_read(tmp_path):
+def test_quoted_names_in_the_table_are_read(tmp_path):
     names = ['comma, quote" (1)', "b"]
     raw = small_tree(tmp_path, names)
     with (raw / "labels.csv").open("w", newline="") as table:

@@ -1,4 +1,4 @@
-"""The importer `folder` where images are volumes, from files to samples that are read again."""
+"""Tests of the importer `folder` for volumes, from raw files to decoded samples."""
 
 import json
 import os
@@ -31,12 +31,12 @@ SCRIPT = Path(__file__).parents[3] / "launchers" / "shards.py"
 
 
 def lesion(number: int = 0) -> np.ndarray:
-    """A mask of its own for each number."""
+    """Return a different mask for each number."""
     return (np.abs(anatomy() - 20 * number) < 30).astype(np.uint8)
 
 
 def mixed_tree(raw: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """Key -> image and mask, of volumes of every format and their masks, which lie another way than the image."""
+    """Write volumes of every format, with masks in other orientations, and return key -> image and mask."""
     images, masks = raw / "images", raw / "masks"
     turned = flipped(*flipped(anatomy(), ras_affine(), 0), 2)
     save_nifti(images / "a scan.v1.nii.gz", *turned)
@@ -63,7 +63,7 @@ def mixed_tree(raw: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
     }
 
 
-def test_volumes_of_every_format_come_out_voxel_for_voxel(tmp_path, capsys):
+def test_volumes_of_every_format_are_imported_voxel_for_voxel(tmp_path, capsys):
     raw, out = tmp_path / "raw", tmp_path / "out"
     made = mixed_tree(raw)
     main = load_script(SCRIPT).main
@@ -89,7 +89,7 @@ def test_volumes_of_every_format_come_out_voxel_for_voxel(tmp_path, capsys):
     assert "channels" not in options
 
 
-def test_nothing_of_a_patient_gets_into_the_shards(tmp_path):
+def test_shards_contain_no_patient_information(tmp_path):
     save_series(tmp_path / "raw" / "images" / "Doe Jane", anatomy())
     importer = Folder(tmp_path / "raw", Options(settings={"val": "0", "test": "0", "salt": "secret"}))
     write_split(importer, "train", importer.splits()["train"], tmp_path / "train", quiet=True)
@@ -108,7 +108,7 @@ def encoded(made) -> dict[str, bytes]:
     return made.encode(made.splits()["train"].items[0])[1]
 
 
-def test_settings_prepare_the_volume(tmp_path):
+def test_settings_are_applied_to_the_volume(tmp_path):
     save_nifti(tmp_path / "images" / "a.nii", anatomy())
     save_nifti(tmp_path / "masks" / "a.nii", lesion())
     made = importer(tmp_path, spacing="1,1.5,2", window="-20,100", intensity="volume")
@@ -130,22 +130,24 @@ def test_masks_of_class_numbers(tmp_path):
     made = importer(tmp_path, mask_values="classes", mask_classes="background,rim,core")
     write_split(made, "train", made.splits()["train"], tmp_path / "train", quiet=True)
     np.testing.assert_array_equal(open_split(tmp_path / "train").read(0).mask, numbers)
-    with pytest.raises(ShardError, match=r"a_rim\.nii: mask value 2\S* is no class: there are 2, and 255 = ignore"):
+    with pytest.raises(
+        ShardError, match=r"a_rim\.nii: mask value 2\S* is not a class: there are 2 classes, and 255 = ignore"
+    ):
         encoded(importer(tmp_path, mask_values="classes"))
 
 
 @pytest.mark.parametrize(
     ("size", "given", "reason"),
     [
-        (96, {}, r"--size 96 does nothing for volumes: use --set spacing=1,1,1, in mm"),
-        (None, {"channels": "grey"}, "setting channels does nothing for volumes"),
+        (96, {}, r"--size 96 has no effect for volumes: use --set spacing=1,1,1, in mm"),
+        (None, {"channels": "grey"}, "setting channels has no effect for volumes"),
         (None, {"spacing": "1,1"}, "spacing='1,1': must be 3 positive numbers"),
         (None, {"spacing": "1,0,1"}, "must be 3 positive numbers"),
         (None, {"window": "3,3"}, "window='3,3': must be low,high"),
         (None, {"intensity": "z"}, "intensity='z': Input should be 'keep' or 'volume'"),
     ],
 )
-def test_settings_that_do_nothing_for_volumes_are_one_line(tmp_path, size, given, reason):
+def test_settings_without_effect_for_volumes_are_refused(tmp_path, size, given, reason):
     save_nifti(tmp_path / "images" / "a.nii", anatomy())
     with pytest.raises(ShardError, match=reason) as caught:
         importer(tmp_path, size, **given)
@@ -153,11 +155,11 @@ def test_settings_that_do_nothing_for_volumes_are_one_line(tmp_path, size, given
 
 
 @pytest.mark.parametrize("name", ["spacing=1,1,1", "window=0,1", "intensity=volume"])
-def test_settings_that_do_nothing_for_pictures_are_one_line(tmp_path, name):
+def test_settings_without_effect_for_2d_images_are_refused(tmp_path, name):
     (tmp_path / "images").mkdir()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "images" / "a.png")
     key, _, value = name.partition("=")
-    with pytest.raises(ShardError, match=f"setting {key} does nothing for pictures: take it away"):
+    with pytest.raises(ShardError, match=f"setting {key} has no effect for 2D images: remove it"):
         importer(tmp_path, **{key: value})
 
 
@@ -169,29 +171,32 @@ def picture(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda raw: picture(raw / "images" / "b.png"), "holds 1 pictures and 1 volumes, of which one data set is not"),
-        (lambda raw: picture(raw / "masks" / "a.png"), r"masks/a\.png: masks are pictures and images volumes"),
+        (
+            lambda raw: picture(raw / "images" / "b.png"),
+            "contains 1 2D images and 1 volumes, which one data set cannot",
+        ),
+        (lambda raw: picture(raw / "masks" / "a.png"), r"a\.png: the masks are 2D images but the images are volumes"),
         (lambda raw: save_nifti(raw / "masks" / "b.nii", lesion()), "1 masks in .* belong to no image"),
         (
             lambda raw: save_nrrd(raw / "images" / "a.nrrd", anatomy()),
             r"belong to two images, first .*a\.nii and a\.nrrd",
         ),
-        (lambda raw: save_series(raw / "images", anatomy()), "lie in no folder of their own"),
+        (lambda raw: save_series(raw / "images", anatomy()), "are not in a subfolder"),
         (
             lambda raw: (raw / "images" / "b.mha").write_bytes(b""),
-            r"b\.mha is a volume that is not read: store it as NIfTI",
+            r"b\.mha is an unsupported volume: store it as NIfTI",
         ),
-        (lambda raw: (raw / "images" / "DICOMDIR").write_bytes(b""), r"DICOMDIR is none of .*\.nii\.gz"),
-        (lambda raw: save_nifti(raw / "masks" / "a.nii", lesion()[1:]), r"a\.nii: it is 6x6x5, the image"),
+        (lambda raw: (raw / "images" / "DICOMDIR").write_bytes(b""), r"DICOMDIR is not one of .*\.nii\.gz"),
+        (lambda raw: save_nifti(raw / "masks" / "a.nii", lesion()[1:]), r"a\.nii: the volume is 6x6x5, but the image"),
         (
             lambda raw: save_nifti(raw / "masks" / "a.nii", lesion(), np.eye(4)),
             "away from the image .* affines must be",
         ),
-        (lambda raw: save_nifti(raw / "masks" / "a.nii", lesion() * 0.3), r"mask value 0\.3 is not whole"),
-        (lambda raw: save_hdf5(raw / "masks" / "a.h5", image=lesion()), "holds no dataset 'label'; it has image"),
+        (lambda raw: save_nifti(raw / "masks" / "a.nii", lesion() * 0.3), r"mask value 0\.3 is not an integer"),
+        (lambda raw: save_hdf5(raw / "masks" / "a.h5", image=lesion()), "contains no dataset 'label': it has image"),
     ],
 )
-def test_a_tree_that_does_not_fit_together_is_one_line(tmp_path, spoil, reason):
+def test_inconsistent_folder_is_reported_in_one_line(tmp_path, spoil, reason):
     save_nifti(tmp_path / "images" / "a.nii", anatomy())
     encoded(importer(tmp_path))
     spoil(tmp_path)
@@ -200,14 +205,14 @@ def test_a_tree_that_does_not_fit_together_is_one_line(tmp_path, spoil, reason):
     assert "\n" not in str(caught.value)
 
 
-def test_volumes_beside_masks_of_pictures_are_refused(tmp_path):
+def test_volume_masks_of_2d_images_are_refused(tmp_path):
     picture(tmp_path / "images" / "a.png")
     save_nifti(tmp_path / "masks" / "a.nii", lesion())
-    with pytest.raises(ShardError, match=r"a\.nii: masks are volumes and images pictures"):
+    with pytest.raises(ShardError, match=r"a\.nii: the masks are volumes but the images are 2D images"):
         importer(tmp_path).splits()
 
 
-def test_a_hdf5_file_with_two_masks_of_classes_is_refused(tmp_path):
+def test_second_mask_of_an_hdf5_file_is_merged_or_refused(tmp_path):
     save_hdf5(tmp_path / "images" / "a.h5", image=anatomy(), label=lesion())
     save_hdf5(tmp_path / "masks" / "a.h5", label=lesion(2))
     with pytest.raises(ShardError, match="1 images have several masks"):

@@ -1,4 +1,4 @@
-"""The importer of the ISIC 2017 challenge, on a made-up tree and, where it is there, on the real one."""
+"""Tests of the ISIC 2017 importer, on synthetic data and, if available, on the real data."""
 
 import os
 from dataclasses import replace
@@ -59,13 +59,13 @@ def test_mask_is_the_nearest_pixel_of_the_original(tmp_path, size):
     np.testing.assert_array_equal(read_binary_mask(tmp_path / "m.png", size), expected)
 
 
-def test_mask_of_other_values_is_refused(tmp_path):
+def test_mask_with_other_values_is_refused(tmp_path):
     Image.fromarray(np.array([[0, 254]], np.uint8)).save(tmp_path / "m.png")
     with pytest.raises(ShardError, match="values other than 0 and 255"):
         read_binary_mask(tmp_path / "m.png", (1, 2))
 
 
-def test_test_split_is_taken_when_its_images_are_there(tmp_path):
+def test_test_split_is_imported_if_its_images_are_present(tmp_path):
     raw = write_isic2017(tmp_path, ("Training", "Validation", "Test_v2"))
     assert list(Isic2017(raw).splits()) == ["train", "val", "test"]
 
@@ -102,20 +102,20 @@ def lose_folder(raw: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lose_image, "1 of ISIC-2017_Training_Part3_GroundTruth.csv have no image .* first ISIC_2"),
-        (lose_masks, "3 of ISIC-2017_Validation_Part3_GroundTruth.csv have no mask"),
+        (lose_image, "1 rows of ISIC-2017_Training_Part3_GroundTruth.csv have no image .* first ISIC_2"),
+        (lose_masks, "3 rows of ISIC-2017_Validation_Part3_GroundTruth.csv have no mask"),
         (add_image, "1 images in .* are not in .* first ISIC_9"),
         (lose_table, "cannot be read: No such file"),
         (lose_folder, "folder .*ISIC-2017_Validation_Data is missing"),
         (append("ISIC_4,1.0,1.0\n"), "line 5: ISIC_4: labels"),
         (append("ISIC_4,maybe,0\n"), "line 5: ISIC_4: labels"),
         (append("ISIC_4\n"), "line 5: ISIC_4: labels"),
-        (append("ISIC_1,0,0\n"), "line 5: ISIC_1: a second row"),
+        (append("ISIC_1,0,0\n"), "line 5: ISIC_1: the image has a second row"),
         (rewrite("id,melanoma\n"), "needs the columns"),
         (rewrite(ISIC2017_HEADER), "has no rows"),
     ],
 )
-def test_layout_problem_is_one_line(tmp_path, damage, reason):
+def test_layout_problem_is_reported_in_one_line(tmp_path, damage, reason):
     raw = write_isic2017(tmp_path)
     damage(raw)
     with pytest.raises(ShardError, match=reason) as caught:

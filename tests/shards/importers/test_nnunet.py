@@ -1,4 +1,4 @@
-"""The importer `nnunet`, on made-up data sets of v2, v1 and the Medical Segmentation Decathlon."""
+"""Tests of the importer `nnunet`, on synthetic data sets of v2, v1 and the Medical Segmentation Decathlon."""
 
 import json
 from pathlib import Path
@@ -30,12 +30,12 @@ def labels(number: int = 0) -> np.ndarray:
 
 def describe(raw: Path, **changes) -> None:
     raw.mkdir(exist_ok=True)
-    said = {key: value for key, value in (V2 | changes).items() if value is not None}
-    (raw / "dataset.json").write_text(json.dumps(said))
+    content = {key: value for key, value in (V2 | changes).items() if value is not None}
+    (raw / "dataset.json").write_text(json.dumps(content))
 
 
 def write_tree(raw: Path, cases=("p1", "p2", "p3"), tests=(), **changes) -> Path:
-    """Two channels a case, of which the second is stored another way; the last training case has no labels."""
+    """Write cases of two channels, the second in another orientation; the last training case has no labels."""
     describe(raw, **{"numTraining": len(cases), **changes})
     for part, names in (("Tr", cases), ("Ts", tests)):
         for number, name in enumerate(names):
@@ -60,7 +60,7 @@ def encoded(raw: Path, **given: str) -> dict[str, bytes]:
     return made.encode(source.items[0])[1]
 
 
-def test_a_data_set_of_two_channels_comes_out_voxel_for_voxel(tmp_path, capsys):
+def test_two_channel_data_set_is_imported_voxel_for_voxel(tmp_path, capsys):
     raw, out = write_tree(tmp_path / "raw", tests=("t1",)), tmp_path / "out"
     main = load_script(SCRIPT).main
     words = ["--set", "val=0", "keys=names", "intensity=keep", "--quiet"]
@@ -79,13 +79,13 @@ def test_a_data_set_of_two_channels_comes_out_voxel_for_voxel(tmp_path, capsys):
     np.testing.assert_array_equal(samples["t1"].mask, np.where(labels() == 3, 255, labels()))
 
 
-def test_the_names_of_channels_decide_what_is_scaled(tmp_path):
+def test_channel_names_determine_the_normalisation(tmp_path):
     raw = write_tree(tmp_path / "raw")
     made, source = all_train(raw)
     write_split(made, "train", source, tmp_path / "train", quiet=True)
     split = open_split(tmp_path / "train")
     for sample in map(split.read, range(3)):
-        # Whatever was added to a case is still in the CT.
+        # The CT channel is not normalised, so the offset of each case remains.
         assert (sample.image[..., 0] - sample.image[0, 0, 0, 0] == anatomy() - anatomy()[0, 0, 0]).all()
         inside = sample.image[..., 1][anatomy() != 0]
         assert (inside.mean(), inside.std()) == (pytest.approx(0, abs=1e-6), pytest.approx(1, rel=1e-6))
@@ -134,7 +134,7 @@ def splits_of(made) -> dict[str, set[str]]:
     return {split: {item.case.images[0].name[:2] for item in source.items} for split, source in made.splits().items()}
 
 
-def test_cases_are_drawn_unless_there_are_folds(tmp_path):
+def test_cases_are_drawn_unless_splits_final_exists(tmp_path):
     names = [f"{letter}{number}" for letter in "abcd" for number in range(10)]
     raw = write_tree(tmp_path, names)
     drawn = splits_of(importer(raw, seed=1))
@@ -145,12 +145,12 @@ def test_cases_are_drawn_unless_there_are_folds(tmp_path):
     (raw / "splits_final.json").write_text(
         json.dumps([{"train": names[:38], "val": ["d8"]}, {"train": names[1:39], "val": names[:1]}])
     )
-    # The last one has no labels, so nnU-Net does not know it.
+    # The last case has no labels, so it is not in nnU-Net's folds.
     assert splits_of(importer(raw)) == {"train": {*names[:38], "d9"}, "val": {"d8"}}
     assert splits_of(importer(raw, fold="1")) == {"train": set(names[1:]), "val": {"a0"}}
 
 
-def test_keys_are_hashed_unless_names_are_asked_for(tmp_path):
+def test_keys_are_hashed_unless_names_are_requested(tmp_path):
     raw = write_tree(tmp_path)
     assert all(len(item.key) == 16 and int(item.key, 16) >= 0 for item in all_train(raw, salt="x")[1].items)
     assert {item.key for item in all_train(raw, keys="names")[1].items} == {"p1", "p2", "p3"}
@@ -165,8 +165,8 @@ def added(name: str, data: bytes = b""):
     return lambda raw: (raw / name).write_bytes(data)
 
 
-def folds(*said):
-    return lambda raw: (raw / "splits_final.json").write_text(json.dumps(said))
+def folds(*content):
+    return lambda raw: (raw / "splits_final.json").write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
@@ -174,48 +174,48 @@ def folds(*said):
     [
         (removed("dataset.json"), r"dataset\.json cannot be read: No such file"),
         (added("dataset.json", b"{"), r"dataset\.json cannot be read: Expecting"),
-        (added("dataset.json", b"[]"), "must hold a table of names and values"),
+        (added("dataset.json", b"[]"), "must contain a JSON object"),
         (lambda raw: describe(raw, channel_names=None), "needs channel_names"),
         (lambda raw: describe(raw, channel_names={"1": "CT"}), 'needs channel_names .* from "0" on'),
         (lambda raw: describe(raw, labels=None), "needs labels, such as"),
         (lambda raw: describe(raw, labels={"background": 0, "whole": [1, 2]}), r"label 'whole' is a region, \[1, 2\]"),
-        (lambda raw: describe(raw, labels={"background": 0, "organ": 2}), "labels must be 0 .* are 0, 2"),
-        (lambda raw: describe(raw, labels={"background": 0, "a": "1"}), "label 'a' is '1': must be a whole number"),
+        (lambda raw: describe(raw, labels={"background": 0, "organ": 2}), "labels must be consecutive .* are 0, 2"),
+        (lambda raw: describe(raw, labels={"background": 0, "a": "1"}), "label 'a' is '1': must be an integer"),
         (lambda raw: describe(raw, labels={"background": 0, "a": 1, "ignore": 9}), "label ignore is 9: must be .* 2"),
         (lambda raw: describe(raw, file_ending=".mha"), r"file_ending '\.mha': must be one of \.nii\.gz"),
-        (lambda raw: describe(raw, dataset={}), "names its files under dataset"),
-        (lambda raw: describe(raw, numTraining=7), "speaks of 7 training cases, imagesTr holds 3, labelsTr 2"),
+        (lambda raw: describe(raw, dataset={}), "lists its files in the entry dataset"),
+        (lambda raw: describe(raw, numTraining=7), "states 7 training cases, but imagesTr contains 3 and labelsTr 2"),
         (
             lambda raw: describe(raw, channel_names={"0": "CT"}),
             "case p1 of imagesTr has the channels 0000, 0001: needs 0000",
         ),
         (removed("imagesTr/p2_0001.nii.gz"), "case p2 of imagesTr has the channels 0000: needs 0000 to 0001"),
-        (added("imagesTr/p4.nii.gz"), r"p4\.nii\.gz has no number of a channel before its ending"),
+        (added("imagesTr/p4.nii.gz"), r"p4\.nii\.gz has no channel number before its extension"),
         (added("imagesTr/p4_0000.mha"), r"1 files of .*imagesTr do not end in \.nii\.gz, first p4_0000\.mha"),
         (added("labelsTr/p9.nii.gz"), r"1 files of labelsTr have no image, first .*p9\.nii\.gz"),
         (lambda raw: (raw / "imagesTr").rename(raw / "images"), "imagesTr is missing"),
         (lambda raw: write_tree(raw, tests=("p1",)), "1 cases are in imagesTr and in imagesTs, first p1"),
-        (folds({"train": ["p1", "p2"], "val": ["p9"]}), r"setting val does nothing beside .*splits_final\.json"),
+        (folds({"train": ["p1", "p2"], "val": ["p9"]}), r"setting val has no effect with .*splits_final\.json"),
         (
             lambda raw: save_nifti(raw / "labelsTr" / "p1.nii.gz", labels() + np.uint8(1)),
-            r"p1\.nii\.gz: mask value 4 is no label of dataset\.json",
+            r"p1\.nii\.gz: mask value 4 is not a label in dataset\.json",
         ),
-        (lambda raw: save_nifti(raw / "labelsTr" / "p1.nii.gz", labels()[1:]), r"p1\.nii\.gz: it is 6x6x5, the image"),
+        (lambda raw: save_nifti(raw / "labelsTr" / "p1.nii.gz", labels()[1:]), r"p1\.nii\.gz: the volume is 6x6x5"),
         (
             lambda raw: save_nifti(raw / "imagesTr" / "p1_0001.nii.gz", anatomy(), np.eye(4)),
-            r"p1_0001\.nii\.gz: it lies up to .* mm away from the image .*p1_0000",
+            r"p1_0001\.nii\.gz: the volume is up to .* mm away from the image .*p1_0000",
         ),
         (
             lambda raw: save_nifti(raw / "imagesTr" / "p1_0001.nii.gz", np.stack([anatomy()] * 2, 3)),
-            r"p1_0001\.nii\.gz: holds 2 channels, must hold one",
+            r"p1_0001\.nii\.gz: contains 2 channels, must contain one",
         ),
         (
             lambda raw: save_nifti(raw / "imagesTr" / "p1_0001.nii.gz", np.full((7, 6, 5), 4, np.int16)),
-            r"p1_0000\.nii\.gz: all its voxels that are not 0 are equal",
+            r"p1_0000\.nii\.gz: all non-zero voxels are equal",
         ),
     ],
 )
-def test_a_data_set_that_does_not_fit_is_one_line(tmp_path, spoil, reason):
+def test_invalid_data_set_is_reported_in_one_line(tmp_path, spoil, reason):
     raw = write_tree(tmp_path)
     encoded(raw)
     spoil(raw)
@@ -225,19 +225,19 @@ def test_a_data_set_that_does_not_fit_is_one_line(tmp_path, spoil, reason):
 
 
 @pytest.mark.parametrize(
-    ("said", "fold", "reason"),
+    ("content", "fold", "reason"),
     [
         ([{"train": ["p1"], "val": ["p2"]}], "1", "setting fold=1: .* has 1 folds: use 0 to 0"),
         ([{"train": ["p1"]}], "0", "fold 0 must have the lists train and val"),
-        ([{"train": ["p1", "p2"], "val": ["p2"]}], "0", "1 patients are in train and in val, first 'p2'"),
+        ([{"train": ["p1", "p2"], "val": ["p2"]}], "0", "1 patients are in both train and val, first 'p2'"),
         ([{"train": ["p1", "p2"], "val": ["p8"]}], "0", "1 cases of .* are not in imagesTr, first 'p8'"),
         ([{"train": ["p1"], "val": []}], "0", "1 cases with labels are in no split of .*, first 'p2'"),
-        ({"train": ["p1"], "val": []}, "0", "must hold a list"),
+        ({"train": ["p1"], "val": []}, "0", "must contain a JSON list"),
     ],
 )
-def test_folds_that_do_not_fit_are_one_line(tmp_path, said, fold, reason):
+def test_invalid_folds_are_reported_in_one_line(tmp_path, content, fold, reason):
     raw = write_tree(tmp_path)
-    (raw / "splits_final.json").write_text(json.dumps(said))
+    (raw / "splits_final.json").write_text(json.dumps(content))
     with pytest.raises(ShardError, match=reason) as caught:
         importer(raw, fold=fold).splits()
     assert str(caught.value).startswith("nnunet: ")
@@ -246,13 +246,13 @@ def test_folds_that_do_not_fit_are_one_line(tmp_path, said, fold, reason):
 @pytest.mark.parametrize(
     ("size", "words", "reason"),
     [
-        (64, {}, "--size 64 does nothing for volumes"),
-        (None, {"folds": "3", "val": "0.1"}, "val does nothing with folds"),
+        (64, {}, "--size 64 has no effect for volumes"),
+        (None, {"folds": "3", "val": "0.1"}, "val has no effect with folds"),
         (None, {"spacing": "1"}, "must be 3 positive numbers"),
-        (None, {"test": "0.2"}, "setting test does nothing where imagesTs is the test"),
+        (None, {"test": "0.2"}, "setting test has no effect if imagesTs is the test split"),
     ],
 )
-def test_wrong_settings_are_one_line(tmp_path, size, words, reason):
+def test_invalid_settings_are_reported_in_one_line(tmp_path, size, words, reason):
     raw = write_tree(tmp_path, tests=("t1",))
     with pytest.raises(ShardError, match=reason):
         importer(raw, size, **words).splits()

@@ -1,4 +1,4 @@
-"""Splits by patient: a pure function of seed and patient, in the shares that were asked for."""
+"""Tests of splits by patient: a pure function of seed and patient, with the requested fractions."""
 
 import pytest
 from hypothesis import given
@@ -18,7 +18,7 @@ def members(partition: Partition, split: str) -> set[str]:
 
 
 @given(st.sets(names, min_size=1), st.sets(names), seeds)
-def test_new_patients_move_nobody(old, new, seed):
+def test_new_patients_do_not_move_existing_ones(old, new, seed):
     partition = Partition(seed, val=0.3, test=0.3)
     before = {patient: partition.split_of(patient) for patient in old}
     after = {patient: Partition(seed, val=0.3, test=0.3).split_of(patient) for patient in old | new}
@@ -35,7 +35,7 @@ def test_every_patient_is_val_in_one_fold_or_test_in_all(patients, seed, folds):
 @pytest.mark.parametrize(
     "partition", [Partition(), Partition(5, 0.4, 0.1), Partition(1, 0, 0.5), Partition(2, test=0.1, folds=3, fold=2)]
 )
-def test_shares_are_those_asked_for(partition):
+def test_splits_have_the_requested_fractions(partition):
     for split, share in partition.shares.items():
         # Four standard deviations of a binomial count.
         assert abs(len(members(partition, split)) - 4000 * share) <= 4 * (4000 * share * (1 - share)) ** 0.5
@@ -47,14 +47,14 @@ def test_the_test_set_is_the_same_with_other_values_of_val_and_in_folds():
     assert members(Partition(7, test=0.2, folds=4, fold=1), "test") == test
 
 
-def test_another_seed_is_another_draw():
+def test_different_seeds_give_different_draws():
     val, other = (members(Partition(seed, val=0.5, test=0), "val") for seed in (0, 1))
     # Of 2000 in each, half are expected in both; the standard deviation is 22.
     assert 880 < len(val & other) < 1120
 
 
-def test_a_draw_that_is_published_stays():
-    """As drawn by the first version: whoever changes it moves patients of people's shards from train to test."""
+def test_published_draw_does_not_change():
+    """Compare with the draw of the first version: any change would move patients of existing shards between splits."""
     found = {patient: Partition(0, 0.25, 0.25).split_of(patient) for patient in ("A", "B", "C", "D", "Ä")}
     assert found == {"A": "train", "B": "train", "C": "test", "D": "train", "Ä": "val"}
 
@@ -62,31 +62,31 @@ def test_a_draw_that_is_published_stays():
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"val": -0.1}, "shares must be from 0 to 1"),
-        ({"val": 0.6, "test": 0.5}, "1 together at most"),
-        ({"val": float("nan")}, "shares must be from 0 to 1"),
+        ({"val": -0.1}, "fractions must be from 0 to 1"),
+        ({"val": 0.6, "test": 0.5}, "with a sum of at most 1"),
+        ({"val": float("nan")}, "fractions must be from 0 to 1"),
         ({"folds": 1}, "folds=1: use 2 or more"),
         ({"folds": 3, "fold": 3}, "fold=3: with folds=3 use 0 to 2"),
         ({"fold": 1}, "fold=1: with folds=0 use 0 to 0"),
     ],
 )
-def test_impossible_shares_are_refused(wrong, reason):
+def test_invalid_fractions_are_refused(wrong, reason):
     with pytest.raises(ShardError, match=reason):
         Partition(**wrong)
 
 
-def test_shares_of_one_together_leave_nobody_to_train():
+def test_fractions_that_sum_to_one_leave_train_empty():
     assert Partition(val=0.7, test=0.3).shares["train"] == pytest.approx(0)
     assert members(Partition(val=0.7, test=0.3), "train") == set()
 
 
-def test_a_split_that_stays_empty_is_refused():
-    with pytest.raises(ShardError, match=r"none of 2 patients falls into .*: use another seed"):
+def test_empty_split_is_refused():
+    with pytest.raises(ShardError, match=r"none of 2 patients is drawn for .*: use another seed"):
         split_patients(["A", "B"], Partition())
     assert split_patients(["A", "B", "A"], Partition(val=0, test=0)) == {"A": "train", "B": "train"}
 
 
 def test_patients_in_two_splits_are_named():
     refuse_shared({"train": ["A", "B", "A"], "val": ["C"], "test": []})
-    with pytest.raises(ShardError, match="2 patients are in train and in test, first 'A'"):
+    with pytest.raises(ShardError, match="2 patients are in both train and test, first 'A'"):
         refuse_shared({"train": ["B", "A"], "val": ["C"], "test": ["A", "B"]})

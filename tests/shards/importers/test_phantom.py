@@ -1,4 +1,4 @@
-"""The phantom: frozen, honest about its own truth, and not to be solved by colours."""
+"""Tests of the phantom: its arrays are frozen, its stored truth is correct, and colours alone do not solve it."""
 
 import hashlib
 
@@ -18,12 +18,12 @@ from uml_shards.sources.encode import encode_grey
 from uml_shards.write.writer import write_split
 
 FROZEN = "a7a1fa5f2835a882b9c18fde87eec58c57be909b6a9ec116a3e22a0bfde7b18d"
-"""sha256 of the arrays of twelve phantoms: published oracle figures hold for these pictures only."""
+"""SHA-256 of the arrays of twelve phantoms: published oracle scores are valid for these images only."""
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """600 samples to learn from and 500 to judge on."""
+    """A phantom with 600 training and 500 validation samples."""
     folder = tmp_path_factory.mktemp("shards")
     importer = find_importer("phantom")(None, Options(counts={"train": 600, "val": 500, "test": 0}))
     for name, source in importer.splits().items():
@@ -72,7 +72,7 @@ def test_labels_are_drawn_from_the_stored_probability(small):
 
 
 def test_masks_are_drawn_from_the_stored_probability(small):
-    """Pixels of one picture are drawn together, so the picture is the unit whose spread is measured."""
+    """Pixels of one image are drawn jointly, so the spread is measured between images."""
     for low, high in ((1, 64), (64, 128), (128, 192), (192, 255)):
         gaps = []
         for drawn in small:
@@ -86,13 +86,13 @@ def test_certain_pixels_are_never_drawn_otherwise(small):
     assert all(drawn.mask[drawn.foreground == 255].all() for drawn in small)
 
 
-def test_a_picture_without_lesion_is_surely_benign(small):
+def test_image_without_lesion_is_always_benign(small):
     empty = [drawn for drawn in small if not drawn.foreground.any()]
     assert 0.05 < len(empty) / len(small) < 0.11
     assert all(drawn.malignant == 0 and drawn.label == 0 for drawn in empty)
 
 
-def test_lesion_size_hardly_tells_the_class(small):
+def test_lesion_size_hardly_predicts_the_class(small):
     with_lesion = [drawn for drawn in small if drawn.foreground.any()]
     areas = [drawn.foreground.sum() for drawn in with_lesion]
     assert abs(auroc([drawn.label for drawn in with_lesion], areas) - 0.5) < 0.08
@@ -107,7 +107,7 @@ def test_the_oracle_leaves_moderate_ambiguity(made):
 
 
 class FourMasks(PhantomImporter):
-    """Four samples: nothing there and nothing drawn; all of it drawn; half of it drawn; drawn where nothing is."""
+    """Four samples: empty truth and mask; complete mask; half of the truth in the mask; mask without truth."""
 
     areas = ((0, 0), (8, 8), (8, 4), (0, 4))
 
@@ -175,6 +175,6 @@ def test_auroc_agrees_with_scikit_learn_also_on_ties():
 
 
 @pytest.mark.parametrize("options", [Options(counts={"trian": 3}), Options(counts={"val": -1}), Options(size=4)])
-def test_wrong_options_are_one_line(options):
+def test_invalid_options_are_reported_in_one_line(options):
     with pytest.raises(ShardError, match="phantom: "):
         find_importer("phantom")(None, options).splits()

@@ -1,4 +1,4 @@
-"""The importer of REFUGE, on made-up trees of both layouts."""
+"""Tests of the REFUGE importer, on synthetic data in both layouts."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_rim_is_1_and_cup_is_2_and_no_other_value_appears(tmp_path):
     assert set(np.unique(encoded_mask(small, small.splits()["train"].items[0]))) == {0, 1, 2}
 
 
-def test_a_crop_shows_the_disc_larger_and_whole(tmp_path):
+def test_crop_shows_the_complete_disc_enlarged(tmp_path):
     raw = write_refuge(tmp_path)
     whole, cropped = (Refuge(raw, Options(size=30, settings={"crop": crop})) for crop in ("none", "disc"))
     item = whole.splits()["train"].items[0]
@@ -63,23 +63,23 @@ def test_a_crop_shows_the_disc_larger_and_whole(tmp_path):
     [
         (
             lambda raw: (raw / "Training400/Glaucoma/g0001.jpg").unlink(),
-            "1 of .*Training400 have no image, first g0001",
+            "1 samples of .*Training400 have no image, first g0001",
         ),
         (lambda raw: next(raw.rglob("n0001.bmp")).unlink(), "have no mask, first n0001"),
         (lambda raw: next(raw.rglob("*.xlsx")).unlink(), "V0001.jpg has no label"),
         (lambda raw: (raw / "Annotation-Training400").rename(raw / "other"), "none of Annotation-Training400"),
         (
             lambda raw: (raw / "Annotation-Training400/x.csv").write_text("ImgName,Glaucoma Label\nn0002,1\n"),
-            "n0002.jpg has two labels that disagree",
+            "n0002.jpg has contradictory labels",
         ),
         (
             lambda raw: (raw / "Annotation-Training400/x.csv").write_text("ImgName,Glaucoma Label\nn0002,2\n"),
             "row 2: label '2' of n0002 must be 0 or 1",
         ),
-        (lambda raw: next(raw.rglob("*.xlsx")).write_bytes(b"no zip"), "xlsx is no workbook"),
+        (lambda raw: next(raw.rglob("*.xlsx")).write_bytes(b"no zip"), "xlsx is not a workbook"),
     ],
 )
-def test_a_tree_that_does_not_fit_is_one_line(tmp_path, spoil, message):
+def test_invalid_raw_data_are_reported_in_one_line(tmp_path, spoil, message):
     raw = write_refuge(tmp_path)
     spoil(raw)
     with pytest.raises(ShardError, match=message) as error:
@@ -101,5 +101,5 @@ def test_image_and_mask_of_different_size_are_refused(tmp_path):
     raw = write_refuge(tmp_path)
     save_refuge(raw / "Training400/Glaucoma", next(raw.rglob("Disc_Cup_Masks/Glaucoma")), ["g0001"], refuge_mask()[:-1])
     importer = Refuge(raw)
-    with pytest.raises(ShardError, match=r"g0001\.bmp is 59x60, .*g0001\.jpg 60x60"):
+    with pytest.raises(ShardError, match=r"g0001\.bmp is 59x60, but .*g0001\.jpg is 60x60"):
         importer.encode(importer.splits()["train"].items[0])

@@ -1,4 +1,4 @@
-"""Augmentation: a function of the key, one geometry for image and mask, and masks that stay class numbers."""
+"""Tests of augmentation: depends on the key only, transforms image and mask alike, and keeps class numbers."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ MASK_VALUE = 200
 
 
 def shape_of(height: int, width: int) -> np.ndarray:
-    """A mask of two classes without any symmetry: an L with a thick foot, and a bar of its own."""
+    """Return a mask of two classes without any symmetry: an L with a thick foot, and a separate bar."""
     mask = np.zeros((height, width), dtype=np.uint8)
     mask[height // 8 : 7 * height // 8, width // 8 : width // 3] = 1
     mask[5 * height // 8 : 7 * height // 8, width // 8 : 3 * width // 4] = 1
@@ -22,7 +22,7 @@ def shape_of(height: int, width: int) -> np.ndarray:
 
 
 def sample_of(height=40, width=40, channels=3, dtype=np.uint8) -> Sample:
-    """A sample whose image shows its mask: the first channel class 1, the last class 2."""
+    """Return a sample whose image shows its mask: class 1 in the first channel, class 2 in the last."""
     mask = shape_of(height, width)
     image = np.zeros((height, width, channels), dtype=dtype)
     image[..., 0] = MASK_VALUE * (mask == 1)
@@ -36,13 +36,13 @@ def test_image_and_mask_move_together(height, width):
         moved = light(sample_of(height, width), *key)
         for channel, number in ((0, 1), (2, 2)):
             shown = moved.image[..., channel].astype(int)
-            # Between the two lies the seam, which the image blends over a pixel or two and the mask does not.
+            # Edge pixels are excluded: the image blends classes over a pixel or two, the mask does not.
             pure = ((shown <= 20) | (shown >= MASK_VALUE - 20)) & (moved.mask != 255)
             assert pure.mean() > 0.6, key
             assert np.array_equal((shown > MASK_VALUE / 2)[pure], (moved.mask == number)[pure]), key
 
 
-def test_an_address_gives_the_same_result_and_another_one_another():
+def test_same_key_gives_the_same_result_and_other_keys_differ():
     original = sample_of()
     before = replace(original, image=original.image.copy(), mask=original.mask.copy())
     first = [light(original, *key) for key in RNG_KEYS]
@@ -57,17 +57,17 @@ def test_an_address_gives_the_same_result_and_another_one_another():
     assert np.array_equal(original.mask, before.mask)
 
 
-def test_what_is_no_geometry_stays():
+def test_other_fields_are_unchanged():
     moved = light(sample_of(), *RNG_KEYS[0])
     assert (moved.key, moved.label, moved.weight, moved.meta) == ("a", 1, 1.0, {"source": "here"})
 
 
-def test_masks_get_no_value_that_is_no_class():
+def test_masks_contain_only_classes_and_ignore():
     for key in RNG_KEYS:
         assert set(np.unique(light(sample_of(), *key).mask)) <= {0, 1, 2, 255}
 
 
-def test_what_enters_from_outside_is_ignored_and_repeats_the_edge():
+def test_outside_the_frame_the_mask_is_ignored_and_the_image_repeats_its_edge():
     plain = Sample("a", image=np.full((40, 40, 3), 90, np.uint8), mask=np.ones((40, 40), np.uint8))
     moved = [light(plain, *key) for key in RNG_KEYS]
     ignored = [one.mask == 255 for one in moved]
@@ -81,7 +81,7 @@ def test_what_enters_from_outside_is_ignored_and_repeats_the_edge():
 
 @pytest.mark.parametrize(("height", "width", "orientations"), [(40, 40, 8), (40, 56, 4)])
 def test_every_orientation_that_keeps_the_shape_occurs(height, width, orientations):
-    """A square has 8; where height and width differ, quarter turns would not fit and 4 are left."""
+    """A square has 8 orientations; if height and width differ, quarter turns do not fit and 4 remain."""
     image = np.zeros((height, width, 1), dtype=np.uint8)
     rows, columns = height // 2, width // 2
     image[:rows, columns:], image[rows:, :columns], image[rows:, columns:] = 80, 160, 240
@@ -98,7 +98,7 @@ def test_a_sample_without_a_mask_has_none_afterwards():
     assert light(Sample("a", image=sample_of().image), *RNG_KEYS[0]).mask is None
 
 
-def test_masks_that_overlap_move_like_one_alone():
+def test_overlapping_masks_move_like_single_masks():
     one, other = shape_of(40, 40) % 2, shape_of(40, 40) // 2
     image = sample_of().image
     for key in RNG_KEYS[:20]:
@@ -108,7 +108,7 @@ def test_masks_that_overlap_move_like_one_alone():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_sixteen_bits_stay_sixteen_and_move_like_eight(channels):
+def test_sixteen_bit_images_keep_their_dtype_and_move_like_eight_bit_ones(channels):
     eight = sample_of(channels=channels)
     sixteen = replace(eight, image=eight.image.astype(np.uint16) * 257)
     for key in RNG_KEYS[:20]:
@@ -130,13 +130,13 @@ def test_resizing_a_mask_takes_the_nearest_pixel():
     sample = Sample("a", image=np.zeros((2, 3, 3), np.uint8), mask=mask)
     larger = resize(sample, (6, 12)).mask
     assert np.array_equal(larger, mask.repeat(3, axis=0).repeat(4, axis=1))
-    # Of three pixels the middle one is nearest to the centre of the new one.
+    # The middle one of three pixels is nearest to the centre of the new one.
     back = resize(Sample("a", image=np.zeros((6, 9, 3), np.uint8), mask=mask.repeat(3, 0).repeat(3, 1)), (2, 3)).mask
     assert np.array_equal(back, mask)
     assert back.dtype == np.uint8
 
 
-def test_resizing_leaves_no_class_out_of_masks_that_overlap():
+def test_resizing_overlapping_masks_keeps_all_of_them():
     masks = np.stack([shape_of(40, 56) % 2, shape_of(40, 56) // 2])
     sample = resize(Sample("a", image=np.zeros((40, 56, 1), np.uint8), mask=masks), (80, 112))
     assert sample.image.shape == (80, 112, 1)
@@ -145,13 +145,13 @@ def test_resizing_leaves_no_class_out_of_masks_that_overlap():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_shrinking_an_image_averages_instead_of_leaving_pixels_out(channels, dtype):
+def test_shrinking_an_image_averages_pixels(channels, dtype):
     checks = (np.indices((32, 48)).sum(0) % 2 * 200)[..., None].repeat(channels, 2).astype(dtype)
     small = resize(Sample("a", image=checks), (8, 12)).image
     assert (small.shape, small.dtype) == ((8, 12, channels), dtype)
     assert np.abs(small.astype(int) - 100).max() <= 10
 
 
-def test_the_right_size_is_left_alone():
+def test_image_of_the_right_size_is_unchanged():
     sample = sample_of()
     assert resize(sample, (40, 40)) is sample

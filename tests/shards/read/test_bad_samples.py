@@ -1,4 +1,4 @@
-"""Every kind of bad sample in a real tar: one line with shard, key and reason, or a placeholder that is counted."""
+"""Tests of every kind of bad sample in a real tar: a one-line error with shard, key and reason, or a placeholder."""
 
 import os
 from collections import Counter
@@ -63,12 +63,12 @@ BROKEN = {
         "image",
         "png: cannot be decoded",
     ),
-    "no image": ({"jpg": None, "tiff": None, "txt": b"x"}, "image", "a component is missing: has json, mask.png"),
-    "a bomb": ({"jpg": None, "png": BOMB}, "image", "png: 100000x100000 is more than"),
+    "no image": ({"jpg": None, "tiff": None, "txt": b"x"}, "image", "none is present: found json, mask.png"),
+    "a bomb": ({"jpg": None, "png": BOMB}, "image", "png: 100000x100000 exceeds the limit"),
     "grey among colours": (
         {"jpg": encode_image(ZEROS, False)[1]},
         "image",
-        "image has 1 channel, the manifest says 3",
+        "image has 1 channel, the manifest states 3",
     ),
     "an image of another size": (
         {"jpg": encode_image(np.zeros((8, 9, 3), np.uint8), False)[1]},
@@ -81,14 +81,14 @@ BROKEN = {
         "image mode P is not supported",
     ),
     "no mask": ({"mask.png": None}, "mask", "component mask.png is missing"),
-    "a mask of another size": ({"mask.png": encode_grey(ZEROS[1:])}, "mask", "mask.png: is 23x24, the image 24x24"),
+    "a mask of another size": ({"mask.png": encode_grey(ZEROS[1:])}, "mask", "mask.png: mask is 23x24, image is 24x24"),
     "a mask value that is no class": ({"mask.png": encode_grey(ZEROS + 2)}, "mask", "value 2 is out of range"),
-    "a mask with a palette": ({"mask.png": png(ZEROS, "P")}, "mask", "must be a PNG of 8-bit grey"),
-    "a mask with alpha": ({"mask.png": png(ZEROS, "RGBA")}, "mask", "must be a PNG of 8-bit grey"),
+    "a mask with a palette": ({"mask.png": png(ZEROS, "P")}, "mask", "must be an 8-bit grey PNG"),
+    "a mask with alpha": ({"mask.png": png(ZEROS, "RGBA")}, "mask", "must be an 8-bit grey PNG"),
     "a mask in 16 bits": (
         {"mask.png": encode_image(ZEROS.astype(np.uint16), True)[1]},
         "mask",
-        "must be a PNG of 8-bit",
+        "must be an 8-bit grey PNG",
     ),
     "a label that is no class": ({"json": b'{"label": 2}'}, "label", "label 2 is out of range: 2 classes"),
     "a label in words": ({"json": b'{"label": "benign"}'}, "label", "label 'benign' is out of range"),
@@ -108,13 +108,13 @@ def sound(tmp_path):
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_bad_sample_is_one_line_or_a_counted_placeholder(sound, kind):
+def test_bad_sample_is_a_one_line_error_or_a_counted_placeholder(sound, kind):
     change, reason, words = BROKEN[kind]
     samples = [good(number) for number in range(SAMPLES)]
     samples[BAD] = {name: data for name, data in {**samples[BAD], **change}.items() if data is not None}
     if kind == "no image":
         with pytest.raises(ShardError, match=words):
-            swap_tar(sound, samples)  # of such a tar there is no index
+            swap_tar(sound, samples)  # such a tar cannot be indexed
         return
     swap_tar(sound, samples)
     with pytest.raises(ShardError) as caught:
@@ -133,14 +133,14 @@ def test_a_bad_sample_is_one_line_or_a_counted_placeholder(sound, kind):
     assert any(f"case-{BAD}" in problem or "sha256" in problem for problem in verify(sound, quiet=True))
 
 
-def test_a_tar_whose_bytes_changed_under_the_index_is_found(sound):
+def test_tar_that_changed_after_indexing_is_detected(sound):
     split = open_split(sound)
     tar = sound / "a.tar"
     base = int(split._indices[0][BAD]["base"])
-    for place in (base + 1, base + 130, base + 260):  # name, size and mark in the header of the first component
+    for place in (base + 1, base + 130, base + 260):  # name, size and magic in the header of the first component
         data = tar.read_bytes()
         tar.write_bytes(flipped(data, place))
-        with pytest.raises(ShardError, match=r"a\.tar: .*: verify it") as caught:
+        with pytest.raises(ShardError, match=r"a\.tar: .*: verify the shard") as caught:
             stream_of(sound, "error").sample(BAD)
         assert caught.value.reason == "tar"
         assert stream_of(sound, "skip").sample(BAD).meta["reason"] == "tar"
@@ -148,7 +148,7 @@ def test_a_tar_whose_bytes_changed_under_the_index_is_found(sound):
 
 
 @pytest.mark.parametrize("part", range(9))
-def test_a_tar_cut_after_it_was_opened_never_gives_a_half_sample(sound, part):
+def test_tar_truncated_after_opening_never_gives_a_partial_sample(sound, part):
     stream = stream_of(sound, "error")
     stream.sample(0)
     tar = sound / "a.tar"
@@ -163,7 +163,7 @@ def test_a_tar_cut_after_it_was_opened_never_gives_a_half_sample(sound, part):
     assert caught.value.reason == "tar"
 
 
-def test_an_unreadable_tar_among_many_is_skipped_and_the_rest_is_given(tmp_path):
+def test_unreadable_tar_is_skipped_and_the_rest_is_loaded(tmp_path):
     importer = PhantomImporter(None, Options(size=16, counts={"train": 200, "val": 0, "test": 0}))
     write_split(importer, "train", importer.splits()["train"], tmp_path, samples_per_shard=1, quiet=True)
     split = open_split(tmp_path)

@@ -1,4 +1,4 @@
-"""Lists of labelled samples: drawn by patient, nested, and never written over."""
+"""Tests of drawing lists of labelled samples: by patient, nested, and never overwritten."""
 
 import json
 
@@ -14,11 +14,11 @@ from uml_shards.read.part import read_keys
 from uml_shards.write.writer import write_split
 
 PATIENTS = {number: f"P{number // 3}" if number < 12 else "" for number in range(20)}
-"""Four patients of three images; the other eight images are of nobody known."""
+"""Four patients with three images each; the other eight images have no patient."""
 
 
 class OfPatients(PhantomImporter):
-    """The phantom, every image of a patient."""
+    """The phantom with a patient in the json of each image."""
 
     def encode(self, item):
         key, components = super().encode(item)
@@ -46,7 +46,7 @@ def test_draws_are_nested_and_of_whole_patients(split, seed, one, two):
         assert {number for number, of in PATIENTS.items() if of == patient} <= drawn
 
 
-def test_without_patients_the_count_is_exact_and_another_seed_is_another_draw(partly_known):
+def test_without_patients_the_count_is_exact_and_depends_on_the_seed(partly_known):
     split = open_split(partly_known / "train")
     draws = [draw_labelled(split, 16, seed, quiet=True) for seed in (0, 0, 1)]
     assert [len(draw) for draw in draws] == [16, 16, 16]
@@ -55,41 +55,41 @@ def test_without_patients_the_count_is_exact_and_another_seed_is_another_draw(pa
     assert split.masked()[draws[0]].all()
 
 
-def test_a_share_is_of_those_that_can_be_drawn(partly_known):
+def test_fraction_refers_to_the_candidates(partly_known):
     split = open_split(partly_known / "train")  # 64 of 96 have a mask
     assert len(draw_labelled(split, 0.25, quiet=True)) == 16
     assert len(draw_labelled(split, 0.001, quiet=True)) == 1
 
 
 @pytest.mark.parametrize("amount", [0, -1, 1.5, float("nan"), float("inf"), 65])
-def test_amounts_that_cannot_be_drawn_are_one_line(partly_known, amount):
-    with pytest.raises(ShardError, match="cannot be drawn"):
+def test_invalid_amounts_are_refused(partly_known, amount):
+    with pytest.raises(ShardError, match=r"cannot be drawn|cannot draw 65 samples: only 64 have"):
         draw_labelled(open_split(partly_known / "train"), amount, quiet=True)
 
 
-def test_nothing_to_draw_from_is_said(partly_known):
+def test_split_without_candidates_is_refused(partly_known):
     with pytest.raises(ShardError, match="no sample has a mask or a label"):
         draw_labelled(open_split(partly_known / "train").without_truth(), 1, quiet=True)
 
 
-def test_a_list_reads_back_and_is_never_written_over(tmp_path):
+def test_list_is_read_back_and_never_overwritten(tmp_path):
     path = tmp_path / "labelled.txt"
     save_keys(path, ["b", "a c"], "drawn")
     assert path.read_text() == "# drawn\nb\na c\n"
     assert list(read_keys(path)) == ["b", "a c"]
-    with pytest.raises(ShardError, match=r"labelled\.txt exists: a run may depend on it"):
+    with pytest.raises(ShardError, match=r"labelled\.txt already exists and a run may depend on it"):
         save_keys(path, ["x"], "drawn again")
     assert path.read_text() == "# drawn\nb\na c\n"
 
 
 @pytest.mark.parametrize("key", ["#1", " a", "a\nb", ""])
-def test_a_key_that_would_not_read_back_leaves_no_list(tmp_path, key):
-    with pytest.raises(ShardError, match="cannot stand in a list"):
+def test_key_that_cannot_be_read_back_leaves_no_list(tmp_path, key):
+    with pytest.raises(ShardError, match="is not allowed in a list"):
         save_keys(tmp_path / "labelled.txt", ["b", key], "drawn")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_not_there_is_one_line(tmp_path):
+def test_missing_folder_is_reported_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for parent, reason in (("absent", "No such file"), ("file", "Not a directory")):
         with pytest.raises(ShardError, match=rf"{parent}/labelled\.txt cannot be written: {reason}"):

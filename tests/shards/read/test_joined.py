@@ -1,4 +1,4 @@
-"""Several splits as one: samples end to end, one manifest, and refusal of what does not fit together."""
+"""Tests of joined splits: concatenated samples, a common manifest, and refusal of incompatible splits."""
 
 import pickle
 
@@ -22,7 +22,7 @@ def splits(tmp_path_factory):
     return found
 
 
-def test_samples_lie_end_to_end(splits):
+def test_samples_are_concatenated(splits):
     joined = JoinedSplit(splits)
     assert len(joined) == 14
     expected = [split.read(i) for split in splits for i in range(len(split))]
@@ -36,7 +36,7 @@ def test_samples_lie_end_to_end(splits):
     assert pickle.loads(pickle.dumps(joined)).read(13).key == expected[13].key
 
 
-def test_the_manifest_speaks_of_all(splits):
+def test_manifest_describes_all_splits(splits):
     one, two = (split.manifest for split in splits)
     both = JoinedSplit(splits).manifest
     assert (both.samples, both.labelled, both.masked, both.size) == (14, 14, 14, None)
@@ -45,7 +45,7 @@ def test_the_manifest_speaks_of_all(splits):
     assert both == type(both).model_validate_json(both.model_dump_json())
 
 
-def test_statistics_are_those_of_all_images_where_sizes_agree(splits):
+def test_statistics_are_those_of_all_images(splits):
     doubled = JoinedSplit([splits[1], splits[1]]).manifest
     assert np.allclose(doubled.statistics.mean, splits[1].manifest.statistics.mean)
     assert np.allclose(doubled.statistics.std, splits[1].manifest.statistics.std)
@@ -57,10 +57,11 @@ def test_statistics_are_those_of_all_images_where_sizes_agree(splits):
     assert np.allclose(pooled.std, np.sqrt(square - mean**2))
 
 
-def test_sets_of_other_classes_are_refused(splits, monkeypatch):
+def test_splits_of_different_classes_are_refused(splits, monkeypatch):
     other = open_split(splits[1].path)
     other.manifest = other.manifest.model_copy(update={"classes": ("a", "b")})
     with pytest.raises(
-        ShardError, match=r"/1 and .*/2 cannot be one stream: their classes differ: benign, malignant and a, b"
+        ShardError,
+        match=r"/1 and .*/2 cannot be combined in one stream: their classes differ: benign, malignant and a, b",
     ):
         JoinedSplit([splits[0], other])

@@ -1,4 +1,4 @@
-"""Parts of a split: who is in them, and that the unlabelled are bare images whatever the shards hold."""
+"""Tests of parts of a split: their samples, and that unlabelled samples are bare images."""
 
 import hashlib
 import json
@@ -99,7 +99,7 @@ def test_without_a_list_the_samples_with_a_mask_are_labelled(split):
     assert unlabelled.keys() == tuple(sample.key for sample in samples if sample.mask is None)
 
 
-def test_without_any_mask_those_with_a_label_are(tmp_path):
+def test_without_any_mask_the_samples_with_a_label_are_labelled(tmp_path):
     split = write(tmp_path / "train", WithoutMasks)
     assert split.manifest.masked == 0
     labelled = part_of(split, "labelled")
@@ -108,7 +108,7 @@ def test_without_any_mask_those_with_a_label_are(tmp_path):
     assert len(part_of(split, "unlabelled")) == 8 - len(labelled)
 
 
-def test_masks_are_known_without_reading_a_tar(partly_known):
+def test_masked_samples_are_known_without_reading_a_tar(partly_known):
     split = open_split(partly_known / "train")
     masked = split.masked()
     assert not split._files
@@ -117,7 +117,7 @@ def test_masks_are_known_without_reading_a_tar(partly_known):
 
 @given(st.lists(st.booleans(), min_size=96, max_size=96))
 @settings(max_examples=20, deadline=None)
-def test_a_part_is_the_whole_s_samples_by_number(partly_known, chosen):
+def test_part_contains_the_chosen_samples_of_the_split(partly_known, chosen):
     split = open_split(partly_known / "train")
     part = SplitPart(split, "labelled", np.asarray(chosen))
     numbers = np.flatnonzero(chosen).tolist()
@@ -135,7 +135,7 @@ def test_a_part_is_the_whole_s_samples_by_number(partly_known, chosen):
             part.read(number)
 
 
-def test_the_unlabelled_are_bare_images(split):
+def test_unlabelled_samples_are_bare_images(split):
     part = part_of(split, "unlabelled")
     for number, place in enumerate(part.numbers):
         given_, stored = part.read(number), split.read(int(place))
@@ -151,7 +151,7 @@ def test_the_unlabelled_are_bare_images(split):
     assert len(pickle.loads(pickle.dumps(part)).read(0).image) == 32
 
 
-def test_patches_of_unlabelled_volumes_are_bare_too(tmp_path, write_list):
+def test_patches_of_unlabelled_volumes_have_no_annotations(tmp_path, write_list):
     write_split(Volumes(), "train", Volumes().splits()["train"], tmp_path / "train", quiet=True)
     split = open_split(tmp_path / "train")
     ids = write_list("case-1")
@@ -167,7 +167,7 @@ def test_patches_of_unlabelled_volumes_are_bare_too(tmp_path, write_list):
 
 
 def spoil(folder) -> None:
-    """Turn whatever is no image, and the labels in the indices, into garbage of the same length."""
+    """Overwrite all components except images, and the labels in the indices, with garbage of the same length."""
     split = open_split(folder)
     tars = {shard.name: bytearray((folder / shard.name).read_bytes()) for shard in split.manifest.shards}
     for number in range(len(split)):
@@ -187,7 +187,7 @@ def spoil(folder) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_garbage_in_place_of_all_that_is_withheld_changes_nothing(whole, tmp_path, write_list):
+def test_corrupt_annotations_do_not_affect_unlabelled_samples(whole, tmp_path, write_list):
     ids = write_list(*whole.keys()[2:4])
     before = part_of(whole, "unlabelled", ids)
     spoil(shutil.copytree(whole.path, tmp_path / "train"))
@@ -199,14 +199,14 @@ def test_garbage_in_place_of_all_that_is_withheld_changes_nothing(whole, tmp_pat
     assert all(same(after.read(number), before.read(number)) for number in range(6))
 
 
-def test_a_list_decides_and_may_have_comments(whole, write_list):
+def test_list_determines_the_part_and_may_have_comments(whole, write_list):
     keys = whole.keys()
     ids = write_list("\ufeff# drawn by hand", "", f"  {keys[5]}  ", keys[0] + "\r", "# the last", keys[7])
     assert part_of(whole, "labelled", ids).keys() == (keys[0], keys[5], keys[7])
     assert part_of(whole, "unlabelled", ids).keys() == tuple(keys[number] for number in (1, 2, 3, 4, 6))
 
 
-def test_the_digest_tells_who_is_in_the_part_and_no_more(whole, write_list):
+def test_digest_depends_on_the_samples_of_the_part_only(whole, write_list):
     keys = whole.keys()
     ids = write_list(keys[0], keys[5])
     digests = {part_of(whole, name, ids).manifest.digest for name in ("labelled", "unlabelled")}
@@ -221,26 +221,26 @@ def test_the_digest_tells_who_is_in_the_part_and_no_more(whole, write_list):
     ("lines", "message"),
     [
         (["train-000000", "train-000009"], r"labelled\.txt, line 2: key 'train-000009' is not in .*train$"),
-        (["train-000000", "# x", "train-000000"], r"line 3: key 'train-000000' is in line 1 already"),
-        (["# none"], r"labelled\.txt names no key"),
+        (["train-000000", "# x", "train-000000"], r"line 3: key 'train-000000' is already in line 1"),
+        (["# none"], r"labelled\.txt contains no keys"),
     ],
 )
-def test_a_list_that_does_not_fit_is_one_line(whole, write_list, lines, message):
+def test_invalid_list_is_reported_in_one_line(whole, write_list, lines, message):
     for name in ("labelled", "unlabelled"):
         with pytest.raises(ShardError, match=message) as raised:
             part_of(whole, name, write_list(*lines))
         assert "\n" not in str(raised.value)
 
 
-def test_a_list_that_cannot_be_read_is_one_line(whole, tmp_path):
+def test_unreadable_list_is_reported_in_one_line(whole, tmp_path):
     with pytest.raises(ShardError, match=r"list .*absent\.txt cannot be read: No such file"):
         part_of(whole, "labelled", tmp_path / "absent.txt")
     (tmp_path / "table.xlsx").write_bytes(b"PK\x03\x04\xff\xfe")
-    with pytest.raises(ShardError, match=r"list .*table\.xlsx is no text in UTF-8"):
+    with pytest.raises(ShardError, match=r"list .*table\.xlsx is not UTF-8 text"):
         part_of(whole, "labelled", tmp_path / "table.xlsx")
 
 
-def test_a_listed_sample_of_which_nothing_is_known_is_named(split, write_list):
+def test_listed_sample_without_annotations_is_named(split, write_list):
     samples = [split.read(number) for number in range(len(split))]
     unknown = next(sample.key for sample in samples if sample.mask is None and sample.label is None)
     some = next(sample.key for sample in samples if sample.mask is None and sample.label is not None)
@@ -250,9 +250,11 @@ def test_a_listed_sample_of_which_nothing_is_known_is_named(split, write_list):
 
 
 def test_an_empty_part_is_refused(whole, tmp_path, write_list):
-    with pytest.raises(ShardError, match="is unlabelled: all have their truth: name those to be used by labelled_ids"):
+    with pytest.raises(
+        ShardError, match="is unlabelled: all have a mask or a label: list the labelled ones in labelled_ids"
+    ):
         part_of(whole, "unlabelled")
-    with pytest.raises(ShardError, match=r"is unlabelled: list .*labelled\.txt names them all"):
+    with pytest.raises(ShardError, match=r"is unlabelled: list .*labelled\.txt contains all of them"):
         part_of(whole, "unlabelled", write_list(*whole.keys()))
     with pytest.raises(ShardError, match="is labelled: none has a mask or a label"):
         part_of(whole.without_truth(), "labelled")
@@ -274,13 +276,13 @@ def test_parts_of_several_data_sets(whole, other, write_list):
     assert of_one.sets() == ((), of_one.sizes())
 
 
-def test_a_key_of_two_data_sets_cannot_be_listed(whole, tmp_path, write_list):
+def test_listed_key_in_two_data_sets_is_refused(whole, tmp_path, write_list):
     joined = JoinedSplit([whole, open_split(shutil.copytree(whole.path, tmp_path / "train"))])
     with pytest.raises(ShardError, match=r"line 1: key 'train-000003' is in two data sets of .* and 1 more$"):
         part_of(joined, "labelled", write_list("train-000003"))
 
 
-def test_parts_of_a_set_of_images_and_one_with_masks(whole, tmp_path, write_list):
+def test_parts_of_data_sets_with_and_without_masks(whole, tmp_path, write_list):
     shards = make_partly_known(tmp_path, samples=12, size=16)
     joined = JoinedSplit([whole, open_split(shards / "train")])
     assert len(part_of(joined, "labelled")) == 8 + 8

@@ -1,4 +1,4 @@
-"""The plan: every sample once, nothing depends on ranks or workers, one integer of state."""
+"""Tests of the plan: every sample once, independent of ranks and workers, one integer of state."""
 
 from collections import Counter
 from itertools import chain
@@ -15,7 +15,7 @@ shard_samples = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
 @given(shard_samples, st.integers(1, 24), st.integers(0, 2**40), st.integers(1, 16), st.integers(1, 5))
 @settings(max_examples=150, deadline=None)
-def test_every_sample_stands_once_in_each_pass_over_the_data(sizes, slots, seed, window, passes):
+def test_every_sample_occurs_once_in_each_pass_over_the_data(sizes, slots, seed, window, passes):
     plan = Plan(sizes, slots, seed, window=window)
     places = plan.first_step(passes) * slots
     counts = Counter(plan.sample(position) for position in range(places))
@@ -29,11 +29,11 @@ def test_every_sample_stands_once_in_each_pass_over_the_data(sizes, slots, seed,
 
 @given(shard_samples, st.integers(1, 24), st.integers(0, 2**40), st.integers(0, 6))
 @settings(max_examples=100, deadline=None)
-def test_an_epoch_gives_each_sample_once_but_for_what_it_carries_over(sizes, slots, seed, epoch):
+def test_epoch_contains_each_sample_once_except_for_carried_samples(sizes, slots, seed, epoch):
     plan = Plan(sizes, slots, seed)
     first, last = plan.first_step(epoch), plan.first_step(epoch + 1)
     seen = [plan.sample(position) for position in range(first * slots, last * slots)]
-    head = epoch * plan.samples - first * slots  # carried in from the epoch before
+    head = epoch * plan.samples - first * slots  # carried over from the previous epoch
     assert len(seen) == (last - first) * slots
     assert len(set(seen)) >= len(seen) - head
     if plan.samples % slots == 0:
@@ -44,7 +44,7 @@ def test_an_epoch_gives_each_sample_once_but_for_what_it_carries_over(sizes, slo
 
 @given(shard_samples, st.integers(1, 24), st.integers(0, 2**40), st.data())
 @settings(max_examples=60, deadline=None)
-def test_ranks_and_order_of_asking_change_nothing(sizes, slots, seed, data):
+def test_plan_does_not_depend_on_ranks_or_query_order(sizes, slots, seed, data):
     ranks = data.draw(st.sampled_from([number for number in range(1, slots + 1) if slots % number == 0]))
     one = Plan(sizes, slots, seed)
     steps = range(5)
@@ -61,7 +61,7 @@ def test_ranks_and_order_of_asking_change_nothing(sizes, slots, seed, data):
 
 @given(shard_samples, st.integers(1, 12), st.integers(0, 100))
 @settings(max_examples=60, deadline=None)
-def test_the_state_is_one_integer(sizes, slots, stop):
+def test_state_is_one_integer(sizes, slots, stop):
     straight = [Plan(sizes, slots, 3).sample(position) for position in range(stop + 20)]
     resumed = Plan(sizes, slots, 3)
     assert [resumed.sample(position) for position in range(stop, stop + 20)] == straight[stop:]
@@ -86,12 +86,12 @@ def test_epochs_seeds_and_streams_differ():
     assert len({tuple(one) for one in orders}) == len(orders)
 
 
-def test_slots_that_the_ranks_do_not_divide_list_the_valid_ranks():
+def test_indivisible_slots_error_lists_the_valid_ranks():
     with pytest.raises(ShardError, match=r"12 samples .* 5 ranks: use 1, 2, 3, 4, 6, 12 ranks$"):
         owned_slots(12, 0, 5)
 
 
 @pytest.mark.parametrize("bad", [{"shard_samples": [0]}, {"slots": 0}, {"window": 0}])
-def test_an_empty_plan_is_refused(bad):
+def test_empty_plan_is_refused(bad):
     with pytest.raises(ShardError, match="at least 1"):
         Plan(**{"shard_samples": [3], "slots": 1, **bad})

@@ -1,4 +1,4 @@
-"""Weighted plans: shares are exact, every group is walked as a plan walks it, nothing depends on ranks."""
+"""Tests of weighted plans: proportions are exact, groups follow their own plans, nothing depends on ranks."""
 
 import pickle
 from collections import Counter
@@ -41,7 +41,7 @@ def test_every_slot_draws_from_each_group_by_its_weight(drawn, slots, seed):
 
 @given(sets, st.integers(1, 40), st.integers(0, 2**40), st.integers(0, 5000))
 @settings(max_examples=40, deadline=None)
-def test_every_global_batch_holds_the_groups_in_their_proportions(drawn, slots, seed, step):
+def test_every_global_batch_contains_the_groups_in_their_proportions(drawn, slots, seed, step):
     plan = planned(drawn, slots, seed)
     counts = Counter(group_of(plan, plan.sample(step * slots + slot)) for slot in range(slots))
     for group, (_, weight) in enumerate(drawn):
@@ -50,7 +50,7 @@ def test_every_global_batch_holds_the_groups_in_their_proportions(drawn, slots, 
 
 @given(sets, st.integers(1, 6), st.integers(0, 2**40))
 @settings(max_examples=8, deadline=None)
-def test_what_a_group_gives_in_whole_blocks_is_what_its_plan_gives(drawn, slots, seed):
+def test_complete_blocks_follow_the_plan_of_each_group(drawn, slots, seed):
     plan = planned(drawn, slots, seed)
     given_ = Counter(plan.sample(position) for position in range(BLOCK * slots))
     for group in plan.groups:
@@ -64,7 +64,7 @@ def test_what_a_group_gives_in_whole_blocks_is_what_its_plan_gives(drawn, slots,
 
 @given(sets, st.sampled_from([1, 2, 3, 4, 8]), st.sampled_from([0, 1, 3]), st.integers(0, 3000), st.data())
 @settings(max_examples=40, deadline=None)
-def test_ranks_workers_and_the_place_of_a_resume_change_nothing(drawn, ranks, workers, first, data):
+def test_sampling_does_not_depend_on_ranks_workers_or_resume(drawn, ranks, workers, first, data):
     slots = 24
     whole = planned(drawn, slots)
     expected = [[whole.sample(step * slots + slot) for slot in range(slots)] for step in range(first, first + 3)]
@@ -80,7 +80,7 @@ def test_ranks_workers_and_the_place_of_a_resume_change_nothing(drawn, ranks, wo
     assert [list(chain.from_iterable(share[i] for share in shares)) for i in range(3)] == expected
 
 
-def test_balanced_classes_come_equally_often_and_unlabelled_keep_their_share():
+def test_balanced_classes_occur_equally_often_and_unlabelled_keep_their_share():
     labels = [0] * 70 + [1] * 8 + [2] * 2 + [-1] * 20
     groups = groups_of_classes(labels, [50, 50], ("nevus", "melanoma", "keratosis", "empty"), "balanced")
     plan = WeightedPlan(groups, slots=10, seed=4)
@@ -90,7 +90,7 @@ def test_balanced_classes_come_equally_often_and_unlabelled_keep_their_share():
     )
 
 
-def test_classes_are_drawn_by_their_weights_and_a_class_without_one_never():
+def test_classes_are_drawn_by_weight_and_classes_without_weight_are_not_drawn():
     labels = [0, 1, 2] * 30
     plan = WeightedPlan(groups_of_classes(labels, [90], ("a", "b", "c"), {"a": 3, "b": 1}), slots=4)
     counts = Counter(labels[plan.sample(position)] for position in range(4 * BLOCK))
@@ -109,22 +109,22 @@ def test_a_rank_reads_from_its_part_of_the_shards_of_each_group():
     ("groups", "message"),
     [
         ([], "at least"),
-        ([Group("a", np.arange(3), [3], -1.0)], "positive"),
-        ([Group("a", np.arange(3), [3], float("nan"))], "positive"),
+        ([Group("a", np.arange(3), [3], -1.0)], "no sampling weight may be negative"),
+        ([Group("a", np.arange(3), [3], float("nan"))], "no sampling weight may be negative"),
         ([Group("a", np.arange(3), [3], 1.0), Group("b", np.arange(0), [], 1.0)], "b has a sampling weight but no"),
         ([Group("a", np.arange(3), [3], 1e6), Group("b", np.arange(3, 4), [1], 1.0)], "weight of b is below"),
     ],
 )
-def test_weights_that_cannot_be_kept_are_refused(groups, message):
+def test_invalid_weights_are_refused(groups, message):
     with pytest.raises(ShardError, match=message):
         WeightedPlan(groups, slots=2)
 
 
-def test_classes_that_are_not_there_are_refused():
+def test_missing_labels_and_invalid_class_weights_are_refused():
     with pytest.raises(ShardError, match="needs labels"):
         groups_of_classes([-1, -1], [2], ("a", "b"), "balanced")
     with pytest.raises(ShardError, match="gives a weight to 'c': the classes are a, b"):
         groups_of_classes([0, 1], [2], ("a", "b"), {"c": 1.0})
     for weights in ({"a": -1.0}, {"a": 0.0}, {}, {"a": float("nan")}):
-        with pytest.raises(ShardError, match="must be positive numbers"):
+        with pytest.raises(ShardError, match="no weight may be negative"):
             groups_of_classes([0, 1], [2], ("a", "b"), weights)

@@ -1,4 +1,4 @@
-"""Reading by number: the same samples from any process, and no silent half-sample from files that disagree."""
+"""Tests of reading samples by number: same samples in any process, and errors for files that do not match."""
 
 import hashlib
 import json
@@ -30,14 +30,14 @@ def copy(made, tmp_path):
 
 
 def restate(folder, **changes):
-    """Change what the manifest says of its first shard."""
+    """Change the manifest's entry of the first shard."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["shards"][0].update(changes)
     path.write_text(json.dumps(manifest))
 
 
-def test_numbers_run_over_the_shards_laid_end_to_end(made):
+def test_samples_are_numbered_over_consecutive_shards(made):
     split = open_split(made)
     assert len(split) == 12
     assert [split.locate(number) for number in (0, 3, 4, 11)] == [(0, 0), (0, 3), (1, 0), (2, 3)]
@@ -46,12 +46,12 @@ def test_numbers_run_over_the_shards_laid_end_to_end(made):
 
 
 @pytest.mark.parametrize("number", [-1, 12])
-def test_number_outside_is_an_index_error(made, number):
+def test_number_out_of_range_is_an_index_error(made, number):
     with pytest.raises(IndexError):
         open_split(made).read(number)
 
 
-def test_sample_is_decoded_as_its_importer_made_it(made):
+def test_sample_is_decoded_as_the_importer_encoded_it(made):
     sample = open_split(made).read(5)
     drawn = draw(0, "train", int(sample.key.removeprefix("train-")), 16)
     np.testing.assert_array_equal(sample.image, drawn.image)
@@ -61,49 +61,49 @@ def test_sample_is_decoded_as_its_importer_made_it(made):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_split_may_be_used_in_other_processes(made, method):
+def test_split_can_be_used_in_other_processes(made, method):
     split = open_split(made)
     expected = [split.read(number).key for number in range(12)]  # opens the files here first, as a parent may have done
     with multiprocessing.get_context(method).Pool(2) as pool:
         assert [sample.key for sample in pool.map(split.read, range(12))] == expected
 
 
-def test_pickled_split_carries_no_open_file(made):
+def test_pickled_split_contains_no_open_file(made):
     split = open_split(made)
     split.read(0)
     assert pickle.loads(pickle.dumps(split)).read(0).key == split.read(0).key
 
 
-def test_more_shards_than_files_kept_open(made, monkeypatch):
+def test_split_can_have_more_shards_than_open_files(made, monkeypatch):
     monkeypatch.setattr("uml_shards.read.split.OPEN_FILES", 1)
     split = open_split(made)
     assert [split.read(number).key for number in (0, 5, 10, 1)] == [split.keys()[number] for number in (0, 5, 10, 1)]
 
 
-def test_data_set_folder_names_its_splits(made):
-    with pytest.raises(ShardError, match="is a data set: name one of its splits: train"):
+def test_data_set_folder_error_names_its_splits(made):
+    with pytest.raises(ShardError, match="is a data set: choose one of its splits: train"):
         open_split(made.parent)
 
 
-def test_missing_folder_is_one_line(tmp_path):
+def test_missing_folder_is_reported_in_one_line(tmp_path):
     with pytest.raises(ShardError, match="does not exist: make shards first"):
         open_split(tmp_path / "absent")
 
 
-def test_missing_tar_is_found_on_opening(copy):
+def test_missing_tar_is_detected_on_opening(copy):
     (copy / "shard-000001.tar").unlink()
     with pytest.raises(ShardError, match=r"shard-000001\.tar cannot be read: No such file"):
         open_split(copy)
 
 
-def test_truncated_tar_is_found_on_opening(copy):
+def test_truncated_tar_is_detected_on_opening(copy):
     tar = copy / "shard-000002.tar"
     tar.write_bytes(tar.read_bytes()[:-1])
-    with pytest.raises(ShardError, match=r"shard-000002\.tar: has \d+ bytes, the manifest says \d+"):
+    with pytest.raises(ShardError, match=r"shard-000002\.tar: has \d+ bytes, the manifest states \d+"):
         open_split(copy)
 
 
-def test_tar_truncated_after_opening_is_found_on_reading(copy):
+def test_tar_truncated_after_opening_is_detected_on_reading(copy):
     split = open_split(copy)
     tar = copy / "shard-000002.tar"
     tar.write_bytes(tar.read_bytes()[:-1])
@@ -111,37 +111,37 @@ def test_tar_truncated_after_opening_is_found_on_reading(copy):
         split.read(11)
 
 
-def test_size_that_the_manifest_misstates_is_found(copy):
+def test_wrong_size_in_the_manifest_is_detected(copy):
     restate(copy, bytes=12345)
-    with pytest.raises(ShardError, match="the manifest says 12345"):
+    with pytest.raises(ShardError, match="the manifest states 12345"):
         open_split(copy)
 
 
-def test_index_of_another_shard_is_found(copy):
+def test_index_of_another_shard_is_detected(copy):
     shutil.copy(copy / "shard-000001.index.npy", copy / "shard-000000.index.npy")
-    with pytest.raises(ShardError, match=r"shard-000000\.index\.npy: its sha256 is not the manifest's"):
+    with pytest.raises(ShardError, match=r"shard-000000\.index\.npy: its sha256 differs from the manifest's"):
         open_split(copy)
 
 
-def test_number_of_samples_that_the_manifest_misstates_is_found(copy):
+def test_wrong_number_of_samples_in_the_manifest_is_detected(copy):
     restate(copy, samples=5)
-    with pytest.raises(ShardError, match="indexes 4 samples, the manifest says 5"):
+    with pytest.raises(ShardError, match="indexes 4 samples, the manifest states 5"):
         open_split(copy)
 
 
-def test_tar_that_disagrees_with_its_index_is_found(copy):
-    """An index that is shifted by one block, but whose digest is stated right."""
+def test_tar_that_does_not_match_its_index_is_detected(copy):
+    """Shift the index by one block and correct its digest in the manifest."""
     path = copy / "shard-000000.index.npy"
     index = np.load(path)
     index["base"] += 512
     np.save(path, index)
     restate(copy, index_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     split = open_split(copy)
-    with pytest.raises(ShardError, match=r"shard-000000\.tar: found .* where its index says a component"):
+    with pytest.raises(ShardError, match=r"shard-000000\.tar: found .* where the index states a component"):
         split.read(0)
 
 
-def test_damaged_image_names_shard_key_and_reason(copy):
+def test_damaged_image_error_names_shard_key_and_reason(copy):
     split = open_split(copy)
     key, components = split.components(0)
     tar = copy / "shard-000000.tar"

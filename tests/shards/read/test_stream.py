@@ -1,4 +1,4 @@
-"""Streams and the loader: bad samples, placeholders, and workers that change nothing."""
+"""Tests of streams and the loader: bad samples, placeholders, and independence of the number of workers."""
 
 import itertools
 import shutil
@@ -29,7 +29,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def damaged(made, tmp_path_factory):
-    """The same, with some bytes of one JPEG flipped: sizes and index still agree."""
+    """The same split with some flipped bytes in one JPEG; sizes and index still match."""
     folder = shutil.copytree(made, tmp_path_factory.mktemp("damaged") / "train")
     _, components = open_split(folder).components(BAD)
     tar = folder / "shard-000001.tar"
@@ -51,11 +51,11 @@ def place_of(stream: Stream, number: int) -> int:
 
 
 def collate(stream, samples, positions):
-    """A batch that can be compared: names and bytes."""
+    """Return a batch that can be compared: names and bytes."""
     return stream.name, tuple(positions), [(one.key, one.weight, one.label, one.image.tobytes()) for one in samples]
 
 
-def test_samples_stand_in_the_order_of_the_plan_as_they_are_stored(made):
+def test_samples_follow_the_plan_and_are_unchanged(made):
     stream, split = stream_of(made), open_split(made)
     keys = [stream.sample(position).key for position in range(SAMPLES)]
     assert sorted(keys) == sorted(split.keys())
@@ -76,7 +76,7 @@ def test_augmentation_comes_after_resizing_and_is_keyed_by_seed_stream_and_posit
     assert np.array_equal(given.mask, expected.mask)
 
 
-def test_a_bad_sample_is_one_line_that_names_shard_and_key(damaged):
+def test_bad_sample_error_names_shard_and_key_in_one_line(damaged):
     stream = stream_of(damaged)
     key = open_split(damaged).keys()[BAD]
     with pytest.raises(ShardError, match=rf"shard-000001\.tar: sample {key}: jpg: ") as caught:
@@ -84,7 +84,7 @@ def test_a_bad_sample_is_one_line_that_names_shard_and_key(damaged):
     assert "\n" not in str(caught.value)
 
 
-def test_skipping_keeps_the_place_with_a_placeholder_and_the_others_as_they_are(made, damaged):
+def test_skipping_inserts_a_placeholder_and_keeps_other_samples(made, damaged):
     whole, skipping = stream_of(made, augment="light"), stream_of(damaged, augment="light", on_bad_sample="skip")
     bad = place_of(whole, BAD)
     for position in range(SAMPLES):
@@ -101,7 +101,7 @@ def test_skipping_keeps_the_place_with_a_placeholder_and_the_others_as_they_are(
             assert np.array_equal(given.mask, expected.mask)
 
 
-def test_padding_is_a_placeholder_of_the_stream_s_size(made):
+def test_padding_is_a_placeholder_of_the_stream_size(made):
     class Nothing:
         stream, seed = "train", 0
 
@@ -115,7 +115,7 @@ def test_padding_is_a_placeholder_of_the_stream_s_size(made):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_workers_change_neither_batches_nor_their_order(made):
+def test_number_of_workers_does_not_change_batches_or_their_order(made):
     streams = {name: stream_of(made, name, augment="light") for name in ("labelled", "free")}
     requests = [{"labelled": [4 * step, 4 * step + 1], "free": [step]} for step in range(7)]
     batches = [list(load(streams, requests, collate, workers)) for workers in (0, 1, 3)]
@@ -133,7 +133,7 @@ def test_only_the_streams_of_a_request_are_read(made, damaged):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_in_a_worker_stays_one_line_and_in_its_place(damaged, workers):
+def test_worker_error_stays_one_line_and_in_order(damaged, workers):
     stream = stream_of(damaged)
     bad = place_of(stream, BAD)
     good = [position for position in range(SAMPLES) if position != bad]
@@ -146,7 +146,7 @@ def test_an_error_in_a_worker_stays_one_line_and_in_its_place(damaged, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_requests_may_be_endless(made, workers):
+def test_requests_may_be_infinite(made, workers):
     requests = ({"train": [step]} for step in itertools.count())
     batches = load({"train": stream_of(made)}, requests, collate, workers)
     assert [next(batches)["train"][1] for _ in range(20)] == [(step,) for step in range(20)]

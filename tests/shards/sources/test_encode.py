@@ -1,4 +1,4 @@
-"""Raw image files of every mode: each becomes what shards hold, pixel for pixel, or is refused by one line."""
+"""Tests of encoding raw image files of every mode: each is stored without loss or refused with a one-line error."""
 
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +24,7 @@ def save(path: Path, image: Image.Image, **options) -> Path:
 
 
 def stored(path: Path, size: int = 0, **options) -> np.ndarray:
-    """What a reader of the shards gets."""
+    """Encode a file and return the decoded image."""
     extension, data, shape = encode_opened(open_raw(path), path, size, lossless=True, **options)
     image = decode_image(data, extension)
     assert image.shape[:2] == shape
@@ -58,7 +58,7 @@ IMAGES = {
         *((mode, "bmp") for mode in IMAGES if mode not in ("LA", "I;16")),
     ],
 )
-def test_every_mode_is_stored_as_it_looks(tmp_path, mode, ending):
+def test_every_mode_is_stored_without_visible_change(tmp_path, mode, ending):
     image, expected = IMAGES[mode]
     found = stored(save(tmp_path / f"image.{ending}", image))
     np.testing.assert_array_equal(found, expected)
@@ -80,7 +80,7 @@ def test_sixteen_bits_are_resized_without_losing_their_range(tmp_path):
     ramp = np.repeat(np.arange(64, dtype=np.uint16) * 1000, 64).reshape(64, 64)
     found = stored(save(tmp_path / "image.png", Image.fromarray(ramp)), size=32)
     assert found.dtype == np.uint16
-    # Each new row lies between two old ones, apart from the borders.
+    # Each new row is the mean of two old ones, except at the borders.
     np.testing.assert_allclose(found[4:-4, 3, 0], ramp[8:-8, 0].reshape(-1, 2).mean(1), atol=1)
 
 
@@ -92,7 +92,7 @@ def test_a_cmyk_jpeg_becomes_rgb(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [None, 1])
-def test_source_bytes_are_kept_whatever_the_name_says(tmp_path, channels):
+def test_source_bytes_are_kept_regardless_of_the_extension(tmp_path, channels):
     path = save(tmp_path / "image.PNG", Image.fromarray(GREY), format="JPEG")
     extension, data, shape = encode_opened(open_raw(path), path, 0, False, channels)
     assert (extension, data, shape) == ("jpg", path.read_bytes(), (5, 6))
@@ -110,7 +110,7 @@ def test_image_is_turned_upright(tmp_path, orientation, ending):
     drawn = np.zeros((32, 48), np.uint8)
     drawn[:16, :16] = 255  # one corner, so that all eight orientations differ
     drawn[:16, 16:32] = 100
-    # What an orientation means, by the EXIF standard: where the first row and the first column of the file lie.
+    # Orientations of the EXIF standard: the position of the file's first row and first column.
     lies = {
         1: drawn,
         2: drawn[:, ::-1],
@@ -140,10 +140,10 @@ def test_grey_becomes_rgb_and_equal_channels_become_grey(tmp_path):
     equal = save(tmp_path / "equal.png", Image.fromarray(GREY).convert("RGB"))
     np.testing.assert_array_equal(stored(equal, channels=1), GREY[..., None])
     colour = save(tmp_path / "colour.png", Image.fromarray(COLOUR))
-    with pytest.raises(ShardError, match=r"colour\.png: an image in colour, where all must be grey"):
+    with pytest.raises(ShardError, match=r"colour\.png: the image is in colour, but channels=grey is set"):
         stored(colour, channels=1)
     sixteen = save(tmp_path / "sixteen.png", Image.fromarray(SIXTEEN))
-    with pytest.raises(ShardError, match=r"sixteen\.png: 16-bit grey has no RGB form"):
+    with pytest.raises(ShardError, match=r"sixteen\.png: 16-bit grey cannot be converted to RGB"):
         stored(sixteen, channels=3)
 
 
@@ -158,7 +158,7 @@ def transparent_palette(path: Path) -> Path:
 
 
 def sixteen_bit_png(path: Path, colour_type: int = 2) -> Path:
-    """An RGB or RGBA PNG of 16 bits, which Pillow reads and does not write."""
+    """Write an RGB or RGBA PNG of 16 bits, which Pillow can read but not write."""
     import zlib
 
     channels = {2: 3, 6: 4, 4: 2}[colour_type]
@@ -199,22 +199,22 @@ REFUSED = {
     "16-bit TIFF, 0 is white": (lambda path: tiff(path, SIXTEEN, 0), "0 is white"),
     "32-bit integers": (
         lambda path: save(path.with_suffix(".tif"), Image.new("I", (4, 4))),
-        "image mode I is not read",
+        "image mode I is not supported",
     ),
-    "floats": (lambda path: save(path.with_suffix(".tif"), Image.new("F", (4, 4))), "image mode F is not read"),
-    "Lab": (lambda path: save(path.with_suffix(".tif"), Image.new("LAB", (4, 4))), "image mode LAB is not read"),
-    "TIFF of two pages": (lambda path: pages(path, ".tif"), "holds 2 pages"),
-    "animated PNG": (lambda path: pages(path, ".png"), "holds 2 pages"),
+    "floats": (lambda path: save(path.with_suffix(".tif"), Image.new("F", (4, 4))), "image mode F is not supported"),
+    "Lab": (lambda path: save(path.with_suffix(".tif"), Image.new("LAB", (4, 4))), "image mode LAB is not supported"),
+    "TIFF of two pages": (lambda path: pages(path, ".tif"), "contains 2 pages"),
+    "animated PNG": (lambda path: pages(path, ".png"), "contains 2 pages"),
     "another format": (
         lambda path: save(path.with_suffix(".png"), Image.fromarray(COLOUR), format="GIF"),
-        "is no PNG, JPEG",
+        "is not a PNG, JPEG",
     ),
 }
 
 
 @pytest.mark.parametrize("size", [0, 3])
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_would_be_lost_is_refused_by_one_line(tmp_path, what, size):
+def test_lossy_conversions_are_refused_in_one_line(tmp_path, what, size):
     make, reason = REFUSED[what]
     path = make(tmp_path / "image")
     with pytest.raises(ShardError, match=reason) as caught:
@@ -223,13 +223,13 @@ def test_what_would_be_lost_is_refused_by_one_line(tmp_path, what, size):
     assert str(path) in str(caught.value)
 
 
-def test_sixteen_bit_tiff_made_by_hand_is_read_as_it_is(tmp_path):
-    """The valid counterpart of those that are refused."""
+def test_valid_sixteen_bit_tiff_is_read_unchanged(tmp_path):
+    """Check the valid counterpart of the refused TIFF files."""
     np.testing.assert_array_equal(stored(tiff(tmp_path / "image", SIXTEEN, 1))[..., 0], SIXTEEN)
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif", "bmp"])
-def test_damaged_files_are_one_line(tmp_path, ending):
+def test_damaged_files_are_reported_in_one_line(tmp_path, ending):
     path = save(tmp_path / f"image.{ending}", Image.fromarray(np.tile(COLOUR, (9, 9, 1))))
     whole = path.read_bytes()
     for length in (0, 10, 60, len(whole) // 2):

@@ -1,4 +1,4 @@
-"""Mask files of every mode: each becomes the classes that were drawn, or is refused by one line."""
+"""Tests of reading mask files of every mode: each gives the right classes or a one-line error."""
 
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def test_binary_masks_of_every_mode(tmp_path, what, ending):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_a_jpeg_mask_is_cut_in_the_middle(tmp_path, mode):
+def test_jpeg_mask_is_thresholded_at_half(tmp_path, mode):
     drawn = np.kron(BINARY, np.ones((16, 16), np.uint8))
     path = save(tmp_path / "mask.jpg", Image.fromarray(drawn * 255).convert(mode), quality=60)
     np.testing.assert_array_equal(read_mask(path, "binary"), drawn)
@@ -94,8 +94,8 @@ def test_class_numbers_of_every_mode(tmp_path, what, ending):
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_greys_of_few_bits_are_not_stretched(tmp_path, bits):
-    """Pillow writes them with a palette only, so a palette PNG is given the header of a grey one."""
+def test_grey_values_of_few_bits_are_not_stretched(tmp_path, bits):
+    """Turn a palette PNG into a grey one by its header, since Pillow writes 2 and 4 bits only with a palette."""
     import zlib
 
     path = save(tmp_path / "mask.png", with_palette(DRAWN, list(range(3 * 2**bits))))
@@ -121,20 +121,20 @@ def turned() -> Image.Exif:
 @pytest.mark.parametrize(
     ("values", "image", "options", "reason"),
     [
-        ("binary", Image.fromarray(overlay()), {}, "a mask in colours"),
-        ("binary", with_alpha(rgb(BINARY * 255), (1 - BINARY) * 255), {}, "colour and alpha of the mask say different"),
+        ("binary", Image.fromarray(overlay()), {}, "the mask is in colour"),
+        ("binary", with_alpha(rgb(BINARY * 255), (1 - BINARY) * 255), {}, "colour and alpha of the mask contradict"),
         ("binary", with_palette(BINARY, [255, 255, 255, 0, 0, 0]), {}, "index 0 of the mask's palette is not black"),
-        ("binary", Image.fromarray(BINARY), {"format": "JPEG", "quality": 100}, "a JPEG mask with values up to 1 only"),
-        ("binary", Image.fromarray(BINARY.astype(np.float32)), {"format": "TIFF"}, "mask mode F is not read"),
-        ("binary", Image.fromarray(BINARY), {"exif": turned()}, "a mask with an EXIF orientation"),
-        ("classes", Image.fromarray(DRAWN), {"format": "JPEG"}, "a JPEG does not keep class numbers"),
+        ("binary", Image.fromarray(BINARY), {"format": "JPEG", "quality": 100}, "the JPEG mask has no value above 1"),
+        ("binary", Image.fromarray(BINARY.astype(np.float32)), {"format": "TIFF"}, "mask mode F is not supported"),
+        ("binary", Image.fromarray(BINARY), {"exif": turned()}, "the mask has an EXIF orientation"),
+        ("classes", Image.fromarray(DRAWN), {"format": "JPEG"}, "JPEG does not preserve class numbers"),
         ("classes", with_alpha(rgb(DRAWN), BINARY * 255), {}, "some pixels of the mask are transparent"),
-        ("classes", Image.fromarray(rgb(DRAWN) * np.array([1, 0, 0], np.uint8)), {}, "a mask in colours"),
-        ("classes", Image.fromarray(DRAWN.astype(np.uint16) * 300), {}, "mask value 600 is no class"),
-        ("classes", Image.fromarray(DRAWN.astype(np.int32)), {"format": "TIFF"}, "mask mode I is not read"),
+        ("classes", Image.fromarray(rgb(DRAWN) * np.array([1, 0, 0], np.uint8)), {}, "the mask is in colour"),
+        ("classes", Image.fromarray(DRAWN.astype(np.uint16) * 300), {}, "mask value 600 is not a class"),
+        ("classes", Image.fromarray(DRAWN.astype(np.int32)), {"format": "TIFF"}, "mask mode I is not supported"),
     ],
 )
-def test_masks_that_could_mean_two_things_are_refused(tmp_path, values, image, options, reason):
+def test_ambiguous_masks_are_refused(tmp_path, values, image, options, reason):
     path = save(tmp_path / "mask.png", image, **options)
     with pytest.raises(ShardError, match=reason) as caught:
         read_mask(path, values)
@@ -142,7 +142,7 @@ def test_masks_that_could_mean_two_things_are_refused(tmp_path, values, image, o
     assert "\n" not in str(caught.value)
 
 
-def test_resizing_invents_no_class():
+def test_resizing_creates_no_new_classes():
     found = resize_mask(DRAWN * 100, (23, 9))
     assert found.shape == (23, 9)
     assert set(np.unique(found)) <= {0, 100, 200}

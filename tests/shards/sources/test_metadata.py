@@ -1,4 +1,4 @@
-"""What is stored as it is keeps its pixels, and nothing that tells of people."""
+"""Tests of removing metadata from files that are stored unchanged."""
 
 from io import BytesIO
 
@@ -51,7 +51,7 @@ EVERY = [*((data, "jpg") for data in JPEGS.values()), *((data, "png") for data i
 
 
 @pytest.mark.parametrize(("data", "extension"), EVERY, ids=[*JPEGS, *PNGS])
-def test_pixels_stay_and_all_else_goes(data, extension):
+def test_metadata_are_removed_and_pixels_kept(data, extension):
     assert SECRET in data
     kept = without_metadata(data, extension)
     assert SECRET not in kept
@@ -62,14 +62,14 @@ def test_pixels_stay_and_all_else_goes(data, extension):
 
 
 @given(which=st.sampled_from(EVERY[:1] + EVERY[2:3] + EVERY[-3:-2]), part=st.floats(0, 1, exclude_max=True))
-def test_a_file_that_is_cut_is_refused(which, part):
+def test_truncated_file_is_refused(which, part):
     data, extension = which
     kept = without_metadata(data, extension)
     with pytest.raises(ShardError, match="cannot be decoded"):
         without_metadata(kept[: int(part * len(kept))], extension)
 
 
-def test_what_an_importer_stores_holds_no_metadata(tmp_path):
+def test_stored_images_contain_no_metadata(tmp_path):
     for name, data in {"a.JPEG": jpeg(), "b.png": png()}.items():
         (tmp_path / name).write_bytes(data)
         extension, stored, size = encode_file(tmp_path / name, 0, lossless=False)

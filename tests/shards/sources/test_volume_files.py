@@ -1,4 +1,4 @@
-"""Readers of volume files, on real files of each format."""
+"""Tests of the readers of volume files, on files of each format."""
 
 import gzip
 import shutil
@@ -41,7 +41,7 @@ def assert_same(volume: Volume, values: np.ndarray | None = None) -> None:
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
 @pytest.mark.parametrize("axes", [(), (0,), (0, 1), (0, 1, 2)])
 @pytest.mark.parametrize("ending", ["nii", "nii.gz", "nrrd"])
-def test_the_same_anatomy_is_the_same_array_however_it_is_stored(tmp_path, ending, axes, order):
+def test_same_anatomy_gives_the_same_array_in_any_orientation(tmp_path, ending, axes, order):
     stored = (anatomy(), ras_affine())
     for axis in axes:
         stored = flipped(*stored, axis)
@@ -51,7 +51,7 @@ def test_the_same_anatomy_is_the_same_array_however_it_is_stored(tmp_path, endin
     assert volume.values.dtype == np.int16
 
 
-def test_a_series_of_slices_is_ordered_by_where_they_are(tmp_path):
+def test_slices_of_a_series_are_sorted_by_position(tmp_path):
     names = ["e.dcm", "b.DCM", "d.dcm", "a.dcm", "c.dcm"]
     series = save_series(tmp_path / "series", anatomy(), offset=1024, names=names)
     (series / "._a.dcm").write_bytes(b"what macOS leaves")
@@ -60,9 +60,9 @@ def test_a_series_of_slices_is_ordered_by_where_they_are(tmp_path):
     assert volume.values.dtype == np.int16
 
 
-def test_a_series_is_the_volume_that_nifti_holds_in_any_orientation(tmp_path):
+def test_sagittal_series_is_oriented_to_ras(tmp_path):
     sagittal = save_series(tmp_path / "a", anatomy())
-    # Rows up and columns to the back: slices lie side by side along x.
+    # Rows run up and columns to the back, so slices are side by side along x.
     places = {}
     for number, path in enumerate(sorted(sagittal.glob("*.dcm"))):
         places[path] = [float(number * 3), -5.0, 9.0]
@@ -79,7 +79,7 @@ def test_a_series_is_the_volume_that_nifti_holds_in_any_orientation(tmp_path):
     assert voxel == pytest.approx([0, 6, 5])
 
 
-def test_hdf5_is_taken_as_it_lies(tmp_path):
+def test_hdf5_keeps_the_order_of_its_axes(tmp_path):
     values = anatomy().astype(np.float32) / 3
     volume = read_volume(save_hdf5(tmp_path / "a.h5", image=values, label=(values > 0).astype(np.uint8)))
     np.testing.assert_array_equal(volume.values, values)
@@ -88,7 +88,7 @@ def test_hdf5_is_taken_as_it_lies(tmp_path):
     np.testing.assert_array_equal(read_numbers(tmp_path / "a.h5").values, values > 0)
 
 
-def test_nrrd_without_a_space_has_its_spacings_or_none(tmp_path):
+def test_nrrd_without_a_space_uses_its_spacings(tmp_path):
     import nrrd
 
     nrrd.write(str(tmp_path / "a.nrrd"), anatomy(), {"spacings": list(SPACING)})
@@ -117,13 +117,13 @@ def test_channels_are_the_last_axis(tmp_path):
         (np.float64([0.5, 2]), np.float32),
     ],
 )
-def test_whole_numbers_stay_whole_where_16_bits_hold_them(tmp_path, values, dtype):
+def test_integers_become_int16_if_they_fit(tmp_path, values, dtype):
     volume = read_volume(save_nifti(tmp_path / "a.nii", np.resize(values, (2, 3, 4))))
     assert volume.values.dtype == dtype
     np.testing.assert_array_equal(volume.values, np.resize(values, (2, 3, 4)))
 
 
-def test_scaled_values_are_scaled(tmp_path):
+def test_stored_scale_is_applied(tmp_path):
     volume = read_volume(save_nifti(tmp_path / "a.nii", anatomy(), scale=0.25))
     assert volume.values.dtype == np.float32
     np.testing.assert_array_equal(volume.values, anatomy() * 0.25)
@@ -138,7 +138,7 @@ def test_microns_and_metres_become_millimetres(tmp_path):
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
-def test_a_compressed_series_is_read_or_refused_by_name(tmp_path, syntax):
+def test_compressed_series_is_read_or_its_syntax_is_named(tmp_path, syntax):
     folder = save_series(tmp_path / "a", anatomy())
     for path in sorted(folder.glob("*.dcm")):
         found = pydicom.dcmread(path)
@@ -163,13 +163,13 @@ def noise() -> np.ndarray:
 def flat(path: Path) -> None:
     save_nifti(path, anatomy())
     data = bytearray(path.read_bytes())
-    data[312:328] = bytes(16)  # the row of the affine that makes z
+    data[312:328] = bytes(16)  # the row of the affine for z
     path.write_bytes(data)
 
 
 def spoiled_gzip(path: Path) -> None:
     data = bytearray(gzip.compress(save_nifti(path.with_name("whole.nii"), noise()).read_bytes(), 0))
-    data[-200] ^= 1  # a voxel, which only the checksum behind it betrays
+    data[-200] ^= 1  # a voxel: only the checksum at the end reveals it
     path.write_bytes(data)
 
 
@@ -217,18 +217,18 @@ def coloured(path: Path) -> None:
         ("a.nii", cut(save_nifti, anatomy()), "cannot be read"),
         ("a.nii.gz", cut(save_nifti, noise()), "cannot be read"),
         ("a.nii.gz", spoiled_gzip, "cannot be read: CRC check failed"),
-        ("a.nii", lambda path: save_nifti(path, anatomy()[..., 0]), "has 2 dimensions, must have 3 or 4"),
-        ("a.nii", lambda path: save_nifti(path, anatomy()[..., None, None].repeat(2, 4)), "has 5 dimensions"),
+        ("a.nii", lambda path: save_nifti(path, anatomy()[..., 0]), "must have 3 or 4 dimensions, but has 2"),
+        ("a.nii", lambda path: save_nifti(path, anatomy()[..., None, None].repeat(2, 4)), "dimensions, but has 5"),
         (
             "a.nii",
             lambda path: save_nifti(path, np.full((2, 3, 4), np.nan)),
-            "holds 24 values that are NaN or infinite",
+            "contains 24 NaN or infinite values",
         ),
-        ("a.nii", lambda path: save_nifti(path, np.full((2, 3, 4), 1e300)), "holds 24 values that are NaN or infinite"),
-        ("a.nii", flat, "its affine has no inverse"),
-        ("a.nii", lambda path: save_nifti(path, np.zeros((2, 3, 4), np.complex64)), "holds complex64"),
-        ("a.nii", coloured, "must be whole or real numbers"),
-        ("a.nii", huge, f"32000x32000x32000 is more than {MAX_VOXELS} voxels"),
+        ("a.nii", lambda path: save_nifti(path, np.full((2, 3, 4), 1e300)), "contains 24 NaN or infinite values"),
+        ("a.nii", flat, "the affine has no inverse"),
+        ("a.nii", lambda path: save_nifti(path, np.zeros((2, 3, 4), np.complex64)), "has dtype complex64"),
+        ("a.nii", coloured, "must be integers or real numbers"),
+        ("a.nii", huge, f"32000x32000x32000 exceeds the limit of {MAX_VOXELS} voxels"),
         ("a.nrrd", lambda path: path.write_bytes(b"NRRD0004\nsizes"), "cannot be read"),
         ("a.nrrd", cut(save_nrrd, noise()), "cannot be read"),
         (
@@ -237,16 +237,16 @@ def coloured(path: Path) -> None:
             "has the space 'scanner-xyz': must be",
         ),
         ("a.nrrd", detached, "has its data in another file"),
-        ("a.nrrd", huge_nrrd, "70000x60000x5 is more than"),
+        ("a.nrrd", huge_nrrd, "70000x60000x5 exceeds the limit"),
         ("a.h5", lambda path: path.write_bytes(b"no"), "cannot be read"),
-        ("a.h5", lambda path: save_hdf5(path, picture=anatomy()), "holds no dataset 'image'; it has picture"),
-        ("a.h5", lambda path: save_hdf5(path, image=anatomy()[0]), "dataset image has 2 dimensions"),
+        ("a.h5", lambda path: save_hdf5(path, picture=anatomy()), "contains no dataset 'image': it has picture"),
+        ("a.h5", lambda path: save_hdf5(path, image=anatomy()[0]), "dataset image must have 3 or 4 .* but has 2"),
         ("a.h5", lambda path: save_hdf5(path, (1, 2), image=anatomy()), "attribute spacing of image must be 3 numbers"),
-        ("a.h5", linked, "holds no dataset 'image'"),
-        ("a.mha", lambda path: path.write_bytes(b""), "is none of .*nii.gz"),
+        ("a.h5", linked, "contains no dataset 'image'"),
+        ("a.mha", lambda path: path.write_bytes(b""), "must be one of .*nii.gz"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_one_line(tmp_path, name, write, reason):
+def test_unusable_file_is_reported_in_one_line(tmp_path, name, write, reason):
     write(tmp_path / name)
     with pytest.raises(ShardError, match=reason) as caught:
         read_volume(tmp_path / name)
@@ -259,32 +259,32 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path, name, write, reason):
     [
         (
             lambda folder: next(folder.glob("*_2.dcm")).unlink(),
-            r"distances of slices differ, 4\.000 mm beside 2\.000 mm",
+            r"slices are not evenly spaced, 4\.000 mm instead of 2\.000 mm",
         ),
         (
             lambda folder: shutil.copy(next(folder.glob("*_2.dcm")), folder / "x.dcm"),
-            "two slices are at the same place",
+            "two slices have the same position",
         ),
-        (lambda folder: change_slices(folder, 1, SeriesInstanceUID="1.2.3"), "holds files of several series"),
+        (lambda folder: change_slices(folder, 1, SeriesInstanceUID="1.2.3"), "contains files of several series"),
         (lambda folder: change_slices(folder, 1, Rows=7, Columns=6), "slices differ in Rows, 7 and 6"),
         (lambda folder: change_slices(folder, 1, PixelSpacing=[1, 1]), "slices differ in PixelSpacing"),
         (
             lambda folder: change_slices(folder, PixelSpacing=None),
-            "is no slice of a volume: without, or with a wrong, Pix",
+            "is not a slice of a volume: missing or invalid Pix",
         ),
         (lambda folder: change_slices(folder, PhotometricInterpretation="MONOCHROME1"), "interpretation MONOCHROME1"),
-        (lambda folder: change_slices(folder, NumberOfFrames=3), "holds 3 frames"),
-        (lambda folder: change_slices(folder, BurnedInAnnotation="YES"), "text about the patient is in its pixels"),
+        (lambda folder: change_slices(folder, NumberOfFrames=3), "contains 3 frames"),
+        (lambda folder: change_slices(folder, BurnedInAnnotation="YES"), "patient text in its pixels"),
         (lambda folder: change_slices(folder, PixelData=b"\0\0"), "pixels cannot be decoded"),
         (lambda folder: change_slices(folder, ImageOrientationPatient=[1, 0, 0, 0, 0.9, 0.436]), "shifted sideways"),
         (lambda folder: (folder / "z.dcm").write_bytes(b"no DICOM"), r"z\.dcm cannot be read"),
         (
             lambda folder: [path.unlink() for path in list(folder.glob("*.dcm"))[1:]],
-            "holds 1 DICOM files: a volume needs",
+            "contains 1 DICOM files: a volume needs",
         ),
     ],
 )
-def test_slices_that_are_no_volume_are_one_line(tmp_path, spoil, reason):
+def test_invalid_series_is_reported_in_one_line(tmp_path, spoil, reason):
     folder = save_series(tmp_path / "series", anatomy())
     spoil(folder)
     with pytest.raises(ShardError, match=reason) as caught:
@@ -296,7 +296,7 @@ def test_slices_that_are_no_volume_are_one_line(tmp_path, spoil, reason):
 @pytest.mark.parametrize(
     ("name", "library"), [("a.nii", "nibabel"), ("a.nrrd", "nrrd"), ("a.h5", "h5py"), ("a", "pydicom")]
 )
-def test_a_missing_library_names_the_extra(tmp_path, monkeypatch, name, library):
+def test_missing_library_error_names_the_extra(tmp_path, monkeypatch, name, library):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.dcm").write_bytes(b"")
     for module in [loaded for loaded in sys.modules if loaded.partition(".")[0] == library]:
@@ -306,24 +306,24 @@ def test_a_missing_library_names_the_extra(tmp_path, monkeypatch, name, library)
         read_volume(tmp_path / name)
 
 
-def test_masks_hold_whole_numbers_in_any_dtype(tmp_path):
+def test_masks_contain_integers_in_any_dtype(tmp_path):
     numbers = np.resize([0, 1, 255, 3], (2, 3, 4))
     for dtype in (np.uint8, np.int64, np.float64):
         kept = numbers.astype(dtype)
         path = save_nrrd(tmp_path / "a.nrrd", kept) if dtype == np.int64 else save_nifti(tmp_path / "a.nii", kept)
         np.testing.assert_array_equal(read_numbers(path).values, numbers)
-    with pytest.raises(ShardError, match=r"a\.nii: mask value 0\.5 is not whole"):
+    with pytest.raises(ShardError, match=r"a\.nii: mask value 0\.5 is not an integer"):
         read_numbers(save_nifti(tmp_path / "a.nii", numbers / 2))
-    with pytest.raises(ShardError, match="a mask of 2 channels"):
+    with pytest.raises(ShardError, match="the mask has 2 channels"):
         read_numbers(save_nifti(tmp_path / "a.nii", np.stack([numbers, numbers], 3).astype(np.uint8)))
 
 
-def test_volumes_are_at_the_same_place_or_refused():
+def test_volumes_at_different_positions_are_refused():
     image = Volume(anatomy(), ras_affine())
     refuse_other_place(Volume(anatomy(), ras_affine() + 1e-4), HERE, image, HERE)
-    with pytest.raises(ShardError, match=r"it is 6x6x5, the image .* 7x6x5"):
+    with pytest.raises(ShardError, match=r"the volume is 6x6x5, but the image .* is 7x6x5"):
         refuse_other_place(Volume(anatomy()[1:], ras_affine()), HERE, image, HERE)
     away = ras_affine()
     away[1, 3] += 0.2
-    with pytest.raises(ShardError, match=r"lies up to 0\.2 mm away from the image"):
+    with pytest.raises(ShardError, match=r"is up to 0\.2 mm away from the image"):
         refuse_other_place(Volume(anatomy(), away), HERE, image, HERE)

@@ -1,4 +1,4 @@
-"""What is done to volumes before they are stored: clipped, scaled, resampled."""
+"""Tests of preparing volumes: clipping, scaling and resampling."""
 
 import math
 from pathlib import Path
@@ -24,9 +24,9 @@ HERE = Path("volume")
     new=st.tuples(*[st.floats(0.5, 2)] * 3),
 )
 @settings(max_examples=40, deadline=None)
-def test_a_ramp_stays_a_ramp_in_the_patient(shape, old, new):
+def test_resampling_preserves_a_linear_ramp(shape, old, new):
     def ramp(volume: Volume) -> np.ndarray:
-        """3 x - 2 y + z, in mm in the patient."""
+        """Return 3 x - 2 y + z, with x, y, z in mm."""
         places = np.stack([*np.indices(volume.values.shape), np.ones(volume.values.shape)], axis=-1) @ volume.affine.T
         return places[..., :3] @ np.asarray([3.0, -2.0, 1.0])
 
@@ -36,16 +36,16 @@ def test_a_ramp_stays_a_ramp_in_the_patient(shape, old, new):
     assert found.values.shape == tuple(max(1, round(n * a / b)) for n, a, b in zip(shape, old, new, strict=True))
     ratio = np.asarray(new) / old
     np.testing.assert_allclose(found.spacing, np.where(np.abs(ratio - 1) < 1e-3, old, new), rtol=1e-6)
-    # The centre of the volume is where it was.
+    # The centre of the volume does not move.
     middle = [np.append((np.asarray(one.values.shape) - 1) / 2, 1) @ one.affine.T for one in (volume, found)]
     np.testing.assert_allclose(middle[0], middle[1], atol=1e-6)
-    # Apart from the rim, which repeats itself: 4 widths of the Gaussian, and half a voxel.
+    # Exclude the rim, where the edge is repeated: 4 widths of the Gaussian, and half a voxel.
     rim = [math.ceil((4 * max(0, r - 1) / 2 + 1.5) / r) for r in ratio]
     inside = tuple(slice(n, m - n) for n, m in zip(rim, found.values.shape, strict=True))
     np.testing.assert_allclose(found.values[inside], ramp(found)[inside], atol=2e-3)
 
 
-def test_resampling_keeps_whole_numbers_and_channels_and_never_mixes_classes():
+def test_resampling_keeps_integers_and_channels_and_never_mixes_classes():
     volume = Volume(np.stack([anatomy((8, 8, 8)), -anatomy((8, 8, 8))], 3), np.eye(4))
     found = resample(volume, (2, 0.5, 1), HERE)
     assert (found.values.shape, found.values.dtype) == ((4, 16, 8, 2), np.int16)
@@ -58,14 +58,14 @@ def test_resampling_keeps_whole_numbers_and_channels_and_never_mixes_classes():
     assert same is volume
 
 
-def test_what_cannot_be_resampled_is_one_line():
-    with pytest.raises(ShardError, match="does not tell the size of its voxels"):
+def test_unknown_spacing_and_too_many_voxels_are_refused():
+    with pytest.raises(ShardError, match="does not state its voxel size"):
         resample(Volume(anatomy(), np.eye(4), stated=False), (2, 2, 2), HERE)
-    with pytest.raises(ShardError, match=f"is more than {MAX_VOXELS} voxels"):
+    with pytest.raises(ShardError, match=f"exceeds the limit of {MAX_VOXELS} voxels"):
         resample(Volume(anatomy(), np.eye(4)), (0.001, 0.001, 0.001), HERE)
 
 
-def test_intensities_are_of_the_voxels_that_are_not_background():
+def test_intensities_are_normalised_by_the_nonzero_voxels():
     head = np.zeros((6, 6, 6), np.int16)
     head[1:5, 1:5, 1:5] = np.arange(100, 164).reshape(4, 4, 4)
     values = scale(Volume(head, np.eye(4)), Preparation(intensity="volume"), HERE).values
@@ -77,17 +77,17 @@ def test_intensities_are_of_the_voxels_that_are_not_background():
     mixed = scale(both, Preparation(intensity=["keep", "volume"]), HERE).values
     np.testing.assert_array_equal(mixed[..., 0], head)
     np.testing.assert_allclose(mixed[..., 1], values, rtol=1e-6)
-    with pytest.raises(ShardError, match="has 2 channels, must have 1"):
+    with pytest.raises(ShardError, match="must have 1 channels, but has 2"):
         scale(both, Preparation(intensity=["keep"]), HERE)
 
 
 @pytest.mark.parametrize("value", [0, 5])
-def test_a_constant_volume_has_no_deviation(value):
-    with pytest.raises(ShardError, match="all its voxels that are not 0 are equal"):
+def test_constant_volume_cannot_be_normalised(value):
+    with pytest.raises(ShardError, match="all non-zero voxels are equal"):
         scale(Volume(np.full((3, 3, 3), value, np.int16), np.eye(4)), Preparation(intensity="volume"), HERE)
 
 
-def test_a_window_clips_and_leaves_whole_numbers_whole():
+def test_window_clips_and_keeps_integers():
     values = scale(Volume(anatomy(), np.eye(4)), Preparation(window=(-10.0, 50.0)), HERE).values
     assert values.dtype == np.int16
     np.testing.assert_array_equal(values, np.clip(anatomy(), -10, 50))
@@ -102,7 +102,7 @@ def test_image_and_mask_are_resampled_to_the_same_voxels():
     made = decode_volume(components["npy"])[..., 0]
     drawn = decode_volume_mask(components["mask.npy"], 2)
     assert made.shape == drawn.shape == (4, 6, 16)
-    # 100 lies between two planes of the ramp, so nearest and linear disagree next to it only.
+    # 100 is between two planes of the ramp, so nearest and linear interpolation differ only next to it.
     clear = np.abs(made - 100) > 64
     assert clear.mean() > 0.5
     np.testing.assert_array_equal(drawn[clear], made[clear] > 100)

@@ -1,4 +1,4 @@
-"""The cache: one fetch for all processes, checked, no larger than it may be, never pulled from under a reader."""
+"""Tests of the cache: one fetch for all processes, checked content, a size limit, and safe removal."""
 
 import hashlib
 import multiprocessing
@@ -21,13 +21,13 @@ from uml_shards.storage.cache import default_folder
 from uml_shards.storage.download import Content
 
 KILOBYTE = 1e-6
-"""In gigabytes."""
+"""A kilobyte in gigabytes."""
 
 IMPORTS = """
 from pathlib import PosixPath
 from uml_shards import Cache, ShardError
 from uml_shards.address import Address
-from uml_shards.download import Content
+from uml_shards.storage.download import Content
 """
 IN_CACHE = "{!r}.file(Address({!r}), {!r})"
 
@@ -70,7 +70,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def read_all(url: str, remote: Path, folder: Path, gigabytes: float | None, barrier) -> bool:
-    """All five files twice over, in a process of its own that starts with the others."""
+    """Read all five files twice, in a separate process that starts together with the others."""
     cache = Cache(folder, gigabytes)
     barrier.wait()
     good = True
@@ -93,8 +93,8 @@ def test_several_processes_fetch_each_file_once(server, tmp_path):
     assert server.asked_names() == {f"{name}.tar": 1 for name in "abcde"}
 
 
-def test_several_processes_share_too_small_a_cache(server, tmp_path):
-    """It may be too large for a moment, while all files in it are in use, and not for longer."""
+def test_several_processes_can_share_a_cache_that_is_too_small(server, tmp_path):
+    """The cache may exceed its limit only while all its files are in use."""
     assert all(in_processes(4, server.url, server.folder, tmp_path / "cache", 2.5 * KILOBYTE))
     for name in "abcde":
         get(Cache(tmp_path / "cache", 2.5 * KILOBYTE), server, name)
@@ -103,7 +103,7 @@ def test_several_processes_share_too_small_a_cache(server, tmp_path):
 
 @settings(max_examples=25, deadline=None)
 @given(wanted=st.lists(st.sampled_from("abcde"), max_size=15), room=st.integers(1, 4))
-def test_what_was_not_used_for_longest_makes_room(remote, tmp_path_factory, wanted, room):
+def test_least_recently_used_files_are_removed(remote, tmp_path_factory, wanted, room):
     cache = Cache(tmp_path_factory.mktemp("cache"), (room + 0.5) * KILOBYTE)
     model: OrderedDict[str, None] = OrderedDict()
     with serving(ShardServer(remote)) as server:
@@ -128,7 +128,7 @@ def test_a_file_in_use_is_not_removed(server, tmp_path):
     assert not path.is_file()
 
 
-def test_an_open_file_outlives_its_removal(server, tmp_path):
+def test_open_file_stays_readable_after_its_removal(server, tmp_path):
     cache = Cache(tmp_path / "cache", 1.5 * KILOBYTE)
     with cache.file(Address(f"{server.url}/b.tar"), content_of(server.folder / "b.tar")) as path:
         descriptor = os.open(path, os.O_RDONLY)
@@ -139,14 +139,16 @@ def test_an_open_file_outlives_its_removal(server, tmp_path):
     assert get(cache, server, "b") == bytes([1]) * 1000
 
 
-def test_what_can_never_fit_is_one_line(server, tmp_path):
-    with pytest.raises(ShardError, match=r"a\.tar has 1000 bytes, the cache may hold 500: allow more gigabytes"):
+def test_file_larger_than_the_cache_is_refused(server, tmp_path):
+    with pytest.raises(
+        ShardError, match=r"a\.tar has 1000 bytes, but the cache is limited to 500: allow more gigabytes"
+    ):
         get(Cache(tmp_path / "cache", 0.5 * KILOBYTE), server, "a")
     assert server.asked == []
 
 
 @pytest.mark.parametrize("data", [b"", bytes(999), bytes(1001), b"\1" + bytes(999)])
-def test_a_file_that_changed_in_the_cache_is_fetched_again(server, tmp_path, data):
+def test_modified_cached_file_is_fetched_again(server, tmp_path, data):
     cache = Cache(tmp_path)
     get(cache, server, "a")
     (kept,) = files(tmp_path)
@@ -155,7 +157,7 @@ def test_a_file_that_changed_in_the_cache_is_fetched_again(server, tmp_path, dat
     assert len(server.asked) == 2
 
 
-def test_a_flip_that_leaves_no_trace_is_found_when_asked(server, tmp_path):
+def test_flipped_byte_without_changed_mtime_is_detected_by_rehash(server, tmp_path):
     cache = Cache(tmp_path)
     get(cache, server, "a")
     (kept,) = files(tmp_path)
@@ -165,7 +167,7 @@ def test_a_flip_that_leaves_no_trace_is_found_when_asked(server, tmp_path):
     assert get(cache, server, "a", rehash=True) == bytes(1000)
 
 
-def test_a_sound_file_without_its_record_is_checked_and_not_fetched_again(server, tmp_path):
+def test_valid_file_without_record_is_checked_and_not_fetched_again(server, tmp_path):
     cache = Cache(tmp_path)
     get(cache, server, "a")
     (record,) = tmp_path.glob("*.ok")
@@ -175,7 +177,7 @@ def test_a_sound_file_without_its_record_is_checked_and_not_fetched_again(server
     assert record.is_file()
 
 
-def test_files_of_two_splits_or_of_two_times_never_meet(tmp_path):
+def test_files_of_different_splits_or_versions_are_kept_apart(tmp_path):
     for split, byte in (("train", 1), ("val", 2)):
         (tmp_path / split).mkdir()
         (tmp_path / split / "shard.tar").write_bytes(bytes([byte]) * 10)
@@ -190,8 +192,8 @@ def test_files_of_two_splits_or_of_two_times_never_meet(tmp_path):
     assert len(files(tmp_path / "cache")) == 3
 
 
-def test_a_fetch_that_was_killed_leaves_nothing_in_the_way(remote, tmp_path):
-    """Its unfinished file counts as room taken, is removed for others, and its lock is gone."""
+def test_killed_fetch_does_not_block_others(remote, tmp_path):
+    """The partial file counts towards the limit and can be removed for other files, and its lock is released."""
     cache = Cache(tmp_path / "cache", 1.5 * KILOBYTE)
     with serving(Silent(remote)) as server:
         content = content_of(remote / "a.tar")
@@ -203,7 +205,7 @@ def test_a_fetch_that_was_killed_leaves_nothing_in_the_way(remote, tmp_path):
             process.kill()
         assert isinstance(cache.folder, Path)
         assert [path.suffix for path in files(cache.folder)] == [".part"]
-        server.asked.append(("b.tar", None))  # as if it had been silent already
+        server.asked.append(("b.tar", None))  # so that the server answers this file at once
         assert get(cache, server, "b") == bytes([1]) * 1000
         assert [path.suffix for path in files(cache.folder)] == [""]
         assert get(cache, server, "a") == bytes(1000)
@@ -212,36 +214,41 @@ def test_a_fetch_that_was_killed_leaves_nothing_in_the_way(remote, tmp_path):
 def test_failed_fetch_leaves_no_file(server, tmp_path):
     content = Content(1000, 1000, "0" * 64)
     with (
-        pytest.raises(ShardError, match="sha256 is not"),
+        pytest.raises(ShardError, match="sha256 differs from"),
         Cache(tmp_path).file(Address(f"{server.url}/a.tar"), content),
     ):
         pass
     assert files(tmp_path) == []
 
 
-def test_folder_is_made_when_needed_and_private(server, tmp_path):
+def test_folder_is_created_on_first_use_and_private(server, tmp_path):
     cache = Cache(tmp_path / "new" / "cache")
     assert not (tmp_path / "new").exists()
     get(cache, server, "a")
     assert stat.S_IMODE((tmp_path / "new" / "cache").stat().st_mode) == 0o700
 
 
-def test_folder_that_cannot_be_made_is_one_line(server, tmp_path):
+def test_folder_that_cannot_be_created_is_reported_in_one_line(server, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ShardError, match=r"cache folder .*file/cache cannot be made: Not a directory: choose another"):
+    with pytest.raises(
+        ShardError, match=r"cache folder .*file/cache cannot be created: Not a directory: choose another"
+    ):
         get(Cache(tmp_path / "file" / "cache"), server, "a")
 
 
-def test_full_disk_is_one_line_and_leaves_nothing(server, tmp_path):
-    """A limit on the size of files stands for the disk: the system refuses the write."""
+def test_full_disk_is_reported_in_one_line_and_leaves_no_file(server, tmp_path):
+    """Simulate a full disk with a limit on file sizes: the system refuses the write."""
     wanted = IN_CACHE.format(Cache(str(tmp_path)), f"{server.url}/a.tar", content_of(server.folder / "a.tar"))
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
         f"try:\n  with {wanted}: pass\nexcept ShardError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", IMPORTS + code], capture_output=True, text=True, check=True)
-    said = f"cache folder {tmp_path} cannot be used: File too large: make room, limit it or choose another"
-    assert done.stdout.splitlines() == [said]
+    message = (
+        f"cache folder {tmp_path} cannot be used: File too large: free disk space, limit the cache or choose another "
+        "folder"
+    )
+    assert done.stdout.splitlines() == [message]
     assert files(tmp_path) == []
 
 

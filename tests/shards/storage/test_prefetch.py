@@ -1,4 +1,4 @@
-"""A remote shard comes before its samples are wanted, and what goes wrong with that is nobody's error."""
+"""Tests of prefetching remote shards, whose failures must not raise errors."""
 
 import threading
 import time
@@ -46,7 +46,7 @@ def asked(server):
     return set(server.asked_names(".tar"))
 
 
-def test_a_shard_is_fetched_while_samples_far_before_it_are_read(made, tmp_path):
+def test_shard_is_prefetched_while_earlier_samples_are_read(made, tmp_path):
     with serving(ShardServer(made)) as server:
         stream = stream_of(server, tmp_path)
         stream.sample(0)
@@ -60,7 +60,7 @@ def test_a_shard_is_fetched_while_samples_far_before_it_are_read(made, tmp_path)
         assert set(server.asked_names(".tar").values()) == {1}  # and nothing was fetched twice
 
 
-def test_only_a_few_are_fetched_at_once(made, tmp_path):
+def test_number_of_concurrent_prefetches_is_limited(made, tmp_path):
     class Slow(ShardServer):
         def __init__(self, folder):
             super().__init__(folder)
@@ -80,7 +80,7 @@ def test_only_a_few_are_fetched_at_once(made, tmp_path):
         assert len(split.read(SAMPLES - 1).key)
 
 
-def test_a_shard_that_cannot_be_fetched_is_an_error_of_its_own_samples_only(made, tmp_path, monkeypatch):
+def test_failed_prefetch_affects_only_samples_of_its_shard(made, tmp_path, monkeypatch):
     monkeypatch.setattr("uml_shards.storage.download.FIRST_PAUSE_SECONDS", 0.001)
 
     class Broken(Truncating):
@@ -97,7 +97,7 @@ def test_a_shard_that_cannot_be_fetched_is_an_error_of_its_own_samples_only(made
         assert caught.value.reason == "remote"
 
 
-def test_a_folder_needs_no_thread(made):
+def test_local_folder_starts_no_thread(made):
     split = open_split(made / "train")
     before = threading.active_count()
     split.prefetch(0)

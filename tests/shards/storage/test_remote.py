@@ -1,4 +1,4 @@
-"""Shards behind a URL: the same samples as from the folder, whatever the server does, or one line that says why not."""
+"""Tests of shards behind a URL: same samples as in the folder, or a one-line error, whatever the server does."""
 
 import importlib.util
 import io
@@ -40,7 +40,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    """Short pauses between tries, and a default cache of this test's own."""
+    """Use short pauses between tries, and a separate default cache for each test."""
     monkeypatch.setattr("uml_shards.storage.download.FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -61,7 +61,7 @@ def contents(split):
 
 
 def reason(url: str, cache: Cache) -> str:
-    """The one line that says why not all samples of the data set at a URL can be read."""
+    """Return the one-line error raised when reading all samples of the data set at a URL."""
     with pytest.raises(ShardError) as caught:
         contents(open_split(f"{url}/train", cache))
     assert "\n" not in str(caught.value)
@@ -69,12 +69,12 @@ def reason(url: str, cache: Cache) -> str:
 
 
 def kept(cache: Cache) -> list[Path]:
-    """The fetched files in a cache that count as whole, and those that are not finished."""
+    """Return the complete and the partial files in a cache."""
     assert isinstance(cache.folder, Path)
     return [path for path in cache.folder.iterdir() if path.is_file() and path.suffix != ".ok"]
 
 
-def test_split_behind_a_url_holds_what_the_folder_holds(made, cache):
+def test_remote_split_equals_the_local_one(made, cache):
     local = open_split(made / "train")
     with serving(ShardServer(made)) as server:
         split = open_split(f"{server.url}/train/", cache)
@@ -103,7 +103,7 @@ def test_a_rank_fetches_the_shards_of_its_slots_only(made, cache):
         positions = [6 * step + slot for step in range(4) for slot in owned_slots(6, rank=1, ranks=3)]
         keys = {stream.sample(position).key for position in positions}
         assert len(keys) == 8  # a third of an epoch
-        soon = [position + stream.ahead * 6 for position in positions]  # fetched already, since they come next
+        soon = [position + stream.ahead * 6 for position in positions]  # prefetched, since they come next
         lanes = {split.locate(plan.sample(position))[0] for position in positions}
         allowed = lanes | {split.locate(plan.sample(position))[0] for position in soon}
         asked = {int(name[-10:-4]) for name in server.asked_names(".tar")}
@@ -111,7 +111,7 @@ def test_a_rank_fetches_the_shards_of_its_slots_only(made, cache):
         assert lanes <= asked <= allowed
 
 
-def test_broken_connections_go_on_where_they_were(made, cache):
+def test_broken_connections_are_resumed(made, cache):
     with serving(shard_server.Dropping(made)) as server:
         assert contents(open_split(f"{server.url}/train", cache)) == contents(open_split(made / "train"))
         assert set(server.asked_names(".tar").values()) == {3}
@@ -129,34 +129,34 @@ def test_broken_connections_go_on_where_they_were(made, cache):
         shard_server.ShrinkingManifest,
     ],
 )
-def test_what_cannot_be_continued_starts_anew(made, cache, kind):
+def test_transfer_that_cannot_be_resumed_starts_over(made, cache, kind):
     with serving(kind(made)) as server:
         assert contents(open_split(f"{server.url}/train", cache)) == contents(open_split(made / "train"))
 
 
 @pytest.mark.parametrize("kind", [shard_server.FlippingOnce, shard_server.Busy])
-def test_what_passes_is_tried_again(made, cache, kind):
+def test_transient_failures_are_retried(made, cache, kind):
     with serving(kind(made)) as server:
         assert contents(open_split(f"{server.url}/train", cache)) == contents(open_split(made / "train"))
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "problem"),
     [
-        (shard_server.Truncating, "bytes, the manifest says"),
-        (shard_server.Flipping, "its sha256 is not the manifest's: it is damaged, or of other shards"),
+        (shard_server.Truncating, "bytes, the manifest states"),
+        (shard_server.Flipping, "its sha256 differs from the manifest's: it is damaged or belongs to other shards"),
     ],
 )
-def test_wrong_content_is_never_kept(made, cache, kind, said):
+def test_wrong_content_is_never_kept(made, cache, kind, problem):
     with serving(kind(made)) as server:
         line = reason(server.url, cache)
         assert line.startswith(f"{server.url}/{TAR} cannot be read: ")
-        assert said in line
+        assert problem in line
         assert server.asked_names(".tar") == {TAR: TRIES}
     assert len(kept(cache)) == 6  # the indices
 
 
-def test_silent_server_is_left_and_asked_again(made, cache, monkeypatch):
+def test_silent_connection_times_out_and_is_retried(made, cache, monkeypatch):
     monkeypatch.setattr("uml_shards.storage.remote.TIMEOUT_SECONDS", 0.3)
     with serving(shard_server.Silent(made)) as server:
         assert open_split(f"{server.url}/train", cache).components(0) == open_split(made / "train").components(0)
@@ -167,33 +167,33 @@ def test_server_that_stays_silent_is_given_up(made, cache, monkeypatch):
     monkeypatch.setattr("uml_shards.storage.remote.TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr("uml_shards.storage.download.TRIES", 2)
     with serving(shard_server.AlwaysSilent(made)) as server:
-        assert "timed out; given up after 2 tries" in reason(server.url, cache)
+        assert "timed out; gave up after 2 tries" in reason(server.url, cache)
 
 
-def test_index_longer_than_it_can_be_is_not_read_to_its_end(made, cache):
+def test_oversized_index_is_not_read_to_its_end(made, cache):
     with serving(shard_server.Endless(made)) as server:
-        assert f"{server.url}/{INDEX} cannot be read: it has more than" in reason(server.url, cache)
+        assert f"{server.url}/{INDEX} cannot be read: the file has more than" in reason(server.url, cache)
 
 
-def test_missing_file_is_asked_for_once(copy, cache):
+def test_missing_file_is_requested_once(copy, cache):
     (copy / TAR).unlink()
     with serving(ShardServer(copy)) as server:
         assert reason(server.url, cache) == (
-            f"{server.url}/{TAR} cannot be read: the server answers 404 Not Found: check the address"
+            f"{server.url}/{TAR} cannot be read: the server returned 404 Not Found: check the address"
         )
         assert server.asked_names(".tar") == {TAR: 1}
 
 
-def test_missing_server_is_one_line(cache):
+def test_missing_server_is_reported_in_one_line(cache):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    assert "Connection refused; given up after 5 tries" in reason(f"http://127.0.0.1:{port}", cache)
+    assert "Connection refused; gave up after 5 tries" in reason(f"http://127.0.0.1:{port}", cache)
 
 
 def test_redirect_to_a_file_is_refused(made, cache):
     with serving(shard_server.Redirecting(made)) as server:
         server.target = f"file://{made}"
-        assert "the server answers 302, a redirect to another scheme" in reason(server.url, cache)
+        assert "the server returned 302, a redirect to another scheme" in reason(server.url, cache)
         assert len(server.asked) == 1
 
 
@@ -205,7 +205,7 @@ def test_redirect_to_another_server_is_followed_without_the_password(made, cache
         assert not any("Authorization" in headers for headers in second.headers)
 
 
-def test_passwords_and_signatures_open_shards_and_are_never_shown(copy, cache, tmp_path):
+def test_credentials_are_used_and_never_shown(copy, cache, tmp_path):
     empty = Cache(tmp_path / "empty")
     with serving(shard_server.Guarded(copy)) as server:
         assert "401 Unauthorized" in reason(server.url, cache)
@@ -220,7 +220,7 @@ def test_passwords_and_signatures_open_shards_and_are_never_shown(copy, cache, t
             assert not any(secret in shown for secret in ("reader", "pa%2Fss", "pa/ss", "abc123"))
 
 
-def test_manifest_cannot_name_files_of_other_folders(copy, cache):
+def test_manifest_cannot_refer_to_files_in_other_folders(copy, cache):
     path = copy / "train" / "manifest.json"
     for name in ("../train/shard-000000.tar", "/etc/passwd", "..", "a\\b"):
         manifest = json.loads(path.read_text())
@@ -229,10 +229,10 @@ def test_manifest_cannot_name_files_of_other_folders(copy, cache):
         (copy / "other" / "manifest.json").write_text(json.dumps(manifest))
         with serving(ShardServer(copy)) as server, pytest.raises(ShardError, match=r"shards\.0\.name") as caught:
             open_split(f"{server.url}/other", cache)
-        assert str(caught.value).startswith(f"{server.url}/other/manifest.json is no manifest")
+        assert str(caught.value).startswith(f"{server.url}/other/manifest.json is not a manifest")
 
 
-def test_shards_made_anew_on_the_server_are_read_anew(copy, cache):
+def test_replaced_shards_on_the_server_are_fetched_again(copy, cache):
     with serving(ShardServer(copy)) as server:
         old = contents(open_split(f"{server.url}/train", cache))
         importer = find_importer("phantom")(None, Options(size=16, seed=1, counts={"train": 24}, lossless=True))
@@ -252,18 +252,18 @@ def test_other_schemes_are_read_by_fsspec(made, cache, scheme):
     try:
         assert contents(open_split(f"{url}/train", cache)) == contents(open_split(made / "train"))
         absent = reason(f"{url}/absent", cache)
-        assert absent == f"{url}/absent/train/manifest.json cannot be read: there is no such file: check the address"
+        assert absent == f"{url}/absent/train/manifest.json cannot be read: the file does not exist: check the address"
     finally:
         memory.rm("/shards", recursive=True)
 
 
-def test_other_schemes_go_on_where_they_were(made, cache):
+def test_transfers_of_other_schemes_are_resumed(made, cache):
     fsspec = pytest.importorskip("fsspec")
     local = pytest.importorskip("fsspec.implementations.local")
     opened: list[str] = []
 
     class Breaking(local.LocalFileSystem):
-        """Each tar breaks when 3000 bytes of it were read, once."""
+        """Each tar fails once after 3000 bytes."""
 
         protocol = "breaking"
 
@@ -271,8 +271,8 @@ def test_other_schemes_go_on_where_they_were(made, cache):
             file = super().open(path, *arguments, **words)
             opened.append(path)
             if path.endswith(".tar") and opened.count(path) == 1:
-                whole, file = file, Broken(path, "rb")
-                whole.close()
+                intact, file = file, Broken(path, "rb")
+                intact.close()
             return file
 
     class Broken(io.FileIO):
@@ -286,12 +286,12 @@ def test_other_schemes_go_on_where_they_were(made, cache):
     assert {opened.count(path) for path in opened if path.endswith(".tar")} == {2}
 
 
-def test_missing_fsspec_is_one_line(cache, monkeypatch):
+def test_missing_fsspec_is_reported_in_one_line(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     assert "s3:// needs fsspec: pip install 'uml-shards[remote]'" in reason("s3://bucket/data", cache)
 
 
-def test_scheme_that_nobody_knows_is_one_line(cache):
+def test_unknown_scheme_is_reported_in_one_line(cache):
     assert "Protocol not known: nobody" in reason("nobody://shards", cache)
 
 
@@ -303,8 +303,8 @@ def test_only_a_scheme_with_two_slashes_is_a_url(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("url", ["http://[", "http://host:port/x", "http://host/x\n", "http://host:99999/"])
-def test_url_that_is_none_is_one_line(url, cache):
-    with pytest.raises(ShardError, match="is no valid URL"):
+def test_invalid_url_is_reported_in_one_line(url, cache):
+    with pytest.raises(ShardError, match="is not a valid URL"):
         open_split(url, cache)
 
 
@@ -320,7 +320,7 @@ def test_address_without_a_host_keeps_its_slashes(name):
 
 
 @given(user=words, password=words, token=words, name=names)
-def test_address_is_a_path_that_keeps_its_secrets(user, password, token, name):
+def test_address_supports_path_operations_and_hides_credentials(user, password, token, name):
     address = parse_location(f"https://{user}0:{password}1@host:8000/data/train?{token}2")
     assert isinstance(address, Address)
     inside = address / name
@@ -331,7 +331,7 @@ def test_address_is_a_path_that_keeps_its_secrets(user, password, token, name):
     assert address.redact(f"no {address.url} for {user}0:{password}1") == f"no {address} for ..."
 
 
-def test_verify_reads_every_cached_byte_again_and_mends_it(made, cache):
+def test_verify_detects_and_replaces_damaged_cached_files(made, cache):
     with serving(ShardServer(made)) as server:
         contents(open_split(f"{server.url}/train", cache))
         for path in kept(cache):
@@ -342,7 +342,7 @@ def test_verify_reads_every_cached_byte_again_and_mends_it(made, cache):
 
 
 def flip(path: Path) -> None:
-    """Change a byte, as a bad disk does: without a trace in the file's times."""
+    """Change a byte without changing the file's timestamps, like a bad disk."""
     times = path.stat()
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -373,6 +373,6 @@ def test_commands_describe_and_verify_a_url(made, capsys):
         assert "Apache-2.0" in capsys.readouterr().out
         assert server.asked_names() == {"train/manifest.json": 1}
         assert module.main(["verify", url, "--quiet"]) == 0
-        assert capsys.readouterr().out == f"{server.url}/train: all is well\n"
+        assert capsys.readouterr().out == f"{server.url}/train: no problems found\n"
         assert module.main(["verify", f"{server.url}/absent", "--quiet"]) == 2
         assert "401 Unauthorized" in capsys.readouterr().err

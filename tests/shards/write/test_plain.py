@@ -1,4 +1,4 @@
-"""Tars that others made are indexed as they are, and read like our own; what is not clear is refused in one line."""
+"""Tests of indexing plain tars, which are then read like our own; ambiguous samples are refused."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def index(folder: Path, **options: Any):
     return index_plain(folder, quiet=True, **options)
 
 
-def test_tars_of_the_stock_writer_are_read_with_equal_bytes(tmp_path):
+def test_tars_of_the_webdataset_writer_are_read_with_equal_bytes(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     samples = {
@@ -74,7 +74,7 @@ def test_tars_of_the_stock_writer_are_read_with_equal_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("extension", ["png", "tif", "tiff", "jpeg"])
-def test_every_image_format_and_both_places_of_label_and_mask(tmp_path, extension):
+def test_every_image_format_and_all_label_and_mask_components_are_read(tmp_path, extension):
     image = encoded(7, {"png": "PNG", "jpeg": "JPEG"}.get(extension, "TIFF"))
     samples = {
         "a": {extension: image, "json": json.dumps({"label": 1, "age": 40}).encode(), "mask.png": mask(0, 1)},
@@ -109,14 +109,14 @@ NAME = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_charac
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(keys=st.lists(st.lists(NAME, min_size=1, max_size=3).map("/".join), min_size=1, max_size=4, unique=True))
-def test_any_key_of_printable_characters_comes_back(tmp_path_factory, keys):
+def test_any_printable_key_is_read_back(tmp_path_factory, keys):
     folder = tmp_path_factory.mktemp("keys") / "train"
     write_tar(folder / "x.tar", {key: {"png": encoded(1)} for key in keys})
     index(folder)
     assert list(open_split(folder).keys()) == keys
 
 
-def test_names_are_taken_from_the_caller(tmp_path):
+def test_given_names_are_stored_in_the_manifest(tmp_path):
     sample = {"png": encoded(1), "cls": b"0", "mask.png": mask(0, 1)}
     write_tar(tmp_path / "x.tar", {"a": sample})
     names = {"classes": ("benign", "malignant"), "mask_classes": ("background", "lesion")}
@@ -140,8 +140,8 @@ IMAGE = {"png": encoded(1)}
 @pytest.mark.parametrize(
     ("sample", "reason"),
     [
-        ({"cls": b"1"}, "needs one image"),
-        ({**IMAGE, "jpg": b"x"}, "needs one image"),
+        ({"cls": b"1"}, "needs exactly one image"),
+        ({**IMAGE, "jpg": b"x"}, "needs exactly one image"),
         ({"png": b"x"}, "png: cannot be opened"),
         ({**IMAGE, "cls": b"cat"}, "cls: must be a class number, is b'cat'"),
         ({**IMAGE, "cls": b"-1"}, "cls: must be a class number"),
@@ -153,11 +153,11 @@ IMAGE = {"png": encoded(1)}
         ({**IMAGE, "json": b"["}, "json: "),
         ({**IMAGE, "json": b"[" * 100000}, "json: "),
         ({**IMAGE, "mask.png": mask(1), "seg.png": mask(1)}, "has both mask.png and seg.png"),
-        ({**IMAGE, "mask.png": encoded(1, shape=(6, 5, 3))}, "must be a PNG of 8-bit grey"),
-        ({**IMAGE, "seg.png": encoded(1, shape=(5, 6))}, "seg.png: is 5x6, the image 6x5"),
+        ({**IMAGE, "mask.png": encoded(1, shape=(6, 5, 3))}, "must be an 8-bit grey PNG"),
+        ({**IMAGE, "seg.png": encoded(1, shape=(5, 6))}, "seg.png: mask is 5x6, image is 6x5"),
     ],
 )
-def test_sample_that_is_not_clear_is_one_line_and_leaves_nothing(tmp_path, sample, reason):
+def test_ambiguous_sample_is_reported_in_one_line_and_leaves_no_files(tmp_path, sample, reason):
     write_tar(tmp_path / "a.tar", {"good": IMAGE})
     write_tar(tmp_path / "b.tar", {"odd": sample})
     with pytest.raises(ShardError) as caught:
@@ -177,26 +177,26 @@ def test_masks_of_zero_and_255_are_refused_since_255_means_ignore(tmp_path):
 def test_key_in_two_tars_is_refused(tmp_path):
     write_tar(tmp_path / "a.tar", {"k": IMAGE})
     write_tar(tmp_path / "b.tar", {"k": IMAGE})
-    with pytest.raises(ShardError, match=r"b\.tar: sample k: duplicate key, a\.tar has it too"):
+    with pytest.raises(ShardError, match=r"b\.tar: sample k: duplicate key, also in a\.tar"):
         index(tmp_path)
 
 
 def test_images_of_different_channels_are_refused(tmp_path):
     write_tar(tmp_path / "a.tar", {"a": IMAGE, "b": {"png": encoded(1, shape=(6, 5, 3))}})
-    with pytest.raises(ShardError, match=r"a\.tar: sample b: images of 1 and of 3 channels"):
+    with pytest.raises(ShardError, match=r"a\.tar: sample b: images with 1 and with 3 channels"):
         index(tmp_path)
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
 @pytest.mark.parametrize("key", ["k" * 110, "folder/" * 14 + "k" * 10, "Maße"])
-def test_names_that_no_plain_header_holds_are_one_line(tmp_path, tar_format, key):
+def test_names_that_do_not_fit_a_plain_header_are_reported_in_one_line(tmp_path, tar_format, key):
     try:
         with tarfile.open(tmp_path / "a.tar", "w", format=tar_format, encoding="utf-8") as tar:
             header = tarfile.TarInfo(f"{key}.png")
             header.size = len(IMAGE["png"])
             tar.addfile(header, io.BytesIO(IMAGE["png"]))
     except ValueError:
-        assert tar_format == tarfile.USTAR_FORMAT  # which cannot hold the first of the names
+        assert tar_format == tarfile.USTAR_FORMAT  # this format does not support the first name
         return
     if key == "Maße" and tar_format != tarfile.PAX_FORMAT:
         index(tmp_path)
@@ -207,7 +207,7 @@ def test_names_that_no_plain_header_holds_are_one_line(tmp_path, tar_format, key
     assert "\n" not in str(caught.value)
 
 
-def test_cut_tar_is_one_line(tmp_path):
+def test_truncated_tar_is_reported_in_one_line(tmp_path):
     path = write_tar(tmp_path / "a.tar", {f"k{n}": IMAGE for n in range(3)})
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(ShardError, match=r"a\.tar"):
@@ -215,34 +215,34 @@ def test_cut_tar_is_one_line(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
 
 
-def test_tars_without_a_manifest_say_what_to_run(tmp_path):
+def test_missing_manifest_error_names_the_index_command(tmp_path):
     write_tar(tmp_path / "a.tar", {"k": IMAGE})
     with pytest.raises(
-        ShardError, match=r"holds tars, but no manifest\.json: .* run `python launchers/shards\.py index"
+        ShardError, match=r"contains tars but no manifest\.json: .* run `python launchers/shards\.py index"
     ):
         open_split(tmp_path)
 
 
-def test_folder_of_folders_names_them(tmp_path):
+def test_folder_without_tars_error_names_subfolders_with_tars(tmp_path):
     write_tar(tmp_path / "train" / "a.tar", {"k": IMAGE})
-    with pytest.raises(ShardError, match=r"holds no \*\.tar: index each of the folders in it: train"):
+    with pytest.raises(ShardError, match=r"contains no \*\.tar files: index each of its subfolders: train"):
         index(tmp_path)
-    with pytest.raises(ShardError, match="name a folder of plain tars"):
+    with pytest.raises(ShardError, match="pass a folder of plain tars"):
         index(tmp_path / "absent")
 
 
-def test_manifest_is_replaced_only_when_that_is_asked_for(tmp_path):
+def test_manifest_is_replaced_only_with_overwrite(tmp_path):
     folder = tmp_path / "train"
     write_tar(folder / "a.tar", {"k": IMAGE})
     index(folder)
-    with pytest.raises(ShardError, match="already holds a manifest: pass --overwrite"):
+    with pytest.raises(ShardError, match="already contains a manifest: pass --overwrite"):
         index(folder)
     write_tar(folder / "b.tar", {"l": IMAGE})
     assert index(folder, overwrite=True).samples == 2
     assert verify(folder, quiet=True) == []
 
 
-def test_command_indexes_and_prints_what_it_found(tmp_path, capsys):
+def test_index_command_prints_a_summary(tmp_path, capsys):
     main = load_script(SCRIPT).main
     sample = {"png": encoded(1), "cls": b"1", "mask.png": mask(0, 1)}
     write_tar(tmp_path / "train" / "a.tar", {"k": sample})

@@ -1,4 +1,4 @@
-"""Samples that cannot be used are left out when that is asked for: counted, listed, and never too many."""
+"""Tests of skipping samples that cannot be used: they are counted, listed and limited in number."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from uml_shards.write.writer import write_split
 
 
 class Files(Importer):
-    """RAW/<key>.png, whose mask has the value that the item states."""
+    """RAW/<key>.png, with a mask of the item's value."""
 
     name = "files"
     summary = licence = source = where = tree = "test"
@@ -38,7 +38,7 @@ class Files(Importer):
 
 
 BAD = {"k03": 7, "k08": 9, "k11": "broken", "k14": "opened", "k16": 255}
-"""Key -> what is wrong: a mask value that is no class, a damaged file, one that is missing, no json."""
+"""Key -> problem: an invalid mask value, a damaged file, a missing file, no json."""
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_bad_samples_are_left_out_and_listed_with_their_reasons(raw, tmp_path):
+def test_bad_samples_are_skipped_and_listed_with_their_reasons(raw, tmp_path):
     manifest = write(raw, tmp_path / "train")
     assert manifest.samples == 15
     split = open_split(tmp_path / "train")
@@ -80,14 +80,14 @@ def test_bad_samples_are_left_out_and_listed_with_their_reasons(raw, tmp_path):
     assert len(rows) == 5
 
 
-def test_what_is_left_out_does_not_depend_on_the_number_of_processes(raw, tmp_path):
+def test_skipped_samples_do_not_depend_on_the_number_of_processes(raw, tmp_path):
     for workers in (1, 2, 3):
         write(raw, tmp_path / str(workers), workers=workers)
     assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "3")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_more_than_the_stated_number_is_one_line(raw, tmp_path, workers):
+def test_too_many_skipped_samples_are_reported_in_one_line(raw, tmp_path, workers):
     with pytest.raises(
         ShardError, match=r"files: more than 4 samples cannot be used, one of them .*--max-skipped"
     ) as caught:
@@ -96,9 +96,9 @@ def test_more_than_the_stated_number_is_one_line(raw, tmp_path, workers):
     assert write(raw, tmp_path / "train", max_skipped=5).samples == 15
 
 
-def test_the_first_bad_sample_is_an_error_unless_skipping_is_asked_for(raw, tmp_path):
+def test_first_bad_sample_is_an_error_without_skipping(raw, tmp_path):
     keys = [f"k{number:02d}" for number in range(10)]
-    with pytest.raises(ShardError, match=r"\(--on-bad-sample skip leaves such samples out\)"):
+    with pytest.raises(ShardError, match=r"\(pass --on-bad-sample skip to skip such samples\)"):
         write(raw, tmp_path / "train", keys, samples_per_shard=2, on_bad_sample="error")
     kept = {path.stat().st_ino for path in (tmp_path / "train" / FOLDER).glob("*.tar")}
     assert kept
@@ -108,14 +108,14 @@ def test_the_first_bad_sample_is_an_error_unless_skipping_is_asked_for(raw, tmp_
     assert contents(tmp_path / "train") == contents(tmp_path / "whole")
 
 
-def test_shards_that_lack_samples_are_not_kept_where_nothing_may_be_left_out(raw, tmp_path):
+def test_shards_with_skipped_samples_are_rewritten_without_skipping(raw, tmp_path):
     with pytest.raises(ShardError, match="more than 1 samples"):
         write(raw, tmp_path / "train", max_skipped=1)
-    with pytest.raises(ShardError, match="leaves such samples out"):
+    with pytest.raises(ShardError, match="to skip such samples"):
         write(raw, tmp_path / "train", on_bad_sample="error")
 
 
-def test_a_mended_file_is_read_again_when_the_run_goes_on(raw, tmp_path):
+def test_repaired_file_is_read_when_the_run_continues(raw, tmp_path):
     keys = ["k01", "k02", "k11"]
     with pytest.raises(ShardError, match=r"k11\.png cannot be opened"):
         write(raw, tmp_path / "train", keys, samples_per_shard=1, on_bad_sample="error")
@@ -124,7 +124,7 @@ def test_a_mended_file_is_read_again_when_the_run_goes_on(raw, tmp_path):
     assert not (tmp_path / "train" / "skipped.csv").exists()
 
 
-def test_a_shard_of_bad_samples_only_leaves_no_gap_in_the_names(raw, tmp_path):
+def test_shard_of_only_bad_samples_leaves_no_gap_in_the_names(raw, tmp_path):
     manifest = write(raw, tmp_path / "train", ["k01", "k03", "k08", "k02", "k11"], samples_per_shard=1)
     assert [shard.name for shard in manifest.shards] == ["shard-000000.tar", "shard-000001.tar"]
     assert verify(tmp_path / "train", quiet=True) == []
@@ -138,20 +138,20 @@ def test_a_shard_of_bad_samples_only_leaves_no_gap_in_the_names(raw, tmp_path):
     ]
 
 
-def test_nothing_but_bad_samples_is_one_line(raw, tmp_path):
-    with pytest.raises(ShardError, match=r"no sample of train can be used, the first k03: mask\.png: value 7"):
+def test_split_of_only_bad_samples_is_reported_in_one_line(raw, tmp_path):
+    with pytest.raises(ShardError, match=r"no sample of train can be used, first k03: mask\.png: value 7"):
         write(raw, tmp_path / "train", ["k03"])
     assert not (tmp_path / "train").exists()
 
 
-def test_overwriting_with_whole_data_removes_the_list(raw, tmp_path):
+def test_overwriting_without_bad_samples_removes_the_list(raw, tmp_path):
     write(raw, tmp_path / "train")
     assert len(load_skipped(tmp_path / "train")) == 5
     write(raw, tmp_path / "train", ["k01"], overwrite=True)
     assert load_skipped(tmp_path / "train") == []
 
 
-def test_summary_counts_by_reason_whatever_the_file_and_the_number(raw, tmp_path):
+def test_summary_counts_by_reason_regardless_of_file_and_number(raw, tmp_path):
     write(raw, tmp_path / "train")
     lines = summarize(load_skipped(tmp_path / "train")).splitlines()
     assert lines[0] == "       2  mask.png: value N is out of range: N mask classes, and N = ignore"
@@ -160,7 +160,7 @@ def test_summary_counts_by_reason_whatever_the_file_and_the_number(raw, tmp_path
     assert len(lines) == 4
 
 
-def test_summary_names_no_file_of_a_reason_that_begins_otherwise():
+def test_summary_hides_files_inside_a_reason():
     skipped = [
         Skipped(f"k{n}", f"set: /data 1/v1.2/image {n}.png cannot be opened: it is not an image") for n in range(3)
     ]
@@ -170,7 +170,7 @@ def test_summary_names_no_file_of_a_reason_that_begins_otherwise():
 def test_interrupted_skipping_keeps_the_list_and_its_count(raw, tmp_path):
     with pytest.raises(ShardError, match="more than 4 samples"):
         write(raw, tmp_path / "train", max_skipped=4)
-    with pytest.raises(ShardError, match=r"files: [1-4] samples are left out already: pass a larger --max-skipped"):
+    with pytest.raises(ShardError, match=r"files: [1-4] samples are already skipped: pass a larger --max-skipped"):
         write(raw, tmp_path / "train", max_skipped=0)
     records = [json.loads(path.read_text()) for path in (tmp_path / "train" / FOLDER).glob("shard-*.json")]
     assert sum(len(record["skipped"]) for record in records) >= 1

@@ -1,4 +1,4 @@
-"""A run that is cut short anywhere loses no finished shard, and no older split."""
+"""Tests that an interrupted run loses neither finished shards nor an older split."""
 
 import json
 import multiprocessing
@@ -22,7 +22,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Killed(PhantomImporter):
-    """The phantom whose process is killed at the sample that KILL_AT names, unless that is empty."""
+    """The phantom, with its process killed at sample number KILL_AT, if that is set."""
 
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
         if item[1] == int(os.environ.get("KILL_AT") or -1):
@@ -56,7 +56,7 @@ def write_in_a_process(folder: Path, **options: Any) -> int | None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict[str, bytes]:
-    """The files of a run that nothing interrupted."""
+    """The files of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole") / "train"
     write(folder, quiet=True)
     return contents(folder)
@@ -77,25 +77,25 @@ def cut_short(tmp_path, monkeypatch) -> Path:
 def test_finished_shards_of_a_killed_run_are_kept(cut_short, whole, capsys):
     kept = {path.stat().st_ino for path in (cut_short / FOLDER).glob("*.tar")}
     write(cut_short)
-    assert f"{cut_short}: going on: {2 * len(kept)} of 12 samples are there" in capsys.readouterr().err
+    assert f"{cut_short}: continuing with {2 * len(kept)} of 12 samples" in capsys.readouterr().err
     assert contents(cut_short) == whole
     assert kept <= {path.stat().st_ino for path in cut_short.glob("*.tar")}
 
 
-def test_workers_end_with_a_killed_parent_and_the_next_run_goes_on(tmp_path, whole, monkeypatch, capsys):
+def test_workers_end_with_a_killed_parent_and_the_next_run_continues(tmp_path, whole, monkeypatch, capsys):
     monkeypatch.setenv("KILL_AT", "5")
     monkeypatch.setenv("KILL_WHOM", "parent")
     assert write_in_a_process(tmp_path / "train", workers=2) == -signal.SIGKILL
     monkeypatch.setenv("KILL_AT", "")
-    # The worker that killed its parent sleeps, with the lock, unless it notices.
+    # The worker that killed its parent sleeps while holding the lock, unless it notices.
     write(tmp_path / "train", workers=2)
     assert contents(tmp_path / "train") == whole
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"count": 13}, {"overwrite": True}])
-def test_a_run_of_something_else_starts_anew(cut_short, tmp_path, capsys, change):
+def test_different_run_starts_over(cut_short, tmp_path, capsys, change):
     write(cut_short, **change)
-    assert "going on" not in capsys.readouterr().err
+    assert "continuing" not in capsys.readouterr().err
     write(tmp_path / "fresh", **{**change, "overwrite": False})
     assert contents(cut_short) == contents(tmp_path / "fresh")
 
@@ -110,7 +110,7 @@ def test_damaged_shard_of_a_killed_run_is_written_again(cut_short, whole, name, 
 
 
 def steps_of(folder: Path, kill_at: int) -> None:
-    """Kill this process at its n-th change of a file in the folder."""
+    """Write a split, and kill this process at its n-th change of a file in the folder."""
     changes = 0
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -125,7 +125,7 @@ def steps_of(folder: Path, kill_at: int) -> None:
     write(folder, quiet=True, overwrite=True)
 
 
-def test_killed_before_any_change_of_a_file_nothing_is_lost(tmp_path, whole):
+def test_run_killed_before_any_file_change_loses_nothing(tmp_path, whole):
     older = tmp_path / "older"
     write(older, seed=1, quiet=True)
     before = contents(older)
@@ -147,15 +147,15 @@ def test_killed_before_any_change_of_a_file_nothing_is_lost(tmp_path, whole):
             write(folder, quiet=True)
         except ShardError as error:
             refused = str(error)
-        # It is refused when killed before it could say what it writes, or after all was done.
-        assert "already holds a finished split" in refused or not refused
+        # The run is refused if the first one was killed before it wrote its fingerprint, or after it had finished.
+        assert "already contains a finished split" in refused or not refused
         assert contents(folder) in ((before, whole) if refused else (whole,))
     assert 40 < step < 99
 
 
 @pytest.fixture
 def overwriting_cut_short(tmp_path, monkeypatch) -> Path:
-    """The folder of an older split, and of a run that was to replace it and was killed in the middle."""
+    """The folder of an older split, with a run that was to replace it and was killed in the middle."""
     write(tmp_path / "train", seed=1, quiet=True)
     monkeypatch.setenv("KILL_AT", "5")
     monkeypatch.setenv("KILL_WHOM", "self")
@@ -164,45 +164,45 @@ def overwriting_cut_short(tmp_path, monkeypatch) -> Path:
     return tmp_path / "train"
 
 
-def test_an_older_split_is_read_until_the_new_one_is_whole(overwriting_cut_short, tmp_path):
+def test_older_split_stays_readable_until_the_new_one_is_complete(overwriting_cut_short, tmp_path):
     write(tmp_path / "elsewhere" / "older", seed=1, quiet=True)
     files = {path.name: path.read_bytes() for path in overwriting_cut_short.iterdir() if path.is_file()}
     assert files == contents(tmp_path / "elsewhere" / "older")
     assert verify(overwriting_cut_short, quiet=True) == []
 
 
-def test_overwriting_goes_on_without_being_told_again(overwriting_cut_short, whole, capsys):
+def test_interrupted_overwriting_continues_without_the_option(overwriting_cut_short, whole, capsys):
     write(overwriting_cut_short)
-    assert "going on" in capsys.readouterr().err
+    assert "continuing" in capsys.readouterr().err
     assert contents(overwriting_cut_short) == whole
 
 
-def test_a_second_run_at_once_is_one_line_and_touches_nothing(cut_short, whole):
+def test_concurrent_run_is_refused_and_changes_nothing(cut_short, whole):
     with open_unfinished(cut_short):
         before = contents(cut_short / FOLDER)
-        with pytest.raises(ShardError, match="train is being written by another run: wait for it, or stop it"):
+        with pytest.raises(ShardError, match="train is being written by another run: wait for it or stop it"):
             write(cut_short, quiet=True)
         assert contents(cut_short / FOLDER) == before
     write(cut_short, quiet=True)
     assert contents(cut_short) == whole
 
 
-def test_finished_splits_of_a_cut_short_run_are_kept(tmp_path):
+def test_finished_splits_of_an_interrupted_run_are_kept(tmp_path):
     importer = find_importer("phantom")(None, Options(size=16, counts={"train": 3, "val": 2, "test": 2}))
     sources = importer.splits()
     assert list(unwritten(importer, sources, tmp_path)) == ["train", "val", "test"]
     write_split(importer, "train", sources["train"], tmp_path / "train", quiet=True)
     assert list(unwritten(importer, sources, tmp_path)) == ["val", "test"]
     other = find_importer("phantom")(None, Options(size=32, counts={"train": 3, "val": 2, "test": 2}))
-    with pytest.raises(ShardError, match="train already holds a finished split"):
+    with pytest.raises(ShardError, match="train already contains a finished split"):
         unwritten(other, other.splits(), tmp_path)
     for name in ("val", "test"):
         write_split(importer, name, sources[name], tmp_path / name, quiet=True)
-    with pytest.raises(ShardError, match="train already holds a finished split"):
+    with pytest.raises(ShardError, match="train already contains a finished split"):
         unwritten(importer, sources, tmp_path)
 
 
-def test_manifest_of_a_kept_split_says_what_it_holds(cut_short, whole):
+def test_manifest_of_a_continued_run_is_correct(cut_short, whole):
     manifest = write(cut_short, quiet=True)
     assert json.loads(whole["manifest.json"]) == json.loads(manifest.model_dump_json())
     assert verify(cut_short, quiet=True) == []

@@ -1,4 +1,4 @@
-"""The full check finds what opening a split does not."""
+"""Tests of the complete check, which detects problems that opening a split does not."""
 
 import hashlib
 import io
@@ -40,26 +40,26 @@ def only(problems: list[str]) -> str:
     return problems[0]
 
 
-def test_sound_shards_have_no_problem(made):
+def test_valid_shards_have_no_problems(made):
     assert verify(made, quiet=True) == []
     assert verify(made / "val", quiet=True) == []
 
 
-def test_one_flipped_bit_in_the_padding_is_found(copy):
+def test_flipped_bit_in_the_padding_is_detected(copy):
     tar = copy / "train" / "shard-000001.tar"
     data = bytearray(tar.read_bytes())
     data[-1] ^= 1
     tar.write_bytes(data)
-    assert "shard-000001.tar: its sha256 is not the manifest's" in only(verify(copy, quiet=True))
+    assert "shard-000001.tar: its sha256 differs from the manifest's" in only(verify(copy, quiet=True))
 
 
-def test_truncated_tar_is_found(copy):
+def test_truncated_tar_is_detected(copy):
     tar = copy / "val" / "shard-000000.tar"
     tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
-    assert "the manifest says" in only(verify(copy, quiet=True))
+    assert "the manifest states" in only(verify(copy, quiet=True))
 
 
-def test_every_bad_shard_is_named(copy):
+def test_every_bad_shard_is_reported(copy):
     for name in ("shard-000000.tar", "shard-000001.tar"):
         (copy / "train" / name).unlink()
     assert len(verify(copy / "train", quiet=True)) == 2
@@ -69,27 +69,27 @@ def test_every_bad_shard_is_named(copy):
     ("statement", "value"),
     [("labelled", 5), ("masked", 5), ("class_counts", [6, 0])],
 )
-def test_count_that_the_manifest_misstates_is_found(copy, statement, value):
+def test_wrong_count_in_the_manifest_is_detected(copy, statement, value):
     stated = json.loads((copy / "train" / "manifest.json").read_text())[statement]
     assert stated != value
     change(copy / "train", **{statement: value})
-    assert f"the manifest says {statement}" in only(verify(copy / "train", quiet=True))
+    assert f"the manifest states {statement}" in only(verify(copy / "train", quiet=True))
 
 
-def test_statistics_that_the_manifest_misstates_are_found(copy):
+def test_wrong_statistics_in_the_manifest_are_detected(copy):
     statistics = json.loads((copy / "train" / "manifest.json").read_text())["statistics"]
     change(copy / "train", statistics={**statistics, "mean": [0.5, 0.5, 0.5]})
-    assert "the manifest says image mean" in only(verify(copy / "train", quiet=True))
+    assert "the manifest states image mean" in only(verify(copy / "train", quiet=True))
 
 
-def test_samples_in_two_splits_are_found(copy):
+def test_samples_in_two_splits_are_detected(copy):
     shutil.copytree(copy / "val", copy / "test")
     assert "test and" in only(verify(copy / "val", quiet=True))
     assert "share 4 keys" in only(verify(copy, quiet=True))
 
 
-def test_mask_value_out_of_range_is_found(copy):
-    """Written when three mask classes were stated; the manifest then says two."""
+def test_mask_value_out_of_range_is_detected(copy):
+    """The split is written with three mask classes; the manifest is then changed to two."""
     importer = find_importer("phantom")(None, Options(size=16))
 
     class Wrong(type(importer)):
@@ -106,11 +106,11 @@ def test_mask_value_out_of_range_is_found(copy):
     assert "sample test-000000: mask.png: value 2 is out of range" in only(verify(copy / "test", quiet=True))
 
 
-def test_folder_without_shards_is_one_line(tmp_path):
+def test_folder_without_shards_is_reported_in_one_line(tmp_path):
     assert "make shards first" in only(verify(tmp_path, quiet=True))
 
 
-def test_a_label_that_the_index_misstates_is_found(copy):
+def test_wrong_label_in_the_index_is_detected(copy):
     folder = copy / "train"
     path = folder / "shard-000000.index.npy"
     index = np.load(path)
@@ -119,4 +119,4 @@ def test_a_label_that_the_index_misstates_is_found(copy):
     shards = json.loads((folder / "manifest.json").read_text())["shards"]
     shards[0]["index_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     change(folder, shards=shards)
-    assert "its index 7: make them again" in only(verify(folder, quiet=True))
+    assert "its index states 7: make the shards again" in only(verify(folder, quiet=True))

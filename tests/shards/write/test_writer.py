@@ -1,4 +1,4 @@
-"""What is written does not depend on how it was written; what can go wrong is one line and loses nothing."""
+"""Tests of writing splits: reproducible bytes, and one-line errors that lose nothing."""
 
 import io
 import json
@@ -36,7 +36,7 @@ class Item:
     side: int = 4
 
     def image(self) -> np.ndarray:
-        """Of one value, or, where it is large, of noise that does not get smaller as a PNG."""
+        """Return a constant image, or, if it is large, noise that PNG cannot compress."""
         if self.side == 4:
             return np.full((4, 4), self.number, self.depth)
         return np.random.default_rng(0).integers(0, np.iinfo(self.depth).max, (self.side, self.side), self.depth)
@@ -94,7 +94,7 @@ def test_stock_webdataset_reads_every_sample_with_equal_bytes(tmp_path):
     assert stock == ours
 
 
-def test_members_carry_no_time_and_no_user(tmp_path):
+def test_members_contain_no_time_and_no_user(tmp_path):
     write(tmp_path / "train", [Item(0)])
     with tarfile.open(tmp_path / "train" / "shard-000000.tar") as tar:
         found = {(member.mtime, member.uname, member.gname, member.uid, member.mode) for member in tar}
@@ -120,7 +120,7 @@ def test_sixteen_bit_values_are_scaled_by_their_own_range(tmp_path):
 
 
 @pytest.mark.parametrize(("samples", "shards"), [(1, 1), (3, 3), (8, 8), (9, 8), (40, 8)])
-def test_a_split_has_eight_shards_where_it_has_the_samples(tmp_path, samples, shards):
+def test_split_has_eight_shards_if_it_has_enough_samples(tmp_path, samples, shards):
     manifest = write(tmp_path / "train", [Item(n) for n in range(samples)])
     sizes = [shard.samples for shard in manifest.shards]
     assert len(sizes) == shards
@@ -134,10 +134,10 @@ def test_a_split_has_eight_shards_where_it_has_the_samples(tmp_path, samples, sh
     [
         (Item(5, mask_value=7), "sample k5: mask.png: value 7 is out of range"),
         (Item(5, key="a.b"), "key 'a.b' must be"),
-        (Item(5, key="k2"), "10 samples of 9 different keys"),
+        (Item(5, key="k2"), "10 samples but only 9 different keys"),
     ],
 )
-def test_an_error_is_one_line_and_leaves_no_split(tmp_path, workers, bad, reason):
+def test_error_is_reported_in_one_line_and_leaves_no_split(tmp_path, workers, bad, reason):
     items = [bad if n == 5 else Item(n) for n in range(10)]
     with pytest.raises(ShardError, match=reason) as caught:
         write(tmp_path / "train", items, workers=workers)
@@ -146,13 +146,13 @@ def test_an_error_is_one_line_and_leaves_no_split(tmp_path, workers, bad, reason
     assert list(tmp_path.glob("**/*.tmp")) == []
 
 
-def test_an_error_in_the_first_shard_leaves_nothing(tmp_path):
+def test_error_in_the_first_shard_leaves_no_files(tmp_path):
     with pytest.raises(ShardError, match="out of range"):
         write(tmp_path / "train", [Item(0, mask_value=9)])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_of_other_channels_are_an_error_even_where_bad_samples_are_left_out(tmp_path):
+def test_different_channels_are_an_error_even_with_skipping(tmp_path):
     class Mixed(Made):
         def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
             key, components = super().encode(item)
@@ -160,7 +160,7 @@ def test_images_of_other_channels_are_an_error_even_where_bad_samples_are_left_o
 
     source = Source([Item(n, mask_value=-1) for n in range(3)], classes=("even", "odd"))
     for samples in (1, 3):
-        with pytest.raises(ShardError, match=r"images of . and of . channels in one split"):
+        with pytest.raises(ShardError, match=r"images with . and with . channels in one split"):
             write_split(
                 Mixed(),
                 "train",
@@ -173,15 +173,15 @@ def test_images_of_other_channels_are_an_error_even_where_bad_samples_are_left_o
         assert list(tmp_path.iterdir()) == []
 
 
-def test_two_samples_of_one_key_in_a_shard_are_refused(tmp_path):
+def test_duplicate_key_in_a_shard_is_refused(tmp_path):
     with pytest.raises(ShardError, match="two samples have the key k0"):
         write(tmp_path / "train", [Item(0), Item(1, key="k0")], samples_per_shard=2, on_bad_sample="skip")
 
 
-def test_finished_split_is_kept_unless_overwriting_is_asked_for(tmp_path):
+def test_finished_split_is_kept_without_overwrite(tmp_path):
     write(tmp_path / "train", [Item(n) for n in range(6)])
     before = contents(tmp_path / "train")
-    with pytest.raises(ShardError, match="already holds a finished split: pass --overwrite"):
+    with pytest.raises(ShardError, match="already contains a finished split: pass --overwrite"):
         write(tmp_path / "train", [Item(0)])
     with pytest.raises(ShardError, match="out of range"):
         write(tmp_path / "train", [Item(0, mask_value=9)], overwrite=True)
@@ -190,35 +190,37 @@ def test_finished_split_is_kept_unless_overwriting_is_asked_for(tmp_path):
     assert sorted(contents(tmp_path / "train")) == ["manifest.json", "shard-000000.index.npy", "shard-000000.tar"]
 
 
-def test_what_a_killed_run_left_is_cleaned_up(tmp_path):
+def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "shard-000007.tar.tmp").write_bytes(b"half")
     write(tmp_path / "train", [Item(0)])
     assert len(contents(tmp_path / "train")) == 3
 
 
-def test_folder_that_cannot_be_written_is_one_line(tmp_path):
+def test_unwritable_folder_is_reported_in_one_line(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ShardError, match="cannot be written: Not a directory"):
         write(tmp_path / "file" / "train", [Item(0)])
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_after_a_full_disk_the_next_run_goes_on(tmp_path, workers, capsys):
+def test_run_continues_after_a_full_disk(tmp_path, workers, capsys):
     items = [Item(n, side=80 if n == 3 else 4, depth=np.uint16) for n in range(6)]
     write(tmp_path / "whole", items, samples_per_shard=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # No file may grow past this, as on a disk that is full: all tars fit but the one of the large image.
+    # Simulate a full disk with a limit on file sizes: all tars fit except the one with the large image.
     resource.setrlimit(resource.RLIMIT_FSIZE, (10240, hard))
     try:
-        with pytest.raises(ShardError, match="train cannot be written: File too large: fix that and run it again"):
+        with pytest.raises(
+            ShardError, match="train cannot be written: File too large: fix this and run the command again"
+        ):
             write(tmp_path / "train", items, samples_per_shard=1, workers=workers)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     capsys.readouterr()
     source = Source(items, classes=("even", "odd"), mask_classes=("background", "lesion"))
     write_split(Made(), "train", source, tmp_path / "train", samples_per_shard=1)
-    assert re.search(r"train: going on: [1-5] of 6 samples are there", capsys.readouterr().err)
+    assert re.search(r"train: continuing with [1-5] of 6 samples", capsys.readouterr().err)
     assert contents(tmp_path / "train") == contents(tmp_path / "whole")
 
 
