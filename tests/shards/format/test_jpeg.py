@@ -74,7 +74,7 @@ def test_pixels_equal_those_of_pillow(data):
     np.testing.assert_array_equal(pixels, expected)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(files(), st.data())
 def test_damaged_data_give_the_same_outcome_as_pillow(data, draw):
     if draw.draw(st.booleans(), "cut"):
