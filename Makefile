@@ -100,11 +100,12 @@ test-distributed: $(STAMP) ## run the multi-process tests, and those that start 
 test-real: $(STAMP) ## run the tests on real images, in the folder named by UML_REAL_DATA
 	$(BIN)/python -m pytest -m real $(ARGS)
 
-lint: $(STAMP) ## check with ruff, its formatter, pyright, and the direction of imports
+lint: $(STAMP) ## ruff, its formatter, pyright, the direction of imports, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 format: $(STAMP) ## fix and format the code with ruff
 	$(BIN)/ruff check --fix .

@@ -9,15 +9,14 @@ BENCH = Path(__file__).parent
 OK, FAILED, LEFT_OUT = "ok", "failed", "left out"
 
 DISTRIBUTIONS = {
-    "PIL": "pillow", "prometheus_client": "prometheus-client", "pynvml": "nvidia-ml-py", "sklearn": "scikit-learn",
-    "tomli_w": "tomli-w",
+    "PIL": "pillow", "prometheus_client": "prometheus-client", "pynvml": "nvidia-ml-py", "tomli_w": "tomli-w",
 }  # fmt: skip
 """What to install for a module of another name."""
 
 FOR_TESTS = ("pytest", "mpmath")
 FOR_TRAINING = (
-    "deepspeed", "webdataset", "pydantic", "tomli_w", "prometheus_client", "safetensors", "sklearn", "PIL", "pynvml",
-    "filelock", "matplotlib",
+    "deepspeed", "webdataset", "pydantic", "tomli_w", "prometheus_client", "safetensors", "PIL", "pynvml", "filelock",
+    "matplotlib",
 )  # fmt: skip
 
 MARGIN = 0.06
