@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..address import Location
+from ..durable import replace_text
 from ..errors import ShardError
 from ..sample import PICTURES
 from .volume import IMAGE as VOLUME
@@ -151,8 +152,5 @@ class Manifest(BaseModel):
             raise ShardError(problem + hint) from None
 
     def save(self, directory: str | Path) -> None:
-        """Write the manifest into a split folder: into a temporary file, which is then renamed."""
-        path = Path(directory) / FILE_NAME
-        temporary = path.with_suffix(".json.tmp")
-        temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        """Write the manifest into a split folder, atomically."""
+        replace_text(Path(directory) / FILE_NAME, self.model_dump_json(indent=1) + "\n")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..durable import TEMPORARY
 from ..errors import ShardError
 from ..format.decode import Layout, decode_sample
 from ..format.index import NO_LABEL, make_index, save_index, scan_tar
@@ -21,7 +22,7 @@ from ..format.manifest import FILE_NAME, PLAIN_NAME, Manifest, Shard
 from ..format.members import read_components
 from ..sample import IGNORE, Sample
 from .tally import Tally
-from .unfinished import FOLDER, TEMPORARY
+from .unfinished import FOLDER
 
 MAX_CLASSES = 1 << 16
 """Largest number of unnamed classes: a larger label is probably not a class number."""

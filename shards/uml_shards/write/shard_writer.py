@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..durable import TEMPORARY
 from ..errors import ShardError
 from ..format.decode import Layout, decode_sample
 from ..format.index import scan_tar
@@ -16,7 +17,7 @@ from ..importers.base import Importer
 from ..sample import Sample
 from .skipped import Skipped
 from .tally import Tally
-from .unfinished import TEMPORARY, Unfinished, Written
+from .unfinished import Unfinished, Written
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@+=-]{0,63}")
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from ..durable import TEMPORARY, replace_text
 from ..errors import ShardError
 from ..format.index import Entry
 from ..format.manifest import FILE_NAME, Manifest
@@ -29,7 +30,6 @@ from .skipped import Skipped
 from .tally import Tally
 
 FOLDER = ".unfinished"
-TEMPORARY = ".tmp"
 
 LOCK_SECONDS = 1.0
 """Timeout for the lock: the workers of a killed run hold it until they notice that their parent is gone."""
@@ -82,7 +82,7 @@ class Unfinished:
         """Prepare for writing; `anew` removes the files of an earlier run."""
         if anew:
             self.clear()
-        replace_file(self.path / "writing.json", fingerprint)
+        replace_text(self.path / "writing.json", fingerprint)
 
     def holds(self, fingerprint: str) -> bool:
         """Whether the unfinished shards were written by a run of this fingerprint."""
@@ -94,7 +94,7 @@ class Unfinished:
         tar = self.tar(number)
         if written.entries:
             _temporary(tar).replace(tar)
-        replace_file(tar.with_suffix(".json"), _WRITTEN.dump_json(written).decode())
+        replace_text(tar.with_suffix(".json"), _WRITTEN.dump_json(written).decode())
 
     def find(self, number: int) -> Written | None:
         """Return the record of a finished shard if its tar has the recorded size and digest, else None."""
@@ -113,8 +113,8 @@ class Unfinished:
             skipped: table of the skipped samples; empty if there are none.
         """
         if skipped:
-            replace_file(self.path / SKIPPED_NAME, skipped)
-        replace_file(self.path / "finished.json", manifest.model_dump_json())
+            replace_text(self.path / SKIPPED_NAME, skipped)
+        replace_text(self.path / "finished.json", manifest.model_dump_json())
         self._move(manifest)
 
     def publish_interrupted(self) -> Manifest | None:
@@ -186,16 +186,6 @@ def open_unfinished(folder: Path) -> Iterator[Unfinished]:
 def shard_name(number: int) -> str:
     """Return the file name of a tar without its extension."""
     return f"shard-{number:06d}"
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file atomically: it is complete or absent, even after a power failure."""
-    temporary = _temporary(path)
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _temporary(path: Path) -> Path:

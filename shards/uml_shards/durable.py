@@ -1,0 +1,64 @@
+"""Writes files and folders that are on the disk, not only on their way to it, before the next step relies on them."""
+
+import errno
+import os
+from pathlib import Path
+
+TEMPORARY = ".tmp"
+"""Ending of the names of unfinished files."""
+
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
+"""Error codes of file systems that cannot sync a folder."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file and wait until it is on the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a file atomically: it has the old text or the new one at any moment, even after a power failure.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    write_text(temporary, text)
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file that another library has written is on the disk.
+
+    Raises:
+        OSError: the disk has failed.
+    """
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, if the file system supports it.
+
+    Raises:
+        OSError: the disk has failed.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
