@@ -18,3 +18,8 @@ class ShardError(ValueError):
     def __init__(self, message: str, reason: Reason = "other") -> None:
         super().__init__(message)
         self.reason: Reason = reason
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of any error as one line, or its class where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import Reason, ShardError
+from ..errors import Reason, ShardError, one_line
 from ..sample import IGNORE, PICTURES, Sample
 from .manifest import Manifest
 from .picture import decode_image, decode_mask
@@ -140,7 +140,7 @@ def _json(data: bytes | None, layout: Layout) -> dict[str, Any]:
     try:
         meta = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ShardError(f"json: {_line(error)}") from None
+        raise ShardError(f"json: {one_line(error)}") from None
     if not isinstance(meta, dict) or (layout.described and "label" not in meta):
         raise ShardError('json: must be an object with "label" set to a class number or null')
     return meta
@@ -186,8 +186,3 @@ def _masks(components: Mapping[str, bytes], layout: Layout, size: tuple[int, ...
 
 def _by(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
-
-
-def _line(error: BaseException) -> str:
-    """Return an error's message as one line."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 from PIL.ImageFile import ImageFile
 
-from ..errors import ShardError
+from ..errors import ShardError, one_line
 from ..sample import IGNORE
 from .grey_png import decode_grey_png
 from .jpeg import decode_jpeg
@@ -107,7 +107,7 @@ def _open(data: bytes, image_format: str, extension: str | None = None) -> Image
         opened = _OPENERS[image_format](BytesIO(data))
         pages = getattr(opened, "n_frames", 1) if image_format != "jpg" else 1
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError) as error:
-        raise ShardError(f"{extension}: cannot be opened: {_line(error)}") from None
+        raise ShardError(f"{extension}: cannot be opened: {one_line(error)}") from None
     width, height = opened.size
     if width * height > MAX_PIXELS:
         raise ShardError(f"{extension}: {height}x{width} exceeds the limit of {MAX_PIXELS} pixels: resize it")
@@ -120,9 +120,4 @@ def _load(opened: ImageFile, extension: str) -> NDArray[Any]:
     try:
         return np.asarray(opened)
     except (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, OverflowError) as error:
-        raise ShardError(f"{extension}: cannot be decoded: {_line(error)}") from None
-
-
-def _line(error: BaseException) -> str:
-    """Return an error's message as one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+        raise ShardError(f"{extension}: cannot be decoded: {one_line(error)}") from None

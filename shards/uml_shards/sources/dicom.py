@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ShardError
-from .raw_volume import RawVolume, missing_library, one_line, refuse_large
+from ..errors import ShardError, one_line
+from .raw_volume import RawVolume, missing_library, refuse_large
 
 ENDING = ".dcm"
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ShardError
-from .raw_volume import RawVolume, missing_library, one_line, refuse_large
+from ..errors import ShardError, one_line
+from .raw_volume import RawVolume, missing_library, refuse_large
 
 IMAGE = "image"
 LABEL = "label"

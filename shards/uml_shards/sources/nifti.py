@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ShardError
-from .raw_volume import RawVolume, missing_library, one_line, refuse_large, refuse_not_finite
+from ..errors import ShardError, one_line
+from .raw_volume import RawVolume, missing_library, refuse_large, refuse_not_finite
 
 _DAMAGE = (OSError, ValueError, EOFError, OverflowError, MemoryError, zlib.error)
 

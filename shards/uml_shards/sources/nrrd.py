@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ShardError
-from .raw_volume import RawVolume, missing_library, one_line, refuse_large
+from ..errors import ShardError, one_line
+from .raw_volume import RawVolume, missing_library, refuse_large
 
 _TO_RAS = {
     "right-anterior-superior": (1, 1, 1),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin
 from PIL.ImageFile import ImageFile
 
-from ..errors import ShardError
+from ..errors import ShardError, one_line
 
 MAX_SOURCE_PIXELS = 1 << 28
 """Largest raw image or mask that is opened, in pixels; real dermoscopy masks have up to 30 million."""
@@ -81,8 +81,7 @@ def load(opened: ImageFile, path: Path) -> None:
     try:
         opened.load()
     except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ShardError(f"{path} cannot be decoded: {reason}") from None
+        raise ShardError(f"{path} cannot be decoded: {one_line(error)}") from None
 
 
 def load_plain(opened: ImageFile, path: Path) -> Image.Image:
@@ -149,8 +148,7 @@ def turn(opened: ImageFile, path: Path) -> Image.Transpose | None:
     try:
         return _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
     except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ShardError(f"{path} cannot be decoded: {reason}") from None
+        raise ShardError(f"{path} cannot be decoded: {one_line(error)}") from None
 
 
 def upright_size(opened: ImageFile, path: Path) -> tuple[int, int]:

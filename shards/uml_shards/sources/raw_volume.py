@@ -35,11 +35,6 @@ def missing_library(path: Path, library: str) -> ShardError:
     return ShardError(f"{path} needs {library}: pip install 'uml-shards[volumes]'")
 
 
-def one_line(error: BaseException) -> str:
-    """Return a library's error message as one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def refuse_large(shape: Sequence[int], path: Path) -> None:
     """Check the number of voxels. Call it before reading them, since a header can claim any size.
 

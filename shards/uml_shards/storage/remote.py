@@ -16,6 +16,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
 from ..address import Address
+from ..errors import one_line
 
 TIMEOUT_SECONDS = 30.0
 """Longest time without a response from a server."""
@@ -201,5 +202,5 @@ def _http_error(code: int) -> TransientError | PermanentError:
 
 def _reason(error: Exception, address: Address) -> str:
     """Return a third-party error message as one short line without secrets."""
-    text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    text = getattr(error, "strerror", None) or one_line(error)
     return address.redact(str(text))[:200]
