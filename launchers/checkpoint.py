@@ -1,88 +1,8 @@
 """Verify, prune or export the checkpoints of a run, or show how to resume it on other ranks."""
 
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from uml_dist.errors import UmlError
-from uml_dist.run.export import export
-from uml_dist.run.maintenance import check_run, prune_run, reshard_run
-
-EXAMPLES = {
-    "verify": "python launchers/checkpoint.py verify --run runs/isic",
-    "reshard": "python launchers/checkpoint.py reshard --run runs/isic --ranks 4 --stage 3",
-    "prune": "python launchers/checkpoint.py prune --run runs/isic --keep 1",
-    "export": "python launchers/checkpoint.py export --run runs/isic --out models/isic",
-}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code: 0 success, 2 the user must change something."""
-    given = parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return given.command(given)
-    except UmlError as error:
-        if given.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-def verify(given: argparse.Namespace) -> int:
-    """Verify every byte of every checkpoint."""
-    lines, problems = check_run(given.run)
-    for line in lines:
-        print(line)
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    return 2 if problems else 0
-
-
-def reshard(given: argparse.Namespace) -> int:
-    """Print the command that resumes a run on another number of ranks or at another ZeRO stage."""
-    for line in reshard_run(given.run, given.ranks, given.stage):
-        print(line)
-    return 0
-
-
-def prune(given: argparse.Namespace) -> int:
-    """Remove all checkpoints except the newest, the best and the latest."""
-    removed = prune_run(given.run, given.keep)
-    for name, size in removed.items():
-        print(f"removed {name}, {size / 1e6:,.1f} MB")
-    print(f"{sum(removed.values()):,} bytes in {len(removed)} checkpoints")
-    return 0
-
-
-def export_run(given: argparse.Namespace) -> int:
-    """Export float32 weights and a model card."""
-    for path in export(given.run, given.out, given.checkpoint):
-        print(path)
-    return 0
-
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=f"example: {EXAMPLES['verify']}")
-    commands = parser.add_subparsers(required=True, metavar="verify|reshard|prune|export")
-    for name, command in (("verify", verify), ("reshard", reshard), ("prune", prune), ("export", export_run)):
-        one = commands.add_parser(
-            name, help=command.__doc__, description=command.__doc__, epilog=f"example: {EXAMPLES[name]}"
-        )
-        one.set_defaults(command=command)
-        one.add_argument("--run", type=Path, required=True, help="run folder")
-        one.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        if name == "reshard":
-            one.add_argument("--ranks", type=int, required=True, help="number of workers to resume with")
-            one.add_argument("--stage", type=int, choices=range(4), help="ZeRO stage (default: as in the run)")
-        if name == "prune":
-            one.add_argument("--keep", type=int, required=True, help="number of newest valid checkpoints to keep")
-        if name == "export":
-            one.add_argument("--out", type=Path, required=True, help="folder to create")
-            one.add_argument("--checkpoint", choices=["best", "latest"], default="best", help="default: best")
-    return parser.parse_args(arguments)
-
+from uml_dist.commands.checkpoint import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,75 +1,12 @@
 """Train: `deepspeed launchers/train.py --num_gpus 8 --config launchers/configs/uml_isic2017.toml train.steps=20000`."""
 
-import argparse
-import os
-import sys
+from functools import partial
 from pathlib import Path
 
-from uml_dist.config.loading import dump, read_config
-from uml_dist.errors import UmlError
-from uml_dist.launch import end_process, ensure_world, exit_with_error, planned_ranks
-from uml_dist.train.setup import check_start, find_resume, prepare
-from uml_shards import ShardError
+from uml_dist.commands import train
+from uml_dist.launch import end_process
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "uml_phantom.toml"
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description="Train a recipe on GPUs, or on CPU processes if there are none.",
-        epilog="example: deepspeed launchers/train.py --num_gpus 8 train.steps=2000 zero.stage=2",
-    )
-    parser.add_argument("settings", nargs="*", metavar="table.key=value", help="settings that override the file")
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="TOML file (default: that of the phantom)")
-    parser.add_argument("--num_gpus", type=int, help="workers on this node: GPUs, or CPU processes without GPUs")
-    parser.add_argument("--cpu", action="store_true", help="train on the CPU even if there are GPUs")
-    parser.add_argument("--run", type=Path, help="run folder (default: runs/<recipe>-<data>-<time>)")
-    parser.add_argument(
-        "--resume",
-        choices=["never", "auto"],
-        help="auto (default): resume the run in --run if there is one; never: refuse a folder that holds a run",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print parameters, memory, steps per epoch, and exit")
-    parser.add_argument("--print-config", action="store_true", help="print the resolved configuration, then exit")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
-    return parser.parse_intermixed_args(arguments)
-
-
-def main() -> int:
-    """Check everything, start the requested number of workers, then train; return the exit code."""
-    options = parse(sys.argv[1:])
-    try:
-        config = read_config(options.config, options.settings)
-        is_main = os.environ.get("LOCAL_RANK", "0") == "0"
-        if options.print_config:
-            print(dump(config) if is_main else "", end="")
-            return 0
-        ranks = planned_ranks(options.num_gpus, options.cpu)
-        setup = prepare(config, ranks)
-        if options.resume == "auto" and options.run is None:
-            raise UmlError("--resume auto needs the run to resume: add --run runs/NAME")
-        notes: list[str] = []
-        resume = find_resume(setup, options.run, options.resume or "auto", notes.append) if options.run else None
-        if resume is None:
-            check_start(setup)
-        if options.dry_run:
-            from uml_dist.train.dry_run import dry_run
-
-            print(dry_run(setup, ranks) + "\n" if is_main else "", end="")
-            return 0
-        devices = ensure_world(options.num_gpus, options.cpu)
-    except (UmlError, ShardError) as error:
-        if options.debug:
-            raise
-        exit_with_error(error)
-    # Imported here because it imports deepspeed, which needs the environment that ensure_world sets up.
-    from uml_dist.train.main import Start, default_run_name, train_rank
-
-    run = options.run or Path("runs") / default_run_name(setup)
-    return train_rank(setup, Start(run, resume, tuple(notes)), devices)
-
+main = partial(train.main, default_config=Path(__file__).parent / "configs" / "uml_phantom.toml")
 
 if __name__ == "__main__":
     end_process(main())

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from runs import train, uml_tree
+from uml_dist.commands.main import COMMANDS
 from uml_dist.config.loading import read_config
 from uml_shards.importers import Options, find_importer
 from uml_shards.write.verify import verify
@@ -21,7 +22,7 @@ from worlds import run_world
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / name / "README.md" for name in ("kernels", "shards", "uml_dist"))])
 DOCUMENTS += sorted((ROOT / "launchers").rglob("*.md"))
-PROGRAMS = {"make", "deepspeed", "python", "torchrun"}
+PROGRAMS = {"make", "deepspeed", "python", "torchrun", "uml-dist"}
 IMPORTER = "class Mine(Importer)"
 # Not ours: what torch, DeepSpeed, the system or argparse say.
 FOREIGN = {
@@ -75,12 +76,18 @@ def test_a_command_of_the_documents_is_understood(command, monkeypatch):
     if "-m" in words:
         assert importlib.util.find_spec(words[words.index("-m") + 1])
         return
-    script = next(word for word in words if word.startswith("launchers/"))
+    script = words[1] if words[0] == "uml-dist" else next(word for word in words if word.startswith("launchers/"))
     given = words[words.index(script) + 1 :]
-    launcher = runpy.run_path(script, run_name="launcher")
-    options = launcher["parse"](given) if "parse" in launcher else launcher["_parser"]().parse_args(given)
-    if script.endswith("train.py"):
-        read_config(options.config, options.settings)
+    name = Path(script).stem
+    if name in COMMANDS:
+        program = vars(importlib.import_module(f"uml_dist.commands.{name}"))
+    else:
+        program = runpy.run_path(script, run_name="launcher")
+    options = program["parse"](given) if "parse" in program else program["_parser"]().parse_args(given)
+    if name == "train":
+        config = options.config or Path("launchers/configs/uml_phantom.toml")
+        if config != Path("mine.toml"):  # the reader's own
+            read_config(config, options.settings)
     if getattr(options, "dataset", None):
         find_importer(options.dataset)
 

@@ -12,6 +12,7 @@ import torch
 import toy_recipe
 from commands import load_script
 from runs import uml_tree
+from uml_dist.commands import checkpoint, train
 from uml_dist.config.loading import read_config, validate
 from uml_dist.errors import UmlError
 from uml_dist.run.checkpoint import RunState, load_tensors, read_state, read_weights_file, save_checkpoint, verify
@@ -87,7 +88,7 @@ def test_every_help_has_a_valid_example(command, name):
     code, printed, _ = command(name, "--help")
     assert code == 0
     example = " ".join(printed.partition("example: python launchers/checkpoint.py ")[2].split())
-    given = load_script(SCRIPT).parse(shlex.split(example))
+    given = checkpoint.parse(shlex.split(example))
     assert given.run == Path("runs/isic")
 
 
@@ -173,7 +174,7 @@ def test_reshard_prints_a_command_that_resumes_the_run(command, run):
     assert second.endswith(": 1, 2, 4, 8")
     words = shlex.split(line)
     assert words[:2] == ["python", "launchers/train.py"]
-    options = load_script(SCRIPT.with_name("train.py")).parse(words[2:])
+    options = train.parse(words[2:])
     config = read_config(options.config, options.settings)
     assert (options.num_gpus, options.run, config.zero.stage) == (4, run, 3)
     found = find_resume(prepare(config, 4), options.run, "auto")

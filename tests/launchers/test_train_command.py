@@ -36,7 +36,7 @@ def command(folder, monkeypatch, capsys):
     def no_world(*arguments):
         raise AssertionError("ranks would start")
 
-    monkeypatch.setattr(module, "ensure_world", no_world)
+    monkeypatch.setattr("uml_dist.commands.train.ensure_world", no_world)
     return command_of(module, monkeypatch, capsys)
 
 

@@ -16,12 +16,12 @@ SLOW = {"torch", "driver", "processor"}  # no time limit: an import from a cold 
 Checks = list[tuple[str, Callable[[], Finding]]]
 
 
-def run_checks(run: Path, root: Path, environment: Mapping[str, str]) -> tuple[list[Finding], int]:
+def run_checks(run: Path, root: Path | None, environment: Mapping[str, str]) -> tuple[list[Finding], int]:
     """Run all checks, one after another.
 
     Args:
         run: folder of a run, or of runs; it does not have to exist.
-        root: the checkout.
+        root: the checkout, if there is one.
         environment: environment variables of this process.
 
     Returns:
@@ -49,7 +49,7 @@ def run_checks(run: Path, root: Path, environment: Mapping[str, str]) -> tuple[l
     return [run_check(name, check, None if name in SLOW else 3) for name, check in checks], usable
 
 
-def _package_checks(root: Path, environment: Mapping[str, str]) -> Checks:
+def _package_checks(root: Path | None, environment: Mapping[str, str]) -> Checks:
     return [
         ("Python", lambda: packages.check_python(packages.read_wanted(root))),
         ("our packages", lambda: packages.check_origin(root, environment, PACKAGES, packages.find_package)),

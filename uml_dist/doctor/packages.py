@@ -1,15 +1,17 @@
 """Checks Python, the installed packages against the project's ranges and pins, and the extras."""
 
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
 from .finding import Finding, note, ok, problem
 
+DISTRIBUTION = "uml-dist"
 INSTALL = "make install, or pip install -c constraints.txt -e . in the checkout"
 EXTRAS = {
     "jpeg": "faster JPEG",
@@ -37,12 +39,17 @@ class Wanted:
     pins: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_wanted(root: Path) -> Wanted:
+def read_wanted(root: Path | None) -> Wanted:
     """Read pyproject.toml and constraints.txt of the checkout; the metadata of an editable install may be outdated.
+
+    Without a checkout, the metadata of the installed package are read, which pin nothing.
 
     Raises:
         OSError: there is no pyproject.toml.
+        PackageNotFoundError: without a checkout, the package is not installed.
     """
+    if root is None:
+        return _installed_wanted()
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = {name: tuple(wanted) for name, wanted in project["optional-dependencies"].items() if name in EXTRAS}
     constraints = root / "constraints.txt"
@@ -50,6 +57,18 @@ def read_wanted(root: Path) -> Wanted:
     pairs = [line.partition("==") for line in lines if "==" in line and not line.startswith("#")]
     pins = {name.strip().lower(): number.strip() for name, _, number in pairs}
     return Wanted(project["requires-python"], tuple(project["dependencies"]), extras, pins)
+
+
+def _installed_wanted() -> Wanted:
+    wanted: dict[str, list[str]] = {"": [], **{name: [] for name in EXTRAS}}
+    for line in requires(DISTRIBUTION) or ():
+        extra = re.search(r"extra == [\"'](\w+)[\"']", line)
+        if extra is None:
+            wanted[""].append(line)
+        elif extra[1] in EXTRAS:
+            wanted[extra[1]].append(line.partition(";")[0].strip())
+    extras = {name: tuple(wanted[name]) for name in EXTRAS}
+    return Wanted(metadata(DISTRIBUTION)["Requires-Python"], tuple(wanted[""]), extras)
 
 
 def installed_version(name: str) -> str | None:
@@ -105,7 +124,7 @@ def check_packages(wanted: Wanted, installed: Callable[[str], str | None] = inst
         return problem("packages", "; ".join(wrong), INSTALL)
     if other:
         return note("packages", f"allowed, but not the tested versions: {', '.join(other)}", INSTALL)
-    return ok("packages", f"{count} within the allowed ranges, at the tested versions")
+    return ok("packages", f"{count} within the allowed ranges{', at the tested versions' if wanted.pins else ''}")
 
 
 def check_extras(wanted: Wanted, installed: Callable[[str], str | None] = installed_version) -> Finding:
@@ -125,24 +144,27 @@ def check_extras(wanted: Wanted, installed: Callable[[str], str | None] = instal
 
 
 def check_origin(
-    root: Path, environment: Mapping[str, str], names: Iterable[str], locate: Callable[[str], Path | None]
+    root: Path | None, environment: Mapping[str, str], names: Iterable[str], locate: Callable[[str], Path | None]
 ) -> Finding:
     """Check whether our packages are imported from this checkout, not from another one or through PYTHONPATH.
 
     Args:
-        root: the checkout.
+        root: the checkout, if there is one.
         environment: environment variables of this process.
         names: names of our packages.
         locate: returns the folder from which a package would be imported, or None.
     """
     places = [Path(entry).resolve() for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    own = {folder.resolve() for folder in (root, root / "kernels", root / "shards")}
+    own = {folder.resolve() for folder in (root, root / "kernels", root / "shards")} if root else set()
     strange: list[tuple[str, Path]] = []
     for name in names:
         folder = locate(name)
         if folder is None:
             return problem("our packages", f"{name} cannot be imported", INSTALL)
-        if folder.resolve().parent not in own:
+        if root is None:
+            own.add(folder.resolve().parent)  # wherever the first one is, the others should be
+            root = folder.resolve().parent
+        elif folder.resolve().parent not in own:
             strange.append((name, folder.resolve()))
     for name, folder in strange:
         if folder.parent in places:

@@ -33,6 +33,23 @@ def test_requirements_are_read_from_the_checkout():
     assert wanted.pins["torch"] == installed_version("torch").partition("+")[0]
 
 
+def test_requirements_of_an_installation_are_read_from_its_metadata():
+    installed, checkout = read_wanted(None), read_wanted(ROOT)
+    assert any(one.startswith("torch>=") for one in installed.packages)
+    assert set(installed.extras) == set(EXTRAS)
+    assert installed.extras["volumes"] == checkout.extras["volumes"]
+    assert installed.python == checkout.python
+    found = check_packages(installed)
+    assert found.state == "ok"
+    assert "tested" not in found.message
+
+
+def test_origin_of_an_installation_is_wherever_its_first_package_is(checkout):
+    assert check_origin(None, {}, checkout, checkout.get).state == "note"
+    same = dict.fromkeys(checkout, next(iter(checkout.values())))
+    assert check_origin(None, {}, same, same.get).state == "ok"
+
+
 @pytest.mark.parametrize(("number", "state"), [("3.11.0", "ok"), ("3.14.0rc1", "ok"), ("3.10.14", "problem")])
 def test_python_version_is_compared_with_the_range(number, state):
     found = check_python(WANTED, number, "/usr/bin/python3")

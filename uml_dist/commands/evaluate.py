@@ -1,0 +1,138 @@
+"""Evaluate a trained run on a split: `python launchers/evaluate.py --run runs/isic --split test`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import torch.distributed as distributed
+
+from uml_shards import ShardError, Split
+from uml_shards.read.truth import EmptyRule
+
+from ..distributed.ranks import device_of
+from ..errors import UmlError
+from ..evaluate import evaluate_split
+from ..evaluate.examples import choose, predict_examples
+from ..evaluate.results import metrics_record, printed_table, write_cases, write_metrics
+from ..evaluate.sheet import write_sheet
+from ..launch import (
+    Devices,
+    World,
+    ensure_world,
+    exit_with_error,
+    find_devices,
+    planned_ranks,
+    read_world,
+)
+from ..run.folder import versions
+from ..run.load import Run, load_run
+from ..train.rank_batch import loader_workers
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description="Evaluate a trained run: metrics with intervals, a row per case, and a picture of a dozen cases.",
+        epilog="example: python launchers/evaluate.py --run runs/isic --split test",
+    )
+    parser.add_argument("--run", type=Path, required=True, help="run folder")
+    parser.add_argument("--split", help="split of the data set (default: the validation split)")
+    parser.add_argument("--checkpoint", default="best", help="best (default), latest, or a name such as step-000500")
+    parser.add_argument("--shards", help="folder or URL of the data set, if it has moved since training")
+    parser.add_argument("--num_gpus", type=int, help="workers on this node (default: 1, on a GPU if there is one)")
+    parser.add_argument("--cpu", action="store_true", help="evaluate on the CPU even if there are GPUs")
+    parser.add_argument("--batch-size", type=int, default=16, help="samples per worker and forward pass (default: 16)")
+    parser.add_argument(
+        "--empty-masks",
+        choices=get_args(EmptyRule),
+        help="Dice and IoU of a class that is neither in the mask nor predicted: 1, or leave the case out "
+        "(default: as in the validations, train.empty_masks)",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.batch_size < 1:
+        parser.error("--batch-size must be at least 1")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check everything, start the requested number of workers, then evaluate; return the exit code."""
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        run = load_run(options.run, options.checkpoint, "cpu", options.shards)
+        split = run.open_split(options.split or run.config.train.validate_split)
+        world, devices = enter(options)
+    except (UmlError, ShardError) as error:
+        if options.debug:
+            raise
+        exit_with_error(error)
+    run = run.to(device_of(devices.kind, world.local_rank))
+    for note in run.notes if world.rank == 0 else ():
+        print(note, file=sys.stderr, flush=True)
+    if world.size > 1:
+        distributed.init_process_group("nccl" if run.device.type == "cuda" else "gloo")
+    try:
+        evaluate(run, split, options, world)
+    except (UmlError, ShardError, OSError) as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        if world.size > 1:
+            # Exit without synchronisation: a failed rank cannot take part in it, and the others must not wait for it.
+            os._exit(2)
+        return 2
+    if world.size > 1:
+        distributed.destroy_process_group()
+    return 0
+
+
+def enter(options: argparse.Namespace) -> tuple[World, Devices]:
+    """Return this process's world and devices: a single process, unless workers are requested or launched."""
+    launched = read_world(os.environ)
+    if launched is None and (options.num_gpus is None or options.num_gpus == 1):
+        return World(0, 1, 0, 1), find_devices(options.cpu)
+    planned_ranks(options.num_gpus, options.cpu)
+    devices = ensure_world(options.num_gpus, options.cpu)
+    world = read_world(os.environ)
+    assert world is not None
+    return world, devices
+
+
+def evaluate(run: Run, split: Split, options: argparse.Namespace, world: World) -> None:
+    """Evaluate on all ranks; rank 0 writes and prints the results."""
+    manifest, stream = split.manifest, run.stream(split)
+    empty = options.empty_masks or run.config.train.empty_masks
+    workers = loader_workers(run.config, run.device.type == "cuda", world.local_size)
+    is_main = world.rank == 0
+    if is_main:
+        print(f"{run.path}, {run.checkpoint.name}: {len(split)} samples of {split.path}", flush=True)
+    cases = evaluate_split(run.predictor, stream, options.batch_size, workers)
+    if not is_main:
+        return
+    chosen = choose(cases, manifest, empty)
+    examples = predict_examples(run.predictor, stream, chosen, options.batch_size, empty)
+    record = {
+        "run": run.path.name,
+        "recipe": run.config.recipe,
+        "checkpoint": run.checkpoint.name,
+        "step": run.state.step,
+        "dataset": manifest.dataset,
+        "split": manifest.split,
+        "data_digest": manifest.digest,
+        **metrics_record(cases, manifest, empty),
+        "versions": versions(),
+    }
+    folder = run.path / "evaluation" / manifest.split
+    heading = f"{run.path.name}: {manifest.dataset} {manifest.split}, step {run.state.step}"
+    write_cases(folder / "cases.csv", cases, manifest, empty)
+    if examples:
+        write_sheet(folder / "sheet.png", examples, manifest.mask_classes, heading)
+    write_metrics(folder / "metrics.json", record)
+    print(f"\n{printed_table(record)}\n")
+    print("  ".join(f"{name} {count}" for name, count in record["counts"].items()))
+    for name in ("metrics.json", "cases.csv", *(["sheet.png"] if examples else [])):
+        print(folder / name)
