@@ -1,7 +1,7 @@
-"""Compiles ahead, in several processes, what one process will measure: the cores are many and the time is short.
+"""Compiles in several processes what one process will then measure, to use all cores while time is limited.
 
-Each task is the very call that will be measured, so that the caches on disk hold exactly what it needs. The processes
-have ended before anything is timed.
+Each task is exactly the call that will be measured, so that the caches on disk contain what it needs. The processes end
+before anything is timed.
 """
 
 import json
@@ -22,8 +22,8 @@ class Task(NamedTuple):
     """One task.
 
     Attributes:
-        name: known to all processes alike.
-        run: returns what JSON can hold, or nothing.
+        name: the same in all processes.
+        run: function that returns a JSON-serialisable result or None.
     """
 
     name: str
@@ -31,14 +31,14 @@ class Task(NamedTuple):
 
 
 def do_tasks(tasks: Iterable[Task], folder: Path, device: torch.device) -> int:
-    """Do those that no other process has taken; returns an exit code."""
+    """Run the tasks that no other process has claimed; return an exit code."""
     claims = folder / "claims"
     for number, task in enumerate(tasks):
         if not take(claims, number):
             continue
         try:
             line = {"name": task.name, "result": task.run()}
-        except Exception as error:  # whatever the compiler or the GPU objects to: the others can still be done
+        except Exception as error:  # any error of the compiler or the GPU: the other tasks can still run
             traceback.print_exc()
             line = {"name": task.name, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
         temporary = folder / f"{number}.part"
@@ -57,14 +57,14 @@ def prepare(
     """Run a script's tasks in several processes.
 
     Args:
-        script: which calls `do_tasks` where it is given --ahead and a folder.
-        words: its other arguments.
-        folder: of the results and of what the processes print.
-        seconds: after which they are stopped.
-        processes: their number.
+        script: script that calls `do_tasks` when it is run with --ahead and a folder.
+        words: other arguments of the script.
+        folder: folder of the results and the processes' output.
+        seconds: time after which the processes are stopped.
+        processes: number of processes.
 
     Returns:
-        Results by name of the task, and errors.
+        Results and errors by task name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, script, *words, "--ahead", str(folder)]
@@ -75,5 +75,5 @@ def prepare(
 
 
 def _environment() -> dict[str, str]:
-    # One thread each: there are as many processes as cores.
+    # One thread each, because there are as many processes as cores
     return os.environ | {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""What is compiled to judge the kernels: each of the library's calls, by classes, dtype and layout."""
+"""Configurations that are compiled to assess the kernels: each call of the library by classes, dtype and layout."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,10 +22,10 @@ class Build(NamedTuple):
 
     Attributes:
         operation: name of the call.
-        classes: C.
-        dtype: of the logits, such as "float32".
+        classes: number of classes C.
+        dtype: dtype of the logits, such as "float32".
         channels_last: memory format of the logits.
-        everywhere: compiled for every architecture, not for sm_90 alone.
+        everywhere: whether it is compiled for every architecture, not only for sm_90.
     """
 
     operation: str
@@ -36,27 +36,27 @@ class Build(NamedTuple):
 
     @property
     def layout(self) -> str:
-        """Of the logits."""
+        """Position of the channels in the logits: "first" or "last"."""
         return "last" if self.channels_last else "first"
 
     def launches(self, architecture: str = "any") -> list[Launch]:
-        """What the call launches, forward and backward."""
+        """Return the launches of the call, forward and backward."""
         return recorded(partial(CALLS[self.operation], self), architecture)
 
     def maps(self, channels: int | None = None, side: int = SIDE) -> Tensor:
-        """Logits, or features, without data, that ask for a gradient."""
+        """Return logits or features without data that require a gradient."""
         shape = (BATCH, self.classes if channels is None else channels, side, side)
         memory = torch.channels_last if self.channels_last else torch.contiguous_format
         x = torch.empty(shape, dtype=DTYPES[self.dtype], device="meta", memory_format=memory)
         return x.requires_grad_()
 
     def target(self) -> Tensor:
-        """Class numbers."""
+        """Return class indices without data."""
         return torch.empty(BATCH, SIDE, SIDE, dtype=torch.uint8, device="meta")
 
 
 class Built(NamedTuple):
-    """One kernel of a build, compiled; counts are per pixel of the target map."""
+    """One compiled kernel of a build; counts are per pixel of the target map."""
 
     build: Build
     launch: Launch
@@ -64,17 +64,17 @@ class Built(NamedTuple):
 
     @property
     def instructions_per_pixel(self) -> float:
-        """That threads run."""
+        """Instructions that the threads execute."""
         return self.compiled.executed * self._threads_per_pixel
 
     @property
     def special_per_pixel(self) -> float:
-        """Of these, those of the special-function unit."""
+        """Instructions of the special-function unit that the threads execute."""
         return self.compiled.special * self._threads_per_pixel
 
     @property
     def bytes_per_pixel(self) -> float:
-        """That a launch reads and writes, each tensor once."""
+        """Bytes that a launch reads and writes, counting each tensor once."""
         return self.launch.bytes / PIXELS
 
     @property
@@ -146,27 +146,26 @@ CALLS: dict[str, Callable[[Build], Any]] = {
     "level_sums": _levels,
 }
 
-
-OF_FEATURES = ("gated",)
-"""Calls to which the number of classes is nothing."""
+WITHOUT_CLASSES = ("gated",)
+"""Calls that do not depend on the number of classes."""
 
 
 def builds() -> Iterator[Build]:
-    """Every call at 2 and 3 classes for all architectures; its other forms for sm_90."""
+    """Yield every call with 2 and 3 classes for all architectures, and its variants for sm_90."""
     for operation in CALLS:
         plain = " " not in operation
-        for classes in (3,) if operation in OF_FEATURES else (2, 3):
+        for classes in (3,) if operation in WITHOUT_CLASSES else (2, 3):
             yield Build(operation, classes, everywhere=plain)
         if not plain:
             continue
         yield Build(operation, 3, "bfloat16")
         yield Build(operation, 3, channels_last=True)
-        for classes in () if operation in OF_FEATURES else (8, 16):
+        for classes in () if operation in WITHOUT_CLASSES else (8, 16):
             yield Build(operation, classes)
 
 
 def few() -> Iterator[Build]:
-    """What the tests compile: every kernel for all architectures, and the forms that need the most registers."""
+    """Yield the builds for the tests: every kernel for all architectures, and the variants with the most registers."""
     for operation in ("evidential_sums", "opinion", "predictive_maps", "gated", "resized"):
         yield Build(operation, 3, everywhere=True)
     yield Build("level_sums", 2, everywhere=True)
@@ -182,7 +181,7 @@ def few() -> Iterator[Build]:
 
 
 def built(build: Build, architecture: str) -> list[Built]:
-    """The build's kernels, compiled for an architecture; each that is launched several times alike once."""
+    """Compile the kernels of a build for an architecture; identical launches are compiled once."""
     kernels: dict[Any, Built] = {}
     for launch in build.launches(architecture):
         pointers, integers, constants = launch.pointers, launch.integers, launch.constants

@@ -1,7 +1,7 @@
-"""A pytest plugin: runs the tests that no other process has taken, and writes each result immediately.
+"""pytest plugin that runs the tests that no other process has claimed and writes each result immediately.
 
-Loaded by kernel_tests.py in several processes. Results are lines of JSON in files of UML_TESTS_OUT, so that a run that
-is killed leaves those of all tests before; UML_TESTS_CLAIMS is the folder in which tests are taken.
+kernel_tests.py loads it in several processes. Results are JSON lines in files of the folder UML_TESTS_OUT, so that a
+killed run leaves the results of all earlier tests; UML_TESTS_CLAIMS is the folder of the claims.
 """
 
 import json
@@ -16,11 +16,11 @@ from processes import take
 
 OUT, CLAIMS = Path(os.environ["UML_TESTS_OUT"]), Path(os.environ["UML_TESTS_CLAIMS"])
 PER_FILE = int(os.environ.get("UML_TESTS_PER_FILE", "0"))
-"""How many tests of each file are run; 0: all."""
+"""Number of tests to run per file; 0: all."""
 
 NUMBERS: dict[str, int] = {}
 OTHERS: set[str] = set()
-"""Tests that another process has taken."""
+"""Tests that another process has claimed."""
 
 _session: list[pytest.Session] = []
 
@@ -32,13 +32,13 @@ def _write(test: str, outcome: str, seconds: float = 0.0, message: str = "") -> 
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Keep the session, to end it when the GPU is lost."""
+    """Store the session, to end it when the GPU is lost."""
     _session.append(session)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Number the tests; the first process writes their names."""
+    """Number the tests and write their names."""
     if PER_FILE:
         seen: Counter[Path] = Counter()
         chosen = []
@@ -53,37 +53,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """A file that cannot be imported is a failed test."""
+    """Record a file that cannot be imported as a failed test."""
     if report.failed:
         _write(report.nodeid, "failed", message=report.longreprtext)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Take the test, or skip it before any of its fixtures is made."""
+    """Claim the test, or skip it before its fixtures are set up."""
     if not take(CLAIMS, NUMBERS[item.nodeid]):
         OTHERS.add(item.nodeid)
-        pytest.skip("another process has taken it")
+        pytest.skip("another process has claimed this test")
     _write(item.nodeid, "started")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Write the result of a test of ours."""
+    """Write the result of a test that this process claimed."""
     if report.nodeid in OTHERS or (report.when != "call" and report.passed):
         return
     message = "" if report.passed else report.longreprtext
     _write(report.nodeid, report.outcome, report.duration, message)
     if report.failed and _lost():
-        _session[0].shouldstop = "the GPU takes no more work from this process"
+        _session[0].shouldstop = "the GPU accepts no more work from this process"
 
 
 def _lost() -> bool:
-    """Whether the GPU's context is unusable: all further tests of this process would fail."""
+    """Return whether the GPU's context is unusable, so that all further tests of this process would fail."""
     if os.environ.get("UML_KERNELS_DEVICE", "cpu") == "cpu":
         return False
     try:
         torch.cuda.synchronize()
-    except Exception as error:  # of several types, by the version of torch
+    except Exception as error:  # the type depends on the version of torch
         print(f"after an error: {error}")
         return True
     return False

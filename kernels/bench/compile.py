@@ -1,4 +1,4 @@
-"""Compiles a kernel for an architecture that need not be here, and reads what became of it."""
+"""Compiles a kernel for an architecture, without a GPU, and analyses the code."""
 
 import math
 from collections.abc import Mapping
@@ -17,22 +17,23 @@ from uml_kernels.gpu.launch import OPTIONS
 NVIDIA = ("sm_80", "sm_90", "sm_100")
 AMD = "gfx942"
 ALIGNMENT = 16
-"""Of pointers and integers, as Triton's own launch specialises them."""
+"""Alignment of pointers and integers for which Triton's launch specialises a kernel."""
 
 
 class Compiled(NamedTuple):
-    """What a kernel became.
+    """Properties of a compiled kernel.
 
     Attributes:
-        architecture: such as "sm_90".
-        registers: of a thread.
-        local_bytes: stack and local memory of a thread; 0 where nothing is spilled.
-        spills: loads and stores of local memory in the code.
-        wide_loads: loads of 128 bits in the code.
-        executed: instructions that a thread runs, bodies of loops by their trips; NaN where these are not known.
-        special: of these, those of the special-function unit (MUFU).
-        loops: in the code.
-        text: PTX, or AMD's assembly.
+        architecture: name of the architecture, such as "sm_90".
+        registers: registers per thread.
+        local_bytes: stack and local memory per thread; 0 without spills.
+        spills: number of loads and stores of local memory in the code.
+        wide_loads: number of 128-bit loads in the code.
+        executed: instructions that a thread executes, with loop bodies multiplied by their trip count; NaN if the
+            trip counts are unknown.
+        special: the special-function instructions (MUFU) among them.
+        loops: number of loops in the code.
+        text: PTX, or AMD assembly.
     """
 
     architecture: str
@@ -61,19 +62,20 @@ def compile_kernel(
     warps: int,
     registers: int | None = None,
 ) -> Compiled:
-    """Compile as a launch on a GPU of that architecture would, without one.
+    """Compile a kernel as a launch on a GPU of the architecture would.
 
     Args:
-        kernel: a function under `triton.jit`.
-        pointers: Triton's name of what each points to, such as "fp32"; None where no tensor is given.
-        integers: their values: 1 and multiples of 16 are specialised, as by a launch. Floats and tuples of floats too.
-        constants: values of the constexpr arguments. ITERATIONS counts the trips of a kernel's one loop.
-        architecture: such as "sm_90" or "gfx942".
-        warps: of a program.
-        registers: that a thread may take at most; by default the compiler chooses.
+        kernel: function under `triton.jit`.
+        pointers: Triton's element type of each pointer, such as "fp32"; None for an absent tensor.
+        integers: values of the integers, of which 1 and multiples of 16 are specialised as in a launch, and of floats
+            and tuples of floats.
+        constants: values of the constexpr arguments. ITERATIONS is the trip count of a kernel's only loop.
+        architecture: name of the architecture, such as "sm_90" or "gfx942".
+        warps: warps per program.
+        registers: maximum registers per thread; by default the compiler chooses.
 
     Raises:
-        ValueError: an argument of the kernel that is in none of the three.
+        ValueError: an argument of the kernel is in none of the three.
     """
     signature: dict[str, str] = {}
     values, attributes = dict(constants), {}
@@ -93,12 +95,14 @@ def compile_kernel(
             if integers[name] % ALIGNMENT == 0:
                 attributes[(place,)] = [["tt.divisibility", ALIGNMENT]]
         else:
-            raise ValueError(f"{kernel.__name__} has an argument {name} without a type: name it in one of the three")
+            raise ValueError(
+                f"{kernel.__name__} has an argument {name} without a type: add it to pointers, integers or constants"
+            )
     source = ASTSource(kernel, signature=signature, constexprs=values, attrs=attributes)
     options = {**OPTIONS, "num_warps": warps}
     if registers is not None and architecture != AMD:
         options["maxnreg"] = registers
-    # Which assembly kernels hold follows torch's own build, which need not be for this architecture.
+    # The kernels choose their assembly by torch's build, which may be for another architecture
     with patch.object(special, "NVIDIA", tl.constexpr(architecture != AMD)):
         done = triton.compile(source, target=_target(architecture), options=options)
     return _read(done.asm, architecture, constants.get("ITERATIONS"))

@@ -1,7 +1,7 @@
 """Times UML's mutual loss on the CPU, forward and backward: `make bench`.
 
-Torch's operations as anyone would compose them, the library's CPU implementations, and these compiled take turns in one
-process; the peak memory and the seconds of compilation of each are measured in processes of their own.
+Three variants take turns in one process: a composition of torch's operations, the library's CPU implementations, and
+these compiled. The peak memory and the compilation time of each are measured in separate processes.
 
     PYTHONPATH=kernels:kernels/bench:tests/support python kernels/bench/cpu.py --rounds 20
 """
@@ -24,7 +24,7 @@ BASELINE = "eager"
 
 
 def in_turns(variants: Sequence[str], setting: Setting, rounds: int, warm_up: int) -> dict[str, list[float]]:
-    """Seconds of a forward and backward pass of each variant, round by round."""
+    """Measure the seconds of a forward and backward pass of each variant in each round."""
     inputs = make_inputs(setting, torch.device("cpu"))
     steps = {variant: step_of(variant, setting, inputs) for variant in variants}
     seconds: dict[str, list[float]] = {variant: [] for variant in variants}
@@ -39,7 +39,7 @@ def in_turns(variants: Sequence[str], setting: Setting, rounds: int, warm_up: in
 
 
 def alone(variants: Sequence[str], setting: Setting, threads: int) -> dict[str, tuple[Measured, Measured]]:
-    """Each variant in a process of its own, twice: with an empty cache of compiled code, and with a full one."""
+    """Measure each variant in its own process, twice: with an empty cache of compiled code and with a filled one."""
     results = {}
     for variant in variants:
         with tempfile.TemporaryDirectory() as cache:
@@ -54,7 +54,7 @@ def alone(variants: Sequence[str], setting: Setting, threads: int) -> dict[str, 
 def rows(
     setting: Setting, seconds: dict[str, list[float]], processes: dict[str, tuple[Measured, Measured]]
 ) -> list[dict[str, Any]]:
-    """Rows of `report.COLUMNS`."""
+    """Return the results as rows of `report.COLUMNS`."""
     lines = []
     for variant, times in seconds.items():
         cold, warm = processes[variant]
@@ -76,7 +76,7 @@ def rows(
 
 
 def print_table(setting: Setting, lines: Sequence[dict[str, Any]]) -> None:
-    """One line a variant; ratios are to the first."""
+    """Print one line per variant, with ratios to the baseline."""
     value = {(line["provider"], line["metric"]): line["p50"] for line in lines}
     where = f"{setting.batch} x {setting.classes} x {setting.side} x {setting.side}, {setting.dtype}"
     print(f"\n{setting.workload} loss forward and backward, {where}; {lines[0]['device']}, torch {lines[0]['torch']}\n")
@@ -92,14 +92,14 @@ def print_table(setting: Setting, lines: Sequence[dict[str, Any]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print and write."""
+    """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--classes", type=int, default=2)
     parser.add_argument("--side", type=int, default=256, help="height and width")
-    parser.add_argument("--rounds", type=int, default=20, help="passes of each variant whose median is taken")
+    parser.add_argument("--rounds", type=int, default=20, help="passes of each variant; the median is reported")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="tiny maps, 3 rounds, nothing compiled")
+    parser.add_argument("--quick", action="store_true", help="tiny maps, 3 rounds, no compilation")
     parser.add_argument("--out", type=Path, default=RESULTS / "cpu.csv")
     chosen = parser.parse_args(arguments)
     if chosen.quick:
@@ -107,15 +107,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(chosen.threads)
     setting = Setting("mutual", chosen.classes, "float32", "first", chosen.batch, chosen.side)
     if setting.workload not in available():
-        raise SystemExit("error: this version of uml_kernels has no evidential_sums")
+        raise SystemExit("error: this version of uml_kernels has no evidential_sums: install a newer one")
     variants = [one for one in VARIANTS if "compiled" not in one or (can_compile(one) and not chosen.quick)]
-    for left_out in set(VARIANTS) - set(variants):
-        print(f"left out: {left_out}")
+    for skipped in set(VARIANTS) - set(variants):
+        print(f"skipped: {skipped}")
     processes = alone(variants, setting, chosen.threads)
     lines = rows(setting, in_turns(variants, setting, chosen.rounds, min(3, chosen.rounds)), processes)
     print_table(setting, lines)
     write_rows(chosen.out, lines)
-    print(f"\nmedians of {chosen.rounds} interleaved rounds; peak: above the resting process; written to {chosen.out}")
+    print(f"\nmedians of {chosen.rounds} interleaved rounds; peak: above the idle process; written to {chosen.out}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Peak memory and first call of one variant on the CPU, in a process of its own.
+"""Measures peak memory and first call of one variant on the CPU in a separate process.
 
-glibc gives freed tensors back at once in it, so that resident memory follows the tensors; the peak is the system's own
-(VmHWM), reset before the step that is measured.
+There glibc returns freed tensors to the system immediately, so that resident memory follows the tensors. The peak is
+that of the kernel (VmHWM), reset before the measured step.
 """
 
 import argparse
@@ -24,23 +24,23 @@ from workloads import WORKLOADS, Inputs, Setting, make_inputs
 VARIANTS = ("eager", "eager compiled", "cpu", "cpu compiled")
 CHILD_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 RESET = Path("/proc/self/clear_refs")
-"""Of Linux; without it memory is not measured."""
+"""File on Linux that resets the peak; without it memory is not measured."""
 
 
 class Measured(TypedDict):
-    """MiB at the peak of a step above the process at rest; seconds of the first step above those of a later one."""
+    """Peak MiB of a step above the idle process; seconds that the first step takes longer than a later one."""
 
     mebibytes: float
     first: float
 
 
 def can_compile(variant: str) -> bool:
-    """Whether the variant exists: the CPU implementations compile where the library has a switch for it."""
+    """Return whether the variant exists: older versions of the library cannot compile their CPU implementations."""
     return variant != "cpu compiled" or importlib.util.find_spec("uml_kernels.cpu.compiled") is not None
 
 
 def choose(variant: str) -> None:
-    """Switch compilation of the CPU implementations on or off; called before each step that follows another."""
+    """Switch compilation of the CPU implementations on or off; call it before each step of another variant."""
     if can_compile("cpu compiled"):
         from uml_kernels.cpu.compiled import use_compiled
 
@@ -48,7 +48,7 @@ def choose(variant: str) -> None:
 
 
 def step_of(variant: str, setting: Setting, inputs: Inputs) -> Callable[[], None]:
-    """A forward and backward pass."""
+    """Return a function that runs a forward and backward pass."""
     workload = WORKLOADS[setting.workload]
     function = workload.eager if variant.startswith("eager") else workload.ours
     if variant == "eager compiled":
@@ -65,12 +65,12 @@ def step_of(variant: str, setting: Setting, inputs: Inputs) -> Callable[[], None
 
 
 def measure(variant: str, setting: Setting, threads: int, cache: Path) -> Measured:
-    """Run this file for one variant.
+    """Run this file for one variant and return its results.
 
     Args:
         variant: one of `VARIANTS`.
-        setting: of the maps.
-        threads: of torch.
+        setting: shapes and dtypes of the maps.
+        threads: number of torch's threads.
         cache: folder of compiled code.
     """
     task = json.dumps({"variant": variant, "setting": setting, "threads": threads})
@@ -110,7 +110,7 @@ def _measure(variant: str, setting: Setting, threads: int) -> Measured:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="One variant's memory and first call; started by cpu.py.")
+    parser = argparse.ArgumentParser(description="Measure memory and first call of one variant; started by cpu.py.")
     parser.add_argument("task", type=json.loads)
     task = parser.parse_args().task
     print(json.dumps(_measure(task["variant"], Setting(*task["setting"]), task["threads"])))

@@ -1,6 +1,6 @@
-"""Draws the errors of the evidential loss in float32 by the evidence: ours beside torch's composition.
+"""Plots the float32 errors of the evidential loss against the evidence: `make bench-errors`.
 
-The library, and what anyone would compose of torch's own operations: `make bench-errors`.
+It compares the library with a composition of torch's own operations.
 
     PYTHONPATH=kernels:kernels/bench:tests/support python kernels/bench/errors.py
 """
@@ -22,19 +22,19 @@ DECADES, CASES = 48, 200
 
 
 def ours(evidence: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Expected cross-entropy and KL of rows of evidence (N, C)."""
+    """Compute expected cross-entropy and KL of rows of evidence (N, C) by the library."""
     sums = evidential_sums(evidence, target, kind="given", dice="none")
     return sums.cross_entropy, sums.kl
 
 
 def composed(evidence: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Likewise, of torch's digamma and lgamma."""
+    """Compute expected cross-entropy and KL of rows of evidence (N, C) by torch's digamma and lgamma."""
     cross_entropy, kl, _ = eager_terms(evidence, shares(target, evidence.shape[1]).to(evidence.dtype), "given")
     return cross_entropy, kl
 
 
 def with_gradients(terms: Terms, evidence: Tensor, target: Tensor) -> list[Tensor]:
-    """Cross-entropy (N,), its gradient (N, C), KL, and its gradient."""
+    """Return cross-entropy (N,), its gradient (N, C), KL (N,) and its gradient (N, C)."""
     leaf, results = evidence.clone().requires_grad_(), []
     for value in terms(leaf, target):
         results += [value.detach(), torch.autograd.grad(value.sum(), leaf, retain_graph=True)[0]]
@@ -42,9 +42,10 @@ def with_gradients(terms: Terms, evidence: Tensor, target: Tensor) -> list[Tenso
 
 
 def largest_errors(terms: Terms, evidence: Tensor, target: Tensor) -> list[float]:
-    """Of values the smaller of relative and absolute error, of gradients the one relative to the largest component.
+    """Return the largest error of each result of `with_gradients`.
 
-    The truth is the library's float64, which tests hold against 60 digits.
+    For values it is the smaller of relative and absolute error, for gradients the error relative to the largest
+    component. The reference is the library's float64, which tests compare with 60 digits.
     """
     found, exact = with_gradients(terms, evidence, target), with_gradients(ours, evidence.double(), target)
     errors = []
@@ -56,7 +57,7 @@ def largest_errors(terms: Terms, evidence: Tensor, target: Tensor) -> list[float
 
 
 def draw(path: Path, classes: Sequence[int] = (2, 3, 5)) -> None:
-    """Four panels: two terms, values and gradients."""
+    """Draw four panels: values and gradients of the two terms."""
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
     titles = ("expected cross-entropy", "its gradient", "KL to uniform", "its gradient")
@@ -80,7 +81,7 @@ def draw(path: Path, classes: Sequence[int] = (2, 3, 5)) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw the picture."""
+    """Draw and write the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS / "errors.png")
     chosen = parser.parse_args(arguments)

@@ -1,7 +1,7 @@
-"""The kernels' tests on a GPU, in as many processes as there are cores: most of their time is that of the compiler.
+"""Runs the kernels' tests on a GPU in as many processes as there are cores, since compilation takes most of their time.
 
-Each process takes the next test that is left, and all share one cache of compiled kernels. The results lie in --out as
-they come, one line each, and at the end as junit.xml; a test that was not run is an error there.
+Each process claims the next remaining test, and all share one cache of compiled kernels. Results are written to --out
+immediately, one line each, and at the end as junit.xml, where a test that did not run is an error.
 """
 
 import argparse
@@ -21,20 +21,23 @@ ROOT = Path(__file__).parents[2]
 FILES = (
     "on_gpu", "combined", "corners", "operations", "levels", "evidential", "opinion", "gating", "resizing", "special",
 )  # fmt: skip
-"""What only a GPU can tell comes first, then what takes longest. Files that are not named here come last."""
+"""Order of the test files: those that need a GPU, then the slowest. Other files come last."""
 
 NOT_HERE = ("bench", "compile", "export", "gpu_check", "interpreter", "measure", "package")
-"""Of tests/kernels: what needs no GPU."""
+"""Files of tests/kernels that do not need a GPU."""
 
 WRITTEN = ("results-*.jsonl", "collected*.json", "worker-*.log")
-"""By the processes, into the folder of the results."""
+"""Files that the processes write to the folder of the results."""
 
 FAILURES = 30
-"""After which a process ends: one defect should not hide the others, and many do not need all their traces."""
+"""Number of failures after which a process ends: enough to show several defects, without all traces of a common one."""
 
 
 def results_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """By test, its last and worst result; "started" of a test that crashed or was stopped, "not run" of others."""
+    """Return the last and worst result of each test by name.
+
+    The outcome is "started" for a test that crashed or was stopped, and "not run" for one that never started.
+    """
     order = ("not run", "started", "skipped", "passed", "failed")
     collected = folder / "collected.json"
     names = json.loads(collected.read_text(encoding="utf-8")) if collected.exists() else []
@@ -52,7 +55,7 @@ def results_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def count(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """How many tests passed, failed, were skipped, crashed or did not run."""
+    """Return the numbers of tests that passed, failed, were skipped, crashed or did not run, as text."""
     found = Counter(one["outcome"] for one in results.values())
     ran = found["passed"] + found["failed"]
     return (
@@ -62,13 +65,13 @@ def count(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def are_good(results: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether every test ran, or asked to be skipped, and none failed."""
+    """Return whether every test passed or was skipped, and at least one passed."""
     outcomes = {one["outcome"] for one in results.values()}
     return "passed" in outcomes and outcomes <= {"passed", "skipped"}
 
 
 def write_junit(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """As pytest's own, for whatever reads such files."""
+    """Write the results in the format of pytest's own junit.xml."""
     found = Counter(one["outcome"] for one in results.values())
     totals = {
         "tests": len(results), "failures": found["failed"], "skipped": found["skipped"],
@@ -83,14 +86,14 @@ def write_junit(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         kind = {"failed": "failure", "skipped": "skipped", "started": "error", "not run": "error"}.get(one["outcome"])
         if kind is not None:
             message = {"started": "crashed or stopped", "not run": "did not run"}.get(one["outcome"], "")
-            # Control characters, such as colours, have no place in XML.
+            # Control characters, such as colours, are not allowed in XML
             text = "".join(c for c in one["message"] if c.isprintable() or c in "\n\t")
             ElementTree.SubElement(case, kind, message=message).text = text
     ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
 
 
 def files() -> list[str]:
-    """Of tests/kernels, relative to the root."""
+    """Return the test files to run, relative to the root of the repository."""
     every = [path.stem.removeprefix("test_") for path in sorted((ROOT / "tests" / "kernels").glob("test_*.py"))]
     chosen = [name for name in every if name not in NOT_HERE]
     chosen.sort(key=lambda name: FILES.index(name) if name in FILES else len(FILES))
@@ -98,26 +101,26 @@ def files() -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the tests; 1 where one failed, crashed or did not run."""
+    """Run the tests; return 1 if one failed, crashed or did not run, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results; without those of another run")
-    parser.add_argument("--seconds", type=float, default=3600, help="stop after these")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results; earlier ones are removed")
+    parser.add_argument("--seconds", type=float, default=3600, help="stop after this time")
     parser.add_argument("--processes", type=int, default=cores())
-    parser.add_argument("--per-file", type=int, default=0, help="so many tests of each file; 0: all")
-    parser.add_argument("files", nargs="*", default=files(), help="of tests; default: those of the kernels")
+    parser.add_argument("--per-file", type=int, default=0, help="number of tests to run per file; 0: all")
+    parser.add_argument("files", nargs="*", default=files(), help="test files; default: those of the kernels")
     chosen = parser.parse_args(arguments)
     out = chosen.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     for old in (path for pattern in WRITTEN for path in out.glob(pattern)):
         old.unlink()
-    # Warnings are read once, not by every process; a file that cannot be imported must not hide the others.
+    # Every process would repeat the warnings; a file that cannot be imported must not hide the others
     words = ["-q", "-p", "no:cacheprovider", "-p", "claimed_tests", "--continue-on-collection-errors", "-W", "ignore"]
     command = [sys.executable, "-m", "pytest", *words, f"--maxfail={FAILURES}", "--rootdir", str(ROOT), *chosen.files]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         claims = Path(folder) / "claims"
         known = {
             "UML_TESTS_OUT": str(out), "UML_TESTS_CLAIMS": str(claims), "UML_TESTS_PER_FILE": str(chosen.per_file),
-            # The references run on the CPU: with threads of their own they would take each other's cores.
+            # The references run on the CPU: with more threads they would compete for cores
             "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         ended = work_together(

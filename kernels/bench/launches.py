@@ -1,4 +1,4 @@
-"""Which kernels a call of the library launches and with what: recorded on tensors without data, so no GPU is needed."""
+"""Records the kernel launches of a library call and their arguments on tensors without data; it needs no GPU."""
 
 import pkgutil
 from collections.abc import Callable, Iterator
@@ -25,10 +25,10 @@ class Launch(NamedTuple):
 
     Attributes:
         kernel: the function under `triton.jit`.
-        programs: in the grid.
-        pointers, integers, constants, warps, registers: as of `compile_kernel`.
-        bytes: of all tensors in its arguments, each once.
-        backward: whether the call itself was over.
+        programs: size of the grid.
+        pointers, integers, constants, warps, registers: see `compile_kernel`.
+        bytes: total size of the tensors in its arguments, counting each tensor once.
+        backward: whether it belongs to the backward pass.
     """
 
     kernel: Any
@@ -43,18 +43,18 @@ class Launch(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the kernel, with its module."""
+        """Name of the kernel with its module."""
         module = self.kernel.__module__.rpartition(".")[2].removesuffix("_kernels")
         own = self.kernel.__name__.removesuffix("_kernel")
         return (own if own.startswith(module) else f"{module} {own}").replace("_", " ")
 
 
 def recorded(call: Callable[[], Any], architecture: str = "any") -> list[Launch]:
-    """The launches of a call, forward and backward, on tensors of device "meta".
+    """Return the launches of a call, forward and backward, on tensors of device "meta".
 
     Args:
-        call: calls the library's functions; a result that needs a gradient is differentiated too.
-        architecture: whose rows of the table are taken.
+        call: function that calls the library; results that require a gradient are differentiated too.
+        architecture: architecture whose rows of the table are used.
     """
     launches: list[Launch] = []
 
@@ -91,7 +91,7 @@ def _tensors(result: Any) -> Iterator[Tensor]:
 
 @contextmanager
 def _instead_of_launch(note: Callable[..., None]) -> Iterator[None]:
-    """Operations run their launchers on any tensor, and launchers call `note`."""
+    """Make operations run their launchers on any tensor, and launchers call `note`."""
     with ExitStack() as stack:
         stack.enter_context(patch.object(Operation, "__call__", _without_dispatcher))
         for found in pkgutil.iter_modules(uml_kernels.gpu.__path__, "uml_kernels.gpu."):

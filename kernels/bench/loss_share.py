@@ -1,7 +1,7 @@
-"""The loss within a training step of UML: as somebody would compose it, and as the library has it, in turns.
+"""Measures the share of the loss in a UML training step: the library's loss and a composition of torch's operations.
 
-Both on the same output of the same network, forward and backward down to the network's outputs; beside them the whole
-step. Started by trainer_check.py.
+Both losses take turns on the same output of the same network, forward and backward down to the network's outputs, and
+the complete step is timed too. Started by gpu_check.py.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from uml_dist.recipes.uml.objective import UmlObjective, counts, uml_terms
 
 
 def functions(setting: Setting, device: torch.device) -> dict[str, Callable[[], object]]:
-    """The step, and the two losses with their gradients."""
+    """Return the training step and the two losses with their gradients."""
     network, batch, objective = make_network(setting, "group").to(device), setting.data().to(device), UmlObjective()
     optimizer = make_optimizer(network)
 
@@ -54,7 +54,7 @@ def functions(setting: Setting, device: torch.device) -> dict[str, Callable[[], 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print and write."""
+    """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="paper", choices=("paper", "compact"))
     parser.add_argument("--width", type=float, default=1.0)
@@ -75,9 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]  # fmt: skip
     write_rows(chosen.out, rows)
     step, ours, eager = (median(times[name]) for name in ("step", "loss, ours", "loss, eager"))
-    whole = step - ours + eager
-    print(f"step {step:.2f} ms; loss: ours {ours:.3f} ms, {ours / step:.1%} of the step; eager {eager:.3f} ms,")
-    print(f"{eager / whole:.1%} of a step of {whole:.2f} ms with it: the step is {whole / step:.2f} times as fast")
+    eager_step = step - ours + eager
+    print(f"step: {step:.2f} ms with our loss, which takes {ours:.3f} ms or {ours / step:.1%}")
+    print(f"step: {eager_step:.2f} ms with the eager loss, which takes {eager:.3f} ms or {eager / eager_step:.1%}")
+    print(f"our loss makes the step {eager_step / step:.2f} times as fast")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the machine is, in a few lines: whoever reads results later knows where they come from."""
+"""Description of the machine in a few lines, to document where results come from."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from processes import cores
 
 
 def describe() -> str:
-    """Versions, GPU, processors, memory, disk and C compiler, which Triton needs to launch its kernels."""
+    """Return versions, GPU, cores, free disk space and the C compiler, which Triton needs to launch kernels."""
     names = ("torch", "triton", "numpy", "pytest", "hypothesis", "mpmath", "matplotlib", "deepspeed")
     compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("gcc", "clang", "cc"))), "NO C COMPILER")
     return "\n".join(

@@ -1,4 +1,4 @@
-"""Measures one setting: times of the library's call beside torch's own operations, memory, and the limit it meets."""
+"""Measures one setting: times of the library's call and of torch's operations, memory, and the limiting resource."""
 
 import gc
 import math
@@ -16,45 +16,48 @@ from workloads import WORKLOADS, Function, Inputs, Setting, make_inputs
 Modes = Mapping[str, Callable[[], object]]
 
 TOLERANCE = 1e-3
-"""Between our float32 and eager's, relative to the largest number of a tensor: a wrong kernel is off by more."""
+"""Maximum difference of our float32 results from eager's, relative to a tensor's largest value; errors are larger."""
 
 WITH_GRAPHS = 512
-"""The largest side whose calls are also captured: on larger maps eager's graphs take all of a GPU's memory."""
+"""Largest side for which calls are also captured: on larger maps eager's graphs take all of a GPU's memory."""
 
 
 SECONDS = 3.0
-"""Of one mode of all providers, compilation included: eager takes so long on large maps that fewer rounds must do."""
+"""Time limit for one mode of all providers, compilation included: eager is slow on large maps, so fewer rounds run."""
 
 
 class WrongResultError(RuntimeError):
-    """The library and torch's operations disagree."""
+    """The results of the library and of torch's operations differ."""
 
 
 def tuple_of(result: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """One tensor, or several, as a tuple."""
+    """Return one tensor or several as a tuple."""
     return (result,) if isinstance(result, torch.Tensor) else result
 
 
 def modes_of(function: Function, inputs: Inputs) -> dict[str, Callable[[], object]]:
-    """Forward with a graph, backward through a graph that is there, and both; forward alone where nothing is asked."""
+    """Return functions for forward with a graph, backward through an existing graph, and both.
+
+    A function without gradient has only a forward mode.
+    """
 
     def forward() -> tuple[torch.Tensor, ...]:
         return tuple_of(function(inputs))
 
-    there = forward()
-    asked = [i for i, one in enumerate(there) if one.requires_grad]
-    if not asked:
+    existing = forward()
+    differentiable = [i for i, one in enumerate(existing) if one.requires_grad]
+    if not differentiable:
         return {"forward": forward}
-    upstream = [torch.ones_like(there[i]) for i in asked]
+    upstream = [torch.ones_like(existing[i]) for i in differentiable]
 
-    def backward(outputs: tuple[torch.Tensor, ...] = there, keep: bool = True) -> object:
-        return torch.autograd.grad([outputs[i] for i in asked], inputs.maps, upstream, retain_graph=keep)
+    def backward(outputs: tuple[torch.Tensor, ...] = existing, keep: bool = True) -> object:
+        return torch.autograd.grad([outputs[i] for i in differentiable], inputs.maps, upstream, retain_graph=keep)
 
     return {"forward": forward, "backward": backward, "full": lambda: backward(forward(), keep=False)}
 
 
 def copies(inputs: Inputs, outputs: tuple[torch.Tensor, ...]) -> dict[str, Callable[[], object]]:
-    """Copies of as many bytes as must be read and written: maps, target and results; backward gradients too."""
+    """Return copies that read and write as many bytes as maps, target and results, and in backward the gradients."""
     device = inputs.target.device
     maps = sum(one.numel() * one.element_size() for one in inputs.maps)
     forward = maps + inputs.target.numel() + sum(one.numel() * one.element_size() for one in outputs)
@@ -67,17 +70,17 @@ def copies(inputs: Inputs, outputs: tuple[torch.Tensor, ...]) -> dict[str, Calla
 
 
 def compiled_modes(setting: Setting, inputs: Inputs, backend: str) -> Modes:
-    """Eager's composition under torch.compile."""
+    """Return the modes of eager's composition under torch.compile."""
     return modes_of(torch.compile(WORKLOADS[setting.workload].eager, dynamic=False, backend=backend), inputs)
 
 
 def providers(setting: Setting, device: torch.device, backend: str) -> dict[str, Modes]:
-    """By provider and mode, what is timed; all of one setting share its inputs.
+    """Return the functions to time by provider and mode; all share the same inputs.
 
     Args:
-        setting: of the maps.
-        device: of the maps.
-        backend: of torch.compile; empty: without it.
+        setting: workload, shapes and dtypes.
+        device: device of the maps.
+        backend: backend of torch.compile; empty to omit it.
     """
     inputs, workload = make_inputs(setting, device), WORKLOADS[setting.workload]
     builders: dict[str, Callable[[], Modes]] = {
@@ -99,29 +102,29 @@ def providers(setting: Setting, device: torch.device, backend: str) -> dict[str,
 
 
 def _without(setting: Setting, name: str, error: BaseException, device: torch.device) -> None:
-    """Say that a provider is left out, and make room; raises where the device is lost."""
+    """Report that a provider is skipped, and free its memory; raise the error if the device is lost."""
     reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    print(f"{label(setting)}: {name} is left out: {reason[:200]}")
+    print(f"{label(setting)}: {name} is skipped: {reason[:200]}")
     if not usable(device):
         raise error
     release(device)
 
 
 def release(device: torch.device) -> None:
-    """Free unreferenced memory, that of CUDA graphs' own pools too."""
+    """Free unreferenced memory, including the pools of CUDA graphs."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def label(setting: Setting) -> str:
-    """Of one line."""
+    """Return a one-line name of the setting."""
     shape = f"{setting.batch} x {setting.classes} x {setting.side}²"
     return f"{setting.workload} {shape} {setting.dtype} {setting.layout}"
 
 
 def compare(setting: Setting, device: torch.device) -> None:
-    """Hold results and gradients against eager's.
+    """Compare results and gradients with eager's.
 
     Raises:
         WrongResultError: they differ by more than the tolerance.
@@ -132,14 +135,15 @@ def compare(setting: Setting, device: torch.device) -> None:
         for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
             error = (one.double() - other.double()).abs().max() / other.double().abs().max().clamp(min=1e-30)
             if not error.item() <= TOLERANCE:
-                raise WrongResultError(f"{label(setting)}: {name} {number} is {error.item():.2g} off eager's")
+                raise WrongResultError(f"{label(setting)}: {name} {number} differs from eager's by {error.item():.2g}")
 
 
 def _with_gradients(function: Function, inputs: Inputs) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
     outputs = tuple_of(function(inputs))
-    asked = [one for one in outputs if one.requires_grad]
-    gradients = torch.autograd.grad(asked, inputs.maps, [torch.ones_like(one) for one in asked]) if asked else ()
-    return outputs, gradients
+    differentiable = [one for one in outputs if one.requires_grad]
+    if not differentiable:
+        return outputs, ()
+    return outputs, torch.autograd.grad(differentiable, inputs.maps, [torch.ones_like(one) for one in differentiable])
 
 
 def measure(
@@ -150,19 +154,19 @@ def measure(
     demands: Sequence[Demand] = (),
     machine: Machine | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of `report.COLUMNS` for one setting, each as soon as it is measured.
+    """Measure one setting and yield each row of `report.COLUMNS` immediately.
 
     Args:
-        setting: of the maps.
+        setting: workload, shapes and dtypes.
         device: a GPU or the CPU.
-        rounds: of all providers.
-        backend: of torch.compile for eager's composition; empty: without it.
-        demands: of the launches of our call, where they are known.
-        machine: the speeds to which these are held.
+        rounds: rounds in which all providers take turns.
+        backend: backend of torch.compile for eager's composition; empty to omit it.
+        demands: resource demands of the launches of our call, if known.
+        machine: speeds with which the demands are compared.
 
     Raises:
-        WrongResultError: ours differs from eager.
-        FunctionFailed: ours raised.
+        WrongResultError: our results differ from eager's.
+        FunctionFailed: our call raised an error.
     """
     if setting.dtype == "float32" and setting.side <= WITH_GRAPHS:
         compare(setting, device)
@@ -181,13 +185,13 @@ def measure(
             yield from _shares(note, mode, times["ours"], by_mode(demands)[mode], machine)
     if device.type != "cuda":
         return
-    whole = modes[-1]
+    last = modes[-1]
     for name, one in found.items():
-        waited = with_launches(one[whole], min(rounds, 10), device)
-        yield note(waited, provider=name, mode=whole, metric="time with launches", unit="ms")
+        waited = with_launches(one[last], min(rounds, 10), device)
+        yield note(waited, provider=name, mode=last, metric="time with launches", unit="ms")
         if name != "copy":
-            peak = peak_mebibytes(one[whole], device)
-            yield note([peak], provider=name, mode=whole, metric="memory", unit="MiB")
+            peak = peak_mebibytes(one[last], device)
+            yield note([peak], provider=name, mode=last, metric="memory", unit="MiB")
     if setting.side <= WITH_GRAPHS:
         names = set(found)
         del found, one
@@ -197,7 +201,7 @@ def measure(
 def _times(
     setting: Setting, found: dict[str, Modes], mode: str, rounds: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Milliseconds by provider; those other than ours that cannot run are taken from `found`."""
+    """Return the milliseconds by provider; other providers that cannot run are removed from `found`."""
     while True:
         try:
             functions = {name: one[mode] for name, one in found.items()}
@@ -212,7 +216,7 @@ def _times(
 def _shares(
     note: Callable[..., dict[str, Any]], mode: str, times: Sequence[float], demands: Sequence[Demand], machine: Machine
 ) -> Iterator[dict[str, Any]]:
-    """The least time of the launches, the limit that they meet, and what share of the time each limit takes."""
+    """Yield rows of the minimum time of the launches, their limit, and the share of the time that each limit takes."""
     bound = least(demands, machine)
     for one in demands:
         alone = least([one], machine)
@@ -230,7 +234,7 @@ def _shares(
 def _graphs(
     setting: Setting, device: torch.device, rounds: int, backend: str, note: Callable[..., dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Times of replayed CUDA graphs: what the kernels take without the gaps between launches.
+    """Yield times of replayed CUDA graphs, which have no gaps between launches.
 
     A provider that cannot be captured has no row.
     """

@@ -1,8 +1,8 @@
-"""Times the library's calls beside torch's own operations, on the GPU or else on the CPU.
+"""Times the library's calls and the same functions of torch's own operations, on the GPU or else on the CPU.
 
-Forward, backward and both, over classes, dtype, layout and size, one of them at a time around 8 x 3 x 512 x 512 in
-float32; on a GPU memory, CUDA graphs and the limits of the hardware too. All kernels are compiled first, in as many
-processes as there are cores. What is most telling comes first, so that --seconds may cut the rest.
+It varies classes, dtype, layout and size one at a time around 8 x 3 x 512 x 512 in float32 and measures forward,
+backward and both; on a GPU also memory, CUDA graphs and the limits of the hardware. All kernels are compiled first, in
+as many processes as there are cores. The most informative settings come first, so that --seconds can cut the rest.
 
     PYTHONPATH=kernels:kernels/bench:tests/support python kernels/bench/micro.py --seconds 240
 """
@@ -29,17 +29,17 @@ from uml_kernels.table import architecture
 from workloads import WORKLOADS, Setting, available, make_inputs
 
 COMPILED = {"cpu": ("mutual",), "cuda": ("mutual", "uml-v2", "maps")}
-"""Workloads at whose first setting torch.compile takes part; compiling the others takes it minutes."""
+"""Workloads whose first setting includes torch.compile, which takes minutes to compile the others."""
 
 REHEARSED_LIMITS = ("mutual", "gated")
-"""Workloads whose limits --quick finds, which compiles their kernels: one with all counts, one with memory only."""
+"""Workloads whose kernels --quick compiles to find their limits: one with all counts, one with memory only."""
 
 AHEAD = 0.35
-"""Share of --seconds in which kernels are compiled before anything is measured."""
+"""Share of --seconds for compiling kernels before anything is measured."""
 
 
 def settings(names: Sequence[str], quick: bool) -> Iterator[Setting]:
-    """The centre of every workload first, then other sizes, classes, dtypes and layouts."""
+    """Yield the central setting of every workload first, then other sizes, classes, dtypes and layouts."""
     centre = [Setting(name, batch=2, side=32) if quick else Setting(name) for name in names]
     yield from centre
     if quick:
@@ -53,14 +53,14 @@ def settings(names: Sequence[str], quick: bool) -> Iterator[Setting]:
 
 
 def backend_of(setting: Setting, first: bool, device: torch.device, chosen: argparse.Namespace) -> str:
-    """Of torch.compile for eager's composition; empty where it does not take part."""
+    """Return the backend of torch.compile for eager's composition; empty if it is not measured."""
     if not first or chosen.no_compile or setting.workload not in COMPILED[device.type]:
         return ""
-    return "aot_eager" if chosen.quick else "inductor"  # a rehearsal runs the same lines without waiting for code
+    return "aot_eager" if chosen.quick else "inductor"  # a rehearsal does not wait for generated code
 
 
 def tasks(every: Sequence[Setting], device: torch.device, chosen: argparse.Namespace) -> Iterator[Task]:
-    """What can be done before the measurements: torch.compile first, which takes longest."""
+    """Yield the tasks that can run before the measurements; torch.compile comes first because it takes longest."""
     seen: set[str] = set()
     calls: list[Task] = []
     for setting in every:
@@ -90,7 +90,7 @@ def _demands(setting: Setting, device: torch.device) -> list[Demand]:
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """One line of medians a setting and mode, with the limit where it is known."""
+    """Print one line of medians per setting and mode, with the limit if known."""
     lines: dict[tuple[Any, ...], dict[str, str]] = {}
     times: dict[tuple[Any, ...], dict[str, float]] = {}
     for row in rows:
@@ -109,11 +109,11 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 
 class Run:
-    """The measurements of one call of this command.
+    """The measurements of one run of this command.
 
     Args:
-        chosen: the command's arguments.
-        device: on which it measures.
+        chosen: arguments of the command.
+        device: device to measure on.
     """
 
     def __init__(self, chosen: argparse.Namespace, device: torch.device) -> None:
@@ -125,14 +125,14 @@ class Run:
         self.ahead: dict[str, Any] = {}
 
     def prepare(self, words: Sequence[str], seconds: float) -> None:
-        """Compile what will be measured."""
+        """Compile the calls that will be measured."""
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             done, errors = prepare(__file__, words, Path(folder), seconds, self.chosen.processes)
         self.ahead = done
         print(f"{len(done)} tasks compiled ahead" + "".join(f"\n  {name}: {text}" for name, text in errors.items()))
         try:
             speeds = machine(self.device) if self.device.type == "cuda" else REHEARSED
-        except Exception:  # times can still be measured, without the limits
+        except Exception:  # times can still be measured without the limits
             traceback.print_exc()
             return
         self.machine = speeds
@@ -140,10 +140,10 @@ class Run:
         print(", ".join([*words, f"{speeds.issued / 1e12:.1f}e12 instructions/s"]), flush=True)
 
     def one(self, setting: Setting, first: bool) -> bool:
-        """Measure a setting and write its rows; False where the device is lost."""
+        """Measure a setting and write its rows; return False if the device is lost."""
         backend = backend_of(setting, first, self.device, self.chosen)
         if backend and self.chosen.processes and f"compile {label(setting)}" not in self.ahead:
-            print(f"{label(setting)}: torch.compile is left out: it was not ready in time")
+            print(f"{label(setting)}: torch.compile is skipped: it was not ready in time")
             backend = ""
         needed = [Demand(*each) for each in self.ahead.get(f"demands {label(setting)}", ())]
         rounds, new = 3 if self.chosen.quick else self.chosen.rounds, []
@@ -163,26 +163,26 @@ class Run:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command's arguments."""
+    """Parse the arguments of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workload", choices=WORKLOADS, action="append", help="this one alone; may be given again")
-    parser.add_argument("--rounds", type=int, default=50, help="of all providers, whose median is taken")
-    parser.add_argument("--seconds", type=float, default=900, help="begin no setting after these")
+    parser.add_argument("--workload", choices=WORKLOADS, action="append", help="run only this workload; repeatable")
+    parser.add_argument("--rounds", type=int, default=50, help="rounds of all providers; the median is reported")
+    parser.add_argument("--seconds", type=float, default=900, help="start no setting after this time")
     parser.add_argument("--quick", action="store_true", help="tiny maps and 3 rounds")
-    parser.add_argument("--cpu", action="store_true", help="the CPU although there is a GPU")
-    parser.add_argument("--no-compile", action="store_true", help="without torch.compile of the eager composition")
-    parser.add_argument("--no-pictures", action="store_true", help="plots.py can draw them from micro.csv")
+    parser.add_argument("--cpu", action="store_true", help="use the CPU even if there is a GPU")
+    parser.add_argument("--no-compile", action="store_true", help="omit torch.compile of the eager composition")
+    parser.add_argument("--no-pictures", action="store_true", help="omit the plots; plots.py can draw them later")
     parser.add_argument(
-        "--processes", type=int, help="that compile ahead; default: as many as cores on a GPU, none on the CPU"
+        "--processes", type=int, help="processes that compile first; default: one a core on a GPU, none on the CPU"
     )
-    parser.add_argument("--resume", action="store_true", help="leave out what an earlier run into --out has begun")
+    parser.add_argument("--resume", action="store_true", help="skip settings that an earlier run into --out started")
     parser.add_argument("--ahead", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=default_folder(), help="folder of micro.csv and the PNG files")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, write and draw; 1 where our own calls failed or were wrong, 3 where the GPU is lost."""
+    """Measure, print, write and plot; return 1 if our own calls failed or were wrong, 3 if the GPU is lost."""
     words, chosen, start = list(sys.argv[1:] if arguments is None else arguments), parse(arguments), perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() and not chosen.cpu else "cpu")
     if chosen.processes is None:
@@ -202,19 +202,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if progress.begin(label(setting)) and not run.one(setting, firsts[setting.workload] == setting):
             return DEVICE_LOST
     pictures = [] if chosen.no_pictures else draw_all(run.rows, chosen.out)
-    left_out = f"; left out for lack of time: {len(every) - done} settings" if done < len(every) else ""
-    print(f"{done} settings{left_out}; written to {chosen.out}: micro.csv {' '.join(pictures)}")
+    skipped = f"; skipped for lack of time: {len(every) - done} settings" if done < len(every) else ""
+    print(f"{done} settings{skipped}; written to {chosen.out}: micro.csv {' '.join(pictures)}")
     if run.failed:
         print(f"FAILED: {', '.join(run.failed)}")
     return 1 if run.failed else 0
 
 
 def draw_all(rows: Sequence[dict[str, Any]], out: Path) -> list[str]:
-    """The pictures' names, or why there are none."""
+    """Draw the plots; return their names, or the reason why there are none."""
     try:
         from plots import draw
     except ImportError:
-        return ["(no pictures: matplotlib is missing)"]
+        return ["(no plots: install matplotlib)"]
     return draw(rows, out)
 
 

@@ -1,4 +1,4 @@
-"""The parts of gpu_check.py: what each needs, its share of the time, and its command, for a GPU and for a rehearsal."""
+"""The parts of gpu_check.py: requirements, share of the time, and command of each, for a GPU and for a rehearsal."""
 
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 BENCH = Path(__file__).parent
-OK, FAILED, LEFT_OUT = "ok", "failed", "left out"
+OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 
 DISTRIBUTIONS = {
     "PIL": "pillow", "prometheus_client": "prometheus-client", "pynvml": "nvidia-ml-py", "tomli_w": "tomli-w",
 }  # fmt: skip
-"""What to install for a module of another name."""
+"""Distributions of modules with a different name."""
 
 FOR_TESTS = ("pytest", "mpmath")
 FOR_TRAINING = (
@@ -20,11 +20,11 @@ FOR_TRAINING = (
 )  # fmt: skip
 
 MARGIN = 0.06
-"""Share of a part's time in which it ends by itself, before it is stopped."""
+"""Share of a part's time that is reserved for ending by itself before it is stopped."""
 
 
 class Outcome(NamedTuple):
-    """What came of a part: `OK`, `FAILED` or `LEFT_OUT`, and in words."""
+    """Outcome of a part: `OK`, `FAILED` or `SKIPPED`, and a description."""
 
     word: str
     text: str
@@ -34,14 +34,15 @@ class Part(NamedTuple):
     """One part of the check.
 
     Attributes:
-        name: of its log.
-        title: printed before it.
-        weight: its share of the time, relative to the others'.
-        command: arguments for Python, of the folder of results, a scratch folder and the part's seconds.
-        needs: modules without which it is left out.
+        name: name of its log file.
+        title: title to print.
+        weight: share of the time relative to the other parts.
+        command: function that returns the arguments for Python, given the folder of results, a scratch folder and the
+            part's seconds.
+        needs: required modules; the part is skipped if one is missing.
         interpreted: whether a rehearsal runs the kernels in Triton's interpreter.
-        resumes: whether it knows --resume, by which it goes on after a crash.
-        least: seconds below which it is not begun.
+        resumes: whether it supports --resume, which continues after a crash.
+        least: minimum seconds; with less time the part does not start.
     """
 
     name: str
@@ -55,22 +56,22 @@ class Part(NamedTuple):
 
 
 def missing(part: Part) -> list[str]:
-    """Distributions to install before the part can run."""
+    """Return the distributions that must be installed before the part can run."""
     return [DISTRIBUTIONS.get(name, name) for name in part.needs if importlib.util.find_spec(name) is None]
 
 
 def seconds_of(part: Part, waiting: Sequence[Part], left: float) -> float:
-    """Its share of what is left; `waiting` are the parts that are to run, this one among them."""
+    """Return a part's share of the remaining time; `waiting` are the parts still to run, including this one."""
     return max(left, 0.0) * part.weight / sum(one.weight for one in waiting)
 
 
 def own(seconds: float) -> str:
-    """After how many seconds a part is to end by itself."""
+    """Return the seconds after which a part ends by itself, as text."""
     return f"{(1 - MARGIN) * seconds:.1f}"
 
 
 def parts(rehearse: bool, training: bool) -> list[Part]:
-    """All of them, in the order of their weight to the project."""
+    """Return all parts in the order of their importance."""
     small = ["--profile", "compact", "--width", "0.0625", "--size", "32", "--batch", "2"] if rehearse else []
 
     def tests(out: Path, scratch: Path, seconds: float) -> list[str]:
@@ -79,7 +80,7 @@ def parts(rehearse: bool, training: bool) -> list[Part]:
 
     def micro(out: Path, scratch: Path, seconds: float) -> list[str]:
         words = ["--quick", "--cpu", "--processes", "2"] if rehearse else ["--rounds", "30"]
-        # A setting that is begun takes up to some seconds.
+        # The setting that runs at the deadline takes up to a few seconds
         return [str(BENCH / "micro.py"), "--out", str(out), "--seconds", own(seconds - 5), "--no-pictures", *words]
 
     def tune(out: Path, scratch: Path, seconds: float) -> list[str]:
@@ -109,7 +110,7 @@ def parts(rehearse: bool, training: bool) -> list[Part]:
 
 
 def pictures() -> Part:
-    """Drawn at the end of what was measured, in the time that is kept for it."""
+    """Return the part that draws the plots at the end, in the time reserved for it."""
     return Part("pictures", "pictures", 0.0, _pictures, ("matplotlib",), least=3.0)
 
 

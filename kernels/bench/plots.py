@@ -1,4 +1,4 @@
-"""The pictures of the microbenchmarks: speed by size, speed-up, memory and shares of the hardware's speed.
+"""Plots of the microbenchmarks: time by size, speed-up, memory, and shares of the hardware's speed.
 
 PYTHONPATH=kernels:kernels/bench:tests/support python kernels/bench/plots.py micro.csv --out .
 """
@@ -69,7 +69,7 @@ def _label(row: dict[str, Any]) -> str:
 
 
 def _ratios(rows: Rows, metric: str) -> dict[str, float]:
-    """Eager over ours, both passes together."""
+    """Return the ratios of eager to ours for forward and backward together."""
     values = {(row["provider"], _label(row)): row["p50"] for row in _of(rows, metric=metric, mode="full")}
     return {
         name: values["eager", name] / value
@@ -79,7 +79,7 @@ def _ratios(rows: Rows, metric: str) -> dict[str, float]:
 
 
 def _shares(rows: Rows) -> dict[str, float]:
-    """What share of our time each limit takes, at the centre; the limit that a call meets is named first."""
+    """Return the share of our time that each limit takes at the central setting."""
     return {
         f"{_label(row)} {row['mode']}: {_share_of(row)}": row["p50"]
         for metric in dict.fromkeys(row["metric"] for row in rows if row["metric"].startswith("share of"))
@@ -94,11 +94,11 @@ def _share_of(row: dict[str, Any]) -> str:
 
 
 def draw(rows: Rows, out: Path) -> list[str]:
-    """Write up to five PNG files into a folder, and give their names."""
+    """Write up to five PNG files to a folder and return their names."""
     if not rows:
         return []
     names = [_by_size(rows, out)]
-    # The metric, file, title and unit of the bars.
+    # Metric, file, title and unit of each bar plot
     ratios = (
         ("time", "micro_speed_up.png", "forward and backward", "times faster than eager"),
         ("graph", "micro_graphs.png", "forward and backward in CUDA graphs", "times faster than eager"),
@@ -113,13 +113,13 @@ def draw(rows: Rows, out: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw what a file of microbenchmarks holds."""
+    """Plot the results of a file of microbenchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", type=Path, help="micro.csv")
     parser.add_argument("--out", type=Path, required=True, help="folder of the PNG files")
     chosen = parser.parse_args(arguments)
     names = draw(read_rows(chosen.rows), chosen.out)
-    print(f"pictures: {' '.join(names) or 'none: nothing was measured'}")
+    print(f"plots: {' '.join(names) or 'none: the file has no results'}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Runs commands with a deadline and stops them whole, and shares a list of tasks among several processes."""
+"""Runs commands with a deadline, stops them with all their children, and shares tasks among several processes."""
 
 import os
 import signal
@@ -9,37 +9,37 @@ from pathlib import Path
 from time import perf_counter, sleep
 
 DEVICE_LOST = 3
-"""Exit code of a process whose GPU takes no more work, as after an illegal address: another process can go on."""
+"""Exit code of a process whose GPU context is lost, as after an illegal address; another process can continue."""
 
 RESTARTS = 20
-"""Of all workers together; each crash loses one task, so more of them mean that nothing works."""
+"""Maximum restarts of all workers together: each crash loses one task, so more crashes mean that nothing works."""
 
 
 MOST = 16
-"""Processes at once: each takes half a GiB of the GPU and two of the machine."""
+"""Maximum number of processes: each takes half a GiB of GPU memory and two GiB of the machine's."""
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def cores() -> int:
-    """How many this process may use, `MOST` at most: a container's share may be far less than the cores it sees."""
+    """Return the number of usable cores, at most `MOST`; a container's quota may be far below its visible cores."""
     seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = QUOTA.read_text().split()
         seen = min(seen, round(int(quota) / int(period)))
     except (OSError, ValueError):
-        pass  # no quota: there is no such file, or it has "max"
+        pass  # no quota: the file does not exist or contains "max"
     return min(max(seen, 1), MOST)
 
 
 def _descendants(process: int) -> Iterator[int]:
-    """Children, their children and so on; those in sessions of their own too."""
+    """Yield all descendants of a process, including those in other sessions."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError, IndexError):
-            continue  # it ended meanwhile
+            continue  # the process has ended
         children.setdefault(parent, []).append(int(folder.name))
     waiting = [process]
     while waiting:
@@ -49,13 +49,13 @@ def _descendants(process: int) -> Iterator[int]:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and everything it started; of one that has ended, what it left in its group."""
+    """Kill a process and all its descendants; if it has ended, kill the rest of its process group."""
     below = list(_descendants(process.pid)) if process.poll() is None else []
     for kill, number in ((os.killpg, process.pid), *((os.kill, each) for each in below)):
         try:
             kill(number, signal.SIGKILL)
         except OSError:
-            continue  # it ended by itself, or leads no group
+            continue  # it has ended, or is not a group leader
     process.kill()
     process.wait()
 
@@ -63,10 +63,10 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 def run_limited(
     command: Sequence[str], seconds: float, log: Path, folder: Path, environment: Mapping[str, str]
 ) -> int | None:
-    """Run a command, copy its output to a file and, as it comes, to stdout.
+    """Run a command with a time limit and copy its output to a log file and to stdout.
 
     Returns:
-        Its exit code; None where it took longer and was killed with all its children.
+        The exit code; None if the command exceeded the limit and was killed with all its children.
     """
     deadline = perf_counter() + seconds
     with log.open("ab") as target, log.open("rb") as shown:
@@ -81,7 +81,7 @@ def run_limited(
                 _show(shown.read())
             return process.poll()
         finally:
-            # Also what a finished command left behind: it would disturb the next part.
+            # Processes that a finished command left behind would disturb the next part
             stop(process)
             _show(shown.read())
 
@@ -93,7 +93,7 @@ def _show(output: bytes) -> None:
 
 
 def take(claims: Path, task: int) -> bool:
-    """Whether this process, and no other that uses the same folder, is to do a task."""
+    """Claim a task; return False if another process with the same folder has claimed it."""
     try:
         os.close(os.open(claims / f"{task}.taken", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except FileExistsError:
@@ -110,21 +110,21 @@ def work_together(
     environment: Mapping[str, str],
     final: Sequence[int] = (0,),
 ) -> bool:
-    """Start a command several times; the processes `take` the tasks of one list.
+    """Run a command in several processes, which `take` the tasks of one list.
 
-    A process that crashes is replaced, which loses the task it had taken and no other.
+    A process that crashes is replaced; only the task that it had claimed is lost.
 
     Args:
-        command: of each process.
-        count: of the processes.
-        seconds: after which they are killed.
-        claims: folder in which they take tasks; made here.
-        logs: folder of what they print.
-        environment: of the processes.
+        command: command of each process.
+        count: number of processes.
+        seconds: time after which they are killed.
+        claims: folder of the claims; created if needed.
+        logs: folder of their output.
+        environment: environment of the processes.
         final: exit codes of a process that found no more tasks.
 
     Returns:
-        Whether all of them ended by themselves.
+        Whether all processes ended by themselves.
     """
     claims.mkdir(parents=True, exist_ok=True)
     logs.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def work_together(
                     continue
                 del running[number]
                 now = len(list(claims.iterdir()))
-                # Without a new task since the last crash a replacement would only crash again.
+                # If no task was claimed since the last crash, a replacement would only crash again
                 if code not in final and restarts < RESTARTS and now > taken:
                     restarts, taken, running[number] = restarts + 1, now, start(number)
             sleep(0.05)

@@ -1,4 +1,4 @@
-"""Where figures are written, and what they depend on."""
+"""Files of measured figures, and the machine and versions that the figures depend on."""
 
 import csv
 import datetime
@@ -17,12 +17,12 @@ COLUMNS: tuple[str, ...] = (
     "kernel", "provider", "mode", "classes", "dtype", "layout", "batch", "height", "width", "metric", "unit",
     "p20", "p50", "p80", "limit", "device", "driver", "torch", "triton", "date", "commit",
 )  # fmt: skip
-"""Of every measured figure; `measured` fills them."""
+"""Columns of every measured figure; `measured` fills them."""
 
 
 @cache
 def stamp() -> dict[str, str]:
-    """Date and commit; "+" where the files differ from it."""
+    """Return date and commit; a "+" after the commit means that files were modified."""
     return {"date": datetime.date.today().isoformat(), "commit": _commit()}
 
 
@@ -42,7 +42,7 @@ def _commit() -> str:
 
 @cache
 def device_name(device: torch.device) -> str:
-    """Of the GPU, or of the processor and its threads."""
+    """Return the name of the GPU, or of the processor with torch's threads and the load."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
@@ -75,7 +75,7 @@ def _triton() -> str:
 
 
 def measured(device: torch.device, values: Sequence[float], **words: Any) -> dict[str, Any]:
-    """A row of `COLUMNS`: percentiles of the values, and where and when they were measured."""
+    """Return a row of `COLUMNS`: percentiles of the values, and where and when they were measured."""
     ordered = sorted(values)
 
     def at(share: float) -> float:
@@ -96,12 +96,12 @@ def measured(device: torch.device, values: Sequence[float], **words: Any) -> dic
 
 
 def default_folder() -> Path:
-    """Where results go unless --out names a folder: $OUT where it is set."""
+    """Return the folder of the results if --out is not given: $OUT if set, else `RESULTS`."""
     return Path(os.environ["OUT"]) if os.environ.get("OUT") else RESULTS
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A CSV file with the first row's columns; floats with 5 digits. An existing file is replaced atomically."""
+    """Write a CSV file with the first row's columns and floats with 5 digits; replace an existing file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.part")
     with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -113,7 +113,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of `COLUMNS` that `write_rows` wrote; none where there is no file."""
+    """Read rows of `COLUMNS` that `write_rows` wrote; return no rows if the file does not exist."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -125,11 +125,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """What a measurement has begun, in a file: one that goes on after a crash leaves out what crashed.
+    """File of the tasks that a measurement has started; a resumed measurement skips them, including what crashed.
 
     Args:
-        path: of the file.
-        resume: whether what another process has begun is left out; otherwise the file starts anew.
+        path: path of the file.
+        resume: whether to skip the tasks that the file contains; otherwise it is emptied.
     """
 
     def __init__(self, path: Path, resume: bool) -> None:
@@ -140,7 +140,7 @@ class Progress:
             path.write_text("", encoding="utf-8")
 
     def begin(self, name: str) -> bool:
-        """Note that something begins; False where it has begun before."""
+        """Record the start of a task; return False if it was started before."""
         if name in self._known:
             return False
         with self._path.open("a", encoding="utf-8") as file:

@@ -1,6 +1,6 @@
-"""The least time of a workload's kernels: by memory, by the special-function units, and by the issue of instructions.
+"""Roofline model of a workload's kernels: memory, special-function units, and instruction issue.
 
-A kernel cannot be faster than the slowest of the three; which one that is, is its limit.
+A kernel cannot be faster than the slowest of the three resources, which is its limit.
 """
 
 import math
@@ -16,21 +16,21 @@ from timing import clock, in_turns
 from workloads import WORKLOADS, Setting, make_inputs
 
 SPECIAL_PER_CLOCK, ISSUED_PER_CLOCK = 16, 128
-"""MUFU instructions, and instructions of any kind, that the threads of a multiprocessor finish in a clock."""
+"""MUFU instructions, and instructions of any kind, that the threads of a multiprocessor complete per clock."""
 
 COPIED = 2**30
 LIMITS = ("memory", "MUFU", "issue")
 MEMORY_ONLY = "memory only"
-"""The limit of a kernel whose instructions the compiler's output cannot tell: its loops have no known length."""
+"""Limit of a kernel whose instruction count is unknown, because the length of its loops is."""
 
 
 class Machine(NamedTuple):
     """A GPU's speeds.
 
     Attributes:
-        bytes: read and written in a second by a copy of 1 GiB.
-        special: MUFU instructions in a second.
-        issued: instructions in a second.
+        bytes: bytes that a copy of 1 GiB reads and writes per second.
+        special: MUFU instructions per second.
+        issued: instructions per second.
     """
 
     bytes: float
@@ -39,18 +39,18 @@ class Machine(NamedTuple):
 
 
 REHEARSED = Machine(3e12, 132 * SPECIAL_PER_CLOCK * 1.8e9, 132 * ISSUED_PER_CLOCK * 1.8e9)
-"""About an H100, for rehearsals, which measure no GPU."""
+"""Approximate speeds of an H100, for rehearsals without a GPU."""
 
 
 class Demand(NamedTuple):
-    """Of one launch.
+    """Resource demand of one launch.
 
     Attributes:
-        kernel: its name.
+        kernel: name of the kernel.
         backward: whether it belongs to the backward pass.
-        bytes: of its tensors, each once.
-        special: MUFU instructions of all threads; NaN where the kernel's loops are not known.
-        issued: instructions of all threads; likewise.
+        bytes: total size of its tensors, counting each tensor once.
+        special: MUFU instructions of all threads; NaN if the kernel's trip counts are unknown.
+        issued: instructions of all threads; NaN if the kernel's trip counts are unknown.
     """
 
     kernel: str
@@ -60,18 +60,18 @@ class Demand(NamedTuple):
     issued: float
 
     def times(self, machine: Machine) -> dict[str, float]:
-        """The least milliseconds by limit; NaN where it is not known."""
+        """Return the minimum milliseconds by limit; NaN if unknown."""
         amounts = zip(LIMITS, (self.bytes, self.special, self.issued), machine, strict=True)
         return {name: 1e3 * amount / speed for name, amount, speed in amounts}
 
 
 class Least(NamedTuple):
-    """Of several launches, one after the other.
+    """Minimum time of several consecutive launches.
 
     Attributes:
-        milliseconds: the sum of each launch's slowest limit.
-        limit: the one that takes the largest part of that.
-        by_limit: the sum of each limit alone; NaN where it is not known of a launch.
+        milliseconds: sum of the slowest limit of each launch.
+        limit: the limit with the largest part of this sum.
+        by_limit: sum over the launches for each limit alone; NaN if unknown for a launch.
     """
 
     milliseconds: float
@@ -80,7 +80,7 @@ class Least(NamedTuple):
 
 
 def least(demands: Sequence[Demand], machine: Machine) -> Least:
-    """The least time of launches that follow each other."""
+    """Return the minimum time of consecutive launches."""
     parts: dict[str, float] = {}
     sums = dict.fromkeys(LIMITS, 0.0)
     for one in demands:
@@ -94,14 +94,14 @@ def least(demands: Sequence[Demand], machine: Machine) -> Least:
 
 
 def by_mode(demands: Sequence[Demand]) -> dict[str, list[Demand]]:
-    """The launches of "forward", "backward" and "full"."""
+    """Group the launches by mode: "forward", "backward" and "full"."""
     forward = [one for one in demands if not one.backward]
     backward = [one for one in demands if one.backward]
     return {"forward": forward, "backward": backward, "full": forward + backward}
 
 
 def machine(device: torch.device) -> Machine:
-    """Measured: by a copy, and by a kernel that counts cycles."""
+    """Measure the speeds of a GPU by a copy and by a kernel that counts cycles."""
     source = torch.empty(COPIED // 4, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     times = in_turns({"copy": lambda: target.copy_(source)}, 20, 3, device)["copy"]
@@ -111,7 +111,7 @@ def machine(device: torch.device) -> Machine:
 
 
 def demands(setting: Setting, architecture: str) -> list[Demand]:
-    """Of the launches of a workload's call, forward and backward; compiles them."""
+    """Compile the launches of a workload's call, forward and backward, and return their demands."""
     inputs = make_inputs(setting, torch.device("meta"))
     found = []
     for one in recorded(partial(WORKLOADS[setting.workload].ours, inputs), architecture):

@@ -1,4 +1,4 @@
-"""Machine code of a compiled kernel: registers, local memory, and how often each instruction runs."""
+"""Machine code of a compiled kernel: registers, local memory, and execution counts of instructions."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ class Instruction(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Of one thread: registers, and bytes of stack and local memory, which are 0 where nothing is spilled."""
+    """Registers, and bytes of stack and local memory per thread, which are 0 without spills."""
 
     registers: int
     stack: int
@@ -38,10 +38,10 @@ def _cuobjdump(cubin: bytes, option: str) -> str:
 
 
 def usage(cubin: bytes) -> Usage:
-    """What the kernel's threads take.
+    """Return the resource usage of a kernel's threads.
 
     Raises:
-        RuntimeError: cuobjdump printed no line of resources.
+        RuntimeError: cuobjdump printed no resource usage.
     """
     found = USAGE.search(_cuobjdump(cubin, "--dump-resource-usage"))
     if found is None:
@@ -51,7 +51,7 @@ def usage(cubin: bytes) -> Usage:
 
 
 def instructions(cubin: bytes) -> list[Instruction]:
-    """The kernel's code without the padding at its end."""
+    """Return the kernel's code without the padding at its end."""
     lines = LINE.findall(_cuobjdump(cubin, "-sass"))
     code = [Instruction(int(address, 16), name, operands) for address, name, operands in lines]
     return [line for line in code if line.name != "NOP" and not (line.name == "BRA" and _goes_to(line) == line.address)]
@@ -65,17 +65,17 @@ def _goes_to(line: Instruction) -> int | None:
 
 
 def loops(code: list[Instruction]) -> list[tuple[int, int]]:
-    """First and last address of each loop: where a branch goes back, and from where."""
+    """Return the first and last address of each loop: target and address of each backward branch."""
     targets = ((_goes_to(line), line.address) for line in code)
     return [(target, address) for target, address in targets if target is not None and target < address]
 
 
 def executed(code: list[Instruction], trips: int) -> Counter[str]:
-    """How often a thread that takes every branch runs each instruction, by the first part of its name.
+    """Count how often a thread that takes every branch executes each instruction, by the first part of its name.
 
     Args:
-        code: of the kernel.
-        trips: how often the body of a loop runs, of every loop.
+        code: code of the kernel.
+        trips: trip count of every loop.
     """
     bodies, counts = loops(code), Counter[str]()
     for line in code:

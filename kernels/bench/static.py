@@ -1,6 +1,7 @@
-"""What the compiler makes of every kernel, without a GPU: `make bench-static`.
+"""Static figures of every compiled kernel, without a GPU: `make bench-static`.
 
-Registers, spills, 128-bit loads, and instructions per pixel of the target map; loop bodies count by their trips.
+Lists registers, spills, 128-bit loads, and instructions per pixel of the target map, where loop bodies are multiplied
+by their trip counts.
 
     PYTHONPATH=kernels:kernels/bench python kernels/bench/static.py --markdown
 """
@@ -24,11 +25,11 @@ COLUMNS = {
     "registers": "registers", "spills": "spills", "wide_loads": "128-bit loads",
     "instructions_per_pixel": "instructions/pixel", "special_per_pixel": "MUFU/pixel", "bytes_per_pixel": "bytes/pixel",
 }  # fmt: skip
-"""Of the printed table."""
+"""Columns of the printed table and their headings."""
 
 
 def row(one: Built) -> dict[str, Any]:
-    """A line of the table."""
+    """Return a row of the table."""
     build, launch, compiled = one
     return {
         "call": build.operation,
@@ -52,9 +53,10 @@ def row(one: Built) -> dict[str, Any]:
 
 
 def rows(chosen: Iterable[Build], architectures: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Lines of all kernels of some builds; those that are not `everywhere` for sm_90 alone, unless that is not asked.
+    """Yield the rows of all kernels of some builds.
 
-    A build that does not compile is named on stderr, and has no line.
+    If sm_90 is among the architectures, builds that are not `everywhere` are compiled for sm_90 only. A build that does
+    not compile is reported on stderr and has no row.
     """
     for build in tqdm(list(chosen), unit="build", leave=False):
         for architecture in architectures:
@@ -68,7 +70,7 @@ def rows(chosen: Iterable[Build], architectures: Sequence[str]) -> Iterator[dict
 
 
 def table(lines: Sequence[dict[str, Any]], markdown: bool) -> str:
-    """The lines as text, or as a table in Markdown."""
+    """Format the rows as text or as a Markdown table."""
     cells = [list(COLUMNS.values()), *([str(line[key]).replace("nan", "-") for key in COLUMNS] for line in lines)]
     if markdown:
         cells.insert(1, ["---"] * len(COLUMNS))
@@ -78,9 +80,9 @@ def table(lines: Sequence[dict[str, Any]], markdown: bool) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Compile, print and write."""
+    """Compile the kernels, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--call", choices=CALLS, action="append", help="this call alone; may be given again")
+    parser.add_argument("--call", choices=CALLS, action="append", help="compile only this call; repeatable")
     parser.add_argument("--architecture", action="append", help=f"such as sm_90 or {AMD}; default: {', '.join(NVIDIA)}")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     parser.add_argument("--quick", action="store_true", help="one build of each call")

@@ -1,4 +1,4 @@
-"""Milliseconds of functions that take turns, on a GPU or on the CPU, and their peak memory."""
+"""Timing of functions in turns on a GPU or the CPU, and their peak memory."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,25 +7,25 @@ from time import perf_counter
 import torch
 
 CACHE_BYTES = 2**28
-"""Written between two measurements: more than any GPU's level-2 cache holds."""
+"""Bytes written between two measurements: more than the L2 cache of any GPU."""
 
 SHORTEST, LONGEST, MARGIN = 1.0, 40.0, 1.5
-"""Milliseconds of the burner, and how much longer it is than the CPU needs to queue what is timed."""
+"""Minimum and maximum milliseconds of the burner, and its length relative to the CPU time to queue the function."""
 
 CALIBRATION = 20_000_000
-"""Cycles, about 10 ms, whose time gives the clock of the GPU."""
+"""Cycles, about 10 ms, used to measure the clock of the GPU."""
 
 FEWEST = 5
-"""Rounds whose median is worth something."""
+"""Minimum number of rounds for a meaningful median."""
 
 Functions = Mapping[str, Callable[[], object]]
 
 
 class FunctionFailed(RuntimeError):
-    """One of several functions raised; the cause says what.
+    """One of several functions raised an error, which is the cause of this one.
 
     Attributes:
-        name: of the function.
+        name: name of the function.
     """
 
     def __init__(self, name: str) -> None:
@@ -36,15 +36,20 @@ class FunctionFailed(RuntimeError):
 def in_turns(
     functions: Functions, rounds: int, warm_up: int, device: torch.device, seconds: float = math.inf
 ) -> dict[str, list[float]]:
-    """Milliseconds of each function, round by round; all of them run once in each round.
+    """Measure the milliseconds of each function in each round; all functions run once per round.
 
-    After so many seconds, and at least `FEWEST` rounds, no other is begun.
+    On a GPU it measures the time between two events. They are queued behind a kernel that keeps the GPU busy (the
+    burner), so that gaps between launches do not count, and the cache is overwritten before.
 
-    On a GPU the time between two events, queued behind a burner, so that gaps between launches do not count, and with
-    other data in the cache than the function's.
+    Args:
+        functions: functions by name.
+        rounds: number of measured rounds.
+        warm_up: number of unmeasured rounds before them.
+        device: a GPU or the CPU.
+        seconds: time after which no further round starts, except that at least `FEWEST` rounds are measured.
 
     Raises:
-        FunctionFailed: a function raised.
+        FunctionFailed: a function raised an error.
     """
     time = _GpuTimer(device).time if device.type == "cuda" else _cpu_time
     results: dict[str, list[float]] = {name: [] for name in functions}
@@ -78,7 +83,7 @@ class _GpuTimer:
         self._burner: dict[str, float] = {}
 
     def time(self, name: str, function: Callable[[], object]) -> float:
-        """Milliseconds on the GPU. The first call of a name only shows how long the CPU takes, compilation included."""
+        """Return the milliseconds on the GPU; the first call of a name may compile and does not set the burner."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self._other.zero_()
         torch.cuda._sleep(int(self._burner.get(name, SHORTEST) * self._cycles))
@@ -89,7 +94,7 @@ class _GpuTimer:
         queued = 1e3 * (perf_counter() - begun)
         torch.cuda.synchronize(self.device)
         if name in self._burner:
-            # It never shrinks: a call that the CPU queued slowly once may be slow again.
+            # It never shrinks, because a call that the CPU queued slowly once may be slow again
             self._burner[name] = burner(queued, self._burner[name])
         else:
             self._burner[name] = SHORTEST
@@ -97,12 +102,12 @@ class _GpuTimer:
 
 
 def burner(queued: float, before: float) -> float:
-    """Milliseconds of the burner for a function that the CPU takes so long to queue."""
+    """Return the milliseconds of the burner for a function that the CPU queues in `queued` milliseconds."""
     return min(max(before, SHORTEST, MARGIN * queued), LONGEST)
 
 
 def clock(device: torch.device) -> float:
-    """Cycles of a multiprocessor in a second, by a kernel that counts them."""
+    """Measure the cycles per second of a multiprocessor by a kernel that counts them."""
     torch.cuda._sleep(CALIBRATION)  # wakes the GPU
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
@@ -113,11 +118,11 @@ def clock(device: torch.device) -> float:
 
 
 def captured(function: Callable[[], object], stream: torch.cuda.Stream) -> Callable[[], object]:
-    """Replays a CUDA graph of a function.
+    """Capture a function in a CUDA graph and return the function that replays it.
 
     Args:
-        function: whose tensors, and whatever autograd keeps of them, were made on the stream.
-        stream: on which it is captured.
+        function: function to capture; its tensors and autograd graphs must have been created on the stream.
+        stream: stream on which it is captured.
     """
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -131,7 +136,7 @@ def captured(function: Callable[[], object], stream: torch.cuda.Stream) -> Calla
 
 
 def with_launches(function: Callable[[], object], rounds: int, device: torch.device) -> list[float]:
-    """Milliseconds from the call until the GPU is done: what somebody who waits for the result sees."""
+    """Measure the milliseconds from the call until the GPU has finished, including launches."""
     results = []
     for _ in range(rounds):
         torch.cuda.synchronize(device)
@@ -143,7 +148,7 @@ def with_launches(function: Callable[[], object], rounds: int, device: torch.dev
 
 
 def peak_mebibytes(function: Callable[[], object], device: torch.device) -> float:
-    """MiB that the function takes at its peak above what was allocated before; of a GPU."""
+    """Measure the peak MiB of GPU memory that the function allocates in addition to what was allocated before."""
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -153,14 +158,14 @@ def peak_mebibytes(function: Callable[[], object], device: torch.device) -> floa
 
 
 def usable(device: torch.device) -> bool:
-    """Whether the device still works; a GPU's context is lost after an illegal address, say."""
+    """Return whether the device still works; a GPU's context is lost after an illegal address, for example."""
     if device.type != "cuda":
         return True
     try:
         torch.cuda.synchronize(device)
         torch.zeros(1, device=device).add_(1)
         torch.cuda.synchronize(device)
-    except Exception as error:  # of several types, by the version of torch
+    except Exception as error:  # the type depends on the version of torch
         print(f"after an error: {error}")
         return False
     return True

@@ -1,4 +1,4 @@
-"""Trains UML for some steps through the real launcher, with every ZeRO stage; started by gpu_check.py."""
+"""Trains UML for some steps with the real launcher and every ZeRO stage; started by gpu_check.py."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ STAGES = (0, 1, 2, 3)
 
 
 def make_shards(folder: Path, size: int, samples: int) -> None:
-    """Phantom images, unless they are there."""
+    """Write shards of phantom images unless they exist."""
     if (folder / "train" / "manifest.json").exists():
         return
     words = ["make", "--dataset", "phantom", "--out", folder, "--size", size, "--quiet"]
@@ -29,7 +29,7 @@ def make_shards(folder: Path, size: int, samples: int) -> None:
 
 
 def train(stage: int, chosen: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
-    """Rows of images a second, the share of the time that waited for data, the rate without it, and GB at the peak."""
+    """Train with one ZeRO stage; return rows of images per second, data wait, the rate without it, and peak GB."""
     run = chosen.scratch / f"run-zero-{stage}"
     settings = {
         "train.steps": chosen.steps, "train.log_every": max(1, chosen.steps // 10), "train.precision": "bf16",
@@ -67,17 +67,17 @@ def train(stage: int, chosen: argparse.Namespace, device: torch.device) -> list[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, print and write; what was measured before the time ran out is kept. 1 where a training failed."""
+    """Train, print and write; return 1 if a training failed. Results from before the time limit are kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="paper", choices=("paper", "compact"))
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=150, help="begin no training after these")
+    parser.add_argument("--seconds", type=float, default=150, help="start no training after this time")
     parser.add_argument("--stages", type=int, nargs="+", default=STAGES)
     parser.add_argument("--out", type=Path, required=True, help="CSV file")
-    parser.add_argument("--scratch", type=Path, help="folder of shards and runs; default: that of the CSV file")
+    parser.add_argument("--scratch", type=Path, help="folder of shards and runs; default: the CSV file's")
     chosen = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen.out = chosen.out.absolute()
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     make_shards(chosen.scratch / "phantom", chosen.size, 8 * chosen.batch)
     for stage in chosen.stages:
         if perf_counter() - start > chosen.seconds:
-            print(f"left out for lack of time: ZeRO {stage}")
+            print(f"skipped for lack of time: ZeRO {stage}")
             continue
         new = train(stage, chosen, device)
         failed, rows = failed or not new, rows + new

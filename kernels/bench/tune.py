@@ -1,10 +1,10 @@
-"""Tries block sizes, iterations and warps of every kernel on the GPU, and prints rows for uml_kernels/table.py.
+"""Tunes block size, iterations and warps of every kernel on the GPU, and prints rows for uml_kernels/table.py.
 
-The candidates are the table's own tiles and their neighbours, a dozen a kernel: the table holds what the compiler's
-counts chose (128-bit loads, no spills), so that a better choice is a step or two away, and all 70 combinations of
-before would take the compiler four minutes a kernel. They are compiled first, in as many processes as there are cores;
-then they take turns in every round, and the first of the fastest (within 2 %) is taken. A row is printed, and written
-to tune.txt and tune.csv, as soon as it is measured.
+The candidates are the table's tiles and their neighbours, about a dozen per kernel. The table was chosen by the
+compiler's counts (128-bit loads, no spills), so a better choice is only a step or two away, while compiling all 70
+combinations would take four minutes per kernel. The candidates are compiled first, in as many processes as there are
+cores; then they take turns in every round, and the first of the fastest (within 2 %) is chosen. Each row is printed and
+written to tune.txt and tune.csv immediately.
 
     PYTHONPATH=kernels:kernels/bench:tests/support python kernels/bench/tune.py --brief
 """
@@ -56,7 +56,7 @@ TUNED = {
     "resized_forward": ("resized", "forward"),
     "resized_backward": ("resized", "backward"),
 }
-"""A kernel's name in the table -> the workload and mode in which it is timed."""
+"""Name of a kernel in the table -> workload and mode in which it is timed."""
 
 CLASSES, DTYPES, LAYOUTS = (2, 3, 4, 8, 16), ("float32", "bfloat16"), ("first", "last")
 BRIEF = ((3,), ("float32", "bfloat16"), ("first",))
@@ -65,29 +65,29 @@ STEPS = (
     (1, 1, 1), (2, 1, 1), (0.5, 1, 1), (1, 1, 2), (1, 1, 0.5), (2, 1, 2), (0.5, 1, 0.5), (1, 2, 1), (1, 0.5, 1),
     (1, 4, 1), (1, 0.25, 1), (2, 0.5, 1), (0.5, 2, 1),
 )  # fmt: skip
-"""Factors of block, iterations and warps: more and less work for a thread, larger and smaller programs, and both."""
+"""Factors of block, iterations and warps: more or less work per thread, larger or smaller programs, or both."""
 
 AHEAD = 0.5
-"""Share of --seconds in which candidates are compiled before any is measured."""
+"""Share of --seconds for compiling candidates before any is measured."""
 
 TOLERANCE = 2e-2
-"""Between the results of two candidates, relative to the largest number: they differ by the order of sums, and by one
-rounding to bfloat16."""
+"""Maximum difference between the results of two candidates, relative to the largest value: they differ in the order of
+sums and by one rounding to bfloat16."""
 
 
 class WrongResultError(RuntimeError):
-    """A candidate does not compute what the table's own tiles do."""
+    """A candidate computes a different result than the table's tiles."""
 
 
 def present(kernel: str, setting: Setting, name: str = "any") -> Tiles:
-    """What the table has for a kernel, the maps of a setting and an architecture."""
+    """Return the table's tiles for a kernel, the maps of a setting and an architecture."""
     inputs = make_inputs(setting._replace(batch=1, side=16), torch.device("meta"))
     with patch.object(table, "architecture", lambda device: name):
         return table.tiles(kernel, inputs.maps[0].flatten(2))
 
 
 def candidates(kernel: str, setting: Setting, name: str = "any") -> list[Tiles]:
-    """The table's tiles first, then their neighbours that launch something else than those before."""
+    """Return the table's tiles first, then those neighbours whose launches differ from all before."""
     centre, found, known = present(kernel, setting, name), [], set()
     for factors in STEPS:
         block, iterations, warps = (int(factor * value) for factor, value in zip(factors, centre[:3], strict=True))
@@ -98,7 +98,7 @@ def candidates(kernel: str, setting: Setting, name: str = "any") -> list[Tiles]:
         one = Tiles(block, iterations, warps, centre.registers if as_much_work else None)
         try:
             launched = _launched(kernel, setting, one)
-        except Exception as error:  # a launcher may refuse tiles
+        except Exception as error:  # a launcher may reject tiles
             print(f"{kernel} {tuple(one)}: {type(error).__name__}", file=sys.stderr)
             continue
         if launched not in known:
@@ -108,7 +108,7 @@ def candidates(kernel: str, setting: Setting, name: str = "any") -> list[Tiles]:
 
 
 def _launched(kernel: str, setting: Setting, one: Tiles) -> tuple[Any, ...]:
-    """What tells launches apart: a small map, say, takes fewer iterations than its tiles have."""
+    """Return the parameters that distinguish launches: a small map may use fewer iterations than its tiles have."""
     inputs = make_inputs(setting, torch.device("meta"))
     with only(kernel, one):
         launches = recorded(partial(WORKLOADS[setting.workload].ours, inputs))
@@ -117,7 +117,7 @@ def _launched(kernel: str, setting: Setting, one: Tiles) -> tuple[Any, ...]:
 
 @contextmanager
 def only(kernel: str, tiles: Tiles) -> Iterator[None]:
-    """The table without any row of the kernel but one."""
+    """Replace the kernel's rows in the table by a single one within the context."""
     before = TABLE[kernel]
     TABLE[kernel] = {"any": (Row(1 << 30, tiles),)}
     try:
@@ -127,20 +127,20 @@ def only(kernel: str, tiles: Tiles) -> Iterator[None]:
 
 
 class Candidates:
-    """The calls that take turns for one kernel and setting; all share their inputs."""
+    """The calls to compare for one kernel and setting; all share the same inputs."""
 
     def __init__(self, kernel: str, setting: Setting, device: torch.device) -> None:
         self.kernel, workload, mode = kernel, *TUNED[kernel]
         self._function = modes_of(WORKLOADS[workload].ours, make_inputs(setting, device))[mode]
 
     def run(self, tiles: Tiles) -> object:
-        """Launch with these tiles."""
+        """Run the call with these tiles."""
         with only(self.kernel, tiles):
             return self._function()
 
 
 def agree(found: object, expected: object) -> bool:
-    """Whether two candidates computed the same."""
+    """Return whether the results of two candidates agree."""
     for one, other in zip(_pytree.tree_leaves(found), _pytree.tree_leaves(expected), strict=True):
         error = (one.double() - other.double()).abs().max() / other.double().abs().max().clamp(min=1e-30)
         if not error.item() <= TOLERANCE:
@@ -151,17 +151,18 @@ def agree(found: object, expected: object) -> bool:
 def times_of(
     kernel: str, setting: Setting, device: torch.device, rounds: int, tried: Sequence[Tiles]
 ) -> dict[Tiles, float]:
-    """Milliseconds of the tiles that the compiler accepts, the table's own first.
+    """Measure the milliseconds of the tiles that the compiler accepts, the table's tiles first.
 
     Raises:
         WrongResultError: tiles change the result.
+        RuntimeError: no tiles can be launched.
     """
     calls = Candidates(kernel, setting, device)
     functions, expected, refused = {}, None, None
     for tiles in tried:
         try:
             result = calls.run(tiles)
-        except Exception as error:  # whatever the compiler or the GPU finds too large
+        except Exception as error:  # such as too many resources for the compiler or the GPU
             print(f"{kernel} {tuple(tiles)}: {type(error).__name__}", file=sys.stderr)
             refused = error
             if not usable(device):
@@ -169,7 +170,7 @@ def times_of(
             continue
         expected = result if expected is None else expected
         if not agree(result, expected):
-            raise WrongResultError(f"{kernel} with {tiles} computes something else than with {next(iter(functions))}")
+            raise WrongResultError(f"{kernel}: the result with {tiles} differs from that with {next(iter(functions))}")
         functions[tiles] = partial(calls.run, tiles)
     if not functions:
         raise RuntimeError(f"{kernel}: no tiles can be launched") from refused
@@ -179,20 +180,20 @@ def times_of(
 
 
 def best(times: Mapping[Tiles, float]) -> Tiles:
-    """The first of the fastest."""
+    """Return the first of the fastest tiles."""
     fastest = min(times.values())
     return next(tiles for tiles, time in times.items() if time <= CLOSE * fastest)
 
 
 def settings(kernel: str, brief: bool) -> Iterator[Setting]:
-    """What the kernel is tuned for: few classes first."""
+    """Yield the settings for which the kernel is tuned, few classes first."""
     classes, dtypes, layouts = BRIEF if brief else (CLASSES, DTYPES, LAYOUTS)
     for each in product(classes, layouts, dtypes):
         yield Setting(TUNED[kernel][0], each[0], each[2], each[1])
 
 
 def row_of(setting: Setting, tiles: Tiles) -> str:
-    """As in uml_kernels/table.py, where the classes of features are their channels."""
+    """Format a row for uml_kernels/table.py, where the classes of features are their channels."""
     channels = WORKLOADS[setting.workload].channels[0][0] or setting.classes
     width = 4 if setting.dtype == "float32" else 2
     numbers = tuple(each for each in tiles if each is not None)
@@ -200,7 +201,7 @@ def row_of(setting: Setting, tiles: Tiles) -> str:
 
 
 def every(chosen: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, Setting, list[Tiles]]]:
-    """Kernels, settings and candidates."""
+    """Yield kernels, settings and their candidates."""
     name = architecture(device)
     for kernel in chosen.kernel or TUNED:
         if kernel not in TABLE or TUNED[kernel][0] not in available():
@@ -214,7 +215,7 @@ def every(chosen: argparse.Namespace, device: torch.device) -> Iterator[tuple[st
 
 
 def tasks(chosen: argparse.Namespace, device: torch.device) -> Iterator[Task]:
-    """A task for each candidate."""
+    """Yield a compilation task for each candidate."""
     for kernel, setting, tried in every(chosen, device):
         for one in tried:
             yield Task(f"{kernel} {setting} {one}", partial(_compile, kernel, setting, one, device))
@@ -225,27 +226,27 @@ def _compile(kernel: str, setting: Setting, one: Tiles, device: torch.device) ->
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command's arguments."""
+    """Parse the arguments of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kernel", choices=TUNED, action="append", help="this one alone; may be given again")
+    parser.add_argument("--kernel", choices=TUNED, action="append", help="tune only this kernel; repeatable")
     parser.add_argument("--brief", action="store_true", help="3 classes, channels first")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=3600, help="begin no setting after these")
+    parser.add_argument("--seconds", type=float, default=3600, help="start no setting after this time")
     parser.add_argument("--rehearse", action="store_true", help="tiny maps and two candidates, on the CPU")
-    parser.add_argument("--processes", type=int, default=cores(), help="that compile ahead; 0: none")
-    parser.add_argument("--resume", action="store_true", help="leave out what an earlier run into --out has begun")
+    parser.add_argument("--processes", type=int, default=cores(), help="processes that compile first; 0: none")
+    parser.add_argument("--resume", action="store_true", help="skip settings that an earlier run into --out started")
     parser.add_argument("--ahead", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=default_folder(), help="folder of tune.csv and tune.txt")
     return parser.parse_args(arguments)
 
 
 class Results:
-    """What was measured, in tune.csv, and the rows for the table in tune.txt.
+    """Writes the measurements to tune.csv and the rows for the table to tune.txt.
 
     Args:
-        out: their folder.
-        resume: whether what is there is kept.
-        device: on which was measured.
+        out: folder of the files.
+        resume: whether to keep existing measurements.
+        device: device of the measurements.
     """
 
     def __init__(self, out: Path, resume: bool, device: torch.device) -> None:
@@ -258,7 +259,7 @@ class Results:
         self._write()
 
     def add(self, kernel: str, setting: Setting, times: Mapping[Tiles, float]) -> None:
-        """Print and write a kernel's row."""
+        """Print and write the row of a kernel and setting."""
         fastest, before = best(times), next(iter(times))
         comment = f"{times[fastest]:.4f} ms, {times[before]:.4f} ms before"
         row = f"{row_of(setting, fastest)},  # {comment}"
@@ -281,10 +282,15 @@ class Results:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Tune and print. Exit codes: 1 tiles change a result, 2 no GPU, 3 the GPU is lost."""
+    """Tune and print the rows.
+
+    Returns:
+        The exit code: 0, or 1 if tuning a kernel failed (such as tiles that change a result), 2 without a GPU, 3 if the
+        GPU is lost.
+    """
     words, chosen, start = list(sys.argv[1:] if arguments is None else arguments), parse(arguments), perf_counter()
     if not torch.cuda.is_available() and not chosen.rehearse:
-        print("error: no GPU: tiles are measured on one", file=sys.stderr)
+        print("error: no GPU found: tiles are measured on a GPU; test this command with --rehearse", file=sys.stderr)
         return 2
     device = torch.device("cpu" if chosen.rehearse else "cuda")
     if chosen.ahead is not None:
@@ -293,12 +299,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.processes:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             done, errors = prepare(__file__, words, Path(folder), AHEAD * chosen.seconds, chosen.processes)
-        print(f"# {len(done)} candidates compiled ahead, {len(errors)} refused")
+        print(f"# {len(done)} candidates compiled, {len(errors)} rejected")
     progress, results = Progress(chosen.out / "tune.begun", chosen.resume), Results(chosen.out, chosen.resume, device)
-    measured, left_out, failed, rounds = set(), [], [], 1 if chosen.rehearse else chosen.rounds
+    measured, skipped, failed, rounds = set(), [], [], 1 if chosen.rehearse else chosen.rounds
     for kernel, setting, tried in every(chosen, device):
         if perf_counter() - start > chosen.seconds:
-            left_out.append(row_of(setting, tried[0]).partition(" Tiles")[0] + f" of {kernel}")
+            skipped.append(row_of(setting, tried[0]).partition(" Tiles")[0] + f" of {kernel}")
             continue
         measured.add(kernel)
         if not progress.begin(f"{kernel} {setting}"):
@@ -310,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed.append(kernel)
             if not usable(device):
                 return DEVICE_LOST
-    print(f"# not measured: {', '.join([*left_out, *sorted(set(TABLE) - measured)]) or 'nothing'}")
+    print(f"# not measured: {', '.join([*skipped, *sorted(set(TABLE) - measured)]) or 'none'}")
     if failed:
         print(f"# FAILED: {', '.join(failed)}")
     return 1 if failed else 0

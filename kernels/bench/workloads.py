@@ -1,4 +1,4 @@
-"""What is measured: the library's calls, and beside each the same of torch's own operations."""
+"""Workloads of the benchmarks: each library call with an equivalent composition of torch's own operations."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,14 +16,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class Setting(NamedTuple):
-    """One point of the measurements.
+    """One configuration to measure.
 
     Attributes:
         workload: a key of `WORKLOADS`.
-        classes: C.
-        dtype: of the logits, such as "float32".
-        layout: "first" or "last", where the channels are.
-        batch: samples.
+        classes: number of classes C.
+        dtype: dtype of the logits, such as "float32".
+        layout: position of the channels, "first" or "last".
+        batch: number of samples.
         side: height and width of the target.
     """
 
@@ -36,7 +36,7 @@ class Setting(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """Maps that ask for a gradient, and class numbers (B, H, W)."""
+    """Maps that require a gradient, and class indices (B, H, W)."""
 
     maps: tuple[Tensor, ...]
     target: Tensor
@@ -46,13 +46,13 @@ Function = Callable[[Inputs], Tensor | tuple[Tensor, ...]]
 
 
 class Workload(NamedTuple):
-    """One function in two forms.
+    """One function in two implementations.
 
     Attributes:
-        needs: names that the library must have.
-        channels: of each map, and by what its sides are divided; no number: C.
-        ours: of the library.
-        eager: of torch's operations, as anyone would compose them.
+        needs: functions that the library must have.
+        channels: number of channels (None for C) and divisor of the sides, for each map.
+        ours: implementation by the library.
+        eager: composition of torch's operations.
     """
 
     needs: tuple[str, ...]
@@ -61,19 +61,19 @@ class Workload(NamedTuple):
     eager: Function
 
 
-WHOLE = TermWeights(cross_entropy=1.0, kl=1.0, dice=1.0)
+FULL = TermWeights(cross_entropy=1.0, kl=1.0, dice=1.0)
 
 
 def _mutual(maps: Sequence[Tensor], target: Tensor) -> Tensor:
-    """UML's mutual loss of each map, added."""
+    """Return the sum of UML's mutual losses of the maps."""
     sums = uml_kernels.evidential_sums(maps, target)
-    return uml_kernels.combined_loss(sums, term_weights=[WHOLE] * len(maps), kl_weight=KL_WEIGHT, smooth=SMOOTH).loss
+    return uml_kernels.combined_loss(sums, term_weights=[FULL] * len(maps), kl_weight=KL_WEIGHT, smooth=SMOOTH).loss
 
 
 def _paper(maps: Sequence[Tensor], target: Tensor) -> Tensor:
-    """UML's mutual loss of the first map, and its segmentation loss of the other maps as levels."""
+    """Return UML's mutual loss of the first map plus its segmentation loss of the other maps as levels."""
     sums, levels = uml_kernels.evidential_sums(maps[:1], target), uml_kernels.level_sums(maps[1:], target)
-    weights = [WHOLE, *[TermWeights(dice=1 / LEVELS)] * LEVELS]
+    weights = [FULL, *[TermWeights(dice=1 / LEVELS)] * LEVELS]
     return uml_kernels.combined_loss(sums, levels, term_weights=weights, kl_weight=KL_WEIGHT, smooth=SMOOTH).loss
 
 
@@ -107,7 +107,7 @@ def _eager_maps(inputs: Inputs) -> tuple[Tensor, ...]:
 
 
 def _levels(levels: Sequence[Tensor], target: Tensor) -> Tensor:
-    """UML's segmentation loss: the mean over the levels of -ln Dice."""
+    """Return UML's segmentation loss: the mean of -ln Dice over the levels."""
     sums = uml_kernels.level_sums(levels, target)
     return uml_kernels.combined_loss(
         levels=sums, term_weights=[TermWeights(dice=1 / LEVELS)] * LEVELS, smooth=SMOOTH
@@ -115,7 +115,7 @@ def _levels(levels: Sequence[Tensor], target: Tensor) -> Tensor:
 
 
 def _eager_objective(dice: Sequence[Tensor]) -> Tensor:
-    """-ln Dice, mean over classes, of sums (B, C)."""
+    """Return the mean over the classes of -ln Dice for sums (B, C)."""
     intersection, predicted, own = (each.sum(-2) for each in dice)
     return -((2 * intersection + SMOOTH) / (predicted + own + SMOOTH)).log().mean()
 
@@ -124,8 +124,8 @@ def _eager_levels(levels: Sequence[Tensor], target: Tensor) -> Tensor:
     hot = functional.one_hot(target.long(), levels[0].shape[1]).movedim(-1, 1).float()
     counted, losses = torch.ones_like(hot[:, 0]), []
     for level in levels:
-        whole = functional.interpolate(level.float(), target.shape[1:], mode="bilinear", align_corners=True)
-        losses.append(_eager_objective(eager_dice(whole.softmax(1), hot, counted)))
+        upsampled = functional.interpolate(level.float(), target.shape[1:], mode="bilinear", align_corners=True)
+        losses.append(_eager_objective(eager_dice(upsampled.softmax(1), hot, counted)))
     return torch.stack(losses).mean()
 
 
@@ -193,17 +193,17 @@ WORKLOADS: dict[str, Workload] = {
     "gated": Workload(("gated",), ((CHANNELS, 1), (1, 1)), _gated, _eager_gated),
     "resized": Workload(("resized",), ((None, 2),), _resized, _eager_resized),
 }
-"""`uml-paper`: one evidential map and four levels of Dice; `uml-v2`: four evidential maps; `maps`, of inference, have
-no backward."""
+"""`uml-paper` is one evidential map and four Dice levels, `uml-v2` four evidential maps. `maps` are the inference maps,
+without a backward pass."""
 
 
 def available() -> list[str]:
-    """Workloads of which the library has all parts."""
+    """Return the workloads for which the library has all functions."""
     return [name for name, one in WORKLOADS.items() if all(hasattr(uml_kernels, need) for need in one.needs)]
 
 
 def make_inputs(setting: Setting, device: torch.device, seed: int = 0) -> Inputs:
-    """Random maps of standard deviation 2, and a random target."""
+    """Draw random maps of standard deviation 2 and a random target."""
     torch.manual_seed(seed)
     maps = []
     for channels, divisor in WORKLOADS[setting.workload].channels:

@@ -1,7 +1,7 @@
 """The combined loss of several maps: weighted Dice losses, mean cross-entropies and mean KL divergences.
 
-The sums come from `evidential_sums` and `level_sums`. Sums of several devices or ranks are added before this function,
-because a Dice loss is a ratio of sums. One kernel forms everything forward, and one backward.
+The sums come from `evidential_sums` and `level_sums`. Add the sums of several devices or ranks first, because a Dice
+loss is a ratio of sums. One kernel computes the forward pass and one the backward pass.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ MOST_MAPS = 8
 
 
 class TermWeights(NamedTuple):
-    """What the terms of one map weigh in the loss.
+    """Weights of the terms of one map in the loss.
 
     Attributes:
         cross_entropy: weight of the mean cross-entropy.
@@ -36,14 +36,14 @@ class TermWeights(NamedTuple):
 
 
 class CombinedLoss(NamedTuple):
-    """The loss and its terms, float32 (float64 of float64).
+    """The loss and its terms, float32 (float64 for float64 sums); all except the vacuity are differentiable.
 
     Attributes:
-        loss: a scalar, with gradient.
-        cross_entropy: (maps,), the mean cross-entropy of each map, with gradient like all terms but the vacuity.
-        kl: (maps,), the mean KL divergence, 0 for levels.
-        vacuity: (maps,), the mean vacuity, 0 for levels.
-        dice: (maps,), the Dice loss, 0 where the sums have no overlaps.
+        loss: scalar.
+        cross_entropy: (maps,), mean cross-entropy of each map.
+        kl: (maps,), mean KL divergence, 0 for levels.
+        vacuity: (maps,), mean vacuity, 0 for levels; without gradient.
+        dice: (maps,), Dice loss, 0 if the sums have no Dice sums.
     """
 
     loss: Tensor
@@ -66,43 +66,44 @@ def combined_loss(
     dice_divisor: Tensor | None = None,
     smooth: float = 1e-5,
 ) -> CombinedLoss:
-    """Mean terms of each map and their weighted sum.
+    """Compute the mean terms of each map and their weighted sum.
 
-    Evidential maps come first, in their order, then the levels. With D = (2 I + smooth) / (P + T + smooth) of each
-    class, a Dice loss is the mean over the classes of -ln D or 1 - D.
+    The evidential maps come first, in their order, then the levels. With D = (2 I + smooth) / (P + T + smooth) for each
+    class, the Dice loss is the mean over the classes of -ln D or 1 - D.
 
     Args:
-        evidential: sums of B samples, of one map or several.
+        evidential: sums of B samples, for one map or several.
         levels: sums of the same B samples and classes.
         term_weights: one `TermWeights` for each map.
-        kl_weight: a number or a tensor without dimensions; multiplies the KL weight of every map. A number is part of a
-            captured CUDA graph and of a compiled function: pass a tensor where it changes from step to step.
-        weight: (B,) of the samples, which multiplies their sums; 1 by default.
-        divisor: a scalar tensor, what the means divide by; by default the weighted count of the map's own pixels, and a
-            mean of no pixels is 0.
+        kl_weight: a number or a 0-dimensional tensor; multiplies the KL weight of every map. A number is frozen in a
+            captured CUDA graph and in a compiled function: pass a tensor if it changes between steps.
+        weight: (B,), sample weights, which multiply the sums; 1 by default.
+        divisor: scalar tensor, the denominator of the means; by default the weighted pixel count of each map, and the
+            mean is 0 if there are no pixels.
         dice: "negative_log" for -ln D, "linear" for 1 - D.
-        dice_per_sample: form D of each sample, and of the losses of the samples with at least one counted pixel the
-            mean. By default one D of all samples together.
-        dice_divisor: a scalar tensor, what the mean over samples divides by; by default their weighted number.
-        smooth: added to both parts of D.
+        dice_per_sample: compute D for each sample and average the losses of the samples with at least one valid pixel.
+            By default one D is computed for all samples together.
+        dice_divisor: scalar tensor, the denominator of the mean over samples; by default their weighted number.
+        smooth: smoothing term in the numerator and the denominator of D.
 
     Raises:
-        ValueError: no sums, not one `TermWeights` for each map, a shape or device that does not fit, or an unknown kind
-            of Dice loss.
+        ValueError: there are no sums, the number of `TermWeights` differs from the number of maps, a shape or device
+            does not match, or the kind of Dice loss is unknown.
     """
     columns = [None if sums is None else sums.columns for sums in (evidential, levels)]
-    of_maps, of_levels = (None if one is None else one.reshape(-1, *one.shape[-2:]) for one in columns)
-    _check(of_maps, of_levels, term_weights, weight, dice)
-    present = [one for one in (of_maps, of_levels) if one is not None]
+    map_sums, level_sums = (None if each is None else each.reshape(-1, *each.shape[-2:]) for each in columns)
+    _check(map_sums, level_sums, term_weights, weight, dice)
+    present = [each for each in (map_sums, level_sums) if each is not None]
     kl_weight = as_scalar("kl_weight", kl_weight, present[0])
-    for name, one in (("divisor", divisor), ("dice_divisor", dice_divisor)):
-        if one is not None and (one.dim() != 0 or one.device != present[0].device):
+    for name, each in (("divisor", divisor), ("dice_divisor", dice_divisor)):
+        if each is not None and (each.dim() != 0 or each.device != present[0].device):
             raise ValueError(
-                f"{name} has shape {tuple(one.shape)} on {one.device}; it must be a scalar beside the sums"
+                f"{name} has shape {tuple(each.shape)} on {each.device}; it must be a scalar tensor on "
+                f"{present[0].device}, like the sums"
             )
-    flat = [float(number) for one in term_weights for number in one]
+    flat = [float(number) for weights in term_weights for number in weights]
     settings = (flat, dice == "negative_log", dice_per_sample, smooth)
-    loss, terms = COMBINE(kl_weight, of_maps, of_levels, weight, divisor, dice_divisor, *settings)
+    loss, terms = COMBINE(kl_weight, map_sums, level_sums, weight, divisor, dice_divisor, *settings)
     return CombinedLoss(loss, *terms.unbind(1))
 
 
@@ -121,15 +122,19 @@ def _check(
     batch, maps = present[0].shape[1], sum(len(one) for one in present)
     if len(term_weights) != maps or maps > MOST_MAPS:
         raise ValueError(
-            f"term_weights has {len(term_weights)} entries for {maps} maps; it needs one for each of 1 to {MOST_MAPS}"
+            f"term_weights has {len(term_weights)} entries for {maps} maps; it needs one for each map, and the number "
+            f"of maps must be 1 to {MOST_MAPS}"
         )
     if evidential is not None and levels is not None:
         if levels.shape[1] != batch:
-            raise ValueError(f"the levels have {levels.shape[1]} samples, the evidential sums {batch}")
+            raise ValueError(f"the levels have {levels.shape[1]} samples and the evidential sums {batch}")
         if evidential.shape[2] > 4 and evidential.shape[2] - 4 != levels.shape[2] - 2:
-            raise ValueError("the levels have another number of classes than the evidential sums")
+            raise ValueError("the levels and the evidential sums have different numbers of classes; both need the same")
     if weight is not None and (tuple(weight.shape) != (batch,) or weight.device != present[0].device):
-        raise ValueError(f"weight has shape {tuple(weight.shape)} on {weight.device}; {batch} samples need as many")
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)} on {weight.device}; it must have shape {(batch,)} on "
+            f"{present[0].device}, like the sums"
+        )
 
 
 def _shapes(kl_weight: Tensor, evidential: Tensor | None, levels: Tensor | None, *others: Any) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The three sums of which every Dice overlap is a ratio."""
+"""The three sums from which a Dice score is computed."""
 
 from typing import NamedTuple
 
@@ -6,10 +6,15 @@ from torch import Tensor
 
 
 class DiceSums(NamedTuple):
-    """Sums over the pixels that count of q g, q and g, each (..., B, C), float32 or float64.
+    """Sums of q g, q and g over the valid pixels, each (..., B, C), float32 or float64.
 
-    q is the probability of a class and g the target's share of it. Sums of several samples, devices or ranks add up;
-    form the ratio last.
+    q is the predicted probability of a class and g its share in the target. Sums of several samples, devices or ranks
+    can be added; form the ratio last.
+
+    Attributes:
+        intersection: sum of q g.
+        predicted: sum of q.
+        target: sum of g.
     """
 
     intersection: Tensor

@@ -1,7 +1,7 @@
-"""The evidential objective: expected cross-entropy, KL to the uniform Dirichlet, and what Dice overlaps need.
+"""The evidential objective: expected cross-entropy, KL to the uniform Dirichlet, and the sums for Dice overlaps.
 
-Forms that do not cancel are derived in kernels/README.md. Everything is formed in registers from the logits: one read
-of them forward, one read and one write of the gradient backward.
+kernels/README.md derives the forms that avoid cancellation. All values are computed in registers from the logits: one
+read of the logits forward, one read and one write of the gradient backward.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ DiceProbability = Literal["softmax", "expected", "none"]
 
 
 class LossOptions(TypedDict, total=False):
-    """What `evidential_loss` takes by name, for type checkers."""
+    """Keyword arguments of `evidential_loss`, for type checkers."""
 
     kind: EvidenceKind
     ignore_index: int
@@ -38,38 +38,38 @@ class LossOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class EvidentialSums:
-    """Weighted sums over the pixels that count, of each sample: sums of samples, devices and ranks add up.
+    """Weighted per-sample sums over the valid pixels; sums of several samples, devices and ranks can be added.
 
     Attributes:
-        columns: (B, 4 + 3 C), or (B, 4) without overlaps, float32 (float64 of float64): all sums in the order of the
-            properties. (maps, B, ...) of several maps, and so are the properties (maps, B).
+        columns: all sums in the order of the properties, (B, 4 + 3 C), or (B, 4) without Dice sums; float32 (float64
+            for float64 logits). For several maps it is (maps, B, ...) and the properties are (maps, B).
     """
 
     columns: Tensor
 
     @property
     def count(self) -> Tensor:
-        """(B,), the sum of the weights."""
+        """Sum of the weights (B,)."""
         return self.columns.select(-1, 0).detach()
 
     @property
     def cross_entropy(self) -> Tensor:
-        """(B,), of the expected cross-entropies."""
+        """Sum of the expected cross-entropies (B,)."""
         return self.columns.select(-1, 1)
 
     @property
     def kl(self) -> Tensor:
-        """(B,), of the KL divergences to the uniform Dirichlet."""
+        """Sum of the KL divergences to the uniform Dirichlet (B,)."""
         return self.columns.select(-1, 2)
 
     @property
     def vacuity(self) -> Tensor:
-        """(B,), of the vacuities, without gradient; over the count they give the mean."""
+        """Sum of the vacuities (B,), without gradient; divide by `count` for the mean."""
         return self.columns.select(-1, 3).detach()
 
     @property
     def dice(self) -> DiceSums | None:
-        """Of the probability that was asked for, each (B, C); None without."""
+        """Dice sums of the requested probability, each (B, C); None if `dice` was "none"."""
         if self.columns.shape[-1] == 4:
             return None
         intersection, predicted, target = (
@@ -92,25 +92,26 @@ def evidential_sums(
     weight: Tensor | None = None,
     class_weight: Tensor | None = None,
 ) -> EvidentialSums:
-    """What the evidential objective needs of each sample, with gradient: ratios are for the caller to form.
+    """Compute the per-sample sums of the evidential objective; differentiable.
 
-    So the sums can first be added over samples and ranks. `uml_kernels.combined_loss` forms the ratios in one step.
+    The caller forms the ratios, after adding the sums over samples and ranks where needed; `uml_kernels.combined_loss`
+    does so in one step.
 
     Args:
-        logits: (*lead, C, *S), 2 to 16 classes along `dim`, float32, bfloat16 or float16 (float64 on a CPU alone); the
-            leading dimensions together are B. Or 1 to 4 such maps of one shape and dtype, for deep supervision.
-        target: (*lead, *S) class numbers, uint8 or int64; or (*lead, C, *S) shares of the classes, floating. A number
-            that is no class and not `ignore_index` makes its sample's sums NaN; UML_KERNELS_DEBUG=1 stops instead.
-        kind: how evidence is formed of logits; "given" where they are evidence.
-        dice: what overlaps with the target: softmax of the evidence (UML), alpha / S, or nothing.
-        ignore_index: the class number of pixels that do not count, whatever their logits; one that the target's dtype
-            can hold.
-        dim: the class dimension.
-        weight: (*lead, *S) of the pixels; those of weight 0 do not count. Without gradient.
-        class_weight: (C,) of the classes in count, cross-entropy, KL and vacuity. Without gradient.
+        logits: (*lead, C, *S), 2 to 16 classes along `dim`, float32, bfloat16 or float16 (float64 on a CPU only); B is
+            the product of the leading dimensions. Or 1 to 4 such maps of equal shape and dtype, for deep supervision.
+        target: (*lead, *S) integer class indices, or (*lead, C, *S) floating-point soft labels. An index that is
+            neither a class nor `ignore_index` makes its sample's sums NaN; with UML_KERNELS_DEBUG=1 it raises an error.
+        kind: how logits become evidence; "given" if they are evidence.
+        dice: probability in the Dice sums: "softmax" of the evidence (UML), "expected" (alpha / S), or "none".
+        ignore_index: class index of the pixels to ignore, whatever their logits; the target's dtype must be able to
+            hold it.
+        dim: class dimension.
+        weight: (*lead, *S), pixel weights; pixels of weight 0 are ignored. Without gradient.
+        class_weight: (C,), class weights in count, cross-entropy, KL and vacuity. Without gradient.
 
     Raises:
-        ValueError: shapes, dtypes, devices or a number of classes that do not fit, or an unknown kind.
+        ValueError: a shape, dtype, device or number of classes does not match, or the kind is unknown.
     """
     maps = [logits] if isinstance(logits, Tensor) else list(logits)
     if not 1 <= len(maps) <= MOST_MAPS:
@@ -120,8 +121,8 @@ def evidential_sums(
     for each in maps[1:]:
         if (each.shape, each.dtype, each.device) != (maps[0].shape, maps[0].dtype, maps[0].device):
             raise ValueError(
-                f"maps of one call must be alike: {tuple(each.shape)} of {each.dtype} on {each.device} is beside "
-                f"{tuple(maps[0].shape)} of {maps[0].dtype} on {maps[0].device}"
+                f"maps of one call must have equal shape, dtype and device: got {tuple(each.shape)} of {each.dtype} on "
+                f"{each.device} and {tuple(maps[0].shape)} of {maps[0].dtype} on {maps[0].device}"
             )
     pixels, target, weight = _prepare(maps[0], target, kind, dim, weight, class_weight, ignore_index)
     columns, _ = _sums(
@@ -132,7 +133,7 @@ def evidential_sums(
 
 
 def _alike(first: Tensor, others: Sequence[Tensor]) -> list[Tensor | None]:
-    """Four maps, None where there are fewer; copied unless all have the same strides, as one launch addresses them."""
+    """Pad to four maps with None; copy the maps unless their strides are equal, since one launch addresses them all."""
     maps = [first, *others]
     if any(each.stride() != first.stride() for each in others):
         maps = [each.contiguous() for each in maps]
@@ -170,26 +171,29 @@ def evidential_loss(
     reduction: Reduction = "mean",
     return_vacuity: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Expected cross-entropy + kl_weight * KL to the uniform Dirichlet (Sensoy et al. 2018, digamma form).
+    """Compute the expected cross-entropy + kl_weight * KL to the uniform Dirichlet (Sensoy et al. 2018, digamma form).
 
-    Backward reads the logits again and forms the gradient in float32 for the upstream one, whatever scale that has.
+    The backward pass reads the logits again and applies the upstream gradient in float32, so any loss scale works.
 
     Args:
-        logits: as `evidential_sums`.
-        target: likewise.
-        kl_weight: a number or a tensor without dimensions, without gradient. A number is part of a captured CUDA graph
-            and of a compiled function: pass a tensor where it changes from step to step.
-        kind: likewise.
-        ignore_index: the class number of pixels whose loss and gradient are exactly 0.
-        dim: the class dimension.
-        weight: likewise.
-        class_weight: likewise.
-        reduction: "none" gives (*lead, *S), "sum" and "mean" scalars; the mean divides by the sum of the weights of the
-            pixels that count, and is 0 where there is none.
-        return_vacuity: return the vacuities (*lead, *S), without gradient, beside the loss.
+        logits: one map; see `evidential_sums`.
+        target: see `evidential_sums`.
+        kl_weight: a number or a 0-dimensional tensor, without gradient. A number is frozen in a captured CUDA graph and
+            in a compiled function: pass a tensor if it changes between steps.
+        kind: see `evidential_sums`.
+        ignore_index: class index of the pixels whose loss and gradient are exactly 0.
+        dim: class dimension.
+        weight: see `evidential_sums`.
+        class_weight: see `evidential_sums`.
+        reduction: "none" returns (*lead, *S), "sum" and "mean" a scalar. The mean divides by the sum of the weights of
+            the valid pixels, and is 0 if there are none.
+        return_vacuity: also return the vacuities (*lead, *S), without gradient.
+
+    Returns:
+        The loss, or the loss and the vacuities.
 
     Raises:
-        ValueError: as `evidential_sums`, or an unknown reduction.
+        ValueError: see `evidential_sums`; or the reduction is unknown.
     """
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; choose none, mean or sum")
@@ -199,7 +203,7 @@ def evidential_loss(
         loss, vacuity = _per_pixel(pixels, target, kl_weight, weight, class_weight, kind, ignore_index, return_vacuity)
         loss = loss.reshape(map_shape(logits, dim))
     else:
-        if pixels.shape[2] == 1:  # samples of one pixel each become the pixels of one, so that a program takes many
+        if pixels.shape[2] == 1:  # make samples of one pixel the pixels of one sample, so that a program processes many
             pixels = pixels.permute(2, 1, 0)
             target = target.permute(2, 1, 0).contiguous() if target.is_floating_point() else target.reshape(1, -1)
             weight = None if weight is None else weight.reshape(1, -1)
@@ -220,10 +224,10 @@ def _prepare(
     class_weight: Tensor | None,
     ignore_index: int,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Logits (B, C, P); target (B, P), or (B, C, P) of shares; weight (B, P)."""
+    """Check the arguments; return logits (B, C, P), target (B, P), or (B, C, P) if soft, and weight (B, P)."""
     check_logits(logits, dim, kind)
     if logits.is_cuda and logits.dtype == torch.float64:
-        raise ValueError("float64 logits are for a CPU: the kernels compute in float32, pass logits.float()")
+        raise ValueError("float64 logits are supported on a CPU only; the GPU kernels use float32: pass logits.float()")
     check_target(logits, target, dim)
     check_numbers(target, logits.shape[dim], ignore_index)
     check_weights(logits, target, dim, weight, class_weight)
@@ -239,7 +243,7 @@ def _empty_map(logits: Tensor, wanted: bool) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    """Tensors go the way of tensors, so that their versions are checked; the rest are attributes."""
+    """Save tensors by save_for_backward, so that autograd checks their versions, and other inputs as attributes."""
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*(each for each in inputs if isinstance(each, Tensor)))
@@ -248,7 +252,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _saved(ctx: Any) -> list[Any]:
-    """The inputs again."""
+    """Return the inputs that `_save` saved, in their order."""
     tensors = iter(ctx.saved_tensors)
     return [next(tensors) if tensor else other for tensor, other in zip(ctx.tensors, ctx.inputs, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Features attenuated where an opinion is vacuous: the gate of UML's navigator and its reliable masks."""
+"""Multiplication of features by an uncertainty gate, as in UML's navigator and reliable masks."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ from uml_kernels.operation import Operation
 
 
 def gated(feature: Tensor, gate: Tensor, addend: Tensor | None = None) -> Tensor:
-    """(feature + addend) * gate, computed in float32 (on a CPU float64 in float64), whatever the autocast state.
+    """Compute (feature + addend) * gate in float32 (float64 inputs on a CPU in float64), regardless of autocast.
 
-    Differentiable in all three; the gradients are formed in one pass.
+    Differentiable in all three arguments; one pass computes the gradients.
 
     Args:
-        feature: (B, F, *S), any floating dtype, any strides, any number F of channels.
-        gate: (B, *S), floating, such as `Opinion.gate`.
-        addend: as the feature, in a dtype of its own.
+        feature: (B, F, *S), any floating-point dtype, any strides, any number F of channels.
+        gate: (B, *S), floating-point, such as `Opinion.gate`.
+        addend: shape of the feature; its dtype may differ.
 
     Returns:
         (B, F, *S) in the dtype of the feature.
 
     Raises:
-        ValueError: shapes or devices that do not fit, or a dtype that is not floating.
+        ValueError: shapes or devices do not match, or a dtype is not floating-point.
     """
     _check(feature, gate, addend)
     if plain.is_exporting():
@@ -41,14 +41,16 @@ def _check(feature: Tensor, gate: Tensor, addend: Tensor | None) -> None:
     if feature.dim() < 2:
         raise ValueError(f"feature has shape {shape}; it must be (samples, channels, ...)")
     if tuple(gate.shape) != (shape[0], *shape[2:]):
-        raise ValueError(f"gate has shape {tuple(gate.shape)}; a feature of {shape} needs {(shape[0], *shape[2:])}")
+        raise ValueError(
+            f"gate has shape {tuple(gate.shape)}; a feature of shape {shape} needs {(shape[0], *shape[2:])}"
+        )
     if addend is not None and tuple(addend.shape) != shape:
-        raise ValueError(f"addend has shape {tuple(addend.shape)}; it must be the feature's, {shape}")
+        raise ValueError(f"addend has shape {tuple(addend.shape)}; it needs the feature's shape, {shape}")
     for name, each in (("feature", feature), ("gate", gate), ("addend", addend)):
         if each is not None and not each.is_floating_point():
-            raise ValueError(f"{name} has dtype {each.dtype}; it must be floating")
+            raise ValueError(f"{name} has dtype {each.dtype}; it must be floating-point")
         if each is not None and each.device != feature.device:
-            raise ValueError(f"{name} is on {each.device}, the feature on {feature.device}: move it there")
+            raise ValueError(f"{name} is on {each.device} and the feature on {feature.device}: move it there")
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -59,7 +61,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _gradient(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
     feature, gate, *rest = ctx.saved_tensors
     addend = rest[0] if rest else None
-    # One tensor is the gradient of both where both have the same dtype
+    # Feature and addend have the same gradient, so they share one tensor unless their dtypes differ
     apart = addend is not None and addend.dtype != feature.dtype and ctx.needs_input_grad[2]
     for_feature, for_gate, for_addend = _gated_backward(upstream, feature, gate, addend, apart)
     if addend is None:

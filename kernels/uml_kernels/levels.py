@@ -1,7 +1,7 @@
-"""Cross-entropy and Dice sums of the logits of several levels, each brought to one size: for deep supervision.
+"""Cross-entropy and Dice sums for deep supervision: logits of several levels, each interpolated to one size.
 
-The upsampled maps are formed on no device: a kernel interpolates each pixel's logits in registers, forward and again
-backward; the CPU holds one sample and level at a time.
+No GPU memory holds the upsampled maps: a kernel interpolates each pixel's logits in registers, in forward and again in
+backward. The CPU holds one sample of one level at a time.
 """
 
 from collections.abc import Sequence
@@ -19,32 +19,33 @@ from uml_kernels.layout import empty_like_maps, result_dtype
 from uml_kernels.operation import Operation
 
 LARGEST_SIZE = 16384
-"""Pixels along a side; coordinates are products of two sizes in 32 bits."""
+"""Maximum side in pixels: coordinates are products of two sizes and must fit in 32 bits."""
 
 
 @dataclass(frozen=True)
 class LevelSums:
-    """Sums over the pixels that count.
+    """Per-sample sums over the valid pixels.
 
     Attributes:
-        columns: (levels, B, 2 + 3 C), float32 (float64 of float64 on a CPU): all sums in the order of the properties.
+        columns: all sums in the order of the properties, (levels, B, 2 + 3 C), float32 (float64 for float64 logits on
+            a CPU).
     """
 
     columns: Tensor
 
     @property
     def count(self) -> Tensor:
-        """(B,), the pixels."""
+        """Number of valid pixels (B,)."""
         return self.columns.select(-1, 0).select(-2, 0).detach()
 
     @property
     def cross_entropy(self) -> Tensor:
-        """(levels, B), of -ln q at the target's class, with q = softmax of the logits."""
+        """Sum of -ln q of the target's class (levels, B), with q = softmax of the logits."""
         return self.columns.select(-1, 1)
 
     @property
     def dice(self) -> DiceSums:
-        """Of q, each (levels, B, C)."""
+        """Dice sums of q, each (levels, B, C)."""
         intersection, predicted, target = (
             self.columns.narrow(-1, 2, self.columns.shape[-1] - 2).unflatten(-1, (3, -1)).unbind(-2)
         )
@@ -55,7 +56,7 @@ pytree.register_dataclass(LevelSums, serialized_type_name="uml_kernels.LevelSums
 
 
 def same_size(level: Tensor, target: Tensor) -> bool:
-    """Whether a level is taken as it is."""
+    """Return whether a level has the target's size, so that it is not interpolated."""
     return level.shape[2:] == target.shape[1:]
 
 
@@ -84,7 +85,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _gradient(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors  # unpacked once: a checkpoint refuses a second time
+    saved = ctx.saved_tensors  # under torch.utils.checkpoint they can be unpacked only once
     gradients = BACKWARD(upstream, *saved, *ctx.others)
     return *(None if x is None else y for x, y in zip(saved[:4], gradients, strict=True)), None, None, None, None
 
@@ -107,26 +108,26 @@ FORWARD = Operation(
 def level_sums(
     levels: Sequence[Tensor], target: Tensor, *, size: tuple[int, int] | None = None, ignore_index: int = 255
 ) -> LevelSums:
-    """Sums of softmax overlap and cross-entropy of the logits of 1 to 4 levels against one target.
+    """Compute the cross-entropy and softmax Dice sums of 1 to 4 levels of logits against one target.
 
-    A level of the target's size is taken as it is. Every other is interpolated to `size`, bilinearly with its corners
-    at the corners, and the top left of that compared with the target.
+    A level of the target's size is used directly. Every other level is interpolated to `size`, bilinearly with aligned
+    corners, and the top-left part of the result is compared with the target.
 
     Args:
-        levels: logits (B, C, h, w) of any h and w, all of one floating dtype and device, C 2 to 16, channels first or
-            last; other strides are copied.
-        target: (B, H, W) class numbers, uint8 or int64. Any that is no class and not `ignore_index` makes all sums of
-            its sample NaN.
+        levels: logits (B, C, h, w) with any h and w, C 2 to 16, all of one floating-point dtype and on one device;
+            channels first or last, other strides are copied.
+        target: (B, H, W) class indices, uint8 or int64. An index that is neither a class nor `ignore_index` makes all
+            sums of its sample NaN.
         size: (H', W'), at least the target's (H, W), which is the default.
-        ignore_index: the target of pixels that do not count: they change no sum and have no gradient, whatever their
-            logits are.
+        ignore_index: class index of the pixels to ignore: they do not change the sums and have no gradient, whatever
+            their logits.
 
     Returns:
-        Sums with gradients for all levels. A logit that is NaN makes NaN what the counted pixels it is interpolated to
-        add to, and on their points the gradient.
+        Sums, differentiable with respect to all levels. A NaN logit makes the sums of the valid pixels interpolated
+        from it NaN, and so the gradient at the points of these pixels.
 
     Raises:
-        ValueError: the number, rank, shape, dtype or device of an input.
+        ValueError: the number, rank, shape, dtype or device of an input is wrong.
     """
     height, width = _check(levels, target, size)
     check_numbers(target, levels[0].shape[1], ignore_index)
@@ -135,7 +136,7 @@ def level_sums(
 
 
 def _check(levels: Sequence[Tensor], target: Tensor, size: tuple[int, int] | None) -> tuple[int, int]:
-    """The size that levels are brought to."""
+    """Check the arguments; return the size to which levels are interpolated."""
     if not 1 <= len(levels) <= 4:
         raise ValueError(f"{len(levels)} levels; level_sums takes 1 to 4")
     first = levels[0]
@@ -146,9 +147,9 @@ def _check(levels: Sequence[Tensor], target: Tensor, size: tuple[int, int] | Non
         if level.shape[:2] != first.shape[:2]:
             raise ValueError(f"{name} differs from level 0 in samples or classes: {tuple(first.shape[:2])}")
         if not level.is_floating_point() or level.dtype != first.dtype:
-            raise ValueError(f"level {number} has dtype {level.dtype}; all need one floating dtype")
+            raise ValueError(f"level {number} has dtype {level.dtype}; all levels need the same floating-point dtype")
         if level.device != target.device:
-            raise ValueError(f"level {number} is on {level.device}, the target on {target.device}")
+            raise ValueError(f"level {number} is on {level.device} and the target on {target.device}: move one of them")
         if max(level.shape[2:]) > LARGEST_SIZE:
             raise ValueError(f"{name} has a side over {LARGEST_SIZE}")
     if not 2 <= first.shape[1] <= 16:
@@ -156,7 +157,7 @@ def _check(levels: Sequence[Tensor], target: Tensor, size: tuple[int, int] | Non
     if target.dim() != 3 or target.shape[0] != first.shape[0] or 0 in target.shape[1:]:
         raise ValueError(f"target of shape {tuple(target.shape)} is not (B, H, W) with B = {first.shape[0]}")
     if target.dtype not in (torch.uint8, torch.int64):
-        raise ValueError(f"target has dtype {target.dtype}; class numbers must be uint8 or int64")
+        raise ValueError(f"target has dtype {target.dtype}; class indices must be uint8 or int64")
     height, width = target.shape[1:] if size is None else size
     if height < target.shape[1] or width < target.shape[2]:
         raise ValueError(f"size {(height, width)} is smaller than the target's {tuple(target.shape[1:])}")

@@ -1,8 +1,8 @@
-"""One operator of the library `uml_kernels`: a CPU implementation, a Triton launcher, shapes, and a gradient.
+"""Operators of the library `uml_kernels`: each has a CPU implementation, a Triton launcher, shapes and a gradient.
 
-Every operator is registered with torch.library, so torch.compile traces it whole and torch.func transforms it. In eager
-mode on a GPU plain tensors skip the dispatcher, which would cost more than the kernel. With TRITON_INTERPRET=1 the
-kernels themselves run on CPU tensors.
+Every operator is registered with torch.library, so torch.compile traces it as one node and torch.func transforms it. In
+eager mode on a GPU, plain tensors bypass the dispatcher, which would cost more than the kernel. With TRITON_INTERPRET=1
+the kernels themselves run on CPU tensors.
 """
 
 import os
@@ -23,10 +23,10 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "") == "1"
 
 
 def needs_dispatcher(arguments: Sequence[Any]) -> bool:
-    """Whether something between the caller and the kernel has to see the call.
+    """Return whether the call must go through torch's dispatcher.
 
-    That is a compiler, an exporter, a trace, a transform of torch.func, a mode, or a tensor subclass such as a
-    FakeTensor. Autograd is not among them: the function that skips the dispatcher records it as well.
+    A compiler, an exporter, a trace, a transform of torch.func, a mode, or a tensor subclass such as a FakeTensor needs
+    to see the call. Autograd does not: the function that bypasses the dispatcher records the call too.
     """
     return (
         torch.compiler.is_compiling()
@@ -39,17 +39,17 @@ def needs_dispatcher(arguments: Sequence[Any]) -> bool:
 
 
 class Operation:
-    """An operator; its arguments are positional.
+    """An operator with positional arguments.
 
-    Without `differentiable` it has no derivative, and asking for one is an error. With it, it has one derivative in
-    reverse mode. torch.vmap runs it once for each sample.
+    After `differentiable` it has one reverse-mode derivative; otherwise differentiating it is an error. torch.vmap runs
+    it once per sample.
 
     Args:
-        schema: as of torch.library, such as "vacuity(Tensor logits, str kind) -> Tensor".
-        cpu: the implementation for CPU tensors.
-        gpu: module and function in `uml_kernels.gpu`, such as "opinion.vacuity"; imported when first needed, so that
-            the package works without Triton.
-        shapes: makes empty results of the arguments.
+        schema: torch.library schema, such as "vacuity(Tensor logits, str kind) -> Tensor".
+        cpu: implementation for CPU tensors.
+        gpu: module and function in `uml_kernels.gpu`, such as "opinion.vacuity"; imported on first use, so that the
+            package works without Triton.
+        shapes: function that returns empty results for the arguments (the fake implementation).
     """
 
     def __init__(self, schema: str, *, cpu: Callable[..., Any], gpu: str, shapes: Callable[..., Any]) -> None:
@@ -66,19 +66,22 @@ class Operation:
         self._recorded = self._make_recorded(_save_nothing, None)
 
     def differentiable(self, save: Callable[..., None], gradient: Callable[..., Any]) -> "Operation":
-        """Register its gradient.
+        """Register the gradient.
 
         Args:
-            save: of (ctx, inputs, output), as `setup_context` of torch.autograd.Function. It saves with
-                `save_for_backward` every differentiable input that the gradient depends on.
-            gradient: of (ctx, *upstream), one result for each input. It runs without grad mode.
+            save: called with (ctx, inputs, output) like `setup_context` of torch.autograd.Function. It must save every
+                differentiable input that the gradient depends on with `save_for_backward`.
+            gradient: called with (ctx, *upstream); returns one result for each input. It runs without grad mode.
+
+        Returns:
+            This operator.
         """
         self._recorded = self._make_recorded(save, gradient)
         self._function = self._make_function(torch.autograd.Function, self._run_on_gpu, save, gradient)
         return self
 
     def __call__(self, *arguments: Any) -> Any:
-        """The result, on the device of the first argument."""
+        """Run the operator on the device of the first argument."""
         if arguments[0].is_cuda and not needs_dispatcher(arguments):
             return self._run_on_gpu(*arguments) if self._function is None else self._function.apply(*arguments)
         return self._registered(*arguments)
@@ -96,7 +99,7 @@ class Operation:
         return getattr(launchers, function)(*arguments)
 
     def _run_under_autograd(self, *arguments: Any) -> Any:
-        # The dispatcher calls this once for each level of torch.func's transforms, so the function has one level too
+        # The dispatcher calls this once for each level of torch.func's transforms, so use a single-level function
         levels = torch._C._are_functorch_transforms_active()
         if not levels and not torch.is_grad_enabled() and forward_ad._current_level < 0:
             with torch._C._AutoDispatchBelowAutograd():
@@ -110,12 +113,12 @@ class Operation:
         with torch._C._AutoDispatchBelowAutograd():
             if modes is None:
                 return self._registered(*inputs)
-            # A function turns both modes off, but the levels below record what this one passes on to them
+            # The autograd function turns both modes off, but the levels below need them to record their calls
             with torch.set_grad_enabled(modes[0]), _set_fwd_grad_enabled(modes[1]):
                 return self._registered(*inputs)
 
     def _run_each_sample(self, info: Any, dimensions: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
-        """The batching rule of torch.vmap."""
+        """Batching rule for torch.vmap: run the operator once per sample."""
         if info.batch_size == 0:
             raise ValueError(f"uml_kernels.{self.name} cannot run under torch.vmap over a dimension of size 0")
         results = [
@@ -133,7 +136,7 @@ class Operation:
         return stacked, (0,) * len(stacked)
 
     def _make_recorded(self, save: Any, gradient: Any) -> Any:
-        """The function of the dispatcher; its last argument is the modes, which have no gradient."""
+        """Make the autograd function for the dispatcher; its last argument, the modes, has no gradient."""
 
         def save_all(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             save(ctx, inputs[:-1], output)
@@ -170,7 +173,7 @@ class Operation:
 
 
 class _Unpacked:
-    """A context whose saved tensors are unpacked: under torch.utils.checkpoint that may be done once only."""
+    """A context with unpacked saved tensors, because torch.utils.checkpoint allows unpacking them only once."""
 
     def __init__(self, ctx: Any) -> None:
         self.__dict__.update(_ctx=ctx, saved_tensors=ctx.saved_tensors)
@@ -183,10 +186,10 @@ class _Unpacked:
 
 
 class _Once(torch.autograd.Function):
-    """Gradients as they are, joined to what they depend on by a function that refuses to be differentiated.
+    """Identity on gradients that links them to the tensors they depend on and raises an error when differentiated.
 
-    torch's `once_differentiable` looks at the upstream gradients alone, which are often constant: a penalty on the
-    gradient would silently be a constant too.
+    torch's `once_differentiable` checks only the upstream gradients, which are often constant: a gradient penalty would
+    then silently be constant too.
     """
 
     generate_vmap_rule = True
@@ -222,7 +225,7 @@ def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _refuse_derivative(name: str) -> NoReturn:
     if name.endswith("_backward"):
         raise NotImplementedError(
-            f"uml_kernels.{name.removesuffix('_backward')} can be differentiated once only: detach its gradient, "
-            "or use torch's own operators where a second derivative is needed (gradient penalty, Hessian)"
+            f"uml_kernels.{name.removesuffix('_backward')} can be differentiated only once: detach its gradient, "
+            "or use torch's own operators if you need a second derivative (gradient penalty, Hessian)"
         )
     raise NotImplementedError(f"uml_kernels.{name} has no derivative: detach its input")

@@ -1,6 +1,6 @@
-"""Evidence of logits and the opinion it forms: belief, vacuity, gate, probability (subjective logic).
+"""Subjective opinions of logits: evidence, belief, vacuity, gate and probability.
 
-Sources: of the terms Jøsang, Subjective Logic, 2016; of the evidence Sensoy et al. 2018; of the gate UML, MICCAI 2023.
+The terms follow Jøsang, Subjective Logic, 2016; the evidence Sensoy et al. 2018; the gate UML, MICCAI 2023.
 """
 
 from dataclasses import dataclass
@@ -17,24 +17,26 @@ from uml_kernels.layout import as_pixels, map_shape, result_dtype
 from uml_kernels.operation import Operation
 
 EvidenceKind = Literal["softplus", "relu", "exp", "given"]
-"""softplus as in UML, relu as in Sensoy et al. 2018, exp of logits of at most 16, or logits that are evidence already.
+"""How logits become evidence.
 
-Evidence above 1e9 counts as 1e9.
+softplus as in UML; relu as in Sensoy et al. 2018; exp of the logits, clamped to at most 16; given where the logits are
+evidence already. Evidence is clamped to at most 1e9.
 """
 
 
 @dataclass(frozen=True)
 class Opinion:
-    """The opinion of a Dirichlet distribution with alpha = evidence + 1; what else it has is computed when asked for.
+    """The opinion of a Dirichlet distribution with alpha = evidence + 1; its properties are computed on access.
 
-    Sum of belief + vacuity = 1; probability = belief + vacuity / C. All are differentiable, in float32 (float64 of
-    float64). A pytree of its three tensors: a model may return one under torch.func and torch.export.
+    The beliefs and the vacuity sum to 1; probability = belief + vacuity / C. All values are differentiable, in float32
+    (float64 for float64 logits). It is a pytree of its three tensors, so a model can return one under torch.func and
+    torch.export.
 
     Attributes:
         evidence: (*lead, C, *S), from 0 to 1e9.
-        vacuity: (*lead, *S) in (0, 1]: C / strength, the belief that no class has.
+        vacuity: (*lead, *S) in (0, 1]: C / strength, the belief mass not assigned to any class.
         gate: (*lead, *S) in [1/e, 1]: exp(-vacuity).
-        dim: the class dimension. That of `opinion` is counted from the back, so it stays right under torch.vmap.
+        dim: class dimension. `opinion` sets a negative one, which stays valid under torch.vmap.
     """
 
     evidence: Tensor
@@ -44,22 +46,22 @@ class Opinion:
 
     @property
     def alpha(self) -> Tensor:
-        """(*lead, C, *S), at least 1."""
+        """Dirichlet parameters (*lead, C, *S), at least 1."""
         return self.evidence + 1
 
     @property
     def strength(self) -> Tensor:
-        """(*lead, *S), the sum of alpha, at least C."""
+        """Sum of alpha (*lead, *S), at least C."""
         return self.evidence.shape[self.dim] / self.vacuity
 
     @property
     def belief(self) -> Tensor:
-        """(*lead, C, *S) in [0, 1): evidence / strength."""
+        """Belief masses (*lead, C, *S) in [0, 1): evidence / strength."""
         return self.evidence * self._inverse_strength
 
     @property
     def probability(self) -> Tensor:
-        """(*lead, C, *S), the expected probability alpha / strength; sums to 1."""
+        """Expected probabilities (*lead, C, *S): alpha / strength; they sum to 1."""
         return self.alpha * self._inverse_strength
 
     @property
@@ -87,14 +89,14 @@ pytree.register_pytree_node(
 
 
 class PredictiveMaps(NamedTuple):
-    """What inference reports of each pixel; float32 (float64 of float64), without gradient.
+    """Results of inference for each pixel, float32 (float64 for float64 logits), without gradient.
 
     Attributes:
-        probability: (*lead, C, *S), expected: alpha / strength; None where labels were asked for.
-        label: (*lead, *S) uint8, the class with the most evidence, the lowest of equals, 255 where a logit is NaN; None
-            unless asked for.
+        probability: (*lead, C, *S), the expected probability alpha / strength; None if labels were requested.
+        label: (*lead, *S) uint8, the class with the most evidence (the lowest index of equals), 255 where a logit is
+            NaN; None unless labels were requested.
         vacuity: (*lead, *S) in (0, 1].
-        entropy: (*lead, *S) of the expected probability, in nats, from 0 to ln C.
+        entropy: (*lead, *S), entropy of the expected probability in nats, from 0 to ln C.
     """
 
     probability: Tensor | None
@@ -107,17 +109,17 @@ pytree._register_namedtuple(PredictiveMaps, serialized_type_name="uml_kernels.Pr
 
 
 def opinion(logits: Tensor, kind: EvidenceKind = "softplus", dim: int = 1) -> Opinion:
-    """The opinion that logits form: evidence, vacuity and gate of one read, with gradient by one pass.
+    """Compute evidence, vacuity and gate in one read of the logits; differentiable, with one backward pass.
 
     Args:
-        logits: (*lead, C, *S), 2 to 16 classes along `dim`, any floating dtype, any strides. All is computed in float32
-            (on a CPU float64 in float64), whatever the autocast state.
-        kind: how evidence is formed of logits; see `EvidenceKind`.
-        dim: the class dimension.
+        logits: (*lead, C, *S), 2 to 16 classes along `dim`, any floating-point dtype, any strides. The computation is
+            in float32 (for float64 logits on a CPU in float64), regardless of autocast.
+        kind: how logits become evidence; see `EvidenceKind`.
+        dim: class dimension.
 
     Raises:
-        ValueError: logits that are not floating, a dimension they do not have, too few or too many classes along it, or
-            an unknown kind.
+        ValueError: the logits are not floating-point, lack the dimension, or have too few or too many classes along it;
+            or the kind is unknown.
     """
     check_logits(logits, dim, kind)
     dim %= logits.dim()
@@ -133,16 +135,16 @@ def opinion(logits: Tensor, kind: EvidenceKind = "softplus", dim: int = 1) -> Op
 def predictive_maps(
     logits: Tensor, kind: EvidenceKind = "softplus", dim: int = 1, classes: bool = False
 ) -> PredictiveMaps:
-    """What inference reports, of one read of the logits, without gradient.
+    """Compute probability or label, vacuity and entropy in one read of the logits, without gradient.
 
     Args:
-        logits: as `opinion`.
-        kind: likewise.
-        dim: likewise.
-        classes: give the label of each pixel instead of the probability of each class: a byte for C floats.
+        logits: see `opinion`.
+        kind: see `opinion`.
+        dim: see `opinion`.
+        classes: return the label of each pixel instead of the probability of each class: one byte instead of C floats.
 
     Raises:
-        ValueError: as `opinion`.
+        ValueError: see `opinion`.
     """
     check_logits(logits, dim, kind)
     logits, shape = logits.detach(), map_shape(logits, dim)
@@ -157,14 +159,18 @@ def predictive_maps(
 
 
 def _as_pixels(logits: Tensor, dim: int) -> tuple[Tensor, bool]:
-    """(B, C, P), and whether samples of one pixel each became the pixels of one, so that a program takes many."""
+    """View logits as (B, C, P); samples of one pixel become pixels of one sample, so that a program processes many.
+
+    Returns:
+        The view, and whether samples became pixels.
+    """
     pixels = as_pixels(logits, dim)
     alone = pixels.shape[2] == 1
     return (pixels.permute(2, 1, 0) if alone else pixels), alone
 
 
 def _as_classes(pixels: Tensor, like: Tensor, alone: bool) -> Tensor:
-    """The shape again that `_as_pixels` made (B, C, P) of."""
+    """Restore the shape from before `_as_pixels`."""
     return (pixels.permute(2, 1, 0) if alone else pixels).reshape(like.shape)
 
 

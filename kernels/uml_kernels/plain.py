@@ -1,7 +1,7 @@
-"""The functions that a model calls, of torch's own operators: for graphs that run where this library is not installed.
+"""A model's functions composed of torch's own operators, for exported graphs that run without this library.
 
-torch.export, ONNX and torch.jit.trace get these instead of the library's operators. They have the numerics of the CPU
-implementations and take any dynamic size. The masks keep NaN in runtimes whose minimum and maximum drop it.
+torch.export, ONNX and torch.jit.trace capture these instead of the library's operators. They have the numerics of the
+CPU implementations and accept dynamic sizes. They clamp by masks because minimum and maximum drop NaN in some runtimes.
 """
 
 import torch
@@ -13,13 +13,13 @@ from uml_kernels.layout import at_least_float32
 
 
 def is_exporting() -> bool:
-    """Whether a graph is being captured for another runtime; torch.compile does not count."""
-    # torch.compile of torch 2.10 takes torch.compiler.is_exporting() for True, but reads this flag of it as it is
+    """Return whether a graph is being captured for another runtime; torch.compile does not count."""
+    # torch.compile in torch 2.10 treats torch.compiler.is_exporting() as True, but reads the flag behind it correctly
     return torch.compiler._is_exporting_flag or torch.jit.is_tracing()
 
 
 def evidence_of(logits: Tensor, kind: str) -> Tensor:
-    """Evidence of logits, at most 1e9, elementwise."""
+    """Compute the evidence of logits elementwise, at most 1e9."""
     logits = at_least_float32(logits)
     if kind == "softplus":
         evidence = functional.softplus(logits, threshold=40)
@@ -31,7 +31,7 @@ def evidence_of(logits: Tensor, kind: str) -> Tensor:
 
 
 def opinion(logits: Tensor, kind: str, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Evidence (*lead, C, *S), vacuity and gate (*lead, *S) of logits (*lead, C, *S)."""
+    """Compute evidence (*lead, C, *S), vacuity and gate (*lead, *S) of logits (*lead, C, *S)."""
     evidence = evidence_of(logits, kind)
     classes = logits.shape[dim]
     vacuity = classes / (evidence.sum(dim) + classes)
@@ -39,7 +39,7 @@ def opinion(logits: Tensor, kind: str, dim: int) -> tuple[Tensor, Tensor, Tensor
 
 
 def predictive_maps(logits: Tensor, kind: str, dim: int, classes: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Expected probability (*lead, C, *S) or label (*lead, *S), vacuity and entropy (*lead, *S)."""
+    """Compute expected probability (*lead, C, *S) or label (*lead, *S), vacuity and entropy (*lead, *S)."""
     evidence = evidence_of(logits, kind)
     count = logits.shape[dim]
     strength = evidence.sum(dim, keepdim=True) + count
@@ -47,7 +47,7 @@ def predictive_maps(logits: Tensor, kind: str, dim: int, classes: bool) -> tuple
     label = evidence.argmax(dim, keepdim=True)
     numbers = torch.arange(count, device=logits.device).view(-1, *[1] * (logits.dim() - 1 - dim))
     own = numbers == label
-    # As in the CPU implementation: the logarithm of a probability near 1 would cancel
+    # As in the CPU implementation: log1p avoids the cancellation of -log for a probability near 1
     ratio = (evidence.masked_fill(own, 0).sum(dim, keepdim=True) + (count - 1)) / (evidence.amax(dim, keepdim=True) + 1)
     surprise = torch.where(own & (ratio < 1), ratio.log1p(), -probability.log())
     entropy = (probability * surprise).sum(dim)
@@ -56,7 +56,7 @@ def predictive_maps(logits: Tensor, kind: str, dim: int, classes: bool) -> tuple
 
 
 def gated(feature: Tensor, gate: Tensor, addend: Tensor | None) -> Tensor:
-    """(feature + addend) * gate in the dtype of the feature (B, F, *S); gate (B, *S)."""
+    """Compute (feature + addend) * gate in the dtype of the feature (B, F, *S); the gate is (B, *S)."""
     total = at_least_float32(feature)
     if addend is not None:
         total = total + at_least_float32(addend)
@@ -64,5 +64,5 @@ def gated(feature: Tensor, gate: Tensor, addend: Tensor | None) -> Tensor:
 
 
 def resized(maps: Tensor, height: int, width: int) -> Tensor:
-    """(B, C, height, width) of maps (B, C, H, W)."""
+    """Interpolate maps (B, C, H, W) to (B, C, height, width)."""
     return functional.interpolate(at_least_float32(maps), (height, width), mode="bilinear", align_corners=True)

@@ -1,4 +1,4 @@
-"""Bilinear interpolation of maps with corners aligned, in float32, with a gradient that is the same bits each time."""
+"""Bilinear interpolation with aligned corners in float32, with a bitwise reproducible gradient."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,33 +12,35 @@ from uml_kernels.layout import at_least_float32, memory_format, result_dtype
 from uml_kernels.operation import Operation
 
 LARGEST = 16384
-"""Pixels along a dimension: sums of three products of two indices must fit into 32 bits."""
+"""Maximum side in pixels: sums of three products of two indices must fit in 32 bits."""
 
 
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps enlarged or reduced to a size as torch.nn.functional.interpolate(mode="bilinear", align_corners=True).
+    """Resize maps like torch.nn.functional.interpolate(mode="bilinear", align_corners=True).
 
-    Differentiable; backward adds in a fixed order, where torch's own on a GPU adds atomically.
+    Differentiable. The backward pass adds in a fixed order, whereas torch's own uses atomic additions on a GPU.
 
     Args:
-        maps: (B, C, H, W), any floating dtype, any strides.
+        maps: (B, C, H, W), any floating-point dtype, any strides.
         size: (h, w), in any ratio to (H, W).
 
     Returns:
-        (B, C, h, w) in float32 (float64 of float64), whatever the autocast state; channels last where the maps are. The
-        maps themselves, in that dtype, where they have the size.
+        (B, C, h, w) in float32 (float64 for float64 maps), regardless of autocast; channels last if the maps are. Maps
+        that already have the size are only converted to that dtype.
 
     Raises:
-        ValueError: maps that are not four-dimensional or not floating, or sizes outside 1 to 16384.
+        ValueError: the maps are not four-dimensional or not floating-point, or a side is outside 1 to 16384.
     """
     shape = tuple(maps.shape)
     if maps.dim() != 4 or not maps.is_floating_point():
-        raise ValueError(f"maps have shape {shape} and dtype {maps.dtype}; they must be floating (B, C, H, W)")
+        raise ValueError(f"maps have shape {shape} and dtype {maps.dtype}; they must be floating-point (B, C, H, W)")
     if plain.is_exporting() and len(size) == 2:
-        # The limits and the case of equal sizes would each narrow the sizes that the graph takes
+        # The size limits and the shortcut for equal sizes would restrict the sizes that the graph accepts
         return plain.resized(maps, *size)
     if len(size) != 2 or not all(1 <= side <= LARGEST for side in (*size, *shape[2:])):
-        raise ValueError(f"maps of {shape} cannot have the size {tuple(size)}; sides must be 1 to {LARGEST}")
+        raise ValueError(
+            f"cannot resize maps of shape {shape} to {tuple(size)}: a size is (height, width), each 1 to {LARGEST}"
+        )
     height, width = size
     if (height, width) == shape[2:]:
         return at_least_float32(maps)

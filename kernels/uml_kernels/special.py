@@ -1,9 +1,9 @@
-"""Special functions for kernels: elementwise, float32.
+"""Special functions for the Triton kernels: elementwise, float32.
 
-On NVIDIA reciprocals and logarithms are single instructions of the approximate unit, by inline assembly: Triton's own
-forms, which also serve AMD and the interpreter, take 9 and 26 instructions. Polynomials are minimax, fitted in 40
-digits. tests/kernels/test_special.py measures the errors against mpmath at 2048 arguments, with exact units and with
-units that err at random by as much as the PTX manual allows: 1 ulp for rcp, 2^-22 for ex2 and lg2.
+On NVIDIA GPUs, inline assembly makes reciprocals and logarithms single instructions of the approximate unit. Triton's
+own forms, which AMD GPUs and the interpreter use, take 9 and 26 instructions. The polynomials are minimax, fitted with
+40 digits. tests/kernels/test_special.py measures the errors against mpmath at 2048 arguments, with exact units and with
+units that have random errors as large as the PTX manual allows: 1 ulp for rcp, 2^-22 for ex2 and lg2.
 
 | function | argument | error | exact units | approximate units |
 |---|---|---|---|---|
@@ -23,10 +23,10 @@ import triton.language as tl
 from uml_kernels.operation import INTERPRETED
 
 NVIDIA = tl.constexpr(not INTERPRETED and torch.version.hip is None)
-"""Whether kernels may hold PTX: not in the interpreter, and not where torch is built for AMD."""
+"""Whether kernels can contain PTX: not in the interpreter, and not if torch is built for AMD."""
 
 LARGEST = tl.constexpr(1e9)
-"""Evidence of a class that counts; products of four strengths must stay finite in float32."""
+"""Maximum evidence of a class: products of four strengths must stay finite in float32."""
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -62,7 +62,7 @@ _CONCENTRATION = tl.constexpr(
 
 @triton.jit
 def _polynomial(x, coefficients: tl.constexpr, TERMS: tl.constexpr):
-    """Sum of coefficients[i] x^i over the TERMS there are."""
+    """Evaluate the sum of coefficients[i] x^i over TERMS coefficients."""
     total = tl.zeros_like(x) + coefficients[TERMS - 1]
     for i in tl.static_range(1, TERMS):
         total = total * x + coefficients[TERMS - 1 - i]
@@ -71,24 +71,27 @@ def _polynomial(x, coefficients: tl.constexpr, TERMS: tl.constexpr):
 
 @triton.jit
 def exponential(x):
-    """exp(x) for x <= 0, 0 below -87."""
+    """Return exp(x) for x <= 0; 0 below -87."""
     return tl.exp2(x * LOG2_E)
 
 
 @triton.jit
 def reciprocal(x):
-    """1 / x for 1 <= x <= 1e36; on NVIDIA by the approximate unit, whose error is 1 ulp."""
+    """Return 1 / x for 1 <= x <= 1e36; on NVIDIA by the approximate unit, whose error is 1 ulp."""
     if NVIDIA:
         return tl.inline_asm_elementwise(
             "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
         )
-    else:  # what follows a return is compiled too
+    else:  # required: Triton also compiles the code after a return
         return 1.0 / x
 
 
 @triton.jit
 def logarithm(x):
-    """ln(x) for positive normal x; on NVIDIA log2 is off by 2^-22, absolute within 0.5 to 2 and relative elsewhere."""
+    """Return ln(x) for positive normal x.
+
+    On NVIDIA the error of log2 is 2^-22, absolute for x from 0.5 to 2 and relative elsewhere.
+    """
     if NVIDIA:
         log2 = tl.inline_asm_elementwise(
             "lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
@@ -100,15 +103,15 @@ def logarithm(x):
 
 @triton.jit
 def log1p_unit(x):
-    """log1p(x) for 0 <= x <= 1."""
+    """Return log1p(x) for 0 <= x <= 1."""
     return x * _polynomial(x, _LOG1P, 9)
 
 
 @triton.jit
 def remainders(x):
-    """What digamma and trigamma of x leave of ln x and 1 / x, for 1 <= x <= 4e9: psi = ln x - first, psi' = u + second.
+    """Return the remainders of digamma and trigamma for 1 <= x <= 4e9: psi = ln x - first, psi' = u + second.
 
-    Both are positive and fall as u / 2 and u^2 / 2, so that differences of psi do not cancel (kernels/README.md).
+    Both are positive and decrease like u / 2 and u^2 / 2, so that differences of psi do not cancel (kernels/README.md).
 
     Returns:
         The two remainders, and u = 1 / x.
@@ -120,25 +123,25 @@ def remainders(x):
 
 @triton.jit
 def digamma(x):
-    """psi(x) for 1 <= x <= 4e9."""
+    """Return psi(x) for 1 <= x <= 4e9."""
     first, _, _ = remainders(x)
     return logarithm(x) - first
 
 
 @triton.jit
 def trigamma(x):
-    """psi'(x) for 1 <= x <= 4e9."""
+    """Return psi'(x) for 1 <= x <= 4e9."""
     _, second, inverse = remainders(x)
     return inverse + second
 
 
 @triton.jit
 def concentration(evidence):
-    """What KL divergences ask of one evidence w, 0 <= w <= 4e9.
+    """Return the terms of KL divergences that depend on one evidence w, 0 <= w <= 4e9.
 
     Returns:
-        r with V(w) = w - w psi(1 + w) + ln Gamma(1 + w) = ln(1 + w) / 2 + r, so that a sum of many V needs one
-        logarithm, that of a product; the second of `remainders(1 + w)` times w; and u = 1 / (1 + w).
+        r with V(w) = w - w psi(1 + w) + ln Gamma(1 + w) = ln(1 + w) / 2 + r, so that a sum of many V needs only the
+        logarithm of one product; w times the second of `remainders(1 + w)`; and u = 1 / (1 + w).
     """
     inverse = reciprocal(evidence + 1.0)
     belief = evidence * inverse

@@ -1,7 +1,7 @@
-"""Launch parameters by kernel, architecture, layout, bytes of a logit and classes: a table, and no autotuning.
+"""Table of launch parameters by kernel, architecture, layout, bytes per logit and classes, used instead of autotuning.
 
-kernels/bench/tune.py measures the candidates on a GPU and prints rows. What no row was measured for takes the rows of
-architecture "any", which the compiler alone has chosen: 128-bit loads where the classes are few, no spilled register.
+kernels/bench/tune.py measures the candidates on a GPU and prints rows. Cases without a measured row use the rows of
+architecture "any". These were chosen from the compiled code alone: 128-bit loads for few classes, no register spills.
 """
 
 from functools import cache
@@ -12,10 +12,14 @@ from torch import Tensor
 
 
 class Tiles(NamedTuple):
-    """Pixels of a block, blocks that a program takes, its warps, and the registers that a thread may take.
+    """Launch parameters of a kernel.
 
-    Without a number of registers the compiler chooses. For some kernels it then spills 8 bytes far below its limit, and
-    a slightly larger number of registers avoids that.
+    Attributes:
+        block: pixels per block.
+        iterations: blocks per program.
+        warps: warps per program.
+        registers: maximum registers per thread; None lets the compiler choose. For some kernels it then spills 8 bytes
+            far below its limit, and a slightly larger maximum avoids that.
     """
 
     block: int
@@ -25,7 +29,7 @@ class Tiles(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Tiles for up to so many classes; of one layout and of one number of bytes, or of any where that is None."""
+    """Tiles for up to `classes` classes; `channels_last` and `bytes` per logit restrict the row unless None."""
 
     classes: int
     tiles: Tiles
@@ -35,8 +39,8 @@ class Row(NamedTuple):
 
 MANY = 1 << 30
 BUSY = 1024
-"""Programs that keep a large GPU busy; a program of a smaller map takes fewer blocks."""
-# The first row that fits is taken.
+"""Programs that keep a large GPU busy; for smaller maps a program processes fewer blocks."""
+# The first matching row is used.
 TABLE: dict[str, dict[str, tuple[Row, ...]]] = {
     "evidential_forward": {
         "any": (
@@ -59,7 +63,7 @@ TABLE: dict[str, dict[str, tuple[Row, ...]]] = {
     "predictive_maps": {
         "any": (Row(4, Tiles(512, 1, 4)), Row(8, Tiles(256, 1, 4)), Row(16, Tiles(128, 1, 4))),
     },
-    # Of features, `classes` are channels, and the blocks of a tile are as many channels at once.
+    # For features, `classes` is the number of channels, and `iterations` the number of channels in a tile.
     "gated_forward": {
         "any": (
             Row(2, Tiles(512, 2, 4), False), Row(4, Tiles(512, 4, 4), False), Row(MANY, Tiles(128, 16, 4), False),
@@ -85,7 +89,7 @@ TABLE: dict[str, dict[str, tuple[Row, ...]]] = {
             Row(MANY, Tiles(32, 1, 4)),
         ),
     },
-    # A block is columns, its iterations rows.
+    # `block` is the number of columns, `iterations` the number of rows.
     "level_forward": {"any": (Row(16, Tiles(32, 16, 1)),)},
     "level_backward": {"any": (Row(4, Tiles(128, 1, 4, 80)), Row(16, Tiles(128, 1, 4)))},
 }  # fmt: skip
@@ -93,7 +97,7 @@ TABLE: dict[str, dict[str, tuple[Row, ...]]] = {
 
 @cache
 def architecture(device: torch.device) -> str:
-    """Such as "sm_90" of a GPU; "any" of a CPU, where only the interpreter runs."""
+    """Return the architecture of a GPU, such as "sm_90", or "any" for a CPU, where only the interpreter runs."""
     if device.type != "cuda":
         return "any"
     major, minor = torch.cuda.get_device_capability(device)
@@ -101,7 +105,11 @@ def architecture(device: torch.device) -> str:
 
 
 def tiles(kernel: str, logits: Tensor) -> Tiles:
-    """The tiles of a kernel for logits (B, C, P)."""
+    """Return the tiles of a kernel for logits (B, C, P).
+
+    Raises:
+        ValueError: there are too many classes.
+    """
     rows = TABLE[kernel]
     last = logits.stride(1) == 1 and logits.shape[2] > 1
     for row in (*rows.get(architecture(logits.device), ()), *rows["any"]):
@@ -115,7 +123,7 @@ def tiles(kernel: str, logits: Tensor) -> Tiles:
 
 
 def fewer_blocks(chosen: Tiles, batch: int, pixels: int) -> Tiles:
-    """The tiles with so few blocks for a program that there are enough programs, where the map is large enough."""
+    """Reduce the blocks per program until there are at least `BUSY` programs, if the map is large enough."""
     iterations = chosen.iterations
     while iterations > 1 and batch * pixels < BUSY * chosen.block * iterations:
         iterations //= 2

@@ -1,4 +1,4 @@
-"""The device of the kernels' tests: the CPU, which with TRITON_INTERPRET=1 interprets the GPU kernels."""
+"""Fixtures of the kernel tests; with TRITON_INTERPRET=1 the CPU interprets the GPU kernels."""
 
 import os
 
@@ -14,12 +14,12 @@ if INTERPRETED:
 
 @pytest.fixture
 def device() -> torch.device:
-    """UML_KERNELS_DEVICE, or the CPU."""
+    """The device in UML_KERNELS_DEVICE, or the CPU."""
     return torch.device(os.environ.get("UML_KERNELS_DEVICE", "cpu"))
 
 
 @pytest.fixture
 def doubles(device) -> None:
-    """Skips where the kernels run, which know float32 and less."""
+    """Skip the test where the kernels run, which do not support float64."""
     if INTERPRETED or device.type != "cpu":
-        pytest.skip("float64 is the CPU implementations' alone")
+        pytest.skip("only the CPU implementations support float64")

@@ -1,4 +1,4 @@
-"""The benchmarks' commands, on tiny maps: they end, and their files have the columns and rows; no time is asserted."""
+"""Tests of the benchmark commands on tiny maps: exit codes, columns and rows of their files; no times are asserted."""
 
 import csv
 import os
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 if os.environ.get("TRITON_INTERPRET", "") == "1":
-    pytest.skip("the benchmarks start what they need themselves", allow_module_level=True)
+    pytest.skip("the benchmarks start the interpreter themselves", allow_module_level=True)
 pytest.importorskip("triton")
 pytest.importorskip("matplotlib")
 
@@ -41,7 +41,7 @@ def test_microbenchmarks_write_a_row_for_each_provider_and_mode(tmp_path, capsys
     assert "mutual" in capsys.readouterr().out
 
 
-def test_what_has_no_gradient_is_timed_forward_alone(tmp_path):
+def test_functions_without_gradient_are_timed_forward_only(tmp_path):
     words = ["--quick", "--cpu", "--no-compile", "--workload", "maps", "--workload", "loss", "--out", str(tmp_path)]
     micro.main(words)
     rows = [row for row in read(tmp_path / "micro.csv") if row["metric"] == "time"]
@@ -50,23 +50,23 @@ def test_what_has_no_gradient_is_timed_forward_alone(tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(available()))
-def test_both_forms_of_a_workload_compute_the_same(name):
+def test_both_implementations_of_a_workload_agree(name):
     inputs = make_inputs(Setting(name, batch=2, side=16), torch.device("cpu"))
     ours, eager = (measure.tuple_of(form(inputs)) for form in (WORKLOADS[name].ours, WORKLOADS[name].eager))
     torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-5)
 
 
-def test_the_named_workloads_of_uml_can_be_measured():
+def test_uml_workloads_are_available():
     assert {"uml-paper", "uml-v2"} <= set(available())
 
 
-def test_a_time_limit_leaves_settings_out_and_says_so(tmp_path, capsys):
+def test_settings_beyond_the_time_limit_are_skipped_with_a_message(tmp_path, capsys):
     micro.main(["--quick", "--cpu", "--no-compile", "--seconds", "-1", "--out", str(tmp_path)])
-    assert "left out for lack of time" in capsys.readouterr().out
+    assert "skipped for lack of time" in capsys.readouterr().out
     assert read(tmp_path / "micro.csv") == []
 
 
-def test_errors_of_the_loss_are_drawn_and_small(tmp_path):
+def test_errors_of_the_loss_are_plotted_and_small(tmp_path):
     errors.draw(tmp_path / "errors.png", classes=[3])
     assert (tmp_path / "errors.png").stat().st_size > 10_000
     evidence, target = 1e4 * torch.rand(50, 3, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 3
@@ -83,17 +83,17 @@ def test_static_figures_are_printed_and_written(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("| call | kernel |")
 
 
-def test_the_benchmark_of_the_cpu_compares_the_cpu_implementations_with_eager(tmp_path, monkeypatch, capsys):
+def test_cpu_benchmark_compares_the_cpu_implementation_with_eager(tmp_path, monkeypatch, capsys):
     cpu.main(["--quick", "--out", str(tmp_path / "cpu.csv")])
     rows = read(tmp_path / "cpu.csv")
     assert tuple(rows[0]) == COLUMNS
     assert {row["provider"] for row in rows} == {"eager", "cpu"}
     assert {row["metric"] for row in rows} >= {"time", "memory"}
-    assert "left out: cpu compiled" in capsys.readouterr().out
+    assert "skipped: cpu compiled" in capsys.readouterr().out
 
 
 @NO_GPU
 @pytest.mark.parametrize("command", [tune, gpu_check])
-def test_what_needs_a_gpu_says_so_in_one_line(command, capsys):
+def test_commands_that_need_a_gpu_report_it_in_one_line(command, capsys):
     assert command.main([]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The combined loss: its formulas and gradients in float64, what it refuses, how many kernels an objective takes."""
+"""Tests of the combined loss: formulas and gradients in float64, invalid arguments, and the number of launches."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ WEIGHTS = [TermWeights(0.3, 0.2, 0.1), TermWeights(0.0, 0.4, 1.5), TermWeights(0
 
 
 def random_columns(maps, samples, first, seed, device):
-    """Sums (maps, samples, K) as kernels make them: counts, errors, overlaps no larger than what overlaps."""
+    """Draw plausible sums (maps, samples, K), with intersections at most as large as both parts."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.rand(maps, samples, first + 3 * CLASSES, generator=generator) * 100
     drawn[..., first : first + CLASSES] = torch.minimum(
@@ -23,11 +23,11 @@ def random_columns(maps, samples, first, seed, device):
 
 
 def reference(evidential, levels, weight, divisor, dice_divisor, dice, per_sample, kl_weight):
-    """The loss, and the terms (maps, 4), in float64."""
+    """Return the loss and the terms (maps, 4) in float64."""
     terms = []
     for sums, first in ((evidential, 4), (levels, 2)):
         for columns in () if sums is None else sums:
-            counts = columns[:, 0].detach()  # what is counted, and the target's own sums, carry no gradient
+            counts = columns[:, 0].detach()  # counts and the target's sums have no gradient
             count = (weight * counts).sum()
             by = count.clamp(min=1e-300) if divisor is None else divisor
             errors, kl, vacuity = ((weight * columns[:, k]).sum() / by for k in (1, 2, 3))
@@ -53,9 +53,9 @@ def reference(evidential, levels, weight, divisor, dice_divisor, dice, per_sampl
 @pytest.mark.parametrize(("maps", "levels"), [(1, 0), (0, 2), (2, 2)])
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("samples", [1, 5, 130])
-def test_losses_and_gradients_are_those_of_the_formulas(device, dice, per_sample, maps, levels, given, samples):
+def test_losses_and_gradients_match_the_formulas(device, dice, per_sample, maps, levels, given, samples):
     if samples == 130 and (maps, levels) != (2, 2):
-        pytest.skip("many samples are tried with both kinds of sums")
+        pytest.skip("many samples are tested only with both kinds of sums")
     both = [random_columns(n, samples, first, first, device) if n else None for n, first in ((maps, 4), (levels, 2))]
     weight = torch.rand(samples, generator=torch.Generator().manual_seed(1)).to(device) + 0.1
     divisors = [torch.tensor(number, device=device) for number in (7.0, 3.0)] if given else [None, None]
@@ -71,12 +71,12 @@ def test_losses_and_gradients_are_those_of_the_formulas(device, dice, per_sample
     got = torch.stack([found.cross_entropy, found.kl, found.vacuity, found.dice], 1)
     torch.testing.assert_close(found.loss.double(), loss, rtol=2e-6, atol=1e-6)
     torch.testing.assert_close(got.double(), terms, rtol=2e-6, atol=1e-6)
-    # Of the loss alone, of terms alone, and of both
-    asked = torch.rand(got.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(device)
-    asked[:, 2] = 0  # the vacuity has no gradient
-    for of_loss, of_terms in ((1.0, 0.0), (0.0, 1.0), (-2.5, 0.5)):
-        scalar = of_loss * found.loss + of_terms * (got * asked.float()).sum()
-        exact = of_loss * loss + of_terms * (terms * asked).sum()
+    # Gradients of the loss alone, of the terms alone, and of both
+    upstream = torch.rand(got.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(device)
+    upstream[:, 2] = 0  # the vacuity has no gradient
+    for for_loss, for_terms in ((1.0, 0.0), (0.0, 1.0), (-2.5, 0.5)):
+        scalar = for_loss * found.loss + for_terms * (got * upstream.float()).sum()
+        exact = for_loss * loss + for_terms * (terms * upstream).sum()
         leaves, exact_leaves = ([one for one in each if one is not None] for each in (both, doubles))
         gradients = torch.autograd.grad(scalar, leaves, retain_graph=True)
         for gradient, wanted in zip(
@@ -86,7 +86,7 @@ def test_losses_and_gradients_are_those_of_the_formulas(device, dice, per_sample
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
-def test_nothing_counted_is_zero_and_its_gradient_finite(device, per_sample):
+def test_zero_pixels_give_zero_loss_and_a_finite_gradient(device, per_sample):
     columns = torch.zeros(1, 4, 13, device=device, requires_grad=True)
     found = combined_loss(
         EvidentialSums(columns), term_weights=[TermWeights(1.0, 1.0, 1.0)], dice_per_sample=per_sample
@@ -105,7 +105,7 @@ def test_sums_without_overlaps_have_no_dice_loss(device):
     assert found.dice.tolist() == [0]
 
 
-def test_several_maps_of_one_call_have_the_sums_of_each(device):
+def test_several_maps_in_one_call_have_the_sums_of_separate_calls(device):
     generator = torch.Generator().manual_seed(0)
     maps = [torch.randn(2, 3, 9, 11, generator=generator).to(device) for _ in range(4)]
     maps[2] = maps[2].contiguous(memory_format=torch.channels_last)
@@ -129,7 +129,7 @@ def test_two_runs_are_bitwise_equal(device):
     assert torch.equal(run().loss, run().loss)
 
 
-def test_the_registration_is_right(device):
+def test_operators_pass_opcheck(device):
     evidential, levels = random_columns(1, 2, 4, 0, device), random_columns(2, 2, 2, 1, device)
     scalar = torch.tensor(0.5, device=device)
     flat = [0.5, 0.2, 0.1] * 3
@@ -140,7 +140,7 @@ def test_the_registration_is_right(device):
         torch.library.opcheck(torch.ops.uml_kernels.combined_loss, arguments, atol=1e-4, rtol=1e-4)
 
 
-def test_a_whole_objective_is_traced_whole(device):
+def test_an_objective_compiles_without_graph_breaks(device):
     def loss_of(logits, level, target, kl_weight):
         sums, levels = evidential_sums([logits, 2 * logits], target), level_sums([logits, level], target)
         return combined_loss(sums, levels, term_weights=WEIGHTS, kl_weight=kl_weight).loss
@@ -155,7 +155,7 @@ def test_a_whole_objective_is_traced_whole(device):
     torch.testing.assert_close(found, expected)
 
 
-REFUSED = {
+INVALID = {
     "no sums": ((None, None), {}, "there are no sums"),
     "too few weights": ((2, 2), {"term_weights": WEIGHTS[:1]}, "1 entries for 4 maps"),
     "an unknown Dice": ((1, 0), {"dice": "squared"}, "choose negative_log or linear"),
@@ -166,9 +166,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_does_not_fit_is_refused_in_one_line(case):
-    (maps, levels), options, message = REFUSED[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_arguments_raise_a_one_line_error(case):
+    (maps, levels), options, message = INVALID[case]
     evidential = EvidentialSums(torch.rand(maps, 2, 13)) if maps else None
     options = {"term_weights": WEIGHTS[: (maps or 0) + (levels or 0)], **options}
     with pytest.raises(ValueError, match=message) as error:
@@ -176,22 +176,22 @@ def test_what_does_not_fit_is_refused_in_one_line(case):
     assert "\n" not in str(error.value)
 
 
-def test_sums_of_other_samples_or_classes_are_refused():
-    with pytest.raises(ValueError, match="the levels have 3 samples, the evidential sums 2"):
+def test_sums_of_different_samples_or_classes_are_rejected():
+    with pytest.raises(ValueError, match="the levels have 3 samples and the evidential sums 2"):
         combined_loss(EvidentialSums(torch.rand(2, 13)), LevelSums(torch.rand(1, 3, 11)), term_weights=WEIGHTS[:2])
-    with pytest.raises(ValueError, match="another number of classes"):
+    with pytest.raises(ValueError, match="different numbers of classes"):
         combined_loss(EvidentialSums(torch.rand(2, 13)), LevelSums(torch.rand(1, 2, 8)), term_weights=WEIGHTS[:2])
 
 
 @pytest.mark.skipif(INTERPRETED, reason="counted on tensors without data")
 @pytest.mark.parametrize(("workload", "triton_kernels"), [("uml-paper", 6), ("uml-v2", 4), ("mutual", 4), ("loss", 4)])
-def test_an_objective_and_its_gradient_take_at_most_ten_kernels(workload, triton_kernels):
-    """60, 134, 33 and 18 operators of torch, beside 4, 8, 2 and 2 Triton kernels, before sums were combined in one."""
+def test_an_objective_and_its_gradient_launch_at_most_ten_kernels(workload, triton_kernels):
+    """Before one kernel combined the sums: 60, 134, 33 and 18 torch operators and 4, 8, 2 and 2 Triton kernels."""
     pytest.importorskip("triton")
     from counted_launches import launched
     from workloads import WORKLOADS, Setting, make_inputs
 
     kernels, others = launched(partial(WORKLOADS[workload].ours, make_inputs(Setting(workload), torch.device("meta"))))
     assert len(kernels) == triton_kernels, kernels
-    ones = 1  # `backward()` makes the upstream gradient
+    ones = 1  # `backward()` fills the upstream gradient
     assert len(kernels) + len(others) + ones <= 10, (kernels, others)

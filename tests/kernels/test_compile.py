@@ -1,4 +1,4 @@
-"""Every kernel compiles for the GPUs that it is meant for, without spilled registers or float64; no GPU is needed."""
+"""Tests that every kernel compiles for its GPU architectures without register spills and float64; they need no GPU."""
 
 import os
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 
 if os.environ.get("TRITON_INTERPRET", "") == "1":
-    pytest.skip("the interpreter compiles nothing", allow_module_level=True)
+    pytest.skip("the interpreter does not compile kernels", allow_module_level=True)
 pytest.importorskip("triton")
 
 from builds import Build, built, few
@@ -21,7 +21,7 @@ def name(build: Build) -> str:
 
 
 @pytest.mark.parametrize("build", BUILDS, ids=name)
-def test_kernels_compile_without_spilling_and_without_float64(build):
+def test_kernels_compile_without_spills_and_float64(build):
     for architecture in NVIDIA if build.everywhere else ("sm_90",):
         kernels = built(build, architecture)
         assert kernels, "the call launched no kernel"
@@ -38,12 +38,12 @@ def test_kernels_compile_for_amd_without_ptx():
             assert "v_log_f32" in compiled.text or "v_rcp_f32" in compiled.text, launch.name
 
 
-def test_kernels_of_a_call_are_told_apart_and_named():
+def test_kernels_of_a_call_have_distinct_names():
     names = [launch.name for launch in Build("evidential_sums", 3).launches()]
     assert names == ["evidential forward", "evidential backward"]
 
 
-def test_few_classes_are_loaded_128_bits_at_a_time():
+def test_few_classes_use_128_bit_loads():
     for classes in (2, 3):
         for _, launch, compiled in built(Build("evidential_sums", classes), "sm_90"):
             assert compiled.wide_loads >= classes, launch.name
@@ -51,14 +51,14 @@ def test_few_classes_are_loaded_128_bits_at_a_time():
         assert compiled.wide_loads >= 3, launch.name
 
 
-def test_an_argument_without_a_type_is_named():
+def test_argument_without_a_type_is_named_in_the_error():
     launch = Build("evidential_sums", 2).launches()[0]
     pointers = {name: kind for name, kind in launch.pointers.items() if name != "partial"}
     with pytest.raises(ValueError, match="partial"):
         compile_kernel(launch.kernel, pointers, launch.integers, launch.constants, "sm_90", 4)
 
 
-def test_bodies_of_loops_count_by_their_trips():
+def test_loop_bodies_are_counted_by_their_trip_count():
     code = [
         Instruction(0x00, "MUFU.EX2", " R1, R1"),
         Instruction(0x10, "FADD", " R1, R1, R2"),

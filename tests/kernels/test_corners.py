@@ -1,4 +1,4 @@
-"""Where dtypes, strides and arguments reach their limits: the right value, or one line that says what to change."""
+"""Tests of dtypes, strides and arguments at their limits: a correct value, or a one-line error with the remedy."""
 
 import pytest
 import torch
@@ -14,11 +14,11 @@ def drawn(device, shape=(2, 3, 8, 8), seed=0):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_a_loss_scale_keeps_gradients_of_halves_from_vanishing(device, reduction):
-    """A mean over millions of pixels has gradients below what float16 holds; a loss scale brings them back."""
+def test_loss_scale_prevents_underflow_of_float16_gradients(device, reduction):
+    """Gradients of a mean over millions of pixels underflow in float16; a loss scale restores them."""
     logits, target = drawn(device)
     weight = torch.ones(target.shape, device=device)
-    weight[0, 0, 0] = millions = 2.0**22  # one pixel in the place of all others
+    weight[0, 0, 0] = millions = 2.0**22  # one pixel stands for millions
     halves = logits.half().requires_grad_()
     exact = halves.detach().float().requires_grad_()
     for leaf in (halves, exact):
@@ -31,10 +31,10 @@ def test_a_loss_scale_keeps_gradients_of_halves_from_vanishing(device, reduction
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("shape", [(2,), (1,), (8, 8)])
-def test_a_kl_weight_with_dimensions_is_refused(device, reduction, shape):
+def test_kl_weight_with_dimensions_is_rejected(device, reduction, shape):
     logits, target = drawn(device)
     with pytest.raises(
-        ValueError, match=r"kl_weight has shape .*; it must be a number or a tensor without dim"
+        ValueError, match=r"kl_weight has shape .*; it must be a number or a 0-dimensional tensor"
     ) as error:
         evidential_loss(logits, target, torch.ones(shape, device=device), reduction=reduction)
     assert "\n" not in str(error.value)
@@ -44,8 +44,8 @@ def test_a_kl_weight_with_dimensions_is_refused(device, reduction, shape):
     ("dtype", "ignored"),
     [(torch.uint8, -100), (torch.uint8, 256), (torch.int8, 255), (torch.int16, 2**15), (torch.int32, 2**31)],
 )
-def test_an_ignored_number_that_the_target_cannot_hold_is_refused(device, dtype, ignored):
-    """As -100, torch's own default, which is 156 as uint8."""
+def test_ignore_index_outside_the_range_of_the_target_dtype_is_rejected(device, dtype, ignored):
+    """For example -100, torch's own default, which is 156 as uint8."""
     logits, target = drawn(device)
     for call in (evidential_loss, evidential_sums, level_sums):
         given = {"kl_weight": 0.3} if call is evidential_loss else {}
@@ -57,21 +57,21 @@ def test_an_ignored_number_that_the_target_cannot_hold_is_refused(device, dtype,
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
-def test_targets_of_every_integer_give_the_same_sums(device, dtype):
+def test_all_integer_dtypes_of_targets_give_the_same_sums(device, dtype):
     logits, target = drawn(device)
     target[0, :2] = 120
     expected = evidential_sums(logits, target, ignore_index=120).columns
     assert torch.equal(evidential_sums(logits, target.to(dtype), ignore_index=120).columns, expected)
 
 
-def test_integers_that_kernels_do_not_read_are_refused(device):
+def test_unsupported_integer_dtypes_are_rejected(device):
     logits, target = drawn(device)
-    with pytest.raises(ValueError, match=r"target has dtype torch.uint16; class numbers must be uint8, int8"):
+    with pytest.raises(ValueError, match=r"target has dtype torch.uint16; class indices must be uint8, int8"):
         evidential_loss(logits, target.to(torch.uint16), 0.3)
 
 
 @pytest.mark.parametrize("evidence", [-0.5, -2.0, -1e-3])
-def test_given_evidence_below_zero_is_nan(device, evidence):
+def test_negative_given_evidence_becomes_nan(device, evidence):
     given = torch.full((1, 3, 4), 1.0, device=device)
     given[0, 1, 2] = evidence
     given.requires_grad_()
@@ -85,32 +85,32 @@ def test_given_evidence_below_zero_is_nan(device, evidence):
 
 
 @pytest.mark.parametrize("name", ["weight", "class_weight"])
-def test_weights_on_another_device_are_refused(device, name):
+def test_weights_on_another_device_are_rejected(device, name):
     logits, target = drawn(device)
     weight = torch.ones(3 if name == "class_weight" else target.shape, device="meta")
     for call in (
         lambda **given: evidential_loss(logits, target, 0.3, **given),
         lambda **given: evidential_sums(logits, target, **given),
     ):
-        with pytest.raises(ValueError, match=f"^{name} is on meta, the logits on {device}") as error:
+        with pytest.raises(ValueError, match=f"^{name} is on meta and the logits on {device}: move it there") as error:
             call(**{name: weight})
         assert "\n" not in str(error.value)
 
 
 @pytest.fixture
 def far_apart(tmp_path):
-    """(600, 3) bfloat16 of a matrix of 4.3 million columns, as a slice of a language model's logits: a sparse file."""
+    """Logits (600, 3), a bfloat16 slice of a matrix with 4.3 million columns, stored in a sparse file."""
     rows, columns = 600, 4_300_000
     with (tmp_path / "logits").open("wb") as file:
         file.truncate(2 * rows * columns)
     storage = torch.UntypedStorage.from_file(str(tmp_path / "logits"), True, 2 * rows * columns)
-    whole = torch.tensor([], dtype=torch.bfloat16).set_(storage, 0, (rows, columns))
-    logits = whole[:, :3]
+    matrix = torch.tensor([], dtype=torch.bfloat16).set_(storage, 0, (rows, columns))
+    logits = matrix[:, :3]
     logits.copy_(torch.randn(rows, 3, generator=torch.Generator().manual_seed(0)))
     return logits
 
 
-def test_pixels_further_apart_than_32_bits_reach_are_addressed(device, far_apart):
+def test_pixel_strides_beyond_32_bits_are_supported(device, far_apart):
     if device.type != "cpu":
         pytest.skip("the matrix is a file of this machine")
     near = far_apart.contiguous()
@@ -124,16 +124,16 @@ def test_pixels_further_apart_than_32_bits_reach_are_addressed(device, far_apart
         loss = evidential_loss(leaf, target, 0.3)
         pixels = leaf.T.unsqueeze(0)  # (1, 3, 600)
         sums = evidential_sums(pixels, target.unsqueeze(0))
-        said = opinion(leaf)
-        parts = [loss, sums.columns[:, 1:3].sum(), sums.dice.predicted.sum(), said.evidence.sum()]
+        formed = opinion(leaf)
+        parts = [loss, sums.columns[:, 1:3].sum(), sums.dice.predicted.sum(), formed.evidence.sum()]
         (gradient,) = torch.autograd.grad(
-            [*parts, gated(pixels, said.vacuity.unsqueeze(0)).sum()], leaf, [torch.ones(())] * 5
+            [*parts, gated(pixels, formed.vacuity.unsqueeze(0)).sum()], leaf, [torch.ones(())] * 5
         )
         gradients.append((loss, gradient.contiguous()))
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-2, atol=1e-6)
 
 
-def test_maps_with_wide_columns_are_resized(device, tmp_path):
+def test_maps_with_column_strides_beyond_32_bits_are_resized(device, tmp_path):
     if device.type != "cpu":
         pytest.skip("the matrix is a file of this machine")
     side, columns = 40, 80_000_000
@@ -147,33 +147,33 @@ def test_maps_with_wide_columns_are_resized(device, tmp_path):
 
 
 def sliced(logits):
-    """The logits as 3 of 5 channels that lie together."""
+    """Return a channels-last tensor of 5 channels, of which the first 3 are the logits."""
     head = torch.zeros(len(logits), 5, *logits.shape[2:], device=logits.device)
     head = head.contiguous(memory_format=torch.channels_last)
     head[:, :3] = logits
     return head
 
 
-def whole(head, target):
-    """A scalar of every differentiable function, of logits that are a slice of channels last."""
+def scalar_of_all_functions(head, target):
+    """Combine all differentiable functions of logits that are a slice of channels last into a scalar."""
     logits = head[:, :3]
-    sums, levels, said = evidential_sums(logits, target), level_sums([logits], target), opinion(logits)
+    sums, levels, formed = evidential_sums(logits, target), level_sums([logits], target), opinion(logits)
     parts = [evidential_loss(logits, target, 0.3, reduction=each).sum() for each in ("none", "mean", "sum")]
     parts += [sums.columns[:, 1].sum(), sums.dice.predicted.sum(), levels.columns[..., 1].sum()]
-    parts += [gated(said.evidence, said.gate, logits).square().sum(), resized(logits, (5, 12)).square().sum()]
+    parts += [gated(formed.evidence, formed.gate, logits).square().sum(), resized(logits, (5, 12)).square().sum()]
     return torch.stack(parts).sum()
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_sliced_channels_last_compile_to_the_same_gradients(device, backend):
+def test_compiled_gradients_of_sliced_channels_last_logits_match_eager(device, backend):
     logits, target = drawn(device)
     eager, traced = (sliced(logits).requires_grad_() for _ in range(2))
-    whole(eager, target).backward()
-    torch.compile(whole, fullgraph=True, backend=backend)(traced, target).backward()
+    scalar_of_all_functions(eager, target).backward()
+    torch.compile(scalar_of_all_functions, fullgraph=True, backend=backend)(traced, target).backward()
     torch.testing.assert_close(traced.grad, eager.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_results_have_the_strides_that_a_compiler_expects(device):
+def test_fake_results_have_the_strides_of_real_ones(device):
     logits, target = drawn(device)
     operations, scalar = torch.ops.uml_kernels, torch.tensor(0.3, device=device)
     pixels, number, gate = sliced(logits)[:, :3].flatten(2), target.flatten(1), torch.rand(2, 64, device=device)

@@ -1,4 +1,4 @@
-"""The evidential objective: golden values, accuracy against 60 digits, all its forms against plain torch in float64."""
+"""Tests of the evidential objective: golden values, a 60-digit reference, and plain torch in float64."""
 
 import os
 
@@ -20,7 +20,7 @@ def generator(seed=0):
 
 
 def drawn(shape, classes, device, seed=0, dtype=torch.float32):
-    """Logits (B, C, *S) that range over -8..8, and class numbers of which some are ignored."""
+    """Draw logits (B, C, *S) in -8..8 and class indices, some of them ignored."""
     logits = (torch.rand(shape[0], classes, *shape[1:], generator=generator(seed)) - 0.5) * 16
     target = torch.randint(0, classes, shape, generator=generator(seed + 1), dtype=torch.uint8)
     target[torch.rand(shape, generator=generator(seed + 2)) < 0.2] = 255
@@ -28,7 +28,7 @@ def drawn(shape, classes, device, seed=0, dtype=torch.float32):
 
 
 def reference(logits, target, kind="softplus", dice="softmax", weight=None, class_weight=None):
-    """Every sum in float64, (B, 4 + 3 C), with its gradient graph; and the terms of each pixel."""
+    """Return all sums in float64 (B, 4 + 3 C), differentiable, and the terms of each pixel."""
     hot = shares(target, logits.shape[1]) if not target.is_floating_point() else target.double()
     counted = torch.ones_like(hot[:, 0]) if target.is_floating_point() else (target != 255).double()
     counted = counted if weight is None else counted * weight.double()
@@ -48,13 +48,13 @@ def reference(logits, target, kind="softplus", dice="softmax", weight=None, clas
 
 
 def columns(sums):
-    """EvidentialSums as one tensor."""
+    """Return `EvidentialSums` as one tensor."""
     first = [each[:, None] for each in (sums.count, sums.cross_entropy, sums.kl, sums.vacuity)]
     return torch.cat([*first, *(sums.dice or ())], 1)
 
 
 def check_sums(logits, target, tolerance=1e-5, **options):
-    """Sums and gradient for a random upstream one agree with those in float64."""
+    """Check sums and gradient for a random upstream gradient against float64."""
     leaf = logits.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     exact_leaf = logits.detach().double().requires_grad_()
     got = columns(evidential_sums(leaf, target, **options))
@@ -62,10 +62,10 @@ def check_sums(logits, target, tolerance=1e-5, **options):
     scale = wanted.detach().abs().amax(0).clamp(min=1)
     assert ((got.double() - wanted).abs() <= tolerance * scale).all(), (got.double() - wanted).abs() / scale
     upstream = torch.randn(got.shape, generator=generator(9)).to(got.device)
-    upstream[:, [0, 3]] = 0  # counts and vacuities carry no gradient
+    upstream[:, [0, 3]] = 0  # counts and vacuities have no gradient
     got.backward(upstream)
     wanted.backward(upstream.double())
-    # Triton's interpreter cuts bfloat16 off instead of rounding it.
+    # Triton's interpreter truncates to bfloat16 instead of rounding.
     rounding = {torch.float32: 0, torch.bfloat16: 2**-7 if INTERPRETED else 2**-8, torch.float16: 2**-10}[logits.dtype]
     error = (leaf.grad.double() - exact_leaf.grad).abs()
     allowed = tolerance * exact_leaf.grad.abs().amax() + rounding * exact_leaf.grad.abs()
@@ -83,7 +83,7 @@ def check_sums(logits, target, tolerance=1e-5, **options):
         ((1, 1, 1), 2, 1.5, 0.0),
     ],
 )
-def test_values_of_the_specification(device, alpha, target, cross_entropy, kl):
+def test_sums_match_analytical_values(device, alpha, target, cross_entropy, kl):
     evidence = torch.tensor([alpha], dtype=torch.float32, device=device) - 1
     sums = evidential_sums(evidence, torch.tensor([target], device=device), kind="given")
     assert sums.cross_entropy.item() == pytest.approx(cross_entropy, rel=1e-6)
@@ -92,7 +92,7 @@ def test_values_of_the_specification(device, alpha, target, cross_entropy, kl):
 
 
 def cases(classes, lowest, highest):
-    """Evidence over the decades, with equal, lonely, mixed and absent evidence among it, and labels."""
+    """Draw evidence over the decades, including equal, single, mixed and absent evidence, and labels."""
     random = np.random.default_rng(classes)
     evidence = 10 ** random.uniform(lowest, highest, (32, classes))
     evidence[:8] = 10 ** random.uniform(-6, highest, (8, classes))
@@ -104,7 +104,7 @@ def cases(classes, lowest, highest):
 
 @pytest.fixture(params=["exact", "approximate"])
 def units(request):
-    """The interpreter's units: exact, or with the errors that the documentation of a GPU's approximate units allows."""
+    """The interpreter's units: exact, or with the documented errors of a GPU's approximate units."""
     if request.param == "exact":
         yield
     elif not INTERPRETED:
@@ -130,7 +130,7 @@ def test_float32_is_accurate_from_no_evidence_to_1e8(device, classes, decades, s
             wanted, slopes = exact(evidence[row].tolist(), each)
             slopes = np.array([float(slope) for slope in slopes])
             assert abs(value[row].item() - float(wanted)) <= max(1e-6 * float(wanted), 2e-6)
-            # Relative to the largest component: the exact one crosses zero.
+            # Relative to the largest component, because the exact gradient crosses zero
             np.testing.assert_allclose(gradient[row].cpu().numpy(), slopes, rtol=0, atol=1e-5 * np.abs(slopes).max())
 
 
@@ -148,7 +148,7 @@ def test_float64_stays_float64(doubles, classes, term, exact):
 
 @pytest.mark.parametrize("shape", [(3,), (2, 1), (1, 7), (2, 423), (1, 33, 31), (2, 5, 6, 7)])
 @pytest.mark.parametrize("classes", [2, 3, 5])
-def test_sums_of_images_and_pixels_in_any_number_of_dimensions(device, shape, classes):
+def test_sums_of_any_number_of_dimensions(device, shape, classes):
     check_sums(*drawn(shape, classes, device))
 
 
@@ -159,27 +159,27 @@ def test_sums_of_many_classes(device, classes):
 
 @pytest.mark.parametrize("kind", ["softplus", "exp", "relu", "given"])
 @pytest.mark.parametrize("dice", ["softmax", "expected", "none"])
-def test_sums_of_each_kind_of_evidence_and_overlap(device, kind, dice):
+def test_sums_of_every_evidence_kind_and_dice_probability(device, kind, dice):
     logits, target = drawn((2, 130), 3, device)
     check_sums(logits.abs() if kind == "given" else logits, target, kind=kind, dice=dice)
 
 
-def test_a_map_takes_several_blocks_and_programs(device):
+def test_map_of_several_blocks_and_programs(device):
     check_sums(*drawn((2, 65, 67), 2, device))
 
 
-def test_a_program_of_a_large_map_takes_several_blocks(device, monkeypatch):
-    monkeypatch.setattr(table, "BUSY", 0)  # as if this map were large enough to keep a GPU busy
+def test_program_with_several_blocks(device, monkeypatch):
+    monkeypatch.setattr(table, "BUSY", 0)  # treat this map as large enough to keep a GPU busy
     check_sums(*drawn((2, 65, 67), 2, device))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_halves_err_by_their_rounding_alone(device, dtype):
+def test_half_precision_errors_are_only_rounding(device, dtype):
     check_sums(*drawn((2, 300), 3, device, dtype=dtype))
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "strided", "expanded"])
-def test_any_layout(device, layout):
+def test_any_memory_layout_is_supported(device, layout):
     logits, target = drawn((2, 9, 14), 3, device)
     if layout == "channels_last":
         logits = logits.contiguous(memory_format=torch.channels_last)
@@ -194,7 +194,7 @@ def test_any_layout(device, layout):
         assert leaf.grad.stride() == leaf.stride()
 
 
-def test_overlapping_lesions_are_samples_of_their_own(device):
+def test_leading_dimensions_are_separate_samples(device):
     logits, target = drawn((6, 5, 7), 2, device)
     one = evidential_sums(logits.reshape(2, 3, 2, 5, 7), target.reshape(2, 3, 5, 7), dim=2)
     assert torch.equal(columns(one), columns(evidential_sums(logits, target)))
@@ -203,7 +203,7 @@ def test_overlapping_lesions_are_samples_of_their_own(device):
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
-def test_soft_targets(device, classes):
+def test_soft_labels_match_the_reference(device, classes):
     logits, _ = drawn((2, 57), classes, device)
     shares = torch.rand(2, classes, 57, generator=generator(3)).to(device)
     check_sums(
@@ -211,7 +211,7 @@ def test_soft_targets(device, classes):
     )
 
 
-def test_a_soft_target_of_one_class_is_the_hard_one(device):
+def test_one_hot_soft_labels_match_class_indices(device):
     logits, _ = drawn((2, 40), 3, device)
     target = torch.randint(0, 3, (2, 40), generator=generator(1)).to(device)
     hot = torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float()
@@ -220,7 +220,7 @@ def test_a_soft_target_of_one_class_is_the_hard_one(device):
 
 
 @pytest.mark.parametrize("number", [torch.uint8, torch.int64])
-def test_weights_of_pixels_and_classes(device, number):
+def test_pixel_and_class_weights(device, number):
     logits, target = drawn((2, 131), 3, device)
     weight = torch.rand(2, 131, generator=generator(3)).to(device)
     weight[:, ::5] = 0
@@ -228,11 +228,11 @@ def test_weights_of_pixels_and_classes(device, number):
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-@pytest.mark.parametrize("weighed", [False, True])
-def test_losses_and_their_gradients_for_any_upstream_one(device, reduction, weighed):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_losses_and_gradients_for_random_upstream_gradients(device, reduction, weighted):
     logits, target = drawn((2, 9, 13), 3, device)
     options = {}
-    if weighed:
+    if weighted:
         options = {
             "weight": torch.rand(2, 9, 13, generator=generator(3)).to(device),
             "class_weight": torch.tensor([0.5, 1.0, 4.0], device=device),
@@ -245,7 +245,7 @@ def test_losses_and_their_gradients_for_any_upstream_one(device, reduction, weig
         wanted = wanted.sum() / (factor.sum() if reduction == "mean" else 1)
     torch.testing.assert_close(loss.double(), wanted, rtol=1e-5, atol=1e-5)
     upstream = torch.randn(loss.shape, generator=generator(5)).to(device)
-    for _ in range(2):  # the second backward cannot take what the first took
+    for _ in range(2):  # the second backward must not depend on buffers of the first
         leaf.grad = exact_leaf.grad = None
         loss.backward(upstream, retain_graph=True)
         wanted.backward(upstream.double(), retain_graph=True)
@@ -254,7 +254,7 @@ def test_losses_and_their_gradients_for_any_upstream_one(device, reduction, weig
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_a_loss_without_gradient_is_the_same(device, reduction):
+def test_loss_in_inference_mode_is_the_same(device, reduction):
     logits, target = drawn((2, 100), 2, device)
     expected = evidential_loss(logits.clone().requires_grad_(), target, 0.3, reduction=reduction)
     with torch.inference_mode():
@@ -265,7 +265,7 @@ def test_a_loss_without_gradient_is_the_same(device, reduction):
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-def test_ignored_pixels_have_no_loss_and_no_gradient_even_where_logits_are_no_number(device, reduction):
+def test_ignored_pixels_have_no_loss_and_gradient_even_with_nan_logits(device, reduction):
     logits, target = drawn((2, 50), 3, device)
     logits[:, :, 7] = torch.nan
     target[:, 7] = 255
@@ -281,7 +281,7 @@ def test_ignored_pixels_have_no_loss_and_no_gradient_even_where_logits_are_no_nu
     assert torch.equal(losses[0][1], losses[1][1])
 
 
-def test_nothing_counted_is_zero(device):
+def test_all_pixels_ignored_gives_zero(device):
     logits, target = drawn((2, 50), 2, device)
     leaf = logits.requires_grad_()
     loss = evidential_loss(leaf, torch.full_like(target, 255), 0.3)
@@ -291,7 +291,7 @@ def test_nothing_counted_is_zero(device):
 
 
 @pytest.mark.parametrize("number", [3, 254, -1, 2**32 + 1])
-def test_a_target_that_is_no_class_gives_nan_for_its_sample_and_not_a_number_that_looks_right(device, number):
+def test_invalid_class_index_makes_only_its_sample_nan(device, number):
     logits, target = drawn((2, 50), 3, device)
     target = target.long()
     target[0, 20] = number
@@ -306,7 +306,7 @@ def test_a_target_that_is_no_class_gives_nan_for_its_sample_and_not_a_number_tha
 
 
 @pytest.mark.parametrize("kind", ["softplus", "exp", "relu", "given"])
-def test_logits_that_are_no_numbers_give_nan(device, kind):
+def test_nan_logits_give_nan_losses(device, kind):
     logits, target = drawn((1, 20), 2, device)
     logits, target[:] = logits.abs(), 1
     logits[0, 0, 3] = torch.nan
@@ -330,7 +330,7 @@ def test_two_runs_are_bitwise_equal(device):
     assert torch.equal(first, second)
 
 
-def test_autocast_changes_nothing(device):
+def test_autocast_does_not_change_results(device):
     logits, target = drawn((2, 100), 3, device, dtype=torch.bfloat16)
     expected = columns(evidential_sums(logits, target))
     with torch.autocast(device.type, torch.bfloat16):
@@ -340,7 +340,7 @@ def test_autocast_changes_nothing(device):
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("dice", ["softmax", "expected"])
 @pytest.mark.parametrize("soft", [False, True])
-def test_gradients_of_the_sums_are_those_of_the_values(doubles, classes, dice, soft):
+def test_gradients_match_finite_differences(doubles, classes, dice, soft):
     logits, target = drawn((2, 4), classes, "cpu", dtype=torch.float64)
     if soft:
         target = torch.rand(2, classes, 4, generator=generator(3), dtype=torch.float64)
@@ -358,22 +358,22 @@ def test_gradients_of_the_sums_are_those_of_the_values(doubles, classes, dice, s
         ((4, 3), torch.zeros(4, 1, dtype=torch.int64), {}, r"need \(4,\)"),
         ((4, 3), torch.zeros(4), {}, r"need \(4, 3\)"),
         ((4, 3), torch.zeros(4, dtype=torch.bool), {}, "must be integers"),
-        ((4, 1), torch.zeros(4, dtype=torch.int64), {}, "1 classes along dimension 1; 2 to 16 fit"),
+        ((4, 1), torch.zeros(4, dtype=torch.int64), {}, "1 classes along dimension 1; 2 to 16 are supported"),
         ((4, 17), torch.zeros(4, dtype=torch.int64), {}, "17 classes"),
         ((4, 3), torch.zeros(4, dtype=torch.int64), {"dim": 2}, "no dimension 2"),
         ((4, 3), torch.zeros(4, dtype=torch.int64), {"kind": "square"}, "choose softplus"),
         ((4, 3), torch.zeros(4, dtype=torch.int64), {"reduction": "max"}, "choose none, mean or sum"),
         ((4, 3), torch.zeros(4, dtype=torch.int64), {"weight": torch.ones(3)}, r"weight has shape \(3,\)"),
         ((4, 3), torch.zeros(4, dtype=torch.int64), {"class_weight": torch.ones(2)}, "class_weight has shape"),
-        ((4, 3), torch.zeros(4, 3), {"class_weight": torch.ones(3)}, "for class numbers"),
+        ((4, 3), torch.zeros(4, 3), {"class_weight": torch.ones(3)}, "needs a target of class indices"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(shape, target, options, message):
+def test_invalid_arguments_raise_a_one_line_error(shape, target, options, message):
     with pytest.raises(ValueError, match=message) as error:
         evidential_loss(torch.rand(shape), target, 0.0, **options)
     assert "\n" not in str(error.value)
 
 
-def test_integer_logits_are_refused():
+def test_integer_logits_are_rejected():
     with pytest.raises(ValueError, match="must be floating"):
         evidential_sums(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""Models that leave this process: torch.export, ONNX and traces hold ATen operators alone and compute the same."""
+"""Tests of exported models: torch.export, ONNX and traces contain only ATen operators and give the same results."""
 
 import io
 import warnings
@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from uml_kernels import Opinion, PredictiveMaps, gated, opinion, plain, predictive_maps, resized
 from uml_kernels.operation import INTERPRETED
 
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="graphs that are exported hold no kernel")
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="exported graphs contain no kernels")
 
 NAMES = (
     *("evidence", "probability", "vacuity", "gate", "expected", "map_vacuity", "entropy", "label", "label_entropy"),
@@ -25,7 +25,7 @@ OTHERS = [
 
 
 class Network(torch.nn.Module):
-    """Every function that a model calls, on convolutions of its image."""
+    """A model that calls every exportable function on convolutions of its image."""
 
     def __init__(self, kind: str = "softplus") -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Network(torch.nn.Module):
 
 
 class Structures(torch.nn.Module):
-    """Results as the library gives them, of vectors with their classes last."""
+    """A model that returns the library's result types, for vectors with the classes last."""
 
     def forward(self, logits):
         return {"opinion": opinion(logits, dim=-1), "maps": predictive_maps(logits, dim=-1)}
@@ -62,7 +62,7 @@ class Structures(torch.nn.Module):
 @pytest.fixture(autouse=True)
 def _no_gradients():
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer, and of the deprecated exporters
+        warnings.simplefilter("ignore")  # warnings of the tracer and of the deprecated exporters
         yield
 
 
@@ -78,7 +78,7 @@ def operators(program):
 
 
 @pytest.mark.parametrize(("kind", "strict"), [("softplus", False), ("softplus", True), ("exp", False), ("given", True)])
-def test_an_exported_program_has_aten_operators_and_dynamic_sizes(kind, strict):
+def test_exported_program_has_aten_operators_and_dynamic_sizes(kind, strict):
     network = Network(kind).eval()
     program = torch.export.export(network, (EXAMPLE,), dynamic_shapes=(SIZES,), strict=strict)
     for each in (program, program.run_decompositions()):
@@ -88,8 +88,8 @@ def test_an_exported_program_has_aten_operators_and_dynamic_sizes(kind, strict):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_sizes_need_no_limits(strict):
-    """Neither kernel limits nor cases of equal sizes reach the graph."""
+def test_dynamic_sizes_need_no_bounds(strict):
+    """Neither the kernels' size limits nor the shortcut for equal sizes appear in the graph."""
 
     class Functions(torch.nn.Module):
         def forward(self, image):
@@ -104,7 +104,7 @@ def test_sizes_need_no_limits(strict):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_model_may_return_opinions_and_maps_and_be_stored(strict):
+def test_models_that_return_opinions_and_maps_can_be_stored(strict):
     logits, file = torch.randn(2, 5, 3), io.BytesIO()
     torch.export.save(torch.export.export(Structures(), (logits,), strict=strict), file)
     file.seek(0)
@@ -115,7 +115,7 @@ def test_a_model_may_return_opinions_and_maps_and_be_stored(strict):
     torch.testing.assert_close(got["maps"].entropy, expected["maps"].entropy)
 
 
-def test_an_opinion_is_a_tree_of_its_three_tensors():
+def test_opinion_is_a_pytree_of_its_three_tensors():
     formed = opinion(torch.randn(2, 5, 3), dim=-1)
     paths = {pytree.keystr(path): leaf for path, leaf in pytree.tree_flatten_with_path(formed)[0]}
     assert paths == {".evidence": formed.evidence, ".vacuity": formed.vacuity, ".gate": formed.gate}
@@ -123,14 +123,14 @@ def test_an_opinion_is_a_tree_of_its_three_tensors():
     torch.testing.assert_close(halves.belief, formed.belief[:1])
 
 
-def test_an_opinion_that_vmap_returns_knows_its_classes():
+def test_opinion_returned_by_vmap_has_the_right_class_dimension():
     logits = torch.randn(2, 3, 4, 6)
     many = torch.vmap(opinion)(logits.unsqueeze(1))
     torch.testing.assert_close(many.belief.squeeze(1), opinion(logits).belief)
     torch.testing.assert_close(many.strength.squeeze(1), opinion(logits).strength)
 
 
-def test_an_exported_program_has_the_gradient_of_the_library():
+def test_exported_program_has_the_gradient_of_the_library():
     network = Network()
     program = torch.export.export(network, (EXAMPLE,), dynamic_shapes=(SIZES,)).module()
     slopes = []
@@ -143,7 +143,7 @@ def test_an_exported_program_has_the_gradient_of_the_library():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_dtypes_are_those_of_the_library(dtype):
+def test_exported_dtypes_match_the_library(dtype):
     logits = (torch.randn(2, 3, 4, 6) * 5).to(dtype)
 
     class Functions(torch.nn.Module):
@@ -178,7 +178,7 @@ def exported_onnx(model, image, dynamo, sizes, path):
 
 
 @pytest.mark.parametrize("dynamo", [True, False])
-def test_onnx_gives_the_same_at_sizes_it_was_not_traced_with(tmp_path, dynamo):
+def test_onnx_gives_the_same_results_at_other_sizes(tmp_path, dynamo):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     onnx = pytest.importorskip("onnx")
@@ -192,7 +192,7 @@ def test_onnx_gives_the_same_at_sizes_it_was_not_traced_with(tmp_path, dynamo):
 
 @pytest.mark.parametrize("dynamo", [True, False])
 @pytest.mark.parametrize("kind", ["softplus", "relu", "exp", "given"])
-def test_onnx_keeps_extremes_and_nan(tmp_path, kind, dynamo):
+def test_onnx_preserves_extreme_values_and_nan(tmp_path, kind, dynamo):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
 
@@ -213,7 +213,7 @@ def test_onnx_keeps_extremes_and_nan(tmp_path, kind, dynamo):
         torch.testing.assert_close(torch.as_tensor(one), other, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
-def test_what_is_compiled_keeps_the_operators_of_the_library():
+def test_torch_compile_keeps_the_operators_of_the_library():
     graphs = []
 
     def backend(graph, inputs):
@@ -229,7 +229,7 @@ def test_what_is_compiled_keeps_the_operators_of_the_library():
     assert not plain.is_exporting()
 
 
-def test_a_trace_has_aten_operators_and_takes_other_sizes():
+def test_trace_has_aten_operators_and_accepts_other_sizes():
     network = Network().eval()
     traced = torch.jit.trace(network, EXAMPLE)
     kinds = {node.kind().partition("::")[0] for node in traced.inlined_graph.nodes()}

@@ -1,4 +1,4 @@
-"""Gated features: float64 references, layouts, dtypes of their own, gradients of all three operands."""
+"""Tests of `gated`: float64 references, memory layouts, mixed dtypes, gradients of all three operands."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def gradients(result, leaves, up):
 
 
 def reference(feature, gate, addend):
-    """Leaves in float64 and the result of torch's own operations."""
+    """Return the result of torch's own operations in float64, and its leaves."""
     leaves = [None if each is None else each.detach().double().requires_grad_() for each in (feature, gate, addend)]
     total = leaves[0] if addend is None else leaves[0] + leaves[2]
     return total * leaves[1].unsqueeze(1), leaves
@@ -38,7 +38,7 @@ def agree(actual, expected, relative=1e-6, absolute=1e-6):
 @pytest.mark.parametrize(
     "shape", [(2, 2, 7), (1, 3, 423), (3, 5, 9, 4), (2, 70, 5, 5), (1, 300, 35), (2, 2048, 3), (4, 6)]
 )
-def test_result_and_gradients_are_those_of_torch_operations_in_float64(device, shape, added):
+def test_result_and_gradients_match_float64_torch_operations(device, shape, added):
     leaves = operands(shape, device, added)
     result, (expected, exact) = gated(*leaves), reference(*leaves)
     agree(result, expected)
@@ -48,7 +48,7 @@ def test_result_and_gradients_are_those_of_torch_operations_in_float64(device, s
 
 
 @pytest.mark.parametrize("channels", [3, 16, 130])
-def test_memory_layout_changes_no_value(device, channels):
+def test_memory_layout_does_not_change_values(device, channels):
     shape = (2, channels, 5, 13)
     leaves = operands(shape, device)
     up = draw(shape, device, 3)
@@ -68,7 +68,7 @@ def test_memory_layout_changes_no_value(device, channels):
             agree(got, expected.double(), 1e-6, 2e-5)
 
 
-def test_slices_and_expanded_cotangents_are_read_in_place(device):
+def test_slices_and_expanded_cotangents_are_supported(device):
     wide = draw((2, 3, 4, 10), device).requires_grad_()
     gate = draw((2, 4, 5), device, 1)
     result = gated(wide[..., ::2], gate)
@@ -80,7 +80,7 @@ def test_slices_and_expanded_cotangents_are_read_in_place(device):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_each_operand_keeps_its_dtype_and_is_added_in_float32(device, dtype):
+def test_operands_keep_their_dtypes_and_are_added_in_float32(device, dtype):
     shape = (2, 3, 65)
     leaves = operands(shape, device, dtype=dtype)
     full = [each.detach().float().requires_grad_() for each in leaves]
@@ -104,7 +104,7 @@ def test_operands_without_gradient_get_none(device):
     agree(got, (feature.double() + addend.double()).sum(1), 1e-5)
 
 
-def test_nan_stays_where_it_is(device):
+def test_nan_does_not_spread(device):
     feature, gate, addend = operands((2, 3, 9), device)
     with torch.no_grad():
         gate[1, 4] = torch.nan
@@ -115,7 +115,7 @@ def test_nan_stays_where_it_is(device):
     assert result.isnan().sum() == 4
 
 
-def test_two_runs_are_bitwise_equal_whatever_the_autocast_state(device):
+def test_runs_are_bitwise_equal_regardless_of_autocast(device):
     leaves = operands((2, 67, 131), device, dtype=torch.bfloat16)
     up = draw((2, 67, 131), device, 3)
     runs = []
@@ -127,11 +127,11 @@ def test_two_runs_are_bitwise_equal_whatever_the_autocast_state(device):
         assert all(torch.equal(a, b) for a, b in zip(again, runs[0], strict=True))
 
 
-def test_no_pixels_give_nothing(device):
+def test_zero_pixels_give_an_empty_result(device):
     assert gated(torch.zeros(2, 3, 0, device=device), torch.zeros(2, 0, device=device)).shape == (2, 3, 0)
 
 
-def test_operands_that_do_not_fit_are_refused(device):
+def test_mismatched_operands_are_rejected(device):
     feature, gate = torch.zeros(2, 3, 5, device=device), torch.zeros(2, 5, device=device)
     with pytest.raises(ValueError, match=r"needs \(2, 5\)"):
         gated(feature, gate.unsqueeze(1))
@@ -143,7 +143,7 @@ def test_operands_that_do_not_fit_are_refused(device):
         gated(gate[0], gate[0])
 
 
-def test_operators_meet_the_contract_of_torch_library(device):
+def test_operators_pass_opcheck(device):
     from torch.library import opcheck
 
     feature, gate, addend = operands((2, 3, 5), device, dtype=torch.bfloat16)
@@ -156,14 +156,14 @@ def test_operators_meet_the_contract_of_torch_library(device):
 
 
 @pytest.mark.parametrize("added", [False, True])
-def test_closed_form_gradients_are_those_of_finite_differences(doubles, added):
+def test_closed_form_gradients_match_finite_differences(doubles, added):
     shapes = [(2, 3, 4), (2, 4), (2, 3, 4)][: 3 if added else 2]
     assert gradcheck(gated, [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes])
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter is not compiled")
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter cannot be compiled")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_compiled_function_gives_the_same(device, dtype):
+def test_compiled_function_matches_eager(device, dtype):
     results = []
     for each in (gated, torch.compile(gated, fullgraph=True, backend="aot_eager")):
         leaves = operands((2, 3, 5, 7), device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The one command for a GPU machine: its parts share the time, stop, go on after a crash, and leave what they found."""
+"""Tests of gpu_check.py: time limits, crashes, resumption, and the files of results."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 if os.environ.get("TRITON_INTERPRET", "") == "1":
-    pytest.skip("the check starts what it needs itself", allow_module_level=True)
+    pytest.skip("the check starts the interpreter itself", allow_module_level=True)
 pytest.importorskip("triton")
 pytest.importorskip("matplotlib")
 
@@ -33,7 +33,7 @@ def is_running(process: int) -> bool:
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def test_a_command_that_takes_too_long_is_killed_with_all_it_started(tmp_path, capsys):
+def test_command_that_times_out_is_killed_with_its_children(tmp_path, capsys):
     program = """
         import subprocess, sys, time
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
@@ -52,12 +52,12 @@ def test_a_command_that_takes_too_long_is_killed_with_all_it_started(tmp_path, c
     assert not is_running(child)
 
 
-def test_a_command_that_ends_gives_its_exit_code(tmp_path):
+def test_finished_command_returns_its_exit_code(tmp_path):
     assert run_limited([sys.executable, "-c", "raise SystemExit(4)"], 30, tmp_path / "log", tmp_path, os.environ) == 4
 
 
 @pytest.mark.parametrize(("quota", "expected"), [("150000 100000", 2), ("max 100000", 8), ("10000 100000", 1)])
-def test_a_container_has_as_many_cores_as_its_share(tmp_path, monkeypatch, quota, expected):
+def test_number_of_cores_respects_the_container_quota(tmp_path, monkeypatch, quota, expected):
     monkeypatch.setattr(processes.os, "sched_getaffinity", lambda process: set(range(8)))
     monkeypatch.setattr(processes, "QUOTA", tmp_path / "cpu.max")
     assert processes.cores() == 8
@@ -65,11 +65,11 @@ def test_a_container_has_as_many_cores_as_its_share(tmp_path, monkeypatch, quota
     assert processes.cores() == expected
 
 
-def test_a_task_is_taken_once(tmp_path):
+def test_task_is_claimed_once(tmp_path):
     assert [take(tmp_path, 1), take(tmp_path, 1), take(tmp_path, 2)] == [True, False, True]
 
 
-def test_a_process_that_crashes_loses_its_own_task_alone(tmp_path):
+def test_crashing_process_loses_only_its_own_task(tmp_path):
     program = f"""
         import os
         from pathlib import Path
@@ -87,7 +87,7 @@ def test_a_process_that_crashes_loses_its_own_task_alone(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("done-*")) == ["done-0", "done-2", "done-3", "done-4"]
 
 
-def test_processes_that_crash_at_once_are_not_started_again_and_again(tmp_path):
+def test_processes_that_crash_at_start_are_not_restarted_repeatedly(tmp_path):
     words = [sys.executable, "-c", "print('started'); raise SystemExit(7)"]
     work_together(words, 2, 60, tmp_path / "claims", tmp_path / "logs", os.environ)
     logs = "".join(path.read_text() for path in (tmp_path / "logs").iterdir())
@@ -95,7 +95,7 @@ def test_processes_that_crash_at_once_are_not_started_again_and_again(tmp_path):
 
 
 def run_tests(folder: Path, program: str, seconds: float, device: str = "cpu") -> tuple[int, dict[str, str], str]:
-    """Exit code, outcomes by test, and output of the tests of one file."""
+    """Run a test file and return the exit code, the outcomes by test, and the output."""
     (folder / "test_some.py").write_text(textwrap.dedent(program))
     (folder / "pytest.ini").write_text("[pytest]\n")
     words = [kernel_tests.__file__, "--out", str(folder / "out"), "--seconds", str(seconds), "--processes", "2"]
@@ -110,7 +110,7 @@ def run_tests(folder: Path, program: str, seconds: float, device: str = "cpu") -
     return done.returncode, outcomes, done.stdout + done.stderr
 
 
-def test_several_processes_share_the_tests_and_leave_every_result(tmp_path):
+def test_processes_share_the_tests_and_record_all_results(tmp_path):
     program = """
         import os, pytest
         def test_passes(): pass
@@ -132,7 +132,7 @@ def test_several_processes_share_the_tests_and_leave_every_result(tmp_path):
     assert "assert 1 == 2" in "".join(suite.itertext())
 
 
-def test_tests_that_are_stopped_are_no_success(tmp_path):
+def test_stopped_tests_are_a_failure(tmp_path):
     program = """
         import time
         def test_passes(): pass
@@ -148,8 +148,8 @@ def test_tests_that_are_stopped_are_no_success(tmp_path):
     assert "2 crashed or stopped, 1 did not run; stopped after 15 s" in output
 
 
-def test_a_process_whose_gpu_is_lost_is_replaced(tmp_path):
-    """Without a GPU, every look at it fails, as it does after an illegal address."""
+def test_process_that_lost_its_gpu_is_replaced(tmp_path):
+    """Without a GPU every access fails, as after an illegal address."""
     program = """
         def test_fails(): raise RuntimeError("an illegal memory access was encountered")
         def test_follows(): pass
@@ -157,17 +157,17 @@ def test_a_process_whose_gpu_is_lost_is_replaced(tmp_path):
     code, outcomes, _ = run_tests(tmp_path, program, 60, device="cuda")
     assert (code, outcomes) == (1, {"test_fails": "failed", "test_follows": "passed"})
     logs = "".join(path.read_text() for path in (tmp_path / "out").glob("worker-*.log"))
-    assert "the GPU takes no more work from this process" in logs
+    assert "the GPU accepts no more work from this process" in logs
 
 
-def test_a_file_that_cannot_be_imported_is_a_failure(tmp_path):
+def test_import_error_is_a_failure(tmp_path):
     code, outcomes, output = run_tests(tmp_path, "import no_such_module_here", 60)
     assert code == 1
     assert list(outcomes.values()) == ["failed"]
     assert "no_such_module_here" in output
 
 
-def test_what_only_a_gpu_can_tell_is_tested_first():
+def test_gpu_only_tests_run_first():
     files = kernel_tests.files()
     assert files[0] == "tests/kernels/test_on_gpu.py"
     assert "tests/kernels/test_gpu_check.py" not in files
@@ -186,7 +186,7 @@ def check(tmp_path) -> gpu_check.Check:
     return gpu_check.Check(tmp_path, tmp_path / "scratch", rehearse=True, seconds=100)
 
 
-def test_parts_that_cannot_run_give_their_time_to_the_others():
+def test_time_of_skipped_parts_is_given_to_the_others():
     first, second, third = (part("")._replace(weight=weight) for weight in (1.0, 1.0, 2.0))
     assert plan.seconds_of(first, [first, second, third], 100) == 25
     assert plan.seconds_of(first, [first, second], 100) == 50
@@ -194,16 +194,16 @@ def test_parts_that_cannot_run_give_their_time_to_the_others():
     assert plan.seconds_of(second, [second], -3) == 0
 
 
-def test_a_part_whose_modules_are_missing_names_what_to_install(check, monkeypatch, capsys):
+def test_part_with_missing_modules_names_the_packages_to_install(check, monkeypatch, capsys):
     monkeypatch.setitem(plan.DISTRIBUTIONS, "no_such_module", "no-such-distribution")
     check.run_all([part("raise SystemExit(1)", needs=["no_such_module", "os"])])
-    assert check.outcomes["some part"].text == "left out: no-such-distribution missing"
+    assert check.outcomes["some part"].text == "skipped: no-such-distribution missing"
     assert "pip download --no-deps -d wheels no-such-distribution\n" in capsys.readouterr().out
     assert check.good()
     assert [plan.DISTRIBUTIONS[name] for name in ("PIL", "pynvml")] == ["pillow", "nvidia-ml-py"]
 
 
-def test_a_part_that_fails_or_is_stopped_makes_the_check_fail(check):
+def test_failed_or_stopped_part_makes_the_check_fail(check):
     assert check.run(part("raise SystemExit(1)"), 60) == (plan.FAILED, "FAILED with exit code 1, 0 s")
     assert check.run(part("import time; time.sleep(60)"), 1) == (plan.FAILED, "STOPPED after 1 s")
     check.note("good", check.run(part(""), 60))
@@ -213,7 +213,7 @@ def test_a_part_that_fails_or_is_stopped_makes_the_check_fail(check):
     assert "STOPPED" in (check.out / "summary.txt").read_text()
 
 
-def test_what_a_stopped_part_left_is_summed_up(check):
+def test_results_of_a_stopped_part_are_summarised(check):
     tests = check.out / "tests"
     tests.mkdir()
     (tests / "collected.json").write_text('["file.py::test_a", "file.py::test_b", "file.py::test_c"]')
@@ -225,7 +225,7 @@ def test_what_a_stopped_part_left_is_summed_up(check):
     assert ElementTree.parse(tests / "junit.xml").getroot()[0].get("errors") == "2"
 
 
-def test_a_defect_of_the_summary_does_not_end_the_check(check, capsys):
+def test_error_in_the_summary_does_not_end_the_check(check, capsys):
     (check.out / "micro.csv").write_text("no,such,columns\n1,2,3\n")
     check.run_all([part("print('still running')")])
     captured = capsys.readouterr()
@@ -233,14 +233,14 @@ def test_a_defect_of_the_summary_does_not_end_the_check(check, capsys):
     assert "KeyError" in captured.err
 
 
-def test_a_part_goes_on_after_a_crash_and_is_no_success(check):
+def test_part_resumes_after_a_crash_and_counts_as_failed(check):
     program = "import os, sys; print('again' if '--resume' in sys.argv else os._exit(3), flush=True)"
     outcome = check.run(part(program, resumes=True), 60)
     assert (outcome.word, "GPU was lost" in outcome.text) == (plan.FAILED, True)
     assert (check.out / "logs" / "some.log").read_text() == "again\n"
 
 
-def test_variables_that_change_what_is_measured_are_not_handed_on(tmp_path, monkeypatch):
+def test_environment_variables_that_affect_results_are_not_inherited(tmp_path, monkeypatch):
     for name in gpu_check.NOT_INHERITED:
         monkeypatch.setenv(name, "1")
     given = gpu_check.environment(part("", interpreted=True), False, tmp_path)
@@ -255,12 +255,12 @@ def chosen(out: Path | None, rehearse: bool):
     return gpu_check.argparse.Namespace(out=out, rehearse=rehearse)
 
 
-def test_results_go_where_the_variable_out_says(tmp_path, monkeypatch):
+def test_results_go_to_the_folder_in_the_variable_out(tmp_path, monkeypatch):
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
     assert gpu_check.folder_of(chosen(None, False)) == tmp_path / "out"
 
 
-def test_a_folder_that_cannot_be_written_does_not_end_the_check(tmp_path, capsys):
+def test_unwritable_folder_does_not_end_the_check(tmp_path, capsys):
     (tmp_path / "file").touch()
     out = gpu_check.folder_of(chosen(tmp_path / "file" / "out", False))
     assert out.parent == Path(tempfile.gettempdir())
@@ -268,7 +268,7 @@ def test_a_folder_that_cannot_be_written_does_not_end_the_check(tmp_path, capsys
     shutil.rmtree(out)
 
 
-def test_a_rehearsal_overwrites_no_results(tmp_path, capsys):
+def test_rehearsal_does_not_overwrite_results(tmp_path, capsys):
     assert gpu_check.main(["--rehearse", "--out", str(RESULTS)]) == 2
     (tmp_path / "summary.txt").touch()
     assert gpu_check.main(["--rehearse", "--out", str(tmp_path)]) == 2
@@ -278,8 +278,8 @@ def test_a_rehearsal_overwrites_no_results(tmp_path, capsys):
     out.rmdir()
 
 
-def test_a_folder_that_holds_other_files_keeps_them(tmp_path):
-    """As the project's own root, whose tests/ and logs/ are not results of this command."""
+def test_other_files_in_the_folder_are_kept(tmp_path):
+    """For example the project's root, whose tests/ and logs/ are not results of this command."""
     others = [tmp_path / name for name in ("tests/test_mine.py", "logs/training.log", "mine.begun", "micro_mine.png")]
     old = [tmp_path / name for name in ("gpu.csv", "micro_time.png", "tests/junit.xml", "logs/tests.log", "tune.begun")]
     for path in (*others, *old):
@@ -290,8 +290,8 @@ def test_a_folder_that_holds_other_files_keeps_them(tmp_path):
     assert not any(path.exists() for path in old)
 
 
-def assert_whole(out: Path) -> None:
-    """A rehearsal has left every file that a run on a GPU leaves, with rows in it."""
+def assert_complete(out: Path) -> None:
+    """Check that a rehearsal wrote every file that a run on a GPU writes, with rows."""
     assert {path.name for path in out.iterdir()} >= FILES
     rows = read_rows(out / "gpu.csv")
     assert tuple(rows[0]) == COLUMNS
@@ -305,12 +305,12 @@ def assert_whole(out: Path) -> None:
     assert {path.name for path in (out / "logs").iterdir()} >= {"tests.log", "micro.log", "tune.log", "pictures.log"}
 
 
-def test_the_check_can_be_rehearsed(tmp_path):
+def test_check_runs_as_a_rehearsal(tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, gpu_check.__file__, "--rehearse", "--without-training", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert_whole(out)
+    assert_complete(out)
     assert (out / "summary.txt").read_text().strip() in done.stdout
 
 
@@ -321,7 +321,7 @@ PACKAGES = (
 
 
 def environment_like_a_gpu_machine(folder: Path) -> Path:
-    """Python of an environment in a folder, which is used as it is where it is there."""
+    """Return the Python of an environment in a folder; create it unless it exists."""
     python = folder / "bin" / "python"
     if not python.exists():
         found = shutil.which("python3.12")
@@ -333,12 +333,12 @@ def environment_like_a_gpu_machine(folder: Path) -> Path:
 
 @pytest.mark.rehearsal
 @pytest.mark.skipif(os.environ.get("UML_KERNELS_REHEARSAL") != "1", reason="takes minutes: UML_KERNELS_REHEARSAL=1")
-def test_the_check_can_be_rehearsed_in_an_environment_like_a_gpu_machines(tmp_path):
-    """A copy of the tracked files, nothing installed of this project, no DeepSpeed, and the versions of that machine.
+def test_check_runs_as_a_rehearsal_in_a_gpu_machine_environment(tmp_path):
+    """Run in a copy of the tracked files with the GPU machine's versions, without the project and DeepSpeed installed.
 
-    That machine has Python 3.12 and NumPy 2.5. Without a python3.12 here the environment has this Python, and NumPy 2.4
-    where that is 3.11: Triton 3.6's interpreter fails on both alike. UML_KERNELS_REHEARSAL_ENV names the environment's
-    folder: it is made there once, of about 6 GB.
+    The GPU machine has Python 3.12 and NumPy 2.5. If there is no python3.12 here, the environment uses this Python, and
+    NumPy 2.4 if that is 3.11; Triton 3.6's interpreter fails with both. UML_KERNELS_REHEARSAL_ENV is the folder of the
+    environment, which is created once and takes about 6 GB.
     """
     python = environment_like_a_gpu_machine(Path(os.environ.get("UML_KERNELS_REHEARSAL_ENV", tmp_path / "environment")))
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -348,11 +348,11 @@ def test_the_check_can_be_rehearsed_in_an_environment_like_a_gpu_machines(tmp_pa
         shutil.copyfile(ROOT / name, tree / name)
     known = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     command = ["make", "gpu-check", f"PYTHON={python}", "ARGS=--rehearse"]
-    # As on that machine: results go to $OUT, which a rehearsal must be told, lest it overwrites real ones.
+    # Results go to $OUT on that machine, but a rehearsal needs --out to avoid overwriting real ones
     command[-1] += f" --out {out}"
     done = subprocess.run(command, cwd=tree, env=known, capture_output=True, text=True, check=False)
     print(done.stdout[-6000:])
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
-    assert_whole(out)
+    assert_complete(out)
     assert "deepspeed, webdataset, pydantic, tomli-w, nvidia-ml-py missing" in (out / "summary.txt").read_text()
     assert not (tree / ".venv").exists()

@@ -1,4 +1,4 @@
-"""The repair of Triton 3.6's interpreter under NumPy 2.4, which these tests need."""
+"""Test of the workaround for Triton 3.6's interpreter with NumPy 2.4, which the kernel tests need."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ import pytest
 from interpreter import repair_interpreter
 
 
-def test_the_interpreter_takes_arrays_of_one_element_as_integers(monkeypatch):
+def test_one_element_arrays_convert_to_integers(monkeypatch):
     runtime = pytest.importorskip("triton.runtime.interpreter")
 
     def of_triton_3_6(tensor, scope):
@@ -19,7 +19,7 @@ def test_the_interpreter_takes_arrays_of_one_element_as_integers(monkeypatch):
 
     monkeypatch.setattr(runtime, "_patch_lang_tensor", of_triton_3_6)
     repair_interpreter()
-    repair_interpreter()  # no harm done
+    repair_interpreter()  # idempotent
     scope = SimpleNamespace(set_attr=setattr)
     runtime._patch_lang_tensor(OneElement, scope)
     assert range(5)[OneElement()] == 3

@@ -1,4 +1,4 @@
-"""Sums of several levels' upsampled logits: against interpolation, softmax and one-hot products in float64."""
+"""Tests of `level_sums` against interpolation, softmax and one-hot products in float64."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from eager_losses import eager_dice, shares
 from uml_kernels import DiceSums, level_sums
 from uml_kernels.operation import INTERPRETED
 
-# Sizes of the levels, the target's, and that which levels are brought to.
+# Sizes of the levels, size of the target, and the size to which levels are interpolated.
 CASES = {
     "one, two and eight times": ([(16, 16), (8, 8), (4, 4), (2, 2)], (16, 16), None),
     "eight times exactly": ([(3, 4)], (24, 32), None),
@@ -34,7 +34,7 @@ def example(sizes, shape, classes=3, batch=2, dtype=torch.float32, device="cpu",
 
 
 def eager(levels, target, size=None, ignore_index=255):
-    """Count (B,), cross-entropy (levels, B) and Dice sums (levels, 3, B, C) of the composition."""
+    """Compute count (B,), cross-entropy (levels, B) and Dice sums (levels, 3, B, C) by torch operations."""
     height, width = target.shape[1:]
     classes, counted = levels[0].shape[1], target != ignore_index
     hot = shares(target, classes).to(levels[0].dtype)
@@ -50,7 +50,7 @@ def eager(levels, target, size=None, ignore_index=255):
 
 
 class Parts(NamedTuple):
-    """The sums of levels as tensors alone, which can be unpacked and compared."""
+    """The sums of levels as plain tensors, which can be unpacked and compared."""
 
     count: torch.Tensor
     cross_entropy: torch.Tensor
@@ -63,7 +63,7 @@ def parts_of(levels, target, **options):
 
 
 def weighted(sums, seed=1):
-    """A scalar of all sums with random weights."""
+    """Combine all sums with random weights into a scalar."""
     count, cross_entropy, (intersection, predicted, own) = sums
     generator = torch.Generator().manual_seed(seed)
     total = 0
@@ -73,7 +73,7 @@ def weighted(sums, seed=1):
 
 
 def results(levels, target, **options):
-    """Sums and gradients of the levels."""
+    """Return the sums and the gradients of the levels."""
     levels = [level.detach().requires_grad_() for level in levels]
     sums = parts_of(levels, target, **options)
     return sums, torch.autograd.grad(weighted(sums), levels)
@@ -104,7 +104,7 @@ def assert_all_near(got, want, bound=1e-5, gradient_bound=1e-5):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("number", [torch.uint8, torch.int64])
-def test_sums_and_gradients_are_those_of_the_composition(device, case, number):
+def test_sums_and_gradients_match_torch_operations(device, case, number):
     sizes, shape, size = CASES[case]
     levels, target = example(sizes, shape, device=device)
     got = results(levels, target.to(number), size=size)
@@ -113,18 +113,18 @@ def test_sums_and_gradients_are_those_of_the_composition(device, case, number):
 
 
 @pytest.mark.parametrize("classes", [2, 5, 16])
-def test_any_number_of_classes(device, classes):
+def test_any_number_of_classes_is_supported(device, classes):
     levels, target = example([(9, 10), (5, 3)], (9, 10), classes, 1, device=device)
     assert_all_near(results(levels, target), reference(levels, target))
 
 
-def test_a_larger_map(device):
+def test_map_of_several_blocks(device):
     levels, target = example([(33, 65), (9, 17), (5, 3)], (33, 65), 2, 1, device=device)
     assert_all_near(results(levels, target), reference(levels, target))
 
 
 @pytest.mark.parametrize("size", [(7, 7), (14, 15)])
-def test_strided_and_channels_last_levels_give_the_same(device, size):
+def test_memory_layout_does_not_change_results(device, size):
     levels, target = example([size, (4, 5), (1, 1)], (14, 15), device=device)
     sums, gradients = results(levels, target)
     last = [level.contiguous(memory_format=torch.channels_last) for level in levels]
@@ -140,7 +140,7 @@ def test_strided_and_channels_last_levels_give_the_same(device, size):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_logits_of_half_precision_are_computed_in_float32(device, dtype):
+def test_half_precision_logits_are_computed_in_float32(device, dtype):
     levels, target = example([(12, 12), (5, 4)], (12, 12), device=device)
     rounded = [level.to(dtype) for level in levels]
     sums, gradients = results(rounded, target)
@@ -170,7 +170,7 @@ def test_ignored_pixels_have_no_effect_whatever_their_logits(device):
     assert (same[ignored] == 0).all()
 
 
-def test_a_target_that_is_ignored_everywhere_gives_zeros(device):
+def test_all_pixels_ignored_gives_zeros(device):
     levels, target = example([(6, 6), (3, 3)], (6, 6), device=device)
     levels[0][0, 0, 0, 0] = torch.nan
     sums, gradients = results(levels, torch.full_like(target, 255))
@@ -178,7 +178,7 @@ def test_a_target_that_is_ignored_everywhere_gives_zeros(device):
     assert all((gradient == 0).all() for gradient in gradients)
 
 
-def test_an_interpolated_nan_reaches_only_the_pixels_around_it(device):
+def test_nan_affects_only_pixels_interpolated_from_it(device):
     levels, target = example([(5, 5)], (17, 17), device=device)
     levels[0][:, :, 4, 4] = torch.nan
     around = torch.zeros_like(target, dtype=torch.bool)
@@ -191,7 +191,7 @@ def test_an_interpolated_nan_reaches_only_the_pixels_around_it(device):
 
 
 @pytest.mark.parametrize("number", [3, 254])
-def test_a_target_that_is_no_class_makes_its_sample_nan(device, number):
+def test_invalid_class_index_makes_only_its_sample_nan(device, number):
     levels, target = example([(8, 8), (4, 4)], (8, 8), device=device)
     sums, _ = results(levels, target)
     target[1, 2, 3] = number
@@ -216,7 +216,7 @@ def test_negative_targets_and_another_ignore_index(device):
     assert_all_near(some, results(levels, target.masked_fill(target == 0, 255)))
 
 
-def test_certain_logits_lose_nothing(device):
+def test_extreme_logits_are_exact(device):
     levels, _ = example([(4, 4)], (4, 4), 2, 1, device=device)
     levels[0][:] = 0
     levels[0][:, 1] = 80
@@ -228,14 +228,14 @@ def test_certain_logits_lose_nothing(device):
     assert sums.dice.intersection.tolist() == [[[0, 16]]]
 
 
-def test_no_samples(device):
+def test_zero_samples(device):
     levels, target = example([(4, 4), (2, 2)], (4, 4), batch=0, device=device)
     sums, gradients = results(levels, target)
     assert sums.dice.predicted.shape == (2, 0, 3)
     assert gradients[1].shape == (0, 3, 2, 2)
 
 
-def test_autocast_changes_nothing(device):
+def test_autocast_does_not_change_results(device):
     levels, target = example([(8, 8), (4, 4)], (8, 8), device=device)
     expected = parts_of(levels, target)
     with torch.autocast(device.type, torch.bfloat16):
@@ -244,7 +244,7 @@ def test_autocast_changes_nothing(device):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_gradients_of_doubles(doubles, classes):
+def test_float64_gradients_match_finite_differences(doubles, classes):
     levels, target = example([(6, 5), (3, 3), (1, 2)], (6, 5), classes, 1, torch.float64)
     levels = [level.requires_grad_() for level in levels]
     _, cross_entropy, dice = parts_of(levels, target, size=(8, 9))
@@ -260,7 +260,7 @@ def test_gradients_of_doubles(doubles, classes):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_operations_are_registered_as_torch_wants_them(device, count):
+def test_operators_pass_opcheck(device, count):
     levels, target = example([(6, 5), (3, 3), (2, 2)][:count], (6, 5), batch=1, device=device)
     levels[0] = levels[0].contiguous(memory_format=torch.channels_last)
     padded = [*(level.requires_grad_() for level in levels), *[None] * (4 - count)]
@@ -274,8 +274,8 @@ def test_operations_are_registered_as_torch_wants_them(device, count):
     )
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter is not traced")
-def test_compiled_whole_it_gives_the_same(device):
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter cannot be traced")
+def test_compiled_function_matches_eager(device):
     levels, target = example([(8, 8), (4, 4)], (8, 8), device=device)
 
     def loss(*levels):
@@ -290,7 +290,7 @@ def test_compiled_whole_it_gives_the_same(device):
     torch.testing.assert_close(found[1], found[0])
 
 
-BAD = {
+INVALID = {
     "no levels": (lambda levels, target: ([], target), "0 levels; level_sums takes 1 to 4"),
     "too many": (lambda levels, target: (levels * 3, target), "6 levels"),
     "rank": (lambda levels, target: ([levels[0][0]], target), "level 0 of shape .* is not"),
@@ -304,14 +304,14 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_named(device, case):
-    change, message = BAD[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_input_is_named_in_the_error(device, case):
+    change, message = INVALID[case]
     with pytest.raises(ValueError, match=message):
         parts_of(*change(*example([(4, 4), (2, 2)], (4, 4), device=device)))
 
 
-def test_a_size_below_the_target_is_refused(device):
+def test_size_smaller_than_the_target_is_rejected(device):
     levels, target = example([(4, 4)], (4, 4), device=device)
     with pytest.raises(ValueError, match="is smaller than the target"):
         parts_of(levels, target, size=(4, 3))

@@ -1,4 +1,4 @@
-"""What the benchmarks do beside timing: they take turns, fail one at a time, keep rows, and name limits."""
+"""Tests of the benchmarks' logic without real timing: turns, failures, rows, limits, plots and tuning."""
 
 import math
 import os
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 if os.environ.get("TRITON_INTERPRET", "") == "1":
-    pytest.skip("the benchmarks start what they need themselves", allow_module_level=True)
+    pytest.skip("the benchmarks start the interpreter themselves", allow_module_level=True)
 pytest.importorskip("triton")
 pytest.importorskip("matplotlib")
 
@@ -31,7 +31,7 @@ SMALL = Setting("mutual", batch=1, side=8)
 QUICK = ["--quick", "--cpu", "--no-compile", "--no-pictures"]
 
 
-def test_functions_take_turns():
+def test_functions_are_timed_in_turns():
     order: list[str] = []
     functions = {name: lambda name=name: order.append(name) for name in "ab"}
     times = timing.in_turns(functions, rounds=2, warm_up=1, device=CPU)
@@ -39,12 +39,12 @@ def test_functions_take_turns():
     assert [len(values) for values in times.values()] == [2, 2]
 
 
-def test_a_slow_function_gets_fewer_rounds():
+def test_slow_function_gets_fewer_rounds():
     times = timing.in_turns({"a": lambda: None}, rounds=100, warm_up=2, device=CPU, seconds=0)
     assert len(times["a"]) == timing.FEWEST
 
 
-def test_a_function_that_raises_is_named():
+def test_failing_function_is_named():
     with pytest.raises(timing.FunctionFailed, match="b") as failed:
         timing.in_turns({"a": lambda: None, "b": lambda: 1 / 0}, rounds=1, warm_up=0, device=CPU)
     assert isinstance(failed.value.__cause__, ZeroDivisionError)
@@ -52,7 +52,7 @@ def test_a_function_that_raises_is_named():
 
 @pytest.fixture
 def cuda(monkeypatch) -> SimpleNamespace:
-    """Stands in for a GPU: events are 10 ms apart; notes the cycles of burners and what runs while it captures."""
+    """A fake GPU whose events are 10 ms apart; it records the burners' cycles, captures and replays."""
     seen = SimpleNamespace(cycles=[], capturing=False, replays=0)
 
     class Event:
@@ -84,26 +84,26 @@ def cuda(monkeypatch) -> SimpleNamespace:
     return seen
 
 
-def test_the_burner_lasts_longer_than_the_cpu_needs_to_queue_a_call(cuda):
+def test_burner_outlasts_the_cpu_time_to_queue_a_call(cuda):
     timer = timing._GpuTimer(CPU)
     per_millisecond = timing.CALIBRATION / 10
     del cuda.cycles[:]
     for _ in range(3):
         assert timer.time("slow", lambda: sleep(0.01)) == 10.0
     timer.time("fast", lambda: None)
-    # The first call, which may compile, does not count; from the third on the burner is long enough.
+    # The first call, which may compile, does not count; from the third on the burner is long enough
     assert cuda.cycles[:2] == [int(timing.SHORTEST * per_millisecond)] * 2
     assert cuda.cycles[2] >= 1.5 * 10 * per_millisecond
     assert cuda.cycles[3] == int(timing.SHORTEST * per_millisecond)
 
 
-def test_burners_never_shrink_and_have_an_end():
+def test_burner_never_shrinks_and_has_an_upper_limit():
     assert timing.burner(4.0, 1.0) == 6.0
     assert timing.burner(1.0, 6.0) == 6.0
     assert timing.burner(1000.0, 6.0) == timing.LONGEST
 
 
-def test_a_call_is_captured_after_it_has_run(cuda):
+def test_call_runs_before_it_is_captured(cuda):
     calls = []
     replay = timing.captured(lambda: calls.append(cuda.capturing), timing.torch.cuda.Stream())
     assert calls == [False, False, True]
@@ -111,7 +111,7 @@ def test_a_call_is_captured_after_it_has_run(cuda):
     assert cuda.replays == 1
 
 
-def test_what_cannot_be_captured_has_no_row(cuda, monkeypatch, capsys):
+def test_functions_that_cannot_be_captured_have_no_row(cuda, monkeypatch, capsys):
     def captured(function, stream):
         captured.made.append(function)
         if len(captured.made) == 4:  # eager's forward, after our three modes
@@ -124,14 +124,14 @@ def test_what_cannot_be_captured_has_no_row(cuda, monkeypatch, capsys):
     rows = list(measure._graphs(SMALL, CPU, 1, "", note))
     assert {row["provider"] for row in rows} == {"ours", "copy"}
     assert {row["metric"] for row in rows} == {"graph"}
-    assert "a graph of eager is left out: RuntimeError: operation not permitted" in capsys.readouterr().out
+    assert "a graph of eager is skipped: RuntimeError: operation not permitted" in capsys.readouterr().out
 
 
 def replaced(monkeypatch, workload: str, **functions) -> None:
     monkeypatch.setitem(WORKLOADS, workload, WORKLOADS[workload]._replace(**functions))
 
 
-def test_a_provider_that_fails_leaves_the_others_rows(monkeypatch, capsys):
+def test_failing_provider_does_not_remove_the_other_rows(monkeypatch, capsys):
     eager, calls = WORKLOADS["mutual"].eager, []
 
     def failing(inputs):
@@ -144,10 +144,10 @@ def test_a_provider_that_fails_leaves_the_others_rows(monkeypatch, capsys):
     rows = list(measure.measure(SMALL, CPU, 5))
     assert {row["mode"] for row in rows if row["provider"] == "ours"} == {"forward", "backward", "full"}
     assert "eager" not in {row["provider"] for row in rows}
-    assert "eager is left out: OutOfMemoryError: out of memory" in capsys.readouterr().out
+    assert "eager is skipped: OutOfMemoryError: out of memory" in capsys.readouterr().out
 
 
-def test_a_call_of_ours_that_fails_ends_with_an_error_and_keeps_the_other_rows(monkeypatch, tmp_path, capsys):
+def test_failing_kernel_gives_an_error_exit_code_and_keeps_other_rows(monkeypatch, tmp_path, capsys):
     replaced(monkeypatch, "opinion", ours=lambda inputs: 1 / 0)
     words = ["--workload", "opinion", "--workload", "maps", "--out", str(tmp_path)]
     assert micro.main([*QUICK, *words]) == 1
@@ -155,14 +155,14 @@ def test_a_call_of_ours_that_fails_ends_with_an_error_and_keeps_the_other_rows(m
     assert "FAILED: opinion 2 x 3 x 32² float32 first" in capsys.readouterr().out
 
 
-def test_a_wrong_result_ends_with_an_error(monkeypatch, tmp_path, capsys):
+def test_wrong_result_gives_an_error_exit_code(monkeypatch, tmp_path, capsys):
     ours = WORKLOADS["opinion"].ours
     replaced(monkeypatch, "opinion", ours=lambda inputs: tuple(1.01 * one for one in ours(inputs)))
     assert micro.main([*QUICK, "--workload", "opinion", "--out", str(tmp_path)]) == 1
-    assert "result 0 is 0.01 off eager's" in capsys.readouterr().err
+    assert "result 0 differs from eager's by 0.01" in capsys.readouterr().err
 
 
-def test_what_has_begun_is_left_out_after_a_crash(tmp_path):
+def test_settings_that_crashed_are_skipped_on_resume(tmp_path):
     words = [*QUICK, "--workload", "maps", "--out", str(tmp_path)]
     assert micro.main(words) == 0
     before = read_rows(tmp_path / "micro.csv")
@@ -175,7 +175,7 @@ def test_what_has_begun_is_left_out_after_a_crash(tmp_path):
     assert Progress(tmp_path / "micro.begun", resume=False).begin(begun[0])
 
 
-def test_rows_survive_being_written_and_read(tmp_path):
+def test_rows_are_unchanged_by_writing_and_reading(tmp_path):
     words = {name: 3 for name in ("classes", "batch", "height", "width")}
     rows = [measured(CPU, [1.0, 2.0, 4.0], kernel="mutual", limit="issue", **words)]
     write_rows(tmp_path / "rows.csv", rows)
@@ -185,7 +185,7 @@ def test_rows_survive_being_written_and_read(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
 
 
-def test_the_limit_of_a_kernel_is_what_takes_it_longest():
+def test_limit_of_a_kernel_is_its_slowest_resource():
     speeds = Machine(1000.0, 1000.0, 1000.0)
     one = least([Demand("a", False, 2.0, 3.0, 5.0)], speeds)
     assert (one.milliseconds, one.limit) == (5.0, "issue")
@@ -193,20 +193,20 @@ def test_the_limit_of_a_kernel_is_what_takes_it_longest():
     unknown = least([Demand("b", False, 7.0, math.nan, math.nan)], speeds)
     assert (unknown.milliseconds, unknown.limit) == (7.0, "memory only")
     both = least([Demand("a", False, 2.0, 3.0, 5.0), Demand("b", True, 4.0, 1.0, 1.0)], speeds)
-    # One after the other: the slowest limit of each counts, not the slowest of the sums.
+    # The launches are consecutive: the slowest limit of each counts, not the slowest of the sums
     assert (both.milliseconds, both.limit, both.by_limit["memory"]) == (9.0, "issue", 6.0)
 
 
-def test_the_demands_of_a_workload_count_its_bytes_and_instructions():
+def test_demands_count_the_bytes_and_instructions_of_a_workload():
     needed, pixels = demands(Setting("mutual", 2, side=64), "sm_90"), 8 * 64 * 64
-    # Each pass reads the logits and the target once; backward writes the gradient too.
+    # Each pass reads the logits and the target once; backward also writes the gradient
     for backward, least_bytes in ((False, 9), (True, 17)):
         found = [one for one in needed if one.backward == backward]
         assert least_bytes * pixels <= sum(one.bytes for one in found) <= 1.3 * least_bytes * pixels
         assert sum(one.issued for one in found) > sum(one.special for one in found) > 0
 
 
-def test_shares_name_the_limit_and_the_kernels():
+def test_shares_contain_the_limit_and_the_kernels():
     machine, times = Machine(1000.0, 1000.0, 1000.0), [10.0]
     needed = [Demand("evidential forward", False, 2.0, 3.0, 5.0)]
     rows = list(measure._shares(lambda values, **words: words | {"p": values}, "forward", times, needed, machine))
@@ -230,21 +230,21 @@ def rows_to_draw(metrics) -> list[dict]:
     ]
 
 
-def test_everything_that_was_measured_is_drawn(tmp_path):
+def test_all_measured_metrics_are_plotted(tmp_path):
     rows = rows_to_draw(["time", "graph", "memory", "share of limit"])
     assert len(draw(rows, tmp_path)) == len(list(tmp_path.glob("*.png"))) == 5
 
 
-def test_pictures_are_drawn_of_what_a_stopped_run_left(tmp_path, capsys):
+def test_results_of_a_stopped_run_are_plotted(tmp_path, capsys):
     rows = [row for row in rows_to_draw(["time"]) if row["provider"] == "ours"]
     write_rows(tmp_path / "micro.csv", rows)
     assert draw_file([str(tmp_path / "micro.csv"), "--out", str(tmp_path)]) == 0
     assert [path.name for path in tmp_path.glob("*.png")] == ["micro_time.png"]
     assert draw_file([str(tmp_path / "none.csv"), "--out", str(tmp_path)]) == 0
-    assert "nothing was measured" in capsys.readouterr().out
+    assert "the file has no results" in capsys.readouterr().out
 
 
-def test_tuning_puts_the_table_back():
+def test_tuning_restores_the_table():
     before = TABLE["evidential_forward"]
     with tune.only("evidential_forward", Tiles(64, 1, 2)):
         assert [row.tiles for row in TABLE["evidential_forward"]["any"]] == [Tiles(64, 1, 2)]
@@ -252,7 +252,7 @@ def test_tuning_puts_the_table_back():
 
 
 @pytest.mark.parametrize("kernel", sorted(set(tune.TUNED) & set(TABLE)))
-def test_candidates_are_the_tables_tiles_and_a_dozen_neighbours(kernel):
+def test_candidates_are_the_present_tiles_and_their_neighbours(kernel):
     for setting in tune.settings(kernel, brief=True):
         found = tune.candidates(kernel, setting)
         assert found[0] == tune.present(kernel, setting)
@@ -267,15 +267,15 @@ def test_candidates_start_from_the_rows_of_the_architecture(monkeypatch):
     assert tune.present("opinion_forward", Setting("opinion"), "sm_80") != Tiles(64, 1, 2)
 
 
-def test_every_row_that_the_tuner_prints_can_be_pasted():
+def test_printed_rows_can_be_pasted_into_the_table():
     row = tune.row_of(next(tune.settings("evidential_forward", True)), Tiles(512, 4, 4))
     assert row == "Row(3, Tiles(512, 4, 4), False, 4)"
-    # In the table, the classes of features are their channels.
+    # In the table, the classes of features are their channels
     row = tune.row_of(next(tune.settings("gated_forward", True)), Tiles(512, 4, 4))
     assert row == "Row(64, Tiles(512, 4, 4), False, 4)"
 
 
-def test_the_tuner_writes_each_row_at_once_and_takes_the_first_of_the_fastest(tmp_path, capsys):
+def test_tuner_writes_each_row_immediately_and_prefers_the_first_of_the_fastest(tmp_path, capsys):
     results, setting = tune.Results(tmp_path, False, CPU), Setting("opinion")
     times = {Tiles(512, 1, 4): 1.5, Tiles(256, 1, 4): 1.01, Tiles(1024, 1, 4): 1.0}
     results.add("opinion_forward", setting, times)
@@ -293,7 +293,7 @@ def tune_rows(folder: Path) -> list[str]:
     return (folder / "tune.csv").read_text().splitlines()[1:]
 
 
-def test_tiles_that_change_the_result_are_found():
+def test_tiles_that_change_the_result_are_detected():
     one, other = (torch.ones(3), torch.arange(4.0)), (torch.ones(3), torch.tensor([0.0, 1.0, 2.0, 3.3]))
     assert tune.agree(one, one)
     assert not tune.agree(one, other)

@@ -1,4 +1,4 @@
-"""What only a GPU can show: nothing waits for it, a graph captures everything, and layouts keep their strides."""
+"""Tests that need a GPU: no synchronisation, CUDA graphs, number of launches, and very large tensors."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.gpu
 @pytest.fixture(autouse=True)
 def _on_gpu(device):
     if device.type != "cuda":
-        pytest.skip("set UML_KERNELS_DEVICE=cuda where there is a GPU")
+        pytest.skip("needs a GPU and UML_KERNELS_DEVICE=cuda")
 
 
 def drawn(device):
@@ -31,18 +31,18 @@ def drawn(device):
 
 
 def everything(logits, target):
-    """One number of all functions with a gradient."""
-    said, half = opinion(logits), resized(logits, (32, 32))
+    """Combine all differentiable functions into a scalar."""
+    formed, half = opinion(logits), resized(logits, (32, 32))
     sums, levels = evidential_sums(logits, target), level_sums([logits, half], target)
     parts = [evidential_loss(logits, target, 0.3, reduction=each).sum() for each in ("none", "mean", "sum")]
     parts += [sums.kl.sum(), sums.dice.intersection.sum(), levels.cross_entropy.sum(), levels.dice.predicted.sum()]
     parts.append(combined_loss(sums, levels, term_weights=[TermWeights(1.0, 1.0, 1.0)] * 3, kl_weight=0.3).loss)
-    return sum(parts) + gated(said.evidence, said.gate, logits).sum()
+    return sum(parts) + gated(formed.evidence, formed.gate, logits).sum()
 
 
-def test_nothing_waits_for_the_gpu(device):
+def test_functions_do_not_synchronise_with_the_gpu(device):
     logits, target = drawn(device)
-    everything(logits, target).backward()  # kernels are compiled by now
+    everything(logits, target).backward()  # compiles the kernels
     torch.cuda.set_sync_debug_mode("error")
     try:
         everything(logits, target).backward()
@@ -51,7 +51,7 @@ def test_nothing_waits_for_the_gpu(device):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_graph_captures_forward_and_backward(device):
+def test_cuda_graph_captures_forward_and_backward(device):
     logits, target = drawn(device)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -69,7 +69,7 @@ def test_a_graph_captures_forward_and_backward(device):
 
 
 @pytest.mark.parametrize("name", ["uml-paper", "uml-v2", "mutual", "loss"])
-def test_a_profiler_counts_at_most_ten_kernels_of_an_objective(device, name):
+def test_an_objective_launches_at_most_ten_kernels(device, name):
     from torch.profiler import ProfilerActivity, profile
 
     from workloads import WORKLOADS, Setting, make_inputs
@@ -82,7 +82,7 @@ def test_a_profiler_counts_at_most_ten_kernels_of_an_objective(device, name):
         for each in inputs.maps:
             each.grad = None
 
-    step()  # kernels are compiled by now
+    step()  # compiles the kernels
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
         step()
@@ -91,7 +91,7 @@ def test_a_profiler_counts_at_most_ten_kernels_of_an_objective(device, name):
     assert 3 <= len(kernels) <= 10, kernels
 
 
-def test_a_graph_of_a_whole_objective_follows_its_kl_weight(device):
+def test_captured_objective_follows_a_kl_weight_tensor(device):
     logits, target = drawn(device)
     half, kl_weight = torch.randn(2, 3, 32, 32, device=device), torch.tensor(0.1, device=device)
 
@@ -122,7 +122,7 @@ def test_a_graph_of_a_whole_objective_follows_its_kl_weight(device):
         assert torch.equal(found, expected)
 
 
-def test_more_than_two_billion_elements_are_addressed(device):
+def test_more_than_two_billion_elements_are_supported(device):
     if torch.cuda.mem_get_info()[0] < 24 << 30:
         pytest.skip("needs 24 GiB of free memory")
     side = 1 << 15

@@ -1,4 +1,4 @@
-"""Opinions and the maps of inference: identities of subjective logic, float64 references, layouts, gradients."""
+"""Tests of `opinion` and `predictive_maps`: subjective logic, float64 references, memory layouts, gradients."""
 
 import math
 
@@ -28,7 +28,7 @@ def draw(shape, device, spread=4.0, seed=0, kind="softplus"):
 
 
 def reference(logits, kind="softplus", dim=1):
-    """Evidence, vacuity and gate of torch's own operations."""
+    """Compute evidence, vacuity and gate by torch's own operations."""
     evidence = eager_evidence(logits, kind)
     vacuity = logits.shape[dim] / (evidence + 1).sum(dim)
     return evidence, vacuity, torch.exp(-vacuity)
@@ -49,7 +49,7 @@ def agree(actual, expected, relative=2e-6, absolute=1e-6):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("shape", "dim"), SHAPES)
-def test_opinion_and_gradient_are_those_of_torch_operations_in_float64(device, shape, dim, kind):
+def test_opinion_and_gradient_match_float64_torch_operations(device, shape, dim, kind):
     logits = draw(shape, device, kind=kind).requires_grad_()
     exact = logits.detach().double().requires_grad_()
     actual, expected = parts(opinion(logits, kind, dim)), reference(exact, kind, dim)
@@ -61,20 +61,20 @@ def test_opinion_and_gradient_are_those_of_torch_operations_in_float64(device, s
     agree(gradient(actual, logits, cotangents), gradient(expected, exact, cotangents), 1e-5, 2e-6)
 
 
-@pytest.mark.parametrize("asked", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)])
-def test_what_is_not_used_has_no_part_in_the_gradient(device, asked):
+@pytest.mark.parametrize("used", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)])
+def test_unused_outputs_do_not_contribute_to_the_gradient(device, used):
     logits = draw((2, 3, 33), device).requires_grad_()
     exact = logits.detach().double().requires_grad_()
     actual, expected = parts(opinion(logits)), reference(exact)
     cotangents = [
         draw(each.shape, device, 1.0, seed) if use else None
-        for seed, (each, use) in enumerate(zip(actual, asked, strict=True))
+        for seed, (each, use) in enumerate(zip(actual, used, strict=True))
     ]
     agree(gradient(actual, logits, cotangents), gradient(expected, exact, cotangents), 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_only_the_rounding_of_the_logits_and_of_their_gradient(device, dtype):
+def test_half_precision_rounds_only_the_logits_and_their_gradient(device, dtype):
     half = draw((2, 3, 257), device).to(dtype).requires_grad_()
     full = half.detach().float().requires_grad_()
     actual, expected = parts(opinion(half)), parts(opinion(full))
@@ -83,12 +83,12 @@ def test_half_precision_is_only_the_rounding_of_the_logits_and_of_their_gradient
     cotangents = [draw(each.shape, device, 1.0, seed) for seed, each in enumerate(actual)]
     got = gradient(actual, half, cotangents)
     assert got.dtype == dtype
-    # The interpreter cuts bfloat16 off where a GPU rounds
+    # The interpreter truncates to bfloat16, whereas a GPU rounds
     agree(got, gradient(expected, full, cotangents), 2 * torch.finfo(dtype).eps, 1e-7)
 
 
 @pytest.mark.parametrize("form", ["last", "sliced", "turned"])
-def test_memory_layout_changes_no_value(device, form):
+def test_memory_layout_does_not_change_values(device, form):
     dense = draw((2, 3, 9, 11), device)
     if form == "last":
         laid = dense.contiguous(memory_format=torch.channels_last)
@@ -112,7 +112,7 @@ def test_memory_layout_changes_no_value(device, form):
             agree(got, expected)
 
 
-def test_beliefs_and_vacuity_share_one(device):
+def test_beliefs_and_vacuity_sum_to_one(device):
     formed = opinion(draw((4, 3, 5, 6), device))
     torch.testing.assert_close(formed.belief.sum(1) + formed.vacuity, torch.ones(4, 5, 6, device=device))
     torch.testing.assert_close(formed.probability, formed.belief + formed.vacuity.unsqueeze(1) / 3)
@@ -120,7 +120,7 @@ def test_beliefs_and_vacuity_share_one(device):
     assert ((formed.vacuity > 0) & (formed.vacuity <= 1)).all()
 
 
-def test_what_is_derived_carries_gradients(device):
+def test_derived_properties_are_differentiable(device):
     logits = draw((2, 4, 6), device).requires_grad_()
     exact = logits.detach().double().requires_grad_()
     for name in ("probability", "strength", "belief"):
@@ -134,7 +134,7 @@ def test_what_is_derived_carries_gradients(device):
         agree(gradient([actual], logits, [up]), gradient([expected], exact, [up]), 1e-5)
 
 
-def test_no_evidence_is_full_vacuity_and_even_probability(device):
+def test_zero_evidence_gives_full_vacuity_and_uniform_probability(device):
     formed = opinion(torch.zeros(2, 4, device=device), "given")
     agree(formed.vacuity, torch.ones(2))
     agree(formed.probability, torch.full((2, 4), 0.25))
@@ -142,7 +142,7 @@ def test_no_evidence_is_full_vacuity_and_even_probability(device):
     agree(predictive_maps(torch.zeros(2, 4, device=device), "given").entropy, torch.full((2,), math.log(4)))
 
 
-def test_more_evidence_of_any_class_is_less_vacuity_and_a_wider_gate(device):
+def test_more_evidence_reduces_vacuity_and_opens_the_gate(device):
     base = torch.rand(3, device=device)
     for index in range(3):
         before = opinion(base[None], "given")
@@ -151,7 +151,7 @@ def test_more_evidence_of_any_class_is_less_vacuity_and_a_wider_gate(device):
         assert math.exp(-1) <= before.gate.item() < after.gate.item() < 1
 
 
-def test_extreme_logits_give_finite_opinions_and_evidence_of_at_most_1e9(device):
+def test_extreme_logits_give_finite_opinions_and_evidence_up_to_1e9(device):
     logits = torch.tensor([[-1e30, -200.0, 0.0, 200.0, 1e30]] * 2, device=device).t().contiguous()
     for kind in KINDS[:3]:
         leaf = logits.clone().requires_grad_()
@@ -165,7 +165,7 @@ def test_extreme_logits_give_finite_opinions_and_evidence_of_at_most_1e9(device)
 
 @pytest.mark.parametrize("kind", ["softplus", "relu", "exp"])
 @pytest.mark.parametrize("classes", [2, 3, 16])
-def test_maps_of_inference_are_those_of_torch_operations_in_float64(device, classes, kind):
+def test_predictive_maps_match_float64_torch_operations(device, classes, kind):
     logits = draw((2, classes, 129), device, 3.0)
     maps, labelled = predictive_maps(logits, kind), predictive_maps(logits, kind, classes=True)
     alpha = eager_evidence(logits.double(), kind) + 1
@@ -181,7 +181,7 @@ def test_maps_of_inference_are_those_of_torch_operations_in_float64(device, clas
     assert torch.equal(labelled.vacuity, maps.vacuity)
 
 
-def test_the_entropy_of_near_certainty_keeps_its_relative_accuracy(device):
+def test_entropy_near_certainty_is_accurate(device):
     evidence = torch.tensor([[1e3, 0.0], [0.5, 3e5], [1e7, 2.0], [1e8, 1e8]], device=device)
     alpha = evidence.double() + 1
     share = alpha / alpha.sum(1, keepdim=True)
@@ -189,7 +189,7 @@ def test_the_entropy_of_near_certainty_keeps_its_relative_accuracy(device):
     agree(predictive_maps(evidence, "given").entropy, expected, 2e-6, 0)
 
 
-def test_of_equal_classes_the_lowest_is_the_label(device):
+def test_ties_are_labelled_with_the_lowest_class(device):
     logits = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 2.0], [-1.0, -2.0, -3.0]], device=device)
     assert predictive_maps(logits, "relu", classes=True).label.tolist() == [0, 1, 0]
 
@@ -210,7 +210,7 @@ def test_nan_logits_stay_nan_and_have_no_label(device):
             assert (label == 255).sum() == 1
 
 
-def test_autocast_changes_nothing(device):
+def test_autocast_does_not_change_results(device):
     logits = draw((2, 3, 65), device)
     known, maps = opinion(logits), predictive_maps(logits)
     with torch.autocast(device.type, torch.bfloat16):
@@ -227,19 +227,19 @@ def test_two_runs_are_bitwise_equal(device):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_no_pixels_give_empty_opinions(device):
+def test_zero_pixels_give_empty_opinions(device):
     assert opinion(torch.zeros(0, 3, 5, device=device)).vacuity.shape == (0, 5)
     assert predictive_maps(torch.zeros(2, 3, 0, device=device)).entropy.shape == (2, 0)
     assert opinion(torch.zeros(0, 3, device=device)).evidence.shape == (0, 3)
 
 
-def test_maps_of_inference_take_part_in_no_graph(device):
+def test_predictive_maps_have_no_gradient(device):
     maps = predictive_maps(draw((2, 3, 5), device).requires_grad_())
     assert not maps.probability.requires_grad
     assert not maps.entropy.requires_grad
 
 
-def test_logits_that_do_not_fit_are_refused(device):
+def test_invalid_logits_are_rejected(device):
     for bad, dim, kind, message in (
         (torch.zeros(2, 1, 3), 1, "softplus", "1 classes along dimension 1"),
         (torch.zeros(2, 17), 1, "softplus", "17 classes"),
@@ -252,7 +252,7 @@ def test_logits_that_do_not_fit_are_refused(device):
                 function(bad.to(device), kind, dim)
 
 
-def test_operators_meet_the_contract_of_torch_library(device):
+def test_operators_pass_opcheck(device):
     from torch.library import opcheck
 
     logits = draw((2, 3, 5), device).requires_grad_()
@@ -265,14 +265,14 @@ def test_operators_meet_the_contract_of_torch_library(device):
 
 
 @pytest.mark.parametrize("kind", ["softplus", "exp"])
-def test_closed_form_gradients_are_those_of_finite_differences(doubles, kind):
+def test_closed_form_gradients_match_finite_differences(doubles, kind):
     logits = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     assert gradcheck(lambda x: parts(opinion(x, kind)), logits)
     assert parts(opinion(logits))[0].dtype == torch.float64
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter is not compiled")
-def test_a_compiled_function_gives_the_same(device):
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter cannot be compiled")
+def test_compiled_function_matches_eager(device):
     def function(x):
         formed = opinion(x)
         return (formed.probability * formed.gate.unsqueeze(1)).square().sum() + predictive_maps(x).entropy.sum()

@@ -1,4 +1,4 @@
-"""The library as others install it: a wheel of `kernels/` alone, beside torch, without this project or Triton."""
+"""Tests of the library as users install it: a wheel of `kernels/` with torch, without this project and Triton."""
 
 import os
 import re
@@ -25,7 +25,7 @@ README = (KERNELS / "README.md").read_text()
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Built from a copy, so that nothing is left in the source tree."""
+    """The wheel, built from a copy to keep the source tree clean."""
     pytest.importorskip("setuptools")
     folder = tmp_path_factory.mktemp("wheel")
     shutil.copytree(KERNELS, folder / "kernels", ignore=shutil.ignore_patterns("bench", "build", "*.egg-info"))
@@ -40,7 +40,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(wheel, tmp_path_factory) -> Path:
-    """Torch and the wheel; the tests' own needs, and what ONNX needs where it is installed."""
+    """An environment with torch, the wheel, the tests' requirements, and the ONNX packages if installed."""
     folder = tmp_path_factory.mktemp("environment") / "site"
     link_distributions(folder, ("torch", "pytest", "numpy", "onnx", "onnxscript", "onnxruntime"), without=["triton"])
     with zipfile.ZipFile(wheel) as archive:
@@ -50,7 +50,7 @@ def site(wheel, tmp_path_factory) -> Path:
 
 
 def run(site: Path, folder: Path, program: str) -> str:
-    """What a program prints that knows the environment alone."""
+    """Run a program that can import only from the environment and return its output."""
     program = f"import sys; sys.path.append({str(site)!r})\n{program}"
     words = [sys.executable, "-I", "-S", "-c", program]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=folder)
@@ -58,35 +58,35 @@ def run(site: Path, folder: Path, program: str) -> str:
     return done.stdout
 
 
-def test_all_places_name_one_version(wheel):
+def test_all_files_contain_the_same_version(wheel):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     citation = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
     assert project["version"] == citation[1] == uml_kernels.__version__
     assert wheel.name == f"uml_kernels-{uml_kernels.__version__}-py3-none-any.whl"
 
 
-def test_the_wheel_has_the_licence_and_asks_for_torch_alone(wheel):
+def test_wheel_contains_the_licence_and_requires_only_torch(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (licence,) = (name for name in names if name.endswith("/licenses/LICENSE"))
         assert archive.read(licence) == (ROOT / "LICENSE").read_bytes()
-        (metadata,) = (name for name in names if name.endswith("/METADATA"))
-        said = message_from_string(archive.read(metadata).decode())
+        (path,) = (name for name in names if name.endswith("/METADATA"))
+        metadata = message_from_string(archive.read(path).decode())
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"uml_kernels"}
     assert "uml_kernels/py.typed" in names
-    required = [line.replace('"', "'") for line in said.get_all("Requires-Dist")]
+    required = [line.replace('"', "'") for line in metadata.get_all("Requires-Dist")]
     assert [line for line in required if "extra ==" not in line] == ["torch>=2.10"]
     assert "triton>=3.6; platform_system == 'Linux' and extra == 'triton'" in required
-    assert said["License-Expression"] == "Apache-2.0"
-    assert said.get_payload().strip() == README.strip()
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata.get_payload().strip() == README.strip()
 
 
-def test_the_readme_has_no_link_that_leads_nowhere_on_a_package_index():
+def test_readme_has_no_relative_links():
     links = re.findall(r"\]\(([^)]+)\)", README)
     assert [link for link in links if not link.startswith(("https://", "#"))] == []
 
 
-def test_installed_beside_torch_the_examples_of_the_readme_run(site, tmp_path):
+def test_readme_examples_run_with_only_torch_installed(site, tmp_path):
     examples = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     assert examples
     program = (
@@ -98,7 +98,7 @@ def test_installed_beside_torch_the_examples_of_the_readme_run(site, tmp_path):
     assert Path(file).parent == site / "uml_kernels"
 
 
-def test_installed_beside_torch_models_are_exported(site, tmp_path):
+def test_models_are_exported_with_only_torch_installed(site, tmp_path):
     tests = Path(__file__).parent
     words = [
         "-qx",
@@ -116,6 +116,6 @@ def test_installed_beside_torch_models_are_exported(site, tmp_path):
         f"assert uml_kernels.__file__.startswith({str(site)!r})\n"
         f"sys.exit(pytest.main({chosen!r}))"
     )
-    said = run(site, tmp_path, program)
-    assert re.search(r"\d+ passed", said)
-    assert "skipped" not in said or not (site / "onnxruntime").exists()
+    output = run(site, tmp_path, program)
+    assert re.search(r"\d+ passed", output)
+    assert "skipped" not in output or not (site / "onnxruntime").exists()

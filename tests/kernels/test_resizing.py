@@ -1,4 +1,4 @@
-"""Bilinear interpolation: float64 references, any ratio, layouts, dtypes, gradients in a fixed order."""
+"""Tests of `resized`: float64 references, any ratio, memory layouts, dtypes, deterministic gradients."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def agree(actual, expected, relative=2e-6, absolute=3e-6):
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize(("source", "size"), SIZES)
-def test_result_and_gradient_are_those_of_torch_in_float64(device, source, size, last):
+def test_result_and_gradient_match_torch_in_float64(device, source, size, last):
     maps = draw((2, 3, *source), device)
     maps = (maps.contiguous(memory_format=torch.channels_last) if last else maps).requires_grad_()
     exact = maps.detach().double().requires_grad_()
@@ -52,7 +52,7 @@ def test_result_and_gradient_are_those_of_torch_in_float64(device, source, size,
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("channels", [1, 2, 5, 33])
-def test_any_number_of_channels_fits(device, channels, last):
+def test_any_number_of_channels_is_supported(device, channels, last):
     maps = draw((1, channels, 5, 6), device)
     maps = (maps.contiguous(memory_format=torch.channels_last) if last else maps).requires_grad_()
     exact = maps.detach().double().requires_grad_()
@@ -63,18 +63,18 @@ def test_any_number_of_channels_fits(device, channels, last):
     agree(got, known, 1e-5)
 
 
-def test_long_maps_lose_no_place(device):
+def test_positions_in_long_maps_are_exact(device):
     maps = draw((1, 1, 2, 423), device).requires_grad_()
     exact = maps.detach().double().requires_grad_()
     result, expected = resized(maps, (3, 1023)), reference(exact, (3, 1023))
-    # torch's own positions are rounded to float32: 1e-4 of a pixel
+    # On the CPU, torch rounds positions to float32, an error of 1e-4 of a pixel
     agree(result, expected, 0, 5e-4 if not INTERPRETED and device.type == "cpu" else 2e-6)
     up = draw(result.shape, device, 1)
     (got,), (known,) = torch.autograd.grad(result, maps, up), torch.autograd.grad(expected, exact, up.double())
     agree(got, known, 0, 1e-3 if not INTERPRETED and device.type == "cpu" else 1e-5)
 
 
-def test_maps_of_the_size_are_themselves(device):
+def test_maps_that_have_the_size_are_returned(device):
     maps = draw((2, 3, 4, 5), device)
     assert resized(maps, (4, 5)) is maps
     half = maps.bfloat16().requires_grad_()
@@ -84,7 +84,7 @@ def test_maps_of_the_size_are_themselves(device):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_only_the_rounding_of_the_maps_and_of_their_gradient(device, dtype):
+def test_half_precision_rounds_only_the_maps_and_their_gradient(device, dtype):
     half = draw((2, 2, 5, 7), device, 0, dtype).requires_grad_()
     full = half.detach().float().requires_grad_()
     result, known = resized(half, (10, 9)), resized(full, (10, 9))
@@ -96,7 +96,7 @@ def test_half_precision_is_only_the_rounding_of_the_maps_and_of_their_gradient(d
     agree(got, expected, torch.finfo(dtype).eps, 1e-6)
 
 
-def test_slices_are_read_by_their_strides(device):
+def test_strided_slices_are_supported(device):
     wide = draw((2, 6, 10, 14), device)
     agree(resized(wide[:, ::2, 1::2, ::3], (7, 3)), reference(wide[:, ::2, 1::2, ::3].double(), (7, 3)))
     turned = draw((2, 3, 8, 5), device).transpose(2, 3).requires_grad_()
@@ -107,13 +107,13 @@ def test_slices_are_read_by_their_strides(device):
     agree(got, known, 1e-5)
 
 
-def test_nan_spreads_to_what_reads_it(device):
+def test_nan_spreads_only_to_outputs_that_read_it(device):
     maps = draw((1, 1, 5, 5), device)
     maps[0, 0, 2, 2] = torch.nan
     assert torch.equal(resized(maps, (9, 9)).isnan(), reference(maps, (9, 9)).isnan())
 
 
-def test_two_runs_are_bitwise_equal_whatever_the_autocast_state(device):
+def test_runs_are_bitwise_equal_regardless_of_autocast(device):
     maps = draw((2, 3, 13, 17), device).requires_grad_()
     up = draw((2, 3, 29, 31), device, 1)
     runs = []
@@ -126,15 +126,15 @@ def test_two_runs_are_bitwise_equal_whatever_the_autocast_state(device):
         assert all(torch.equal(a, b) for a, b in zip(again, runs[0], strict=True))
 
 
-def test_no_samples_give_nothing(device):
+def test_zero_samples_give_an_empty_result(device):
     assert resized(torch.zeros(0, 3, 4, 5, device=device), (8, 8)).shape == (0, 3, 8, 8)
 
 
-def test_maps_and_sizes_that_do_not_fit_are_refused(device):
+def test_invalid_maps_and_sizes_are_rejected(device):
     maps = torch.zeros(1, 2, 3, 4, device=device)
-    with pytest.raises(ValueError, match=r"floating \(B, C, H, W\)"):
+    with pytest.raises(ValueError, match=r"floating-point \(B, C, H, W\)"):
         resized(maps[0], (3, 3))
-    with pytest.raises(ValueError, match=r"floating \(B, C, H, W\)"):
+    with pytest.raises(ValueError, match=r"floating-point \(B, C, H, W\)"):
         resized(maps.long(), (3, 3))
     for size in ((0, 3), (3, 20000), (3,)):
         with pytest.raises(ValueError, match="1 to 16384"):
@@ -142,7 +142,7 @@ def test_maps_and_sizes_that_do_not_fit_are_refused(device):
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_operators_meet_the_contract_of_torch_library(device, last):
+def test_operators_pass_opcheck(device, last):
     from torch.library import opcheck
 
     maps = draw((2, 3, 4, 5), device)
@@ -151,14 +151,14 @@ def test_operators_meet_the_contract_of_torch_library(device, last):
     opcheck(torch.ops.uml_kernels.resized_backward.default, (maps, 7, 3, torch.bfloat16))
 
 
-def test_gradients_are_those_of_finite_differences(doubles):
+def test_gradients_match_finite_differences(doubles):
     maps = torch.randn(2, 2, 3, 4, dtype=torch.float64, requires_grad=True)
     for size in ((5, 7), (2, 1)):
         assert gradcheck(lambda x, size=size: resized(x, size), maps)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter is not compiled")
-def test_a_compiled_function_gives_the_same(device):
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter cannot be compiled")
+def test_compiled_function_matches_eager(device):
     results = []
     for each in (resized, torch.compile(resized, fullgraph=True, backend="aot_eager")):
         maps = draw((2, 3, 5, 7), device).requires_grad_()

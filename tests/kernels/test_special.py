@@ -1,4 +1,4 @@
-"""Special functions of the kernels against mpmath, plain and with approximate units as a GPU has them."""
+"""Tests of the kernels' special functions against mpmath, with exact units and with a GPU's approximate units."""
 
 import os
 from contextlib import nullcontext
@@ -26,8 +26,8 @@ RANGES = {
     "reciprocal": (0, 9.6), "logarithm": (0, 9.6), "log1p_unit": (-8, 0), "digamma": (0, 8), "trigamma": (0, 8),
     "concentration": (-6, 8),
 }  # fmt: skip
-# (function, whether the error is relative or the smaller of relative and absolute, bound plain, bound disturbed): the
-# table in uml_kernels.special
+# The table in uml_kernels.special: function, whether the error is relative (else the smaller of relative and absolute),
+# bound with exact units, bound with disturbed units
 BOUNDS = [
     ("reciprocal", True, 1.0e-7, 1.8e-7),
     ("logarithm", False, 1.2e-7, 3.4e-7),
@@ -60,11 +60,11 @@ def largest_error(function, values, relative):
 
 @pytest.mark.parametrize("off", [False, True])
 @pytest.mark.parametrize(("function", "relative", "plain", "disturbed_bound"), BOUNDS)
-def test_errors_stay_within_the_table(device, function, relative, plain, disturbed_bound, off):
+def test_errors_are_within_the_documented_bounds(device, function, relative, plain, disturbed_bound, off):
     if not INTERPRETED and device.type == "cpu":
-        pytest.skip("the kernels' functions run interpreted, or on a GPU")
+        pytest.skip("the kernels' functions need the interpreter or a GPU")
     if off and not INTERPRETED:
-        pytest.skip("a GPU has its own disturbance")
+        pytest.skip("a GPU has its own approximate units")
     from special_kernel import disturbed
 
     with disturbed() if off else nullcontext():
@@ -73,7 +73,7 @@ def test_errors_stay_within_the_table(device, function, relative, plain, disturb
     assert error <= (disturbed_bound if off or device.type != "cpu" else plain)
 
 
-def test_the_cpu_implementations_have_the_kernels_polynomials():
+def test_cpu_and_kernels_use_the_same_polynomials():
     special = pytest.importorskip("uml_kernels.special", exc_type=ImportError)
     for name in ("LOG1P", "DIGAMMA", "TRIGAMMA", "CONCENTRATION"):
         assert getattr(special, f"_{name}").value == getattr(remainders, name)

@@ -1,4 +1,4 @@
-"""Operations under torch.func, forward mode, a second derivative, checkpoints, modes and dynamic shapes."""
+"""Tests of the operators under torch.func, forward mode, second derivatives, checkpoints, modes and dynamic shapes."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def target_of(logits):
     return torch.arange(logits.shape[0] * 4 * 6, device=logits.device).reshape(-1, 4, 6) % 3
 
 
-# Each gives a scalar, and depends on the logits in a way whose second derivative is not zero.
+# Each returns a scalar with a nonzero second derivative with respect to the logits.
 SCALARS = {
     "loss, mean": lambda logits: evidential_loss(logits, target_of(logits), 0.3),
     "loss, sum": lambda logits: evidential_loss(logits, target_of(logits), 0.3, reduction="sum"),
@@ -48,7 +48,7 @@ SCALARS = {
     "resized": lambda logits: resized(logits, (5, 3)).square().sum(),
     "levels": lambda logits: level_sums([logits, logits.sum(2, True)], target_of(logits)).cross_entropy.sum(),
 }
-# The interpreter takes seconds for the rest, which go through the same code as these
+# The others exercise the same code and take seconds each in the interpreter
 TRIED = ("loss, mean", "loss, none", "opinion", "gated") if INTERPRETED else tuple(SCALARS)
 each_scalar = pytest.mark.parametrize("scalar", [SCALARS[name] for name in TRIED], ids=TRIED)
 
@@ -64,7 +64,7 @@ def gradient(scalar, logits, **options):
 
 
 @each_scalar
-def test_gradients_of_torch_func_are_those_of_autograd(logits, scalar):
+def test_torch_func_gradients_match_autograd(logits, scalar):
     expected = gradient(scalar, logits)
     assert expected.abs().max() > 0
     torch.testing.assert_close(torch.func.grad(scalar)(logits), expected)
@@ -73,8 +73,8 @@ def test_gradients_of_torch_func_are_those_of_autograd(logits, scalar):
 
 
 @each_scalar
-def test_an_inner_gradient_leaves_the_outer_one_as_it_is(logits, scalar):
-    """The inner transform passes the operation on to the outer one, whose gradient it must not lose."""
+def test_nested_gradients_keep_the_outer_gradient(logits, scalar):
+    """The inner transform forwards the operator to the outer one and must not lose its gradient."""
     one = torch.ones((), device=logits.device)
 
     def outer(logits):
@@ -91,7 +91,7 @@ def test_an_inner_gradient_leaves_the_outer_one_as_it_is(logits, scalar):
     torch.testing.assert_close(torch.func.grad(inner_without)(logits), torch.ones_like(logits))
 
 
-def test_jacobians_are_those_of_autograd(logits):
+def test_jacobians_match_autograd(logits):
     def function(logits):
         return opinion(logits[:1, :, :1, :2]).vacuity
 
@@ -101,7 +101,7 @@ def test_jacobians_are_those_of_autograd(logits):
 
 
 @each_scalar
-def test_vmap_over_samples_gives_the_gradient_of_each(logits, scalar):
+def test_vmap_over_samples_gives_per_sample_gradients(logits, scalar):
     samples = logits.unsqueeze(1)
     expected = torch.stack([gradient(scalar, sample) for sample in samples])
     torch.testing.assert_close(torch.vmap(torch.func.grad(scalar))(samples), expected)
@@ -110,13 +110,13 @@ def test_vmap_over_samples_gives_the_gradient_of_each(logits, scalar):
     torch.testing.assert_close(torch.func.grad(lambda x: torch.vmap(scalar)(x).sum())(samples), expected)
 
 
-def test_vmap_runs_what_has_several_results_and_no_gradient(logits):
+def test_vmap_supports_functions_with_several_results_and_no_gradient(logits):
     maps = torch.vmap(lambda sample: predictive_maps(sample, classes=True)[1:], in_dims=3, out_dims=2)(logits)
     for got, expected in zip(maps, predictive_maps(logits, classes=True)[1:], strict=True):
         torch.testing.assert_close(got, expected)
 
 
-def test_vmap_over_no_samples_is_one_line(logits):
+def test_vmap_over_zero_samples_raises_a_one_line_error(logits):
     with pytest.raises(ValueError, match=r"uml_kernels.opinion .* size 0"):
         torch.vmap(lambda sample: opinion(sample).vacuity)(logits[:0].unsqueeze(1))
 
@@ -136,7 +136,7 @@ FORWARD_MODES = {
 
 @each_scalar
 @pytest.mark.parametrize("mode", FORWARD_MODES.values(), ids=FORWARD_MODES)
-def test_forward_mode_is_refused_in_one_line(logits, scalar, mode):
+def test_forward_mode_raises_a_one_line_error(logits, scalar, mode):
     with pytest.raises(NotImplementedError, match=r"^uml_kernels\.\w+ has no forward-mode derivative: use reverse.*$"):
         mode(scalar, logits)
 
@@ -151,27 +151,29 @@ SECOND_DERIVATIVES = {
 
 @each_scalar
 @pytest.mark.parametrize("second", SECOND_DERIVATIVES.values(), ids=SECOND_DERIVATIVES)
-def test_second_derivatives_of_torch_func_are_refused_in_one_line(logits, scalar, second):
-    with pytest.raises(NotImplementedError, match=r"^uml_kernels\.\w+ (can be differentiated once|has no forward).*$"):
+def test_second_derivatives_of_torch_func_raise_a_one_line_error(logits, scalar, second):
+    with pytest.raises(
+        NotImplementedError, match=r"^uml_kernels\.\w+ (can be differentiated only once|has no forward).*$"
+    ):
         second(scalar)(logits)
 
 
 @each_scalar
-def test_a_penalty_on_the_gradient_is_refused_and_not_left_out(logits, scalar):
+def test_gradient_penalty_raises_an_error_and_is_not_silently_dropped(logits, scalar):
     logits = logits.requires_grad_()
     loss = scalar(logits)
     (first,) = torch.autograd.grad(loss, logits, create_graph=True)
     torch.testing.assert_close(first.detach(), gradient(scalar, logits))
-    with pytest.raises(NotImplementedError, match=r"^uml_kernels\.\w+ can be differentiated once only.*$"):
+    with pytest.raises(NotImplementedError, match=r"^uml_kernels\.\w+ can be differentiated only once.*$"):
         (loss + 10 * first.square().sum()).backward()
 
 
-def test_a_graph_of_the_gradient_that_nobody_differentiates_is_no_error(logits):
+def test_unused_graph_of_the_gradient_is_not_an_error(logits):
     got = gradient(SCALARS["opinion"], logits, create_graph=True)
     torch.testing.assert_close(got.detach(), gradient(SCALARS["opinion"], logits))
 
 
-def test_what_has_no_gradient_is_refused_in_one_line(logits):
+def test_functions_without_gradient_raise_a_one_line_error(logits):
     maps = torch.ops.uml_kernels.predictive_maps(logits.flatten(2).requires_grad_(), "softplus", False)
     with pytest.raises(NotImplementedError, match=r"^uml_kernels.predictive_maps has no derivative: detach its input$"):
         maps[2].sum().backward()
@@ -179,21 +181,21 @@ def test_what_has_no_gradient_is_refused_in_one_line(logits):
 
 @each_scalar
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpoints_give_the_same_gradient(logits, scalar, reentrant):
+def test_checkpointing_gives_the_same_gradient(logits, scalar, reentrant):
     leaf = logits.clone().requires_grad_()
     checkpoint(lambda x: scalar(x * 2), leaf, use_reentrant=reentrant).backward()
     torch.testing.assert_close(leaf.grad, gradient(lambda x: scalar(x * 2), logits))
 
 
 @each_scalar
-def test_a_checkpoint_is_unpacked_once_for_a_gradient_with_a_graph(logits, scalar):
+def test_checkpoint_is_unpacked_once_for_a_gradient_with_a_graph(logits, scalar):
     got = gradient(lambda leaf: checkpoint(scalar, leaf, use_reentrant=False), logits, create_graph=True)
     torch.testing.assert_close(got.detach(), gradient(scalar, logits))
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter is not compiled")
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter cannot be compiled")
 @each_scalar
-def test_compiled_transforms_give_the_same(logits, scalar):
+def test_compiled_transforms_match_eager(logits, scalar):
     torch._dynamo.reset()
     compiled = torch.compile(torch.func.grad(scalar), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(logits), gradient(scalar, logits))
@@ -213,7 +215,7 @@ class Seen(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_only_plain_tensors_outside_of_modes_and_transforms_skip_the_dispatcher(logits):
+def test_only_plain_tensors_outside_modes_and_transforms_bypass_the_dispatcher(logits):
     others = (None, "softplus", 255)
     assert not needs_dispatcher((logits, *others))
     assert not needs_dispatcher((logits.clone().requires_grad_() * 2, *others))
@@ -236,8 +238,8 @@ def test_only_plain_tensors_outside_of_modes_and_transforms_skip_the_dispatcher(
 
 
 @each_scalar
-def test_fake_tensors_of_a_gpu_give_fake_results(monkeypatch, scalar):
-    """Without a graph, for which torch itself would need a GPU."""
+def test_fake_gpu_tensors_give_fake_results(monkeypatch, scalar):
+    """No gradient is computed, because torch itself would need a GPU for it."""
 
     def launched(self, *arguments):
         raise AssertionError(f"{self.name} was launched on a fake tensor")
@@ -272,9 +274,9 @@ DYNAMIC = {
 }
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter is not compiled")
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter cannot be compiled")
 @pytest.mark.parametrize("function", DYNAMIC.values(), ids=DYNAMIC)
-def test_sizes_compile_once(function):
+def test_dynamic_sizes_compile_once(function):
     graphs = []
 
     def backend(graph, inputs):
@@ -288,7 +290,7 @@ def test_sizes_compile_once(function):
     assert len(graphs) == 1
 
 
-def test_a_gpu_without_triton_is_told_how_to_install_it():
+def test_missing_triton_error_contains_the_install_command():
     program = (
         "import sys; sys.modules['triton'] = None\n"
         "import torch\n"

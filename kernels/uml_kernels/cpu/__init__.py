@@ -1,1 +1,1 @@
-"""The CPU implementations of the kernels: tensor operations with gradients in closed form."""
+"""CPU implementations of the kernels: tensor operations with closed-form gradients."""

@@ -1,4 +1,4 @@
-"""Combines sums into a loss and its terms on the CPU, with the gradient in closed form; all maps at once."""
+"""CPU implementation of the combined loss with a closed-form gradient; it processes all maps at once."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 OF_MAPS, OF_LEVELS = 4, 2
-"""The columns of evidential and of level sums at which their Dice sums begin."""
+"""First column of the Dice sums, for evidential sums and for level sums."""
 
 
 class _Setting(NamedTuple):
-    """What all maps share; see `uml_kernels.combined`."""
+    """Arguments common to all maps; see `uml_kernels.combined`."""
 
     weight: Tensor | None  # (B,)
     divisor: Tensor | None
@@ -22,7 +22,7 @@ class _Setting(NamedTuple):
 
 
 class _Dice(NamedTuple):
-    """Numerators and denominators of D (M, R, C), R = 1 or of each sample B, and what a row weighs (M, R) or 1."""
+    """Numerators and denominators of D (M, R, C) and the weight of each row, (M, R) or 1; R is 1, or B per sample."""
 
     numerator: Tensor
     denominator: Tensor
@@ -30,7 +30,7 @@ class _Dice(NamedTuple):
 
 
 class _Sums:
-    """The sums (M, B, K) of M maps of one kind, whose Dice sums begin at a column."""
+    """The sums (M, B, K) of M maps of one kind; their Dice sums begin at column `first`."""
 
     def __init__(self, columns: Tensor, first: int, setting: _Setting) -> None:
         self.columns, self.first, self.setting = columns, first, setting
@@ -41,7 +41,7 @@ class _Sums:
         self.divisor = _positive(self.total[:, :1]) if setting.divisor is None else setting.divisor.to(dtype)
 
     def dice(self) -> _Dice:
-        """Of all samples together, or of each."""
+        """Return D for all samples together, or for each sample."""
         setting = self.setting
         if setting.dice_per_sample:
             rows = self.columns
@@ -55,7 +55,7 @@ class _Sums:
         return _Dice(intersection * 2 + setting.smooth, predicted + target + setting.smooth, share)
 
     def terms(self) -> Tensor:
-        """(M, 4): mean cross-entropy, KL and vacuity, and the Dice loss."""
+        """Return mean cross-entropy, KL and vacuity, and the Dice loss (M, 4)."""
         terms = self.columns.new_zeros(len(self.columns), 4)
         terms[:, : self.first - 1] = self.total[:, 1 : self.first] / self.divisor
         if self.classes:
@@ -65,11 +65,11 @@ class _Sums:
             terms[:, 3] = (each.mean(2) * share).sum(1)
         return terms
 
-    def gradient(self, asked: Tensor) -> Tensor:
-        """Of the sums, for an upstream one (M, 4) of the terms."""
+    def gradient(self, upstream: Tensor) -> Tensor:
+        """Return the gradient of the sums for an upstream gradient (M, 4) of the terms."""
         gradient = torch.zeros_like(self.columns, memory_format=torch.contiguous_format)
-        means = 2 if self.first == OF_MAPS else 1  # cross-entropy, and of evidential sums KL
-        gradient[:, :, 1 : 1 + means] = (asked[:, :means] / self.divisor).unsqueeze(1)
+        means = 2 if self.first == OF_MAPS else 1  # cross-entropy, and for evidential sums also KL
+        gradient[:, :, 1 : 1 + means] = (upstream[:, :means] / self.divisor).unsqueeze(1)
         if self.classes:
             numerator, denominator, share = self.dice()
             inverse = 1 / denominator
@@ -77,23 +77,23 @@ class _Sums:
                 for_numerator, for_denominator = -1 / numerator, inverse
             else:
                 for_numerator, for_denominator = -inverse, numerator * inverse * inverse
-            rows = asked[:, 3:] * share / self.classes
+            rows = upstream[:, 3:] * share / self.classes
             both = torch.cat([2 * for_numerator, for_denominator], 2) * rows.unsqueeze(2)
             gradient[:, :, self.first : self.first + 2 * self.classes] = both
         if self.weight is not None:
-            # A share per sample holds the weight already
-            weighed = slice(0, self.first if self.setting.dice_per_sample else None)
-            gradient[:, :, weighed] *= self.weight
+            # The per-sample share already includes the weight
+            weighted = slice(0, self.first if self.setting.dice_per_sample else None)
+            gradient[:, :, weighted] *= self.weight
         return gradient
 
 
 def _positive(count: Tensor) -> Tensor:
-    """What a mean divides by: 1 where nothing is counted, so that the mean is 0."""
+    """Replace counts of 0 by 1, so that a mean of nothing is 0."""
     return torch.where(count > 0, count, 1.0)
 
 
 def _weights(term_weights: Sequence[float], kl_weight: Tensor, like: Tensor) -> Tensor:
-    """(maps, 4): what each term weighs in the loss; the vacuity nothing."""
+    """Return the weight of each term in the loss (maps, 4); that of the vacuity is 0."""
     given = [term_weights[i : i + 3] for i in range(0, len(term_weights), 3)]
     weights = like.new_tensor([(cross_entropy, kl, 0.0, dice) for cross_entropy, kl, dice in given])
     weights[:, 1] *= kl_weight
@@ -112,11 +112,10 @@ def combined_loss(
     dice_per_sample: bool,
     smooth: float,
 ) -> tuple[Tensor, Tensor]:
-    """See `uml_kernels.combined`: the loss, and the terms (maps, 4)."""
+    """Return the loss and the terms (maps, 4); see `uml_kernels.combined`."""
     setting = _Setting(weight, divisor, dice_divisor, negative_log, dice_per_sample, smooth)
     given = ((evidential, OF_MAPS), (levels, OF_LEVELS))
-    found = [_Sums(sums, first, setting).terms() for sums, first in given if sums is not None]
-    terms = torch.cat(found)
+    terms = torch.cat([_Sums(sums, first, setting).terms() for sums, first in given if sums is not None])
     return (terms * _weights(term_weights, kl_weight, terms)).sum(), terms
 
 
@@ -134,18 +133,18 @@ def combined_loss_backward(
     dice_per_sample: bool,
     smooth: float,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of the sums; empty where there are none."""
+    """Return the gradients of the sums; an empty tensor for absent sums."""
     setting = _Setting(weight, divisor, dice_divisor, negative_log, dice_per_sample, smooth)
-    asked = for_terms
+    upstream = for_terms
     if for_loss is not None:
         like = evidential if evidential is not None else levels
         assert like is not None
-        of_loss = for_loss * _weights(term_weights, kl_weight, like)
-        asked = of_loss if asked is None else asked + of_loss
-    assert asked is not None
+        from_loss = for_loss * _weights(term_weights, kl_weight, like)
+        upstream = from_loss if upstream is None else upstream + from_loss
+    assert upstream is not None
     maps = 0 if evidential is None else len(evidential)
     one, two = (
         kl_weight.new_empty(0) if sums is None else _Sums(sums, first, setting).gradient(part)
-        for sums, first, part in ((evidential, OF_MAPS, asked[:maps]), (levels, OF_LEVELS, asked[maps:]))
+        for sums, first, part in ((evidential, OF_MAPS, upstream[:maps]), (levels, OF_LEVELS, upstream[maps:]))
     )
     return one, two

@@ -1,4 +1,4 @@
-"""The choice between tensor operations one by one and a loop that torch.compile's C++ back end makes of them."""
+"""Switch between eager tensor operations and one loop compiled by torch.compile's C++ backend."""
 
 import os
 from collections.abc import Callable
@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 ONE_LOOP: dict[str, Any] = {"realize_opcount_threshold": 10_000, "realize_reads_threshold": 1_000}
-"""For the inductor: write no intermediate plane to memory, however much is computed of it."""
+"""Inductor options that keep every intermediate plane out of memory, however large the fused expression."""
 _chosen = os.environ.get("UML_KERNELS_COMPILE", "") not in ("", "0")
 
 
 def use_compiled(compiled: bool) -> None:
     """Switch compilation of the CPU's evidential objective on or off; UML_KERNELS_COMPILE=1 switches it on at start.
 
-    The first step of each number of classes and shape then takes the compiler a while (kernels/README.md); torch keeps
-    what it compiled on disk for later runs.
+    With compilation, the first step for each number of classes and shape is slow (kernels/README.md); torch caches the
+    compiled code on disk for later runs.
 
     Raises:
         RuntimeError: no C++ compiler is installed.
@@ -28,16 +28,18 @@ def use_compiled(compiled: bool) -> None:
         try:
             get_cpp_compiler()
         except Exception as error:
-            raise RuntimeError(f"no C++ compiler is installed ({error}): stay with use_compiled(False)") from error
+            raise RuntimeError(
+                f"no C++ compiler is installed ({error}): install one, or stay with use_compiled(False)"
+            ) from error
     _chosen = compiled
 
 
 def is_compiled() -> bool:
-    """Whether the CPU implementations are compiled."""
+    """Return whether the CPU implementations are compiled."""
     return _chosen
 
 
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as one C++ loop, of the first shape alone; from a second shape on for all shapes."""
+    """Compile a function to one C++ loop: for the first shape only, and from the second shape on for all shapes."""
     return torch.compile(function, fullgraph=True, options=ONE_LOOP)

@@ -1,7 +1,7 @@
-"""Loss and gradient of Dirichlets, plane by plane of classes; structured like its counterpart gpu/dirichlet.py.
+"""Loss and gradient of Dirichlet distributions, one plane per class; structured like its counterpart gpu/dirichlet.py.
 
-A plane is a tensor of one class's values, one for each pixel. Gradients are asked for with the values or not at all, so
-that a forward pass computes none.
+A plane is a tensor with the values of one class, one for each pixel. Values and derivatives are separate functions, so
+that a forward pass computes no derivatives.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Planes = Sequence[Tensor]
 
 
 class Terms(NamedTuple):
-    """Expected cross-entropy, KL to the uniform Dirichlet, and 1 / S of each pixel."""
+    """Expected cross-entropy, KL to the uniform Dirichlet, and 1 / S for each pixel."""
 
     cross_entropy: Tensor
     kl: Tensor
@@ -24,7 +24,7 @@ class Terms(NamedTuple):
 
 
 class Slopes(NamedTuple):
-    """Derivatives of cross-entropy and KL by the evidence of each class, and 1 / S."""
+    """Derivatives of cross-entropy and KL with respect to the evidence of each class, and 1 / S."""
 
     cross_entropy: Planes
     kl: Planes
@@ -36,12 +36,12 @@ def _total(planes: Planes) -> Tensor:
 
 
 def _others(planes: Planes) -> list[Tensor]:
-    """For each plane the sum of the others, never as a difference."""
+    """Return for each plane the sum of the others, never computed as a difference."""
     return [_total([*planes[:i], *planes[i + 1 :]]) for i in range(len(planes))]
 
 
 def _kl(wrong: Planes, total: Tensor, classes: int) -> Tensor:
-    """KL = sum over i < C of kappa(W / i) + V(W) - sum of V(w); of one wrong class, V cancels."""
+    """Return KL = sum over i < C of kappa(W / i) + V(W) - sum of V(w); for a single wrong class, V cancels."""
     kl = torch.log1p(total) - total / (1 + total)
     for i in range(2, classes):
         kl = kl + (torch.log1p(total / i) - total / (i + total))
@@ -51,7 +51,7 @@ def _kl(wrong: Planes, total: Tensor, classes: int) -> Tensor:
 
 
 def _kl_slopes(wrong: Planes, total: Tensor, classes: int) -> list[Tensor]:
-    """Its derivatives by the evidence of the wrong classes."""
+    """Return the derivatives of `_kl` with respect to the evidence of the wrong classes."""
     common = total / (1 + total).square()
     for i in range(2, classes):
         common = common + total / (i + total).square()
@@ -61,15 +61,16 @@ def _kl_slopes(wrong: Planes, total: Tensor, classes: int) -> list[Tensor]:
     slopes = []
     for each in wrong:
         slope_each, lack_each = concentration_slopes(each)
-        # V' is near 1 for little evidence and near 0 for much: the difference of whichever is smaller
+        # V' is near 1 for small evidence and near 0 for large: subtract whichever of V' and 1 - V' is smaller
         slopes.append(common + torch.where(total < 1, lack_each - lack, slope - slope_each))
     return slopes
 
 
 def _own(evidence: Planes, masks: Planes) -> tuple[Tensor, list[Tensor]]:
-    """Alpha of the target's class, and the evidence of the wrong ones: one plane of 2 classes, else C with a 0 each.
+    """Return alpha of the target's class and the evidence of the wrong classes.
 
-    Products with masks, exact as selections are, and several times faster.
+    The wrong evidence is one plane for 2 classes, else C planes that are 0 at the target's class. Products with masks
+    are as exact as selections and several times faster.
     """
     own = evidence[0] * masks[0]
     for each, mask in zip(evidence[1:], masks[1:], strict=True):
@@ -80,7 +81,7 @@ def _own(evidence: Planes, masks: Planes) -> tuple[Tensor, list[Tensor]]:
 
 
 def hard_terms(evidence: Planes, masks: Planes) -> Terms:
-    """Values for classes as C planes of 0 and 1."""
+    """Return the values for class indices, given as C one-hot planes."""
     classes = len(evidence)
     alpha, wrong = _own(evidence, masks)
     total = _total(wrong)
@@ -93,7 +94,7 @@ def hard_terms(evidence: Planes, masks: Planes) -> Terms:
 
 
 def hard_slopes(evidence: Planes, masks: Planes) -> Slopes:
-    """Derivatives for classes as C planes of 0 and 1."""
+    """Return the derivatives for class indices, given as C one-hot planes."""
     classes = len(evidence)
     alpha, wrong = _own(evidence, masks)
     total = _total(wrong)
@@ -109,7 +110,7 @@ def hard_slopes(evidence: Planes, masks: Planes) -> Slopes:
 
 
 def soft_terms(evidence: Planes, target: Planes) -> Terms:
-    """Values for shares of the classes, C planes."""
+    """Return the values for soft labels, given as C planes."""
     alphas = [each + 1 for each in evidence]
     wrong = [each * (1 - share) for each, share in zip(evidence, target, strict=True)]
     strength = _total(alphas)
@@ -122,7 +123,7 @@ def soft_terms(evidence: Planes, target: Planes) -> Terms:
 
 
 def soft_slopes(evidence: Planes, target: Planes) -> Slopes:
-    """Derivatives for shares of the classes, C planes."""
+    """Return the derivatives for soft labels, given as C planes."""
     alphas = [each + 1 for each in evidence]
     wrong = [each * (1 - share) for each, share in zip(evidence, target, strict=True)]
     strength, shares = _total(alphas), _total(target)

@@ -1,4 +1,4 @@
-"""The evidential objective on the CPU: in slices that fit a processor's cache, or compiled as a whole."""
+"""CPU implementation of the evidential objective: in slices that fit in the cache, or compiled to one loop."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from .compiled import compiled, is_compiled
 from .evidential_core import Pixels, Setting
 
 SLICE = 1 << 16
-"""Pixels of a slice: enough work for some threads, few enough that a dozen planes stay in the second cache."""
+"""Pixels per slice: enough work for several threads, few enough that a dozen planes stay in the L2 cache."""
 
 
 def _setting(
@@ -22,11 +22,11 @@ def _setting(
     dice: str,
     ignore: int,
 ) -> Setting:
-    whole = weight is None and class_weight is None
-    if whole and not target.is_floating_point() and target.numel():
+    unmasked = weight is None and class_weight is None
+    if unmasked and not target.is_floating_point() and target.numel():
         lowest, highest = target.aminmax()
-        whole = 0 <= lowest.item() and highest.item() < logits.shape[1] and not lowest <= ignore <= highest
-    return Setting(kind, dice, ignore, whole)
+        unmasked = 0 <= lowest.item() and highest.item() < logits.shape[1] and not lowest <= ignore <= highest
+    return Setting(kind, dice, ignore, unmasked)
 
 
 def _all(logits: Tensor, target: Tensor, weight: Tensor | None, class_weight: Tensor | None) -> Pixels:
@@ -35,7 +35,11 @@ def _all(logits: Tensor, target: Tensor, weight: Tensor | None, class_weight: Te
 
 
 def _slices(pixels: Pixels) -> list[tuple[tuple[slice, slice], Pixels]]:
-    """Samples and range, and planes (samples, P), of each slice of planes (B, P): small samples go together."""
+    """Split planes (B, P) into slices; small samples share a slice.
+
+    Returns:
+        For each slice, its samples and pixel range, and its planes (samples, P).
+    """
     batch, count = pixels.logits[0].shape
     together, found = max(1, SLICE // max(count, 1)), []
     for sample in range(0, batch, together):
@@ -61,7 +65,7 @@ def evidential_sums(
     ignore_index: int,
     with_vacuity: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See `uml_kernels.evidential`."""
+    """Return the sums and the vacuities; see `uml_kernels.evidential`."""
     setting = _setting(first, target, weight, class_weight, kind, dice, ignore_index)
     maps = [each for each in (first, second, third, fourth) if each is not None]
     width = 4 if dice == "none" else 4 + 3 * first.shape[1]
@@ -93,21 +97,21 @@ def evidential_sums_backward(
     dice: str,
     ignore_index: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of `evidential_sums`; empty tensors for the absent maps."""
+    """Return the gradients of `evidential_sums`; empty tensors for absent maps."""
     setting = _setting(first, target, weight, class_weight, kind, dice, ignore_index)
     gradients, number = [], 0
     for logits in (first, second, third, fourth):
         if logits is None:
             gradients.append(first.new_empty(0))
             continue
-        pixels, asked = _all(logits, target, weight, class_weight), upstream[number]
+        pixels, map_upstream = _all(logits, target, weight, class_weight), upstream[number]
         number += 1
         if is_compiled():
-            gradients.append(strided_as(logits, compiled(core.sums_gradient_whole)(asked, pixels, setting)))
+            gradients.append(strided_as(logits, compiled(core.stacked_sums_gradient)(map_upstream, pixels, setting)))
             continue
         gradients.append(torch.empty_like(logits))
         for at, part in _slices(pixels):
-            _fill(gradients[-1], at, core.sums_gradient(asked[at[0]], part, setting))
+            _fill(gradients[-1], at, core.sums_gradient(map_upstream[at[0]], part, setting))
     one, two, three, four = gradients
     return one, two, three, four
 
@@ -122,7 +126,7 @@ def evidential_map(
     ignore_index: int,
     with_vacuity: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See `uml_kernels.evidential`."""
+    """Return the loss of each pixel and the vacuities; see `uml_kernels.evidential`."""
     setting = _setting(logits, target, weight, class_weight, kind, "none", ignore_index)
     pixels = _all(logits, target, weight, class_weight)
     loss, vacuity = _empty_map(logits, True), _empty_map(logits, with_vacuity)
@@ -143,7 +147,7 @@ def evidential_map_backward(
     kind: str,
     ignore_index: int,
 ) -> Tensor:
-    """The gradient of `evidential_map`."""
+    """Return the gradient of `evidential_map`."""
     setting = _setting(logits, target, weight, class_weight, kind, "none", ignore_index)
     gradient = torch.empty_like(logits)
     for at, part in _slices(_all(logits, target, weight, class_weight)):
@@ -152,7 +156,7 @@ def evidential_map_backward(
 
 
 def _empty_map(logits: Tensor, wanted: bool) -> Tensor:
-    """(B, P) to be filled, or nothing."""
+    """Allocate a map (B, P), or an empty tensor."""
     return logits.new_empty((logits.shape[0], logits.shape[2]) if wanted else (0,), dtype=result_dtype(logits))
 
 

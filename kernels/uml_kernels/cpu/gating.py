@@ -1,4 +1,4 @@
-"""Gating on a CPU, with gradients in closed form."""
+"""CPU implementation of gating with closed-form gradients."""
 
 import torch
 from torch import Tensor
@@ -12,14 +12,14 @@ def _sum(feature: Tensor, addend: Tensor | None) -> Tensor:
 
 
 def gated(feature: Tensor, gate: Tensor, addend: Tensor | None) -> Tensor:
-    """(feature + addend) * gate, in the dtype and strides of the feature (B, F, P); gate (B, P)."""
+    """Compute (feature + addend) * gate in the dtype and strides of the feature (B, F, P); the gate is (B, P)."""
     return torch.mul(_sum(feature, addend), at_least_float32(gate).unsqueeze(1), out=torch.empty_like(feature))
 
 
 def gated_backward(
     upstream: Tensor, feature: Tensor, gate: Tensor, addend: Tensor | None, apart: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of feature, gate, and addend; the last is empty unless it is asked for apart from the feature's."""
+    """Return the gradients of feature, gate and addend; the last is empty unless `apart` (its dtype differs)."""
     upstream = at_least_float32(upstream)
     factor = at_least_float32(gate).unsqueeze(1)
     for_feature = torch.mul(upstream, factor, out=torch.empty_like(feature))

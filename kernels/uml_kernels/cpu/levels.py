@@ -1,4 +1,4 @@
-"""Sums of upsampled logits of several levels on a CPU: one sample and level at a time, so that a map stays in cache."""
+"""CPU implementation of the level sums: one sample and level at a time, so that a map stays in the cache."""
 
 from typing import NamedTuple
 
@@ -10,14 +10,14 @@ from uml_kernels.layout import empty_like_maps, result_dtype
 
 
 class _Masks(NamedTuple):
-    """Of one sample's P pixels; products with floating masks are several times faster than a selection.
+    """Masks of one sample's P pixels; products with floating-point masks are several times faster than selections.
 
     Attributes:
-        own: (C, P), 1 where the target is the class and counts.
-        counted: (P,), 1 where the target counts.
-        number: (1, P), a class, 0 where the target is none.
-        ignored: (P,), or None where every pixel counts.
-        unknown: (P,), or None where every pixel that counts has a class.
+        own: (C, P), one-hot target; 0 at ignored pixels.
+        counted: (P,), 1 at pixels that are not ignored.
+        number: (1, P), class index; 0 where the target is not a class.
+        ignored: (P,), the ignored pixels, or None if there are none.
+        unknown: (P,), the other pixels whose target is not a class, or None if there are none.
     """
 
     own: Tensor
@@ -43,9 +43,9 @@ def _masks(target: Tensor, classes: int, ignore_index: int, dtype: torch.dtype) 
 
 
 def _pixels(level: Tensor, target: Tensor, size: list[int], masks: _Masks) -> Tensor:
-    """One sample's logits (1, C, h, w) at the pixels (1, H, W) of the target, as (C, P); 0 where ignored.
+    """Interpolate one sample's logits (1, C, h, w) to the target's pixels (1, H, W), as (C, P); 0 at ignored pixels.
 
-    Of two classes only the difference, (1, P), which is all that softmax asks of them.
+    For two classes it returns only their difference (1, P), on which the softmax depends.
     """
     level = level.to(masks.own.dtype)
     level = level[:, 1:] - level[:, :1] if level.shape[1] == 2 else level.contiguous()
@@ -57,15 +57,15 @@ def _pixels(level: Tensor, target: Tensor, size: list[int], masks: _Masks) -> Te
 
 
 def _sum(logits: Tensor, masks: _Masks, sums: Tensor) -> None:
-    """Write the 2 + 3 C sums of what `_pixels` returns."""
+    """Write the 2 + 3 C sums of the logits that `_pixels` returned to `sums`."""
     classes = len(masks.own)
     if classes == 2:
-        wrong = logits[0] * (masks.own[0] - masks.own[1])  # how far the other class is above the target's
+        wrong = logits[0] * (masks.own[0] - masks.own[1])  # logit of the other class minus that of the target's
         losses = functional.logsigmoid(wrong.neg_()).neg_()
         q = torch.cat([-logits, logits]).sigmoid_()
     else:
         logits = logits - logits.amax(0)
-        label = logits.gather(0, masks.number).squeeze(0)  # not a product: 0 times -inf is NaN
+        label = logits.gather(0, masks.number).squeeze(0)  # not a product with the mask: 0 times -inf is NaN
         powers = logits.exp_()
         total = powers.sum(0)
         q = powers.div_(total)
@@ -87,7 +87,7 @@ def level_sums(
     width: int,
     ignore_index: int,
 ) -> Tensor:
-    """See `uml_kernels.levels`."""
+    """Return the sums of all levels; see `uml_kernels.levels`."""
     levels = [level for level in (first, second, third, fourth) if level is not None]
     batch, classes = first.shape[:2]
     dtype = result_dtype(first)
@@ -114,7 +114,7 @@ def level_sums_backward(
     width: int,
     ignore_index: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `uml_kernels.levels`."""
+    """Return the gradients of `level_sums`; empty tensors for absent levels."""
     levels = (first, second, third, fourth)
     gradients = [first.new_empty(0) if level is None else empty_like_maps(level) for level in levels]
     batch, classes = first.shape[:2]
@@ -127,9 +127,9 @@ def level_sums_backward(
             if level is None:
                 continue
             row += 1
-            asked = upstream[row, sample].to(dtype)
+            level_upstream = upstream[row, sample].to(dtype)
             logits = _pixels(level[sample : sample + 1], own_target, [height, width], masks)
-            slopes = _pixel_gradients(logits, asked, masks).reshape(1, len(logits), *own_target.shape[1:])
+            slopes = _pixel_gradients(logits, level_upstream, masks).reshape(1, len(logits), *own_target.shape[1:])
             slopes = _to_points(slopes, level[sample : sample + 1], [height, width])
             gradient[sample : sample + 1] = torch.cat([-slopes, slopes], 1) if classes == 2 else slopes
     one, two, three, four = gradients
@@ -137,22 +137,25 @@ def level_sums_backward(
 
 
 def _pixel_gradients(logits: Tensor, upstream: Tensor, masks: _Masks) -> Tensor:
-    """The gradient of what `_pixels` returns; that of softmax in closed form: q_c (asked_c - sum of q_k asked_k)."""
+    """Return the gradient of the logits that `_pixels` returned.
+
+    The gradient of the softmax is q_c (g_c - sum of q_k g_k) for the gradient g with respect to q.
+    """
     classes = len(masks.own)
-    of_cross_entropy = upstream[1]
-    of_intersection, of_predicted = upstream[2 : 2 + 2 * classes].reshape(2, classes, 1).unbind()
+    for_cross_entropy = upstream[1]
+    for_intersection, for_predicted = upstream[2 : 2 + 2 * classes].reshape(2, classes, 1).unbind()
     if classes == 2:
         q = logits.sigmoid()
-        asked = torch.addcmul(of_predicted[1] - of_predicted[0], masks.own[1], of_intersection[1])
-        asked = asked.addcmul_(masks.own[0], -of_intersection[0])
-        slopes = torch.addcmul(of_cross_entropy, asked, logits.neg().sigmoid_()).mul_(q)
-        slopes.sub_(masks.own[1] * of_cross_entropy)
+        for_q = torch.addcmul(for_predicted[1] - for_predicted[0], masks.own[1], for_intersection[1])
+        for_q = for_q.addcmul_(masks.own[0], -for_intersection[0])
+        slopes = torch.addcmul(for_cross_entropy, for_q, logits.neg().sigmoid_()).mul_(q)
+        slopes.sub_(masks.own[1] * for_cross_entropy)
     else:
         q = logits.softmax(0)
-        asked = torch.addcmul(of_predicted, masks.own, of_intersection)
-        mean = (q * asked).sum(0)
-        slopes = asked.sub_(mean.sub_(of_cross_entropy)).mul_(q)
-        slopes.sub_(masks.own * of_cross_entropy)
+        for_q = torch.addcmul(for_predicted, masks.own, for_intersection)
+        mean = (q * for_q).sum(0)
+        slopes = for_q.sub_(mean.sub_(for_cross_entropy)).mul_(q)
+        slopes.sub_(masks.own * for_cross_entropy)
     if masks.ignored is not None:
         slopes.masked_fill_(masks.ignored, 0)
     if masks.unknown is not None:
@@ -161,7 +164,7 @@ def _pixel_gradients(logits: Tensor, upstream: Tensor, masks: _Masks) -> Tensor:
 
 
 def _to_points(slopes: Tensor, level: Tensor, size: list[int]) -> Tensor:
-    """The gradient (1, planes, H, W) of the pixels as that of the points, (1, planes, h, w)."""
+    """Convert the gradient (1, planes, H, W) of the pixels to that of the level's points, (1, planes, h, w)."""
     if level.shape[2:] == slopes.shape[2:]:
         return slopes
     below, beside = size[0] - slopes.shape[2], size[1] - slopes.shape[3]

@@ -1,4 +1,4 @@
-"""Evidence and opinions on a CPU, with gradients in closed form; float64 is kept, every other dtype becomes float32."""
+"""CPU implementation of evidence and opinions with closed-form gradients, in float64 for float64, else in float32."""
 
 import torch
 from torch import Tensor
@@ -9,24 +9,24 @@ from uml_kernels.layout import at_least_float32, strided_as
 from .remainders import LOG1P, polynomial
 
 LARGEST = 1e9
-"""Evidence that counts, as in the kernels (`uml_kernels.special`)."""
+"""Maximum evidence, as in the kernels (`uml_kernels.special`)."""
 LARGEST_EXPONENT = 16.0
-"""exp(16) = 8.9e6; beyond it the vacuity of an opinion is below float32's resolution of 1."""
+"""Maximum exponent: beyond exp(16) = 8.9e6 the vacuity of an opinion is below float32's resolution at 1."""
 
 
 def _in_one_loop(logits: Tensor) -> bool:
-    """Whether arithmetic is cheaper than the library's logarithm, as it is where the compiler fuses it."""
+    """Return whether the compiler fuses the arithmetic, which makes a polynomial cheaper than the library's log1p."""
     return torch.compiler.is_compiling() and logits.dtype == torch.float32
 
 
 def evidence_of(logits: Tensor, kind: str) -> Tensor:
-    """Evidence of logits, at most 1e9, elementwise; NaN stays NaN."""
+    """Compute the evidence of logits elementwise, at most 1e9; NaN stays NaN."""
     logits = at_least_float32(logits)
     if kind == "softplus":
         if _in_one_loop(logits):
             falling = logits.abs().neg().exp()
             return logits.clamp(0, LARGEST) + falling * polynomial(LOG1P, falling)
-        evidence = functional.softplus(logits, threshold=40)  # beyond it softplus(x) is x even in float64
+        evidence = functional.softplus(logits, threshold=40)  # above 40, softplus(x) equals x even in float64
     elif kind == "exp":
         evidence = logits.clamp(max=LARGEST_EXPONENT).exp_()
     elif kind == "relu":
@@ -37,10 +37,10 @@ def evidence_of(logits: Tensor, kind: str) -> Tensor:
 
 
 def slope_of(logits: Tensor, kind: str) -> Tensor:
-    """The derivative of the evidence, elementwise."""
+    """Compute the derivative of the evidence elementwise."""
     logits = at_least_float32(logits)
     if kind == "softplus":
-        if _in_one_loop(logits):  # of the same exponential
+        if _in_one_loop(logits):  # uses the same exponential as the evidence
             falling = logits.abs().neg().exp()
             return torch.where(logits < 0, falling, 1.0) / (1 + falling)
         return logits.sigmoid()
@@ -50,7 +50,7 @@ def slope_of(logits: Tensor, kind: str) -> Tensor:
 
 
 def opinion(logits: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Evidence (B, C, P), vacuity and gate (B, P) of logits (B, C, P)."""
+    """Compute evidence (B, C, P), vacuity and gate (B, P) of logits (B, C, P)."""
     evidence = evidence_of(logits, kind)
     classes = logits.shape[1]
     vacuity = classes / (evidence.sum(1) + classes)
@@ -60,7 +60,7 @@ def opinion(logits: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
 def opinion_backward(
     logits: Tensor, for_evidence: Tensor | None, for_vacuity: Tensor | None, for_gate: Tensor | None, kind: str
 ) -> Tensor:
-    """The gradient of the logits, in their dtype and strides, for upstream ones of which any may be None."""
+    """Return the gradient of the logits in their dtype and strides; any upstream gradient may be None."""
     classes = logits.shape[1]
     vacuity = classes / (evidence_of(logits, kind).sum(1) + classes)
     upstream = torch.zeros_like(vacuity)
@@ -75,13 +75,13 @@ def opinion_backward(
 
 
 def predictive_maps(logits: Tensor, kind: str, classes: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Expected probability (B, C, P) or label (B, P), vacuity (B, P), and entropy (B, P) in nats."""
+    """Compute expected probability (B, C, P) or label (B, P), vacuity (B, P), and entropy (B, P) in nats."""
     evidence = evidence_of(logits, kind)
     count = logits.shape[1]
     strength = evidence.sum(1) + count
     probability = (evidence + 1) / strength.unsqueeze(1)
     largest, label = evidence.max(1)
-    # -ln of a probability near 1 is the logarithm of 1 + the others' share: as a logarithm it would cancel
+    # For a probability p near 1, -ln p = log1p(other alphas / own alpha), which does not cancel
     others = evidence.scatter(1, label.unsqueeze(1), 0).sum(1) + (count - 1)
     ratio = (others / (largest + 1)).unsqueeze(1)
     own = torch.arange(count, device=logits.device).view(1, -1, 1) == label.unsqueeze(1)

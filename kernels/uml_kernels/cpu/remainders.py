@@ -1,12 +1,12 @@
 """Digamma and trigamma for arguments >= 1, split so that their differences do not cancel.
 
 With t = x + SHIFT, psi(x) = ln t - `digamma_remainder`(x) and psi'(x) = 1 / t + `trigamma_remainder`(x). Both
-remainders are small and positive, so what is left to a difference psi(x + d) - psi(x) is log1p(d / t), and to psi'(x) -
-psi'(x + d) it is d / (t (t + d)): no cancellation.
+remainders are small and positive. The main part of psi(x + d) - psi(x) is then log1p(d / t), and that of psi'(x) -
+psi'(x + d) is d / (t (t + d)), without cancellation.
 
 In float32 SHIFT is 0 and the remainders are the kernels' minimax polynomials in 1 / x (`uml_kernels.special`). In
-float64 it is 10, by recurrence and asymptotic series (Abramowitz and Stegun, 6.3.5, 6.3.18, 6.4.6, 6.4.12, 6.1.40), of
-which the first term left out is below 1e-17 at x = 1.
+float64 SHIFT is 10, and the remainders come from the recurrence and the asymptotic series (Abramowitz and Stegun,
+6.3.5, 6.3.18, 6.4.6, 6.4.12, 6.1.40), whose first omitted term is below 1e-17 at x = 1.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _TRIGAMMA = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 
 # B_2n / (2n (2n - 1))
 _LOG_GAMMA = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
 
-# As in uml_kernels.special, which cannot be imported where there is no Triton; a test holds them equal.
+# Copied from uml_kernels.special, which cannot be imported without Triton; a test checks that they are equal.
 LOG1P = (
     0.9999999403953552, -0.4999949336051941, 0.3331909775733948, -0.2484298199415207, 0.19106006622314453,
     -0.13663244247436523, 0.07822594046592712, -0.029505232349038124, 0.005232692696154118,
@@ -42,12 +42,12 @@ CONCENTRATION = (
 
 
 def shifted(x: Tensor) -> Tensor:
-    """The argument plus the SHIFT of its dtype: t of x."""
+    """Return t = x + SHIFT, with the SHIFT of x's dtype."""
     return x + DOUBLE_SHIFT if x.dtype == torch.float64 else x
 
 
 def polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
-    """Sum of coefficients[i] x^i, in the place of one tensor."""
+    """Evaluate the sum of coefficients[i] x^i in place in one new tensor."""
     total = x * coefficients[-1]
     for coefficient in coefficients[-2:0:-1]:
         total.add_(coefficient).mul_(x)
@@ -55,7 +55,7 @@ def polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
 
 
 def digamma_remainder(x: Tensor) -> Tensor:
-    """The positive ln(x + SHIFT) - psi(x), elementwise, float32 or float64, x >= 1."""
+    """Compute ln(x + SHIFT) - psi(x) > 0 elementwise for x >= 1, float32 or float64."""
     inverse = 1 / shifted(x)
     if x.dtype != torch.float64:
         return polynomial(DIGAMMA, inverse).mul_(inverse)
@@ -67,7 +67,7 @@ def digamma_remainder(x: Tensor) -> Tensor:
 
 
 def trigamma_remainder(x: Tensor) -> Tensor:
-    """The positive psi'(x) - 1 / (x + SHIFT), elementwise, float32 or float64, x >= 1."""
+    """Compute psi'(x) - 1 / (x + SHIFT) > 0 elementwise for x >= 1, float32 or float64."""
     inverse = 1 / shifted(x)
     if x.dtype != torch.float64:
         return polynomial(TRIGAMMA, inverse).mul_(inverse).mul_(inverse)
@@ -79,9 +79,10 @@ def trigamma_remainder(x: Tensor) -> Tensor:
 
 
 def concentration(evidence: Tensor) -> Tensor:
-    """V(e) = e - e psi(1 + e) + ln Gamma(1 + e), elementwise, e >= 0: 0 at 0, then rising as (ln e) / 2.
+    """Compute V(e) = e - e psi(1 + e) + ln Gamma(1 + e) elementwise for e >= 0: 0 at 0, growing like (ln e) / 2.
 
-    In float64 each logarithm but the first is of a ratio between 1 and i / (SHIFT + 1), so that no large ones cancel.
+    In float64 the argument of each logarithm except the first is between i / (SHIFT + 1) and 1, so that no large
+    logarithms cancel.
     """
     if evidence.dtype != torch.float64:
         inverse = 1 / (1 + evidence)
@@ -99,7 +100,7 @@ def concentration(evidence: Tensor) -> Tensor:
 
 
 def concentration_slopes(evidence: Tensor) -> tuple[Tensor, Tensor]:
-    """V'(e) = 1 - e psi'(1 + e), and 1 - V'(e), each without the cancellation of the other, elementwise."""
+    """Compute V'(e) = 1 - e psi'(1 + e) and 1 - V'(e) elementwise, both without cancellation."""
     alpha = evidence + 1
     inverse, rest = 1 / shifted(alpha), evidence * trigamma_remainder(alpha)
     lost = DOUBLE_SHIFT + 1 if evidence.dtype == torch.float64 else 1

@@ -1,1 +1,1 @@
-"""The kernels in Triton, and what launches them; imported when a tensor on a GPU first asks for one."""
+"""Triton kernels and their launchers; imported on the first call with a GPU tensor."""

@@ -1,4 +1,4 @@
-"""Launches of the two kernels that combine sums into a loss."""
+"""Launchers of the two kernels that combine sums into a loss."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,13 +10,13 @@ from .combined_kernels import backward_kernel, forward_kernel
 from .launch import launch
 
 MOST_ROWS = 64
-"""Samples that the program takes at a time."""
+"""Maximum number of samples that the program processes at a time."""
 
 
 def _constants(
     evidential: Tensor | None, levels: Tensor | None, negative_log: bool, dice_per_sample: bool
 ) -> tuple[int, dict[str, Any]]:
-    """The number of samples, and what the kernels are compiled for."""
+    """Return the number of samples and the compile-time constants of the kernels."""
     maps, batch, columns = (0, 0, 4) if evidential is None else evidential.shape
     count, levels_batch, level_columns = (0, 0, 2) if levels is None else levels.shape
     classes, batch = max((columns - 4) // 3, (level_columns - 2) // 3), max(batch, levels_batch)
@@ -41,7 +41,7 @@ def combined_loss(
     dice_per_sample: bool,
     smooth: float,
 ) -> tuple[Tensor, Tensor]:
-    """See `uml_kernels.combined`: the loss, and the terms (maps, 4)."""
+    """Return the loss and the terms (maps, 4); see `uml_kernels.combined`."""
     evidential, levels, weight = _contiguous(evidential, levels, weight)
     batch, constants = _constants(evidential, levels, negative_log, dice_per_sample)
     like = evidential if evidential is not None else levels
@@ -68,7 +68,7 @@ def combined_loss_backward(
     dice_per_sample: bool,
     smooth: float,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of the sums; empty where there are none."""
+    """Return the gradients of the sums; an empty tensor for absent sums."""
     evidential, levels, weight, for_terms = _contiguous(evidential, levels, weight, for_terms)
     batch, constants = _constants(evidential, levels, negative_log, dice_per_sample)
     gradients = [None if sums is None else torch.empty_like(sums) for sums in (evidential, levels)]

@@ -1,6 +1,6 @@
-"""Sums combined into a loss by one program forward, and one backward: tiny kernels that replace dozens of launches.
+"""Kernels that combine sums into a loss: one program forward and one backward replace dozens of small launches.
 
-Samples are rows and classes lanes; rows are added in a fixed order, so that two runs are bitwise equal.
+Samples are rows and classes are lanes. Rows are added in a fixed order, so that two runs are bitwise equal.
 """
 
 import triton
@@ -19,7 +19,12 @@ def _rows(
     LANES: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Of ROWS samples: pointers to their sums, which rows exist, their weights, and the Dice sums (ROWS, LANES)."""
+    """Load ROWS samples.
+
+    Returns:
+        Pointers to their sums, the mask of existing rows, the sample weights, the intersections (ROWS, LANES), and the
+        sums of predicted and target (ROWS, LANES).
+    """
     row = first + tl.arange(0, ROWS)
     inside = row < B
     at = sums + row.to(tl.int64) * K
@@ -36,7 +41,7 @@ def _rows(
 
 @triton.jit
 def _loss_of_overlap(numerator, denominator, inside, C: tl.constexpr, NEGATIVE_LOG: tl.constexpr):
-    """-ln D or 1 - D, over the number of classes; 0 in lanes that are no class."""
+    """Return -ln D or 1 - D, divided by the number of classes; 0 in lanes without a class."""
     overlap = numerator / denominator
     if NEGATIVE_LOG:
         each = -tl.log(tl.where(inside, overlap, 1.0))
@@ -50,7 +55,12 @@ def _totals(
     sums, weight, B, smooth, K: tl.constexpr, DICE_AT: tl.constexpr, C: tl.constexpr, LANES: tl.constexpr,
     ROWS: tl.constexpr, ITERATIONS: tl.constexpr, PER_SAMPLE: tl.constexpr, NEGATIVE_LOG: tl.constexpr,
 ):  # fmt: skip
-    """Of one map, weighted: count, cross-entropy, KL, vacuity; Dice sums (LANES,); Dice per sample and its samples."""
+    """Add the weighted sums of one map over its samples.
+
+    Returns:
+        Count, cross-entropy, KL and vacuity; intersection and predicted plus target of Dice (LANES,); the total of the
+        per-sample Dice losses and the weighted number of samples in it.
+    """
     count, cross_entropy = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
     kl, vacuity = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
     of_samples, samples = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
@@ -81,10 +91,10 @@ def _totals(
 
 @triton.jit
 def _divided_by(given, count):
-    """What a mean divides by: the scalar that is given, or the count, or 1 where nothing is counted."""
+    """Return the denominator of a mean: the given scalar, or else the count, or 1 if the count is 0."""
     if given is not None:
         return tl.load(given).to(tl.float32)
-    else:  # what follows a return is compiled too
+    else:  # required: Triton also compiles the code after a return
         return tl.where(count > 0, count, 1.0)
 
 
@@ -94,7 +104,7 @@ def _terms(
     LANES: tl.constexpr, ROWS: tl.constexpr, ITERATIONS: tl.constexpr, PER_SAMPLE: tl.constexpr,
     NEGATIVE_LOG: tl.constexpr,
 ):  # fmt: skip
-    """Mean cross-entropy, KL and vacuity of one map, and its Dice loss."""
+    """Return mean cross-entropy, KL and vacuity of one map, and its Dice loss."""
     count, cross_entropy, kl, vacuity, intersection, both, of_samples, samples = _totals(
         sums, weight, B, smooth, K, DICE_AT, C, LANES, ROWS, ITERATIONS, PER_SAMPLE, NEGATIVE_LOG
     )
@@ -125,14 +135,14 @@ def forward_kernel(
     M: tl.constexpr,
     L: tl.constexpr,
     C: tl.constexpr,
-    OVERLAPS: tl.constexpr,  # whether evidential sums have those of Dice
+    OVERLAPS: tl.constexpr,  # whether the evidential sums include Dice sums
     LANES: tl.constexpr,
     ROWS: tl.constexpr,
-    ITERATIONS: tl.constexpr,  # blocks of ROWS samples that cover B
+    ITERATIONS: tl.constexpr,  # number of blocks of ROWS samples that cover B
     PER_SAMPLE: tl.constexpr,
     NEGATIVE_LOG: tl.constexpr,
 ):
-    """The loss and the terms of every map, by one program."""
+    """Compute the loss and the terms of every map in one program."""
     K: tl.constexpr = 4 + 3 * C if OVERLAPS else 4
     of_kl = tl.load(kl_weight).to(tl.float32)
     total = 0.0 * of_kl
@@ -163,7 +173,7 @@ def _differentiate(
     DICE_AT: tl.constexpr, C: tl.constexpr, LANES: tl.constexpr, ROWS: tl.constexpr, ITERATIONS: tl.constexpr,
     PER_SAMPLE: tl.constexpr, NEGATIVE_LOG: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of one map's sums."""
+    """Store the gradient of one map's sums."""
     count, _, _, _, total_intersection, total_both, _, samples = _totals(
         sums, weight, B, smooth, K, DICE_AT, C, LANES, ROWS, ITERATIONS, PER_SAMPLE, NEGATIVE_LOG
     )
@@ -221,11 +231,11 @@ def backward_kernel(
     OVERLAPS: tl.constexpr,
     LANES: tl.constexpr,
     ROWS: tl.constexpr,
-    ITERATIONS: tl.constexpr,  # blocks of ROWS samples that cover B
+    ITERATIONS: tl.constexpr,  # number of blocks of ROWS samples that cover B
     PER_SAMPLE: tl.constexpr,
     NEGATIVE_LOG: tl.constexpr,
 ):
-    """The gradient of all sums, by one program."""
+    """Compute the gradient of all sums in one program."""
     K: tl.constexpr = 4 + 3 * C if OVERLAPS else 4
     lambda_kl = tl.load(kl_weight).to(tl.float32)
     upstream = 0.0 * lambda_kl

@@ -1,4 +1,4 @@
-"""Loss and gradient of one pixel's Dirichlet, in registers; forms that do not cancel (kernels/README.md)."""
+"""Loss and gradient of a pixel's Dirichlet distribution, in registers, without cancellation (kernels/README.md)."""
 
 import triton
 import triton.language as tl
@@ -10,7 +10,7 @@ from .evidence import total
 
 @triton.jit
 def _others(values, C: tl.constexpr):
-    """For each of C values, at least two, the sum of the others, never as a difference."""
+    """Return for each of C >= 2 values the sum of the others, never computed as a difference."""
     before = (values[0],)
     for c in tl.static_range(1, C - 1):
         before += (before[c - 1] + values[c],)
@@ -26,9 +26,9 @@ def _others(values, C: tl.constexpr):
 
 @triton.jit
 def kl_of_wrong(wrong, N: tl.constexpr, C: tl.constexpr):
-    """KL to the uniform Dirichlet of C classes of which N have evidence, and its N derivatives.
+    """Return the KL to the uniform Dirichlet of C classes, of which N have evidence, and its N derivatives.
 
-    KL = sum over i < C of kappa(W / i) + V(W) - sum of V(w), kappa(x) = log1p(x) - x / (1 + x); with N = 1, V cancels.
+    KL = sum over i < C of kappa(W / i) + V(W) - sum of V(w), kappa(x) = log1p(x) - x / (1 + x); for N = 1, V cancels.
     """
     zero = tl.zeros_like(wrong[0])
     everything = total(wrong, N)
@@ -36,7 +36,7 @@ def kl_of_wrong(wrong, N: tl.constexpr, C: tl.constexpr):
         inverse = reciprocal(everything + 1.0)
         share = everything * inverse
         return logarithm(everything + 1.0) - share, (share * inverse,)
-    else:  # what follows a return is compiled too
+    else:  # required: Triton also compiles the code after a return
         kl, rising, inverse_all = concentration(everything)
         inverse, slope, product = inverse_all, zero - rising, zero + 1.0
         for i in tl.static_range(1, C):
@@ -63,10 +63,10 @@ def kl_of_wrong(wrong, N: tl.constexpr, C: tl.constexpr):
 
 @triton.jit
 def is_class(target, c: tl.constexpr, C: tl.constexpr):
-    """Whether a class number from 0 to C - 1 is c, in the C - 1 comparisons that `hard_pixel` makes anyway."""
+    """Return whether a class index from 0 to C - 1 is c, using only the C - 1 comparisons that `hard_pixel` needs."""
     if c == 0:
         return target <= 0
-    elif c == C - 1:  # what follows a return is compiled too
+    elif c == C - 1:  # required: Triton also compiles the code after a return
         return target > C - 2
     else:
         return target == c
@@ -74,7 +74,7 @@ def is_class(target, c: tl.constexpr, C: tl.constexpr):
 
 @triton.jit
 def hard_pixel(evidence, target, C: tl.constexpr):
-    """Expected cross-entropy and KL for the class number `target`, their C derivatives each, and 1 / S."""
+    """Return expected cross-entropy and KL for the class index `target`, the C derivatives of each, and 1 / S."""
     own, wrong = evidence[0], ()
     for c in tl.static_range(1, C):
         own = tl.where(is_class(target, c, C), evidence[c], own)
@@ -91,7 +91,7 @@ def hard_pixel(evidence, target, C: tl.constexpr):
     slopes, all_kl_slopes = (), ()
     for c in tl.static_range(C):
         slopes += (tl.where(is_class(target, c, C), for_own, for_others),)
-        kl_slope = 0.0  # of the target's class
+        kl_slope = 0.0  # the value for the target's class
         if c < C - 1:
             kl_slope = tl.where(target <= c, 0.0, kl_slopes[c])
         if c > 0:
@@ -102,7 +102,7 @@ def hard_pixel(evidence, target, C: tl.constexpr):
 
 @triton.jit
 def soft_pixel(evidence, target, C: tl.constexpr):
-    """As `hard_pixel` for a tuple of C shares of the classes."""
+    """Return the same values as `hard_pixel` for a tuple of C soft labels."""
     zero = tl.zeros_like(evidence[0])
     alphas, wrong = (), ()
     for c in tl.static_range(C):

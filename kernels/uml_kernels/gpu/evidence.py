@@ -1,4 +1,4 @@
-"""What every kernel of evidence begins with: evidence and its slope, in registers, of one pixel's logits."""
+"""Evidence of a pixel's logits and its derivative, in registers: the first step of every evidential kernel."""
 
 import triton
 import triton.language as tl
@@ -8,9 +8,9 @@ from uml_kernels.special import LARGEST, LOG2_E, exponential, log1p_unit, recipr
 
 @triton.jit
 def evidence_of(logit, KIND: tl.constexpr):
-    """Evidence of a float32 logit, at most 1e9, and its derivative; NaN stays NaN (see `uml_kernels.evidence`)."""
+    """Return the evidence of a float32 logit, at most 1e9, and its derivative; NaN stays NaN (see `EvidenceKind`)."""
     if KIND == "softplus":
-        falling = exponential(-tl.abs(logit))  # NaN stays there, so that minimum and maximum may lose it
+        falling = exponential(-tl.abs(logit))  # carries NaN, which minimum and maximum may drop
         evidence = tl.minimum(tl.maximum(logit, 0.0), LARGEST) + log1p_unit(falling)
         return evidence, tl.where(logit < 0, falling, 1.0) * reciprocal(1.0 + falling)
     if KIND == "exp":
@@ -20,12 +20,15 @@ def evidence_of(logit, KIND: tl.constexpr):
     evidence = tl.where(logit > LARGEST, LARGEST, logit)
     if KIND == "relu":
         return tl.where(logit < 0, 0.0, evidence), tl.where(logit > 0, slope, 0.0)
-    return tl.where(logit < 0, float("nan"), evidence), slope  # given, and no evidence
+    return tl.where(logit < 0, float("nan"), evidence), slope  # given: negative values are not evidence
 
 
 @triton.jit
 def load_evidence(logits, offset, stride_class, mask, C: tl.constexpr, KIND: tl.constexpr):
-    """Evidence of C classes and its slopes, two tuples, 0 where masked; `logits` points to the first class."""
+    """Return evidence and slopes of C classes as two tuples; `logits` points to the first class.
+
+    Masked pixels have logit 0.
+    """
     evidence, slopes = (), ()
     for c in tl.static_range(C):
         logit = tl.load(logits + tl.cast(c, tl.int64) * stride_class + offset, mask=mask, other=0.0).to(tl.float32)
@@ -37,7 +40,7 @@ def load_evidence(logits, offset, stride_class, mask, C: tl.constexpr, KIND: tl.
 
 @triton.jit
 def total(values, C: tl.constexpr):
-    """The sum of a tuple of C."""
+    """Return the sum of a tuple of C values."""
     result = values[0]
     for c in tl.static_range(1, C):
         result += values[c]

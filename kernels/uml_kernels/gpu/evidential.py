@@ -1,4 +1,4 @@
-"""Launches of the evidential objective's kernels."""
+"""Launchers of the evidential objective's kernels."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from .launch import launch
 
 
 class _Call(NamedTuple):
-    """What the launches of forward and backward share."""
+    """Launch parameters that forward and backward share."""
 
     tiles: Tiles
     blocks: int  # programs of one sample
@@ -46,7 +46,7 @@ def evidential_sums(
     ignore_index: int,
     with_vacuity: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See `uml_kernels.evidential`."""
+    """Return the sums and the vacuities; see `uml_kernels.evidential`."""
     maps = [None if each is None else addressable(each) for each in (first, second, third, fourth)]
     call = _call("evidential_forward", maps, target, kind, ignore_index)
     columns = 4 if dice == "none" else 4 + 3 * first.shape[1]
@@ -71,7 +71,7 @@ def evidential_map(
     ignore_index: int,
     with_vacuity: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See `uml_kernels.evidential`."""
+    """Return the loss of each pixel and the vacuities; see `uml_kernels.evidential`."""
     logits = addressable(logits)
     call = _call("evidential_forward", [logits], target, kind, ignore_index)
     loss, vacuity = _empty_map(logits, True), _empty_map(logits, with_vacuity)
@@ -84,7 +84,7 @@ def evidential_map(
 
 
 def _empty_map(logits: Tensor, wanted: bool) -> Tensor:
-    """(B, P) float32 to be filled, or nothing."""
+    """Allocate a float32 map (B, P), or an empty tensor."""
     return logits.new_empty((logits.shape[0], logits.shape[2]) if wanted else (0,), dtype=torch.float32)
 
 
@@ -101,7 +101,7 @@ def evidential_sums_backward(
     dice: str,
     ignore_index: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of one to four maps for an upstream one of their sums; empty tensors for the absent maps."""
+    """Return the gradients of one to four maps for an upstream gradient of their sums; empty for absent maps."""
     return _backward(
         (first, second, third, fourth), target, weight, class_weight, None, upstream.contiguous(), kind=kind,
         dice=dice, ignore_index=ignore_index, per_pixel=False,
@@ -118,7 +118,7 @@ def evidential_map_backward(
     kind: str,
     ignore_index: int,
 ) -> Tensor:
-    """The gradient of `evidential_map` for an upstream one (B, P)."""
+    """Return the gradient of `evidential_map` for an upstream gradient (B, P)."""
     return _backward(
         (logits, None, None, None), target, weight, class_weight, kl_weight, upstream.contiguous(), kind=kind,
         dice="none", ignore_index=ignore_index, per_pixel=True,

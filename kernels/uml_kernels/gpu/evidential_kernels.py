@@ -1,7 +1,7 @@
-"""The evidential objective of one to four maps: one kernel forward, one backward; each reads the logits once.
+"""Kernels of the evidential objective of one to four maps: one forward, one backward; each reads the logits once.
 
-A program takes ITERATIONS blocks of BLOCK pixels of one sample of one map and writes one row of partial sums, which
-torch adds in a fixed order: no atomics, so that two runs are bitwise equal.
+A program processes ITERATIONS blocks of BLOCK pixels of one sample of one map and writes one row of partial sums, which
+torch adds in a fixed order. There are no atomics, so that two runs are bitwise equal.
 """
 
 import triton
@@ -16,7 +16,11 @@ from .target import load_classes
 
 @triton.jit
 def _load_target(target, sample, start, offset, mask, P, ignore_index, C: tl.constexpr, SOFT: tl.constexpr):
-    """Class number, or tuple of shares; which pixels count; and their weight, NaN where the number is no class."""
+    """Load class indices or a tuple of soft labels.
+
+    Returns:
+        The target, the mask of valid pixels, and their weight, which is NaN where the index is not a class.
+    """
     if SOFT:
         shares = ()
         for c in tl.static_range(C):
@@ -29,7 +33,7 @@ def _load_target(target, sample, start, offset, mask, P, ignore_index, C: tl.con
 
 @triton.jit
 def _weigh(target, weight, class_weight, at, offset, mask, counted, factor, C: tl.constexpr, SOFT: tl.constexpr):
-    """Which pixels count, their weight in the Dice sums, and that in the loss; both are 0 where a pixel does not."""
+    """Return the mask of valid pixels and their weights in the Dice sums and in the loss, both 0 at other pixels."""
     if weight is not None:
         given = tl.load(weight + at + offset, mask=mask, other=0.0).to(tl.float32)
         counted = counted & (given != 0)
@@ -46,7 +50,7 @@ def _weigh(target, weight, class_weight, at, offset, mask, counted, factor, C: t
 
 @triton.jit
 def _cleaned(evidence, counted, C: tl.constexpr):
-    """0 where a pixel does not count, so that products with its weight of 0 are 0 whatever its logits are."""
+    """Set evidence to 0 at excluded pixels, so that products with their weight of 0 are 0 whatever their logits."""
     result = ()
     for c in tl.static_range(C):
         result += (tl.where(counted, evidence[c], 0.0),)
@@ -57,13 +61,13 @@ def _cleaned(evidence, counted, C: tl.constexpr):
 def _pixel(evidence, target, C: tl.constexpr, SOFT: tl.constexpr):
     if SOFT:
         return soft_pixel(evidence, target, C)
-    else:  # what follows a return is compiled too
+    else:  # required: Triton also compiles the code after a return
         return hard_pixel(evidence, target, C)
 
 
 @triton.jit
 def _share(target, factor, c: tl.constexpr, C: tl.constexpr, SOFT: tl.constexpr):
-    """The weighted share of class c in the target."""
+    """Return the weighted share of class c in the target."""
     if SOFT:
         return factor * target[c]
     else:
@@ -72,7 +76,7 @@ def _share(target, factor, c: tl.constexpr, C: tl.constexpr, SOFT: tl.constexpr)
 
 @triton.jit
 def _probability(evidence, inverse_strength, C: tl.constexpr, DICE: tl.constexpr):
-    """What overlaps with the mask: softmax of the evidence, or alpha / S."""
+    """Return the probability in the Dice sums: softmax of the evidence, or alpha / S."""
     probability = ()
     if DICE == "expected":
         for c in tl.static_range(C):
@@ -92,7 +96,7 @@ def _probability(evidence, inverse_strength, C: tl.constexpr, DICE: tl.constexpr
 
 @triton.jit
 def _of_map(number, first, second, third, fourth):
-    """The pointer of a map by its number; the maps that are absent are None."""
+    """Return the pointer of a map by its number; absent maps are None."""
     pointer = first
     if second is not None:
         if number == 1:
@@ -115,7 +119,7 @@ def forward_kernel(
     target,
     weight,  # or None
     class_weight,  # or None
-    kl_weight,  # of `loss`
+    kl_weight,  # for `loss`
     partial,  # or None: (maps, B, programs of a sample, 4 [+ 3 C])
     loss,  # or None: (B, P)
     vacuity,  # or None: (B, P)
@@ -133,7 +137,7 @@ def forward_kernel(
     BLOCK: tl.constexpr,
     ITERATIONS: tl.constexpr,
 ):
-    """Sums over the pixels of each sample and map, or the loss of each pixel of one map."""
+    """Compute sums over the pixels of each sample and map, or the loss of each pixel of one map."""
     program = tl.program_id(0)
     row = program // programs
     sample = (row % B).to(tl.int64)
@@ -153,7 +157,7 @@ def forward_kernel(
         evidence, _slopes = load_evidence(logits + base, offset * stride_pixel, stride_class, mask, C, KIND)
         y, counted, factor = _load_target(target, sample, start, offset, mask, P, ignore_index, C, SOFT)
         counted, factor, loss_factor = _weigh(y, weight, class_weight, at, offset, mask, counted, factor, C, SOFT)
-        if vacuity is not None:  # of the pixels that do not count too
+        if vacuity is not None:  # excluded pixels have a vacuity too
             tl.store(vacuity + at + offset, C * reciprocal(total(evidence, C) + C), mask=mask)
         evidence = _cleaned(evidence, counted, C)
         cross_entropy, kl, _dce, _dkl, inverse_strength = _pixel(evidence, y, C, SOFT)
@@ -180,7 +184,7 @@ def forward_kernel(
         count = tl.sum(sums[0], 0)
         tl.store(to, count)
         for k in tl.static_range(1, K):
-            tl.store(to + k, tl.sum(sums[k], 0) + 0.0 * count)  # NaN where a number is no class, as the count is
+            tl.store(to + k, tl.sum(sums[k], 0) + 0.0 * count)  # NaN like the count if an index is not a class
 
 
 @triton.jit
@@ -192,9 +196,9 @@ def backward_kernel(
     target,
     weight,  # or None
     class_weight,  # or None
-    kl_weight,  # of a loss per pixel
-    upstream,  # (B, P), or of sums (maps, B, 4 [+ 3 C])
-    first_gradient,  # strided as the maps
+    kl_weight,  # if PER_PIXEL
+    upstream,  # (B, P) if PER_PIXEL, else for the sums (maps, B, 4 [+ 3 C])
+    first_gradient,  # has the strides of the maps
     second_gradient,  # or None
     third_gradient,  # or None
     fourth_gradient,  # or None
@@ -212,7 +216,7 @@ def backward_kernel(
     PER_PIXEL: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The gradient of the logits for any upstream one."""
+    """Compute the gradient of the logits for an upstream gradient of the sums or of each pixel's loss."""
     program = tl.program_id(0)
     row = program // programs
     sample = (row % B).to(tl.int64)

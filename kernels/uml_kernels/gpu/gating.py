@@ -1,7 +1,7 @@
-"""Gating: one kernel forward, one backward; each reads every operand once.
+"""Kernels of gating and their launchers: one forward, one backward; each reads every operand once.
 
-Tiles are of channels and pixels, in whichever of the two the memory runs. A program of backward takes all channels of
-its pixels, so that the gate's gradient is a sum in a fixed order.
+Tiles span channels and pixels, in proportions that follow the memory layout. A backward program processes all channels
+of its pixels, so that the gate's gradient is a sum in a fixed order.
 """
 
 import torch
@@ -37,7 +37,7 @@ def gated_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """(feature + addend) * gate of ROWS channels of BLOCK pixels of one sample."""
+    """Compute (feature + addend) * gate for ROWS channels of BLOCK pixels of one sample."""
     program = tl.program_id(0)
     sample = (program // (blocks * chunks)).to(tl.int64)
     start = (program // chunks % blocks).to(tl.int64) * BLOCK
@@ -63,7 +63,7 @@ def gated_backward_kernel(
     addend,  # or None
     for_feature,
     for_gate,
-    for_addend,  # or None: strided as for_feature
+    for_addend,  # or None; has the strides of for_feature
     F,
     P,
     blocks,
@@ -82,7 +82,7 @@ def gated_backward_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The gradients of all channels of BLOCK pixels of one sample."""
+    """Compute the gradients of all channels of BLOCK pixels of one sample."""
     program = tl.program_id(0)
     sample = (program // blocks).to(tl.int64)
     start = (program % blocks).to(tl.int64) * BLOCK
@@ -112,7 +112,7 @@ def gated_backward_kernel(
 
 
 def gated(feature: Tensor, gate: Tensor, addend: Tensor | None) -> Tensor:
-    """See `uml_kernels.gating`; gate is contiguous."""
+    """Return (feature + addend) * gate; see `uml_kernels.gating`. The gate must be contiguous."""
     result = torch.empty_like(feature)
     feature, addend = addressable(feature), None if addend is None else addressable(addend)
     batch, channels, pixels = feature.shape
@@ -129,7 +129,7 @@ def gated(feature: Tensor, gate: Tensor, addend: Tensor | None) -> Tensor:
 def gated_backward(
     upstream: Tensor, feature: Tensor, gate: Tensor, addend: Tensor | None, apart: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of feature, gate, and addend; the last is empty unless it is asked for apart from the feature's."""
+    """Return the gradients of feature, gate and addend; the last is empty unless `apart` (its dtype differs)."""
     for_feature, for_gate = torch.empty_like(feature), torch.empty_like(gate)
     for_addend = torch.empty_like(feature, dtype=addend.dtype) if apart and addend is not None else None
     upstream, feature = addressable(upstream), addressable(feature)

@@ -1,4 +1,4 @@
-"""How kernels are launched."""
+"""Launching of kernels with the compiler options that all of them share."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -10,13 +10,22 @@ from torch import Tensor
 from uml_kernels.check import DEBUG
 
 OPTIONS: Mapping[str, Any] = {"enable_fp_fusion": True}
-"""Of the compiler: products and sums become one instruction, whatever Triton's default is (from 3.10 on: not)."""
+"""Compiler options: fuse multiply and add, independently of Triton's default (off from 3.10 on)."""
 
 
 def launch(
     kernel: Any, programs: int, *arguments: Any, warps: int, registers: int | None = None, **constants: Any
 ) -> None:
-    """Start programs of a kernel on the device of its first tensor, without waiting; nothing where there are none."""
+    """Launch a number of programs of a kernel on the device of its first tensor, asynchronously.
+
+    Args:
+        kernel: Triton kernel.
+        programs: size of the grid; 0 launches nothing.
+        arguments: the kernel's run-time arguments.
+        warps: warps per program.
+        registers: maximum registers per thread, or None; not used on AMD.
+        constants: the kernel's compile-time arguments.
+    """
     if programs == 0:
         return
     first = next(each for each in arguments if isinstance(each, Tensor))

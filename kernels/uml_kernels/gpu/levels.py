@@ -1,4 +1,4 @@
-"""Launches of the kernels of levels: one forward, one backward, however many levels there are."""
+"""Launchers of the level sums: one launch forward and one backward for any number of levels."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,15 @@ from .levels_kernels import backward_kernel, forward_kernel
 
 
 def _pieces(length: int, piece: int) -> int:
-    """How many pieces cover a length."""
+    """Return how many pieces cover a length."""
     return -(-length // piece)
 
 
 def rows_taken(level: Tensor, target: Tensor, height: int) -> int:
-    """Rows of pixels that a block takes at a time: more where a point has many, of which few lanes would take long."""
+    """Return the number of pixel rows that a block processes at a time; 0 for a level of the target's size.
+
+    It grows with the number of rows that a point of the level influences, which few lanes would process slowly.
+    """
     if same_size(level, target):
         return 0
     rows = 2 * max(height - 1, 1) / max(level.shape[2] - 1, 1)
@@ -27,7 +30,7 @@ def rows_taken(level: Tensor, target: Tensor, height: int) -> int:
 
 
 def _sizes(levels: Sequence[Tensor | None]) -> list[int]:
-    """Height, width and strides of four levels, 0 of those that are absent."""
+    """Return height, width and strides of four levels; 0 for absent levels."""
     sizes: list[int] = []
     for level in levels:
         sizes += [0] * 5 if level is None else [*level.shape[2:], *level.flatten(2).stride()]
@@ -35,7 +38,7 @@ def _sizes(levels: Sequence[Tensor | None]) -> list[int]:
 
 
 def _whole(height: int, width: int) -> tuple[int, int]:
-    """Pixels from the first point to the last, at least 1."""
+    """Return the distances in pixels between the first and the last point of a dimension, at least 1."""
     return max(height - 1, 1), max(width - 1, 1)
 
 
@@ -49,7 +52,7 @@ def level_sums(
     width: int,
     ignore_index: int,
 ) -> Tensor:
-    """See `uml_kernels.levels`."""
+    """Return the sums of all levels; see `uml_kernels.levels`."""
     first = dense_maps(first)
     levels = [first, *(None if level is None else dense_maps(level) for level in (second, third, fourth))]
     present = sum(level is not None for level in levels)
@@ -79,7 +82,7 @@ def level_sums_backward(
     width: int,
     ignore_index: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `uml_kernels.levels`."""
+    """Return the gradients of `level_sums`; empty tensors for absent levels."""
     first = dense_maps(first)
     levels = [first, *(None if level is None else dense_maps(level) for level in (second, third, fourth))]
     gradients = [None if level is None else empty_like_maps(level) for level in levels]

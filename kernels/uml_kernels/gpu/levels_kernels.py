@@ -1,10 +1,11 @@
-"""Sums of upsampled logits of several levels: one kernel forward, one backward, and no upsampled map.
+"""Kernels of the level sums: one forward, one backward, without storing an upsampled map.
 
-Coordinates are exact: pixel y lies at y (h - 1) / (H' - 1) points, and both the point and what is left are found in
-integers, so that the gradient is that of the value. Forward, a program takes some rows of BLOCK columns of one sample
-and level, and writes one row of partial sums. Backward, it gathers what the pixels around its points ask of them: a
-lane takes some rows of pixels, of each those between its point and the next, and hands the next one's share to its
-neighbour; only above and below a point is a pixel computed twice. No atomics, so that two runs are bitwise equal.
+Coordinates are exact: pixel y is at y (h - 1) / (H' - 1) points, and integer arithmetic computes both the point and the
+remainder, so that the gradient matches the value. Forward, a program processes some rows of BLOCK columns of one sample
+and level and writes one row of partial sums. Backward, a program gathers the gradients of the pixels around its points:
+a lane processes some rows of the pixels between its point and the next one, and passes the next point's share to its
+neighbour. Only the pixels above and below a point are computed twice. There are no atomics, so that two runs are
+bitwise equal.
 """
 
 import triton
@@ -17,7 +18,7 @@ from .target import load_classes
 
 @triton.jit
 def _softmax(logits, C: tl.constexpr):
-    """Softmax of a tuple of C; the powers' sum, and the largest of the tuple, which they were taken less of."""
+    """Return the softmax of a tuple of C logits, the sum of the exponentials, and the maximum that was subtracted."""
     largest = logits[0]
     for c in tl.static_range(1, C):
         largest = tl.maximum(largest, logits[c])
@@ -34,7 +35,7 @@ def _softmax(logits, C: tl.constexpr):
 
 @triton.jit
 def _below(index, less, whole):
-    """The point below (or at) a pixel, and how far the pixel is on the way to the next, 0 to 1."""
+    """Return the point before or at a pixel, and the pixel's relative position between it and the next, 0 to 1."""
     place = index * less
     point = place // whole
     return point, (place - point * whole).to(tl.float32) * (1.0 / whole)
@@ -46,7 +47,7 @@ def _sum_level(
     target,
     row,  # pointer to 2 + 3 C sums
     sample,
-    first,  # row of pixels
+    first,  # first row of pixels
     column,
     H,
     W,
@@ -62,7 +63,7 @@ def _sum_level(
     SPREAD: tl.constexpr,
     ITERATIONS: tl.constexpr,
 ):
-    """Sums over the pixels of some columns and ITERATIONS rows."""
+    """Store the sums over the pixels of some columns and ITERATIONS rows."""
     logits += sample * stride_sample
     left, right, rightness = column, column, 0.0
     if SPREAD:
@@ -116,7 +117,7 @@ def _sum_level(
     count = tl.sum(sums[0], 0)
     tl.store(row, count)
     for k in tl.static_range(1, K):
-        tl.store(row + k, tl.sum(sums[k], 0) + 0.0 * count)  # NaN where a number is no class, as the count is
+        tl.store(row + k, tl.sum(sums[k], 0) + 0.0 * count)  # NaN like the count if an index is not a class
 
 
 @triton.jit
@@ -154,14 +155,14 @@ def forward_kernel(
     fourth_stride_pixel,
     ignore_index,
     C: tl.constexpr,
-    FIRST: tl.constexpr,  # whether the level is brought to the size, or is of the target's
+    FIRST: tl.constexpr,  # whether the level is interpolated; False if it has the target's size
     SECOND: tl.constexpr,
     THIRD: tl.constexpr,
     FOURTH: tl.constexpr,
     BLOCK: tl.constexpr,
     ITERATIONS: tl.constexpr,
 ):
-    """Sums of every level."""
+    """Compute the sums of every level."""
     program = tl.program_id(0)
     row = partial + program.to(tl.int64) * (2 + 3 * C)
     across = tl.cdiv(W, BLOCK)
@@ -197,7 +198,7 @@ def forward_kernel(
 
 @triton.jit
 def _pixel_gradient(values, number, factor, upstream, C: tl.constexpr):
-    """The gradient of a pixel's C logits."""
+    """Return the gradient of a pixel's C logits."""
     q, _, _ = _softmax(values, C)
     of_cross_entropy = tl.load(upstream + 1)
     asked, mean = (), tl.zeros_like(values[0])
@@ -233,7 +234,7 @@ def _asked_of_points(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The gradient of BLOCK // ROWS - 1 points from `start` on; the lane before them computes for the first."""
+    """Store the gradient of BLOCK // ROWS - 1 points from `start` on; the lane before them contributes to the first."""
     POINTS: tl.constexpr = BLOCK // ROWS
     line = start - 1 + tl.arange(0, POINTS)
     inside_line = (line >= 0) & (line < height * width)
@@ -241,7 +242,7 @@ def _asked_of_points(
     i, j = point // width, point % width
     less_height, less_width = tl.maximum(height - 1, 1), tl.maximum(width - 1, 1)
     inverse_height, inverse_width = 1.0 / whole_height, 1.0 / whole_width
-    # Rows nearer to the point than to be without influence, columns from the point up to the next one.
+    # The rows within the point's influence, and the columns from the point up to the next point.
     first_row = tl.where(i > 0, (i - 1) * whole_height // less_height + 1, 0)
     last_row = tl.where(height > 1, tl.minimum(((i + 1) * whole_height - 1) // less_height, H - 1), H - 1)
     rows = tl.max(tl.where(inside, last_row - first_row + 1, 0))
@@ -301,7 +302,7 @@ def _differentiate_level(
     logits,
     gradient,
     target,
-    upstream,  # (B, 2 + 3 C) of the level
+    upstream,  # (B, 2 + 3 C), the level's
     program,
     H,
     W,
@@ -317,7 +318,7 @@ def _differentiate_level(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The gradient of some points of one sample; `program` counts from the level's first."""
+    """Store the gradient of some points of one sample; `program` counts from the level's first program."""
     TAKEN: tl.constexpr = BLOCK if ROWS == 0 else BLOCK // ROWS - 1
     programs = tl.cdiv(height * width, TAKEN)
     sample = (program // programs).to(tl.int64)
@@ -350,7 +351,7 @@ def backward_kernel(
     second,  # or None
     third,  # or None
     fourth,  # or None
-    first_gradient,  # strided as the level
+    first_gradient,  # has the strides of the level
     second_gradient,  # or None
     third_gradient,  # or None
     fourth_gradient,  # or None
@@ -381,18 +382,18 @@ def backward_kernel(
     fourth_stride_sample,
     fourth_stride_class,
     fourth_stride_pixel,
-    ends_first,  # the first program that is not of the first level, and so on
+    ends_first,  # number of programs up to the end of the first level, and so on
     ends_second,
     ends_third,
     ignore_index,
     C: tl.constexpr,
-    FIRST: tl.constexpr,  # rows of pixels that a block takes at a time, 0 of a level of the target's size
+    FIRST: tl.constexpr,  # rows of pixels that a block processes at a time; 0 for a level of the target's size
     SECOND: tl.constexpr,
     THIRD: tl.constexpr,
     FOURTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The gradient of every level."""
+    """Compute the gradient of every level."""
     program = tl.program_id(0)
     of_level = B * (2 + 3 * C)
     if program < ends_first:

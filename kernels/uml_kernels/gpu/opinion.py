@@ -1,7 +1,7 @@
-"""Opinions: one kernel forward, one backward, one for the maps of inference; each reads the logits once."""
+"""Kernels of opinions and their launchers: forward, backward and inference maps; each reads the logits once."""
 
 # pyright: reportGeneralTypeIssues=false
-# Its types of Triton know neither static_range nor what a kernel's function returns
+# Triton's type information covers neither static_range nor the results of a kernel's functions
 
 import torch
 import triton
@@ -34,7 +34,7 @@ def opinion_kernel(
     KIND: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Evidence, vacuity and gate of a block of pixels of one sample."""
+    """Compute evidence, vacuity and gate of a block of pixels of one sample."""
     program = tl.program_id(0)
     sample = (program // programs).to(tl.int64)
     start = (program % programs).to(tl.int64) * BLOCK
@@ -73,7 +73,7 @@ def opinion_backward_kernel(
     KIND: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The gradient of the logits of a block of pixels of one sample."""
+    """Compute the gradient of the logits of a block of pixels of one sample."""
     program = tl.program_id(0)
     sample = (program // programs).to(tl.int64)
     start = (program % programs).to(tl.int64) * BLOCK
@@ -88,7 +88,7 @@ def opinion_backward_kernel(
         each += tl.load(for_vacuity + at, mask=mask, other=0.0).to(tl.float32)
     if for_gate is not None:
         each -= tl.load(for_gate + at, mask=mask, other=0.0).to(tl.float32) * exponential(-C * inverse)
-    each *= -C * inverse * inverse  # the derivative of vacuity by evidence of any class
+    each *= -C * inverse * inverse  # derivative of the vacuity with respect to the evidence of any class
     for c in tl.static_range(C):
         value = each
         if for_evidence is not None:
@@ -117,7 +117,7 @@ def maps_kernel(
     KIND: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Expected probability or label, vacuity and entropy of a block of pixels of one sample."""
+    """Compute expected probability or label, vacuity and entropy of a block of pixels of one sample."""
     program = tl.program_id(0)
     sample = (program // programs).to(tl.int64)
     start = (program % programs).to(tl.int64) * BLOCK
@@ -134,7 +134,7 @@ def maps_kernel(
         others += tl.where(larger, largest, values[c])
         number = tl.where(larger, c, number)
         largest = tl.where(larger, values[c], largest)
-    # -ln of a probability near 1 is the logarithm of 1 + the others' share: as a logarithm it would cancel
+    # For a probability p near 1, -ln p = log1p(other alphas / own alpha), which does not cancel
     ratio = others * reciprocal(largest + 1.0)
     nearly = log1p_unit(ratio)
     uncertainty = tl.zeros_like(inverse)
@@ -156,7 +156,7 @@ def _map(logits: Tensor) -> Tensor:
 
 
 def opinion(logits: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
-    """See `uml_kernels.opinion`."""
+    """Return evidence, vacuity and gate; see `uml_kernels.opinion`."""
     evidence, vacuity, gate = torch.empty_like(logits, dtype=result_dtype(logits)), _map(logits), _map(logits)
     logits = addressable(logits)
     batch, classes, pixels = logits.shape
@@ -172,7 +172,7 @@ def opinion(logits: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
 def opinion_backward(
     logits: Tensor, for_evidence: Tensor | None, for_vacuity: Tensor | None, for_gate: Tensor | None, kind: str
 ) -> Tensor:
-    """The gradient of the logits, in their dtype and strides, for upstream ones of which any may be None."""
+    """Return the gradient of the logits in their dtype and strides; any upstream gradient may be None."""
     gradient = torch.empty_like(logits)
     logits = addressable(logits)
     for_evidence = None if for_evidence is None else addressable(for_evidence)
@@ -189,7 +189,7 @@ def opinion_backward(
 
 
 def predictive_maps(logits: Tensor, kind: str, classes: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """See `uml_kernels.opinion.predictive_maps`; the first result is the probability, or the label."""
+    """Return probability or label, vacuity and entropy; see `uml_kernels.opinion.predictive_maps`."""
     vacuity, entropy = _map(logits), _map(logits)
     probability = None if classes else torch.empty_like(logits, dtype=result_dtype(logits))
     label = torch.empty_like(vacuity, dtype=torch.uint8) if classes else None

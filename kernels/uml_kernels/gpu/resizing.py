@@ -1,12 +1,12 @@
-"""Bilinear interpolation with corners aligned: positions in exact integers, backward as a gather without atomics.
+"""Kernels of bilinear interpolation with aligned corners: exact integer positions, backward as a gather, no atomics.
 
-Along a dimension, output i of `fine` reads the inputs around i (coarse - 1) / (fine - 1); `coarse` is the number of
-inputs, whichever of the two is larger. Backward, an input gathers the outputs that read it, along the rows first and of
-that along the columns: 2 fine / coarse reads each, where a gather of both at once takes the square.
+Along a dimension, output i of `fine` outputs reads the inputs around i (coarse - 1) / (fine - 1); `coarse` is the
+number of inputs, even if it is the larger. Backward, an input gathers the outputs that read it, first along the rows,
+then along the columns of that result: 2 fine / coarse reads each, where a gather of both at once takes the square.
 """
 
 # pyright: reportGeneralTypeIssues=false
-# Its types of Triton know neither static_range nor what a kernel's function returns
+# Triton's type information covers neither static_range nor the results of a kernel's functions
 
 import torch
 import triton
@@ -21,7 +21,10 @@ from .launch import launch
 
 @triton.jit
 def _divide(numerator, denominator):
-    """Quotient and rest of integers, 0 <= numerator < 2^31, quotient < 2^20: a float division set right."""
+    """Return quotient and remainder of integers by a corrected float division.
+
+    Requires 0 <= numerator < 2^31 and quotient < 2^20.
+    """
     quotient = (numerator.to(tl.float32) / denominator.to(tl.float32)).to(tl.int32)
     rest = numerator - quotient * denominator
     low, high = rest < 0, rest >= denominator
@@ -32,7 +35,7 @@ def _divide(numerator, denominator):
 
 @triton.jit
 def _neighbours(index, coarse, fine):
-    """The two inputs that an output reads along a dimension, and the share of the second."""
+    """Return the two inputs that an output reads along a dimension, and the weight of the second."""
     steps = tl.maximum(fine - 1, 1)
     first, rest = _divide(index * (coarse - 1), steps)
     return first, tl.minimum(first + 1, coarse - 1), rest.to(tl.float32) / steps.to(tl.float32)
@@ -40,14 +43,18 @@ def _neighbours(index, coarse, fine):
 
 @triton.jit
 def _first_reader(index, coarse, fine):
-    """The first output that reads an input along a dimension with a share above 0."""
+    """Return the first output along a dimension that reads an input with a weight above 0."""
     before, _ = _divide(tl.maximum(index - 1, 0) * tl.maximum(fine - 1, 1), tl.maximum(coarse - 1, 1))
     return tl.where(index > 0, before + 1, 0)
 
 
 @triton.jit
 def _place(program, rows_of_blocks, columns_of_blocks, chunks, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
-    """Of a program: sample, first channel chunk, first row, and of its BLOCK pixels the rows from there and columns."""
+    """Locate a program's block.
+
+    Returns:
+        Sample, chunk of channels, first row, and for BLOCK pixels their rows counted from the first and their columns.
+    """
     chunk = program % chunks
     program = program // chunks
     column = program % columns_of_blocks
@@ -82,7 +89,7 @@ def resized_kernel(
     COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """CHANNELS channels of BLOCK pixels of one sample's result."""
+    """Interpolate CHANNELS channels of BLOCK pixels of one sample's result."""
     sample, chunk, first, row, x = _place(tl.program_id(0), rows_of_blocks, columns_of_blocks, chunks, COLUMNS, BLOCK)
     channel = chunk.to(tl.int64) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     mask = ((first + row < to_height) & (x < to_width))[:, None] & (channel < channels)
@@ -108,8 +115,8 @@ def gathered_kernel(
     channels,
     height,  # of the result
     width,
-    fine,  # outputs along the dimension that is gathered
-    taps,  # at most so many of them read one input
+    fine,  # number of outputs along the gathered dimension
+    taps,  # maximum number of outputs that read one input
     rows_of_blocks,
     columns_of_blocks,
     chunks,
@@ -126,7 +133,7 @@ def gathered_kernel(
     COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The adjoint along the rows, or along the columns."""
+    """Apply the adjoint of the interpolation along the rows or along the columns."""
     sample, chunk, first, row, x = _place(tl.program_id(0), rows_of_blocks, columns_of_blocks, chunks, COLUMNS, BLOCK)
     channel = chunk.to(tl.int64) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     inside = (first + row < height) & (x < width)
@@ -142,7 +149,7 @@ def gathered_kernel(
         offset, step = (first + row).to(tl.int64) * stride_row + start.to(tl.int64) * stride_column, stride_column
     steps = tl.maximum(fine - 1, 1)
     share = 1.0 / steps.to(tl.float32)
-    distance = start * (coarse - 1) - own * steps  # from the input to an output that may read it, in 1 / steps
+    distance = start * (coarse - 1) - own * steps  # from the input to an output that may read it, in units of 1 / steps
     value = tl.zeros([BLOCK, CHANNELS], tl.float32)
     for tap in range(taps):
         reads = (start + tap < fine) & (tl.abs(distance) < steps)
@@ -157,7 +164,7 @@ def gathered_kernel(
 
 
 def _grid(kernel: str, result: Tensor) -> tuple[int, tuple[int, int, int], dict[str, int]]:
-    """Programs, blocks of a sample along rows, columns and channels, and constants."""
+    """Return the number of programs, a sample's blocks along rows, columns and channels, and the constants."""
     chosen = tiles(kernel, result)
     batch, channels, height, width = result.shape
     together = min(32, 1 << (channels - 1).bit_length()) if memory_format(result) == torch.channels_last else 1
@@ -169,7 +176,7 @@ def _grid(kernel: str, result: Tensor) -> tuple[int, tuple[int, int, int], dict[
 
 
 def resized(maps: Tensor, height: int, width: int) -> Tensor:
-    """See `uml_kernels.resizing`."""
+    """Return the interpolated maps; see `uml_kernels.resizing`."""
     batch, channels, *size = maps.shape
     dtype = result_dtype(maps)
     result = torch.empty(
@@ -184,14 +191,14 @@ def resized(maps: Tensor, height: int, width: int) -> Tensor:
 
 
 def _taps(coarse: int, fine: int) -> int:
-    """How many outputs at most read one input with a share above 0: integers in an open interval."""
+    """Return the maximum number of outputs that read one input with a weight above 0: integers in an open interval."""
     if coarse == 1 or fine == 1:
         return fine
     return min(fine, -(-2 * (fine - 1) // (coarse - 1)))
 
 
 def resized_backward(upstream: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
-    """The gradient (B, C, height, width), in the dtype, of maps of that size."""
+    """Return the gradient (B, C, height, width) of maps of that size, in the given dtype."""
     batch, channels, fine_height, fine_width = upstream.shape
     form = memory_format(upstream)
     source = upstream
