@@ -4,10 +4,11 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from uml_shards.durable import replace_text
 from uml_shards.format.manifest import Manifest
 from uml_shards.read.truth import EmptyRule
 
@@ -46,7 +47,8 @@ def metrics_record(
 def write_metrics(path: Path, record: Mapping[str, Any]) -> None:
     """Write metrics.json."""
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, text)
 
 
 def write_cases(path: Path, cases: Sequence[Case], manifest: Manifest, empty: EmptyRule = "one") -> None:
@@ -70,7 +72,8 @@ def write_cases(path: Path, cases: Sequence[Case], manifest: Manifest, empty: Em
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table)
     writer.writerows([_cell(value) for value in row] for row in zip(*table.values(), strict=True))
-    write_whole(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8", newline=""))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, text.getvalue())
 
 
 def printed_table(record: Mapping[str, Any]) -> str:
@@ -90,14 +93,6 @@ def printed_table(record: Mapping[str, Any]) -> str:
 def printed_interval(interval: Sequence[float] | None) -> str:
     """An interval for a table."""
     return f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name beside its own, and rename it when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    temporary.replace(path)
 
 
 def _cell(value: Any) -> str:

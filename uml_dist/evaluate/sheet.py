@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from uml_shards.durable import replace_bytes
+
 from .examples import Example
-from .results import write_whole
 
 WIDTH = 1600
 """Pixels."""
@@ -49,7 +50,10 @@ def write_sheet(path: Path, examples: Sequence[Example], classes: Sequence[str],
     canvas.print_png(raw)
     # 32 levels of each colour halve the file (1.0 to 0.5 MB), which the eye does not see; a palette bends the hues.
     small = Image.open(raw).convert("RGB").point([round(level / 255 * 31) * 255 // 31 for level in range(256)] * 3)
-    write_whole(path, lambda temporary: small.save(temporary, format="PNG", optimize=True))
+    picture = io.BytesIO()
+    small.save(picture, format="PNG", optimize=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_bytes(path, picture.getvalue())
 
 
 def draw_sheet(examples: Sequence[Example], classes: Sequence[str], heading: str) -> Figure:

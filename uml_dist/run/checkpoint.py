@@ -22,6 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from uml_shards.durable import sync, sync_folder, write_text
+
 from ..errors import UmlError
 from .checkpoint_folder import (
     USE_ANOTHER,
@@ -35,7 +37,6 @@ from .checkpoint_folder import (
     step_of,
     tidy,
 )
-from .durable import sync, sync_folder, write_text
 from .network_state import NetworkState
 
 FORMAT = 1

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from uml_shards.durable import replace_text
+
 from ..errors import UmlError
-from .durable import replace_text
 
 NAME = re.compile(r"step-[0-9]{6,}")
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uml_shards.durable import sync_folder, write_text
 from uml_shards.errors import ShardError
 from uml_shards.format.manifest import Manifest
 
@@ -21,7 +22,6 @@ from ..errors import UmlError
 from .checkpoint import RunState, read_networks, read_state, verify, write_checkpoint
 from .checkpoint_folder import find_checkpoint, name_of
 from .data import open_splits
-from .durable import sync_folder, write_text
 from .maintenance import checkpoints_of
 from .model_card import model_card
 from .network_state import NetworkState

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from uml_shards.durable import replace_text
+
 from ..config.loading import dump
 from ..config.schema import RunConfig
 
@@ -53,10 +55,8 @@ class RunFolder:
         if not self.writes:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.path / "status.json.tmp"
         record = {"status": status, "step": step, "reason": reason, "time": round(time.time(), 3)}
-        temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
-        temporary.replace(self.path / "status.json")
+        replace_text(self.path / "status.json", json.dumps(record) + "\n")
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
@@ -71,9 +71,7 @@ class RunFolder:
         if not self.writes or not path.is_file():
             return
         kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
-        temporary = path.with_suffix(".jsonl.tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        temporary.replace(path)
+        replace_text(path, "".join(line + "\n" for line in kept))
 
 
 def _step(line: str) -> float:
