@@ -191,7 +191,7 @@ def test_reshard_reports_the_checkpoint_that_a_resume_would_use(command, run):
     (run / "checkpoints" / "step-000006" / "uml.safetensors").unlink()
     code, printed, _ = command("reshard", "--run", run, "--ranks", 1)
     assert code == 0
-    assert "step-000006: uml.safetensors is missing or damaged: going on from step-000004" in printed
+    assert "step-000006: uml.safetensors is missing or damaged: resuming from step-000004" in printed
     assert "zero.stage" not in printed
 
 

@@ -41,7 +41,7 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
     for word in overrides:
         path, equals, text = word.partition("=")
         if not equals or not path:
-            raise UmlError(f"argument {word!r} is no setting: write table.key=value, such as train.steps=2000")
+            raise UmlError(f"argument {word!r} is not a setting: write table.key=value, such as train.steps=2000")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
