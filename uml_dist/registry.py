@@ -1,4 +1,4 @@
-"""Finds the class of a recipe by its name or import path; it knows nothing else about recipes."""
+"""Looks up recipe classes by registered name or import path."""
 
 from importlib import import_module
 from inspect import isabstract

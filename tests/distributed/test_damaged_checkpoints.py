@@ -45,9 +45,9 @@ def test_run_resumes_from_the_checkpoint_before_a_damaged_one_with_the_same_resu
     path.write_bytes(path.read_bytes()[:-1])
     ((code, output, error),) = run_world(1, train_as_the_command, words(partly_known), str(run))
     assert (code, error) == (0, "")
-    lines = [line for line in output.splitlines() if "going on from" in line]
+    lines = [line for line in output.splitlines() if "resuming from" in line]
     assert len(lines) == 1
-    assert "step-000004: uml.safetensors is missing or damaged: going on from step-000002, which is whole" in lines[0]
+    assert "step-000004: uml.safetensors is missing or damaged: resuming from step-000002, which is valid" in lines[0]
     assert "resumed at step 2" in output
     after = weights_of(run)
     assert all(np.array_equal(after[name], tensor) for name, tensor in before.items())
@@ -61,7 +61,7 @@ def test_full_disk_ends_the_run_with_one_line_and_exit_code_2(partly_known, tmp_
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     assert "checkpoints/step-000002 cannot be written: " in lines[0]
-    assert lines[0].endswith(f"make room or fix the disk, then go on by --run {run}")
+    assert lines[0].endswith(f"make room or fix the disk, then resume with --run {run}")
     assert "Traceback" not in error
     status = json.loads((run / "status.json").read_text())
     assert (status["status"], status["step"]) == ("failed", 2)

@@ -192,7 +192,7 @@ def test_reshard_reports_the_checkpoint_that_a_resume_would_use(command, run):
     (run / "checkpoints" / "step-000006" / "uml.safetensors").unlink()
     code, printed, _ = command("reshard", "--run", run, "--ranks", 1)
     assert code == 0
-    assert "step-000006: uml.safetensors is missing or damaged: going on from step-000004" in printed
+    assert "step-000006: uml.safetensors is missing or damaged: resuming from step-000004" in printed
     assert "zero.stage" not in printed
 
 
@@ -242,7 +242,7 @@ def test_several_networks_of_a_recipe_load_together(command, partly_known, tmp_p
     run = make_run(tmp_path / "run", toy_tree(partly_known), steps=(1,), best=1)
     assert command("export", "--run", run, "--out", tmp_path / "out", "--checkpoint", "latest")[0] == 0
     assert_same(started_from(toy_tree(partly_known), tmp_path / "out"), run / "checkpoints" / "step-000001")
-    assert "or its one file" not in (tmp_path / "out" / "README.md").read_text()
+    assert "or to its one file" not in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_model_card_describes_the_weights(command, run, partly_known, tmp_path):
@@ -257,8 +257,8 @@ def test_model_card_describes_the_weights(command, run, partly_known, tmp_path):
     manifest = prepare(validate(uml_tree(partly_known), "test"), 1).splits["train"].manifest
     for words in (
         "# uml, step 4",
-        "This is no medical device",
-        "it is no probability of an error",
+        "This is not a medical device",
+        "it is not a probability of an error",
         f"digest of its manifest `{manifest.digest}`",
         f"licence: {manifest.licence}",
         "phantom, split train, 96 samples",

@@ -142,7 +142,7 @@ def saved(folder, **changes):
         ("auto", {"recipe": "toy"}, r"is of recipe toy, the configuration of recipe uml: choose another --run"),
         ("auto", {}, r"was started with another configuration \(.*train\.seed"),
         (None, {}, r"was started with another configuration \(.*train\.seed"),
-        ("never", {}, r"holds a run already: go on with it by --resume auto"),
+        ("never", {}, r"holds a run already: resume it with --resume auto"),
     ],
 )
 def test_run_that_cannot_be_resumed_is_one_line(command, write, folder, partly_known, resume, changes, message):

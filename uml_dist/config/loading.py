@@ -1,4 +1,4 @@
-"""Reading a configuration: TOML, then `table.key=value` words, then the schema of its recipe."""
+"""Reads configurations: parses TOML, applies `table.key=value` overrides and validates against the recipe's schema."""
 
 import difflib
 import tomllib
@@ -15,7 +15,7 @@ from .schema import RunConfig, resumable_mark, table_of
 
 
 def read_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunConfig:
-    """The validated configuration of a TOML file and of words `table.key=value` on top of it.
+    """Return the validated configuration of a TOML file with `table.key=value` overrides applied.
 
     Raises:
         UmlError: the file cannot be read, or a key or value is not valid; an unknown key names the nearest valid one.
@@ -26,7 +26,7 @@ def read_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunCo
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """A TOML file as a tree of dicts."""
+    """Read a TOML file into nested dicts."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -36,12 +36,12 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def apply_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A tree with words `table.key=value` applied; a value is TOML where it can be, else a string."""
+    """Return a copy of a tree with `table.key=value` overrides applied; values that are not TOML become strings."""
     tree = _copy(tree)
     for word in overrides:
         path, equals, text = word.partition("=")
         if not equals or not path:
-            raise UmlError(f"argument {word!r} is no setting: write table.key=value, such as train.steps=2000")
+            raise UmlError(f"argument {word!r} is not a setting: write table.key=value, such as train.steps=2000")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -57,11 +57,11 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
 
 
 def validate(tree: Mapping[str, Any], where: str) -> RunConfig:
-    """The tree as the configuration of its recipe.
+    """Validate a tree against the schema of its recipe.
 
     Args:
-        tree: as TOML gives it.
-        where: named in errors.
+        tree: the parsed TOML.
+        where: name of the source, for error messages.
     """
     name = tree.get("recipe")
     if not isinstance(name, str):
@@ -74,12 +74,12 @@ def validate(tree: Mapping[str, Any], where: str) -> RunConfig:
 
 
 def schema_of(recipe: str) -> type[RunConfig]:
-    """The configuration class of a recipe."""
+    """Return the configuration class of a recipe."""
     return find_class(recipe).Config
 
 
 def dump(config: RunConfig) -> str:
-    """The resolved configuration as TOML, keys without a value left out."""
+    """Return the resolved configuration as TOML, without the keys that are not set."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
@@ -95,7 +95,7 @@ class Difference(NamedTuple):
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[Difference]:
-    """Each key in which two trees differ."""
+    """Yield each key whose value differs between two trees."""
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
@@ -105,7 +105,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def is_resumable(schema: type[BaseModel], difference: Difference) -> bool:
-    """Whether a resumed run may differ from its checkpoint in this way."""
+    """Return whether a resumed run may differ from its checkpoint in this way."""
     mark = resumable_mark(schema, difference.key)
     if mark is None:
         return False
@@ -113,7 +113,7 @@ def is_resumable(schema: type[BaseModel], difference: Difference) -> bool:
 
 
 def valid_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a schema, tables included; NAME stands for names that the user chooses."""
+    """Yield every dotted key of a schema, including tables; NAME stands for names that the user chooses."""
     for name, field in schema.model_fields.items():
         yield prefix + name
         table = table_of(field)
@@ -138,7 +138,7 @@ def _first_complaint(error: ValidationError, schema: type[BaseModel]) -> str:
 
 
 def _nearest(parts: list[str], schema: type[BaseModel]) -> str:
-    """Words that name the valid key nearest to an unknown one: in its own table first, else anywhere."""
+    """Return a hint with the valid key nearest to an unknown one, from its own table if possible."""
     keys = list(valid_keys(schema))
     pattern = [
         "NAME" if index == 1 and parts[0] in {"streams", "networks"} else part for index, part in enumerate(parts)

@@ -97,8 +97,8 @@ def save_checkpoint(folder: Path, networks: Mapping[str, NetworkState], run: Run
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)  # mostly the disk is full: leave others room to say so
         raise UmlError(
-            f"checkpoint {final} cannot be written: {error.strerror or error}: make room or fix the disk, then go on "
-            f"by --run {folder.parent}"
+            f"checkpoint {final} cannot be written: {error.strerror or error}: make room or fix the disk, then resume "
+            f"with --run {folder.parent}"
         ) from None
     return final
 
@@ -161,10 +161,10 @@ def latest_valid(folder: Path) -> tuple[Path, str | None] | None:
         except DamagedError as error:
             left.append(_wrong(error))
         else:
-            return path, f"{'; '.join(left)}: going on from {path.name}, which is whole" if left else None
+            return path, f"{'; '.join(left)}: resuming from {path.name}, which is valid" if left else None
     if not left:
         return None
-    raise UmlError(f"{'; '.join(left)}: no checkpoint is whole: copy one from elsewhere, or choose another --run")
+    raise UmlError(f"{'; '.join(left)}: no checkpoint is valid: copy one from elsewhere, or choose another --run")
 
 
 def _wrong(error: DamagedError) -> str:

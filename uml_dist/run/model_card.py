@@ -1,4 +1,4 @@
-"""The model card of exported weights: the page that says what they are."""
+"""Writes the model card of exported weights."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,8 +12,8 @@ from ..evaluate.selection import parse_selection
 from .checkpoint import RunState
 
 CAUTION = """\
-This is no medical device, and nothing here is validated for use on patients. Vacuity says how little evidence the
-network gave, by its own training: it is no probability of an error."""
+This is not a medical device, and nothing here is validated for use on patients. Vacuity measures how little evidence
+the network found for its prediction; it is not a probability of an error."""
 
 
 def model_card(
@@ -23,30 +23,30 @@ def model_card(
     validation: Mapping[str, Any],
     evaluations: Sequence[Mapping[str, Any]],
 ) -> str:
-    """A page of Markdown.
+    """Return the model card as Markdown.
 
     Args:
-        state: of the checkpoint.
-        networks: name -> numbers in its weights and buffers.
-        manifests: of every stream; None where its shards are not at hand.
+        state: the checkpoint's run state.
+        networks: name of each network -> number of values in its weights and buffers.
+        manifests: every stream's manifest; None where its shards are not available.
         validation: step, metrics and rule for empty masks of the last validation; may be empty.
-        evaluations: records of `evaluate.py`.
+        evaluations: records that `evaluate.py` wrote.
     """
     parts = [
         f"# {state.recipe}, step {state.step}",
         CAUTION,
         "## Networks",
-        _table(("file", "numbers"), [(f"`{name}.safetensors`", f"{count:,}") for name, count in networks.items()])
-        + "\n\nWeights are float32. `MANIFEST.json` holds the sha256 of every file but this page.",
+        _table(("file", "values"), [(f"`{name}.safetensors`", f"{count:,}") for name, count in networks.items()])
+        + "\n\nWeights are stored in float32. `MANIFEST.json` contains the sha256 of every file except this page.",
         "## Load",
         _loading(networks),
         "## Data",
         *(_data(name, state.data.get(name), manifest) for name, manifest in manifests.items()),
-        "Whether weights may be passed on depends on the licence of the data too.",
+        "Whether you may share these weights also depends on the licence of the data.",
         "## Figures",
         *_figures(validation, evaluations, parse_selection(state.config["train"]["best"]).name),
         "## Configuration",
-        "Of paths and URLs, the last part only.\n\n```toml\n" + tomli_w.dumps(state.config).strip() + "\n```",
+        "Paths and URLs are shortened to their last part.\n\n```toml\n" + tomli_w.dumps(state.config).strip() + "\n```",
         "## Versions",
         _table(("package", "version"), list(state.versions.items())),
     ]
@@ -54,23 +54,23 @@ def model_card(
 
 
 def _loading(networks: Mapping[str, int]) -> str:
-    text = "To train from these weights, give this folder as `model.init`:\n\n"
+    text = "To start training from these weights, set `model.init` to this folder:\n\n"
     text += "    python launchers/train.py --num_gpus 2 model.init=FOLDER train.steps=500"
     if len(networks) == 1:
-        text += f"\n\nor its one file, `model.init=FOLDER/{next(iter(networks))}.safetensors`."
-    text += "\n\nThe settings of `model` must be those below; heads for other classes start afresh."
+        text += f"\n\nor to its one file, `model.init=FOLDER/{next(iter(networks))}.safetensors`."
+    text += "\n\nUse the `[model]` settings below. Heads for other classes are initialised from scratch."
     return text
 
 
 def _data(name: str, digest: str | None, manifest: Manifest | None) -> str:
     lines = [f"- stream `{name}`, digest of its manifest {f'`{digest}`' if digest else 'not recorded'}"]
     if manifest is None:
-        return lines[0] + "; these shards were not at hand at the export: licence and source are not known"
+        return lines[0] + "; these shards were not available at export, so licence and source are not known"
     lines.append(f"  - {manifest.dataset}, split {manifest.split}, {manifest.samples} samples")
     if manifest.classes:
         lines.append(f"  - classes {', '.join(manifest.classes)}")
     if manifest.mask_classes:
-        lines.append(f"  - classes of pixels {', '.join(manifest.mask_classes)}")
+        lines.append(f"  - pixel classes {', '.join(manifest.mask_classes)}")
     lines += [f"  - licence: {_line(manifest.licence)}", f"  - source: {_line(manifest.source)}"]
     return "\n".join(lines)
 
@@ -90,7 +90,7 @@ def _figures(validation: Mapping[str, Any], evaluations: Sequence[Mapping[str, A
 
 
 def _empty_masks(record: Mapping[str, Any]) -> str:
-    """The rule for empty masks that a table follows, for below it; empty where there is no Dice, or it is not known."""
+    """Return a note on the rule for empty masks; empty where a table has no overlap metric or the rule is unknown."""
     rule = record.get("empty_masks")
     if not rule or not any(map(is_overlap, record["metrics"])):
         return ""

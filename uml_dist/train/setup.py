@@ -133,14 +133,14 @@ def find_resume(
         say: is told, in one line, of damaged checkpoints that are left for an older one.
 
     Raises:
-        UmlError: the folder holds a run and `resume` is "never"; or no checkpoint is whole; or the checkpoint is of
+        UmlError: the folder holds a run and `resume` is "never"; or no checkpoint is valid; or the checkpoint is of
             another recipe or of another configuration.
     """
     if run.exists() and not run.is_dir():
         raise UmlError(f"run folder {run} is a file: choose another --run")
     folder = run / "checkpoints"
     if resume == "never" and ((folder / "latest").exists() or checkpoints_in(folder)):
-        raise UmlError(f"run folder {run} holds a run already: go on with it by --resume auto, or choose another --run")
+        raise UmlError(f"run folder {run} holds a run already: resume it with --resume auto, or choose another --run")
     found = latest_valid(folder)
     if found is None:
         return None

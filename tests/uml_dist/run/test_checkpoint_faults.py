@@ -126,8 +126,9 @@ def test_an_error_at_any_change_of_a_file_is_one_line_and_loses_nothing(older, t
             try:
                 save(run, step, seed=2)
             except UmlError as error:
-                expected = "cannot be written: No space left on device: make room or fix the disk, then go on by --run"
-                os._exit(REFUSED if f"{expected} {run}" in str(error) and "\n" not in str(error) else 1)
+                message = str(error)
+                expected = "No space left on device: make room or fix the disk, then resume with --run"
+                os._exit(REFUSED if f"cannot be written: {expected} {run}" in message and "\n" not in message else 1)
             os._exit(REMAINS if len(changes) >= number else 0)
 
         code = in_a_child(work)
@@ -227,7 +228,7 @@ def test_the_newest_whole_one_before_a_damaged_one_is_taken(tmp_path, damage):
     assert found[0].name == "step-000005"
     assert found[1] is not None
     assert words in found[1]
-    assert "step-000006: state.json is missing or damaged: going on from step-000005, which is whole" in found[1]
+    assert "step-000006: state.json is missing or damaged: resuming from step-000005, which is valid" in found[1]
     assert "\n" not in found[1]
 
 
@@ -286,7 +287,7 @@ def test_no_whole_one_is_one_line_and_none_at_all_is_a_fresh_start(tmp_path):
     for step in (5, 6):
         flip(save(tmp_path, step) / "state.json")
     with pytest.raises(
-        UmlError, match=r"step-000006: .*; .*step-000005: .*: no checkpoint is whole: copy one"
+        UmlError, match=r"step-000006: .*; .*step-000005: .*: no checkpoint is valid: copy one"
     ) as raised:
         latest_valid(tmp_path / "checkpoints")
     one_line(raised)

@@ -271,7 +271,7 @@ def test_a_run_goes_on_where_it_stopped_when_asked(partly_known, tmp_path):
     found = find_resume(setup, tmp_path, "auto")
     assert found is not None
     assert (found[0], found[1].step) == (saved, 3)
-    assert "holds a run already: go on with it by --resume auto" in cannot_resume(setup, tmp_path, "never")
+    assert "holds a run already: resume it with --resume auto" in cannot_resume(setup, tmp_path, "never")
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(partly_known, tmp_path):
@@ -285,7 +285,7 @@ def test_a_damaged_checkpoint_is_refused(partly_known, tmp_path):
     setup = setup_of(uml_tree(partly_known))
     path = started(setup, tmp_path) / "state.json"
     path.write_text(path.read_text().replace('"step": 3', '"step": 4'))
-    assert "state.json is missing or damaged: no checkpoint is whole: copy one" in cannot_resume(setup, tmp_path)
+    assert "state.json is missing or damaged: no checkpoint is valid: copy one" in cannot_resume(setup, tmp_path)
     (tmp_path / "checkpoints" / "latest").write_text("step-000009\n")
     assert "step-000009 has no readable MANIFEST.json" in cannot_resume(setup, tmp_path)
 
@@ -298,7 +298,7 @@ def test_an_older_checkpoint_is_taken_for_a_damaged_one_and_the_user_is_told(par
     found = find_resume(setup, tmp_path, "auto", told.append)
     assert found is not None
     assert (found[0], found[1].step) == (older, 2)
-    assert told == [f"checkpoint {latest}: state.json is missing or damaged: going on from step-000002, which is whole"]
+    assert told == [f"checkpoint {latest}: state.json is missing or damaged: resuming from step-000002, which is valid"]
     assert "holds a run already" in cannot_resume(setup, tmp_path, "never")
 
 
