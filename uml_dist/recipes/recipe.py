@@ -1,4 +1,4 @@
-"""What a recipe declares. The Trainer knows no more of a method than this."""
+"""The interface that a recipe implements. The Trainer uses nothing else of a method."""
 
 import re
 from abc import ABC, abstractmethod
@@ -77,7 +77,7 @@ class Phase:
     """A stretch of training with its own engines and streams.
 
     Attributes:
-        name: of the phase.
+        name: name of the phase.
         learns: the trained networks that learn in it.
         streams: the streams whose samples it sees.
         share: of the run's steps; the shares of all phases sum to 1. `[[phases]]` may state steps instead.
@@ -150,8 +150,8 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
         """Check the configuration against the data: cheap, no network is built, no other file is read.
 
         Args:
-            config: of the run.
-            manifests: of each stream.
+            config: the run's configuration.
+            manifests: the manifest of each stream, by stream name.
 
         Raises:
             UmlError: they do not fit this recipe.
@@ -220,4 +220,4 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
 
     @abstractmethod
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
-        """What the method says of a batch; networks are in evaluation mode, gradients are off."""
+        """Return the predictions for a batch; networks are in evaluation mode, gradients are off."""
