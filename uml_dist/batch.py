@@ -1,4 +1,4 @@
-"""What flows into a recipe (Batch) and what comes out of it for evaluation (Prediction)."""
+"""The input of a recipe (Batch) and its output for evaluation (Prediction)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -108,7 +108,7 @@ def _entropy(probability: Tensor | None) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What every recipe says of a batch; a part is None where the recipe has no such task or no uncertainty.
+    """Predictions for a batch; a field is None where the recipe has no such task or no uncertainty.
 
     Attributes:
         image_probability: (B, K) float32, of the image classes.

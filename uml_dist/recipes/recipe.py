@@ -1,4 +1,4 @@
-"""What a recipe declares. The Trainer knows no more of a method than this."""
+"""The interface that a recipe implements. The Trainer uses nothing else of a method."""
 
 import re
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ class Trained:
     """A network that learns: it gets a DeepSpeed engine and an optimiser in the phases that name it.
 
     Attributes:
-        build: makes it. Called whenever the network is needed anew: it must not depend on files.
+        build: builds the network. It is called whenever the network has to be rebuilt and must not depend on files.
         start: fills in the weights that a fresh run starts from, such as published ones, in place and drawing no random
             numbers; returns lines for the user. Not called where weights come from elsewhere: from a checkpoint, or by
             `model.init`.
@@ -44,8 +44,8 @@ class Averaged:
     After step t of that network, counted from 0, the average keeps min(1 - 1 / (t + 1), decay) of itself.
 
     Attributes:
-        of: name of the network.
-        decay: the largest share of itself that it keeps.
+        of: name of the network to average.
+        decay: the largest share of its own value that the average keeps in a step.
         stochastic: whether it is in training mode while networks learn, so that its dropout acts.
     """
 
@@ -65,7 +65,7 @@ Network = Trained | Averaged | Frozen
 
 
 def trained_source(networks: Mapping[str, Network], name: str) -> Trained:
-    """The trained network that a network is, or whose weights it copies."""
+    """Return the trained network itself, or the one whose weights the network copies."""
     network = networks[name]
     source = network if isinstance(network, Trained) else networks[network.of]
     assert isinstance(source, Trained), f"network {name} copies {source}, which is not trained"
@@ -77,7 +77,7 @@ class Phase:
     """A stretch of training with its own engines and streams.
 
     Attributes:
-        name: of the phase.
+        name: name of the phase.
         learns: the trained networks that learn in it.
         streams: the streams whose samples it sees.
         share: of the run's steps; the shares of all phases sum to 1. `[[phases]]` may state steps instead.
@@ -117,7 +117,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class MicroBatchResult:
-    """What a recipe makes of one micro batch.
+    """Losses and logged values of one micro batch.
 
     Attributes:
         losses: network name -> the scalar that network descends. A network without a loss does not step. It then has
@@ -150,8 +150,8 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
         """Check the configuration against the data: cheap, no network is built, no other file is read.
 
         Args:
-            config: of the run.
-            manifests: of each stream.
+            config: the run's configuration.
+            manifests: the manifest of each stream, by stream name.
 
         Raises:
             UmlError: they do not fit this recipe.
@@ -185,16 +185,16 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
     def targets(
         self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress
     ) -> Mapping[str, Tensor]:
-        """What the losses of one micro batch compare with, where networks make it, such as pseudo masks.
+        """Return the targets of one micro batch that networks produce, such as pseudo masks.
 
         Called without gradient for all micro batches of a step before any loss is formed, so that what it selects can
-        be counted over the global batch. By default there is nothing.
+        be counted over the global batch. The default is an empty mapping.
         """
         return {}
 
     @abstractmethod
     def counts(self, batches: Mapping[str, Batch], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The counts that `GlobalBatch.mean` divides by, of one micro batch: the same names on every rank."""
+        """Return one micro batch's counts, which `GlobalBatch.mean` divides by: the same names on every rank."""
 
     @abstractmethod
     def step(
@@ -205,10 +205,10 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
         progress: Progress,
         whole: GlobalBatch,
     ) -> MicroBatchResult:
-        """Losses of one micro batch.
+        """Compute the losses of one micro batch.
 
-        Every term is formed on every rank: where labels or masks lack, it is 0 times what it would have used, so that
-        all parameters take part in ZeRO's collectives everywhere.
+        Every term is formed on every rank: where labels or masks are missing, it is 0 times what it would have used, so
+        that all parameters take part in ZeRO's collectives everywhere.
 
         Args:
             batches: by stream.
@@ -220,4 +220,4 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
 
     @abstractmethod
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
-        """What the method says of a batch; networks are in evaluation mode, gradients are off."""
+        """Return the predictions for a batch; networks are in evaluation mode, gradients are off."""
