@@ -191,7 +191,7 @@ class Trainer:
     def _log(self) -> None:
         engines = self.networks.engines
         rates = {name: get_learning_rate(engine) for name, engine in engines.items()}
-        norms = {name: float(norm) for name, norm in self._norms.items() if norm is not None}
+        norms = {name: float(norm) for name, norm in self._norms.items() if name in engines and norm is not None}
         self.reporter.log(self.setup.progress(self.state), self._epoch(), rates, norms)
 
     def _epoch(self) -> float:
