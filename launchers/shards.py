@@ -2,7 +2,7 @@
 
 import sys
 
-from uml_dist.commands.shards import main
+from uml_shards.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -83,7 +83,7 @@ def test_a_command_of_the_documents_is_understood(command, monkeypatch):
         program = vars(importlib.import_module(f"uml_dist.commands.{name}"))
     else:
         program = runpy.run_path(script, run_name="launcher")
-    options = program["parse"](given) if "parse" in program else program["_parser"]().parse_args(given)
+    options = program["parse"](given)
     if name == "train":
         config = options.config or Path("launchers/configs/uml_phantom.toml")
         if config != Path("mine.toml"):  # the reader's own

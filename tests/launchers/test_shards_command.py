@@ -129,3 +129,11 @@ def test_help_has_an_example(main, capsys):
         main(["--help"])
     assert caught.value.code == 0
     assert "example: python launchers/shards.py make" in capsys.readouterr().out
+
+
+def test_script_needs_the_shards_package_only():
+    block = "import runpy, sys; sys.modules['uml_dist'] = sys.modules['torch'] = None; sys.argv[1:] = ['datasets']"
+    program = f"{block}; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "isic2017" in done.stdout
