@@ -8,7 +8,6 @@ uncertainty is the entropy of its probabilities.
 
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Literal
 
 import torch
 from pydantic import Field
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from uml_dist.batch import Batch, Prediction
-from uml_dist.config.schema import ModelConfig, OptimizerConfig, RunConfig, Section
+from uml_dist.config.schema import ModelConfig, OptimizerConfig, RunConfig, Schedule, Section
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.errors import UmlError
 from uml_dist.recipes import MicroBatchResult, Progress, Recipe, Trained
@@ -46,9 +45,7 @@ class PlainObjective(Section):
 class PlainOptimizer(OptimizerConfig):
     """`[optimizer]` with UML's schedule."""
 
-    schedule: Literal["constant", "poly", "cosine", "step"] = Field(
-        default="poly", description="course of the rate after the warmup"
-    )
+    schedule: Schedule = Field(default="poly", description=OptimizerConfig.model_fields["schedule"].description)
 
 
 class PlainConfig(RunConfig):

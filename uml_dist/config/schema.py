@@ -29,6 +29,9 @@ class Resumable:
 
 RESUMABLE = Resumable()
 
+Schedule = Literal["constant", "poly", "cosine", "step"]
+"""Course of the learning rate after the warmup, see `uml_dist.train.optimizer.learning_rate`."""
+
 
 class Section(BaseModel):
     """A table of the configuration: immutable, and an unknown key is an error."""
@@ -141,9 +144,7 @@ class OptimizerConfig(Section):
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of adam and adamw")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
     weight_decay: float = Field(default=1e-5, ge=0, description="L2 for adam and sgd, decoupled for adamw")
-    schedule: Literal["constant", "poly", "cosine", "step"] = Field(
-        default="constant", description="course of the rate after the warmup"
-    )
+    schedule: Schedule = Field(default="constant", description="course of the rate after the warmup")
     warmup: int = Field(default=0, ge=0, description="steps over which the rate rises linearly from 0")
     hold: float = Field(
         default=0.3, ge=0, lt=1, description="poly: share of the steps at the base rate before it falls"

@@ -1,10 +1,10 @@
 """The configuration of the recipe `uml`."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from ...config.schema import RESUMABLE, OptimizerConfig, RunConfig, TrainConfig
+from ...config.schema import RESUMABLE, OptimizerConfig, RunConfig, Schedule, TrainConfig
 from .model import UmlModel
 from .objective import UmlObjective
 
@@ -12,9 +12,7 @@ from .objective import UmlObjective
 class UmlOptimizer(OptimizerConfig):
     """`[optimizer]` with the authors' schedule."""
 
-    schedule: Literal["constant", "poly", "cosine", "step"] = Field(
-        default="poly", description="course of the rate after the warmup"
-    )
+    schedule: Schedule = Field(default="poly", description=OptimizerConfig.model_fields["schedule"].description)
 
 
 class UmlTrain(TrainConfig):
