@@ -1,7 +1,8 @@
 """The input of a recipe (Batch) and its output for evaluation (Prediction)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ class Batch:
         rng_key: (B,) int64, the key of each sample's random numbers: (seed, stream, position) hashed.
         position: (B,) int64, its position in the stream.
         keys: names of the samples.
-        skipped: of samples that were replaced by placeholders, the kind of the reason, and the reason in words.
+        meta: the other entries of each sample's json, such as `spacing` and `affine` of a volume; () without them.
     """
 
     image: Tensor
@@ -35,7 +36,7 @@ class Batch:
     rng_key: Tensor
     position: Tensor
     keys: tuple[str, ...]
-    skipped: tuple[tuple[str, str], ...] = ()
+    meta: tuple[Mapping[str, Any], ...] = ()
 
     def __len__(self) -> int:
         return len(self.label)
@@ -51,6 +52,25 @@ class Batch:
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory (called by the DataLoader)."""
         return self._each_tensor(Tensor.pin_memory)
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """Reasons why samples were replaced by placeholders: kind, and description in words."""
+        return tuple((str(meta["reason"]), str(meta["skipped"])) for meta in self.meta if "skipped" in meta)
+
+    @property
+    def spacing(self) -> Tensor:
+        """(B, 3) float64, voxel size in mm along x, y, z; NaN where it is not known."""
+        return self._from_meta("spacing", np.full(3, np.nan))
+
+    @property
+    def affine(self) -> Tensor:
+        """(B, 4, 4) float64, voxel -> mm in RAS, of the stored volume; NaN where it is not known."""
+        return self._from_meta("affine", np.full((4, 4), np.nan))
+
+    def _from_meta(self, name: str, unknown: np.ndarray) -> Tensor:
+        values = [meta.get(name, unknown) for meta in self.meta or ({},) * len(self)]
+        return torch.from_numpy(np.asarray(values, dtype=np.float64))
 
     @property
     def labelled(self) -> Tensor:
@@ -70,8 +90,7 @@ def collate(stream: Stream, samples: Sequence[Sample], positions: Sequence[int])
     std = np.asarray(stream.statistics.std, dtype=np.float32)
     images = np.stack([normalise(sample.image, mean, std) for sample in samples])
     lesions = (len(manifest.mask_names),) if manifest.mask_names else ()
-    unknown = np.full((*lesions, *stream.size), IGNORE, dtype=np.uint8)
-    masks = np.stack([unknown if sample.mask is None else sample.mask for sample in samples])
+    masks = np.stack([_unknown_mask(sample, lesions) if sample.mask is None else sample.mask for sample in samples])
     place = np.asarray(positions, dtype=np.int64)
     return Batch(
         image=torch.from_numpy(images),
@@ -81,10 +100,12 @@ def collate(stream: Stream, samples: Sequence[Sample], positions: Sequence[int])
         rng_key=torch.from_numpy(keyed_bits(stream.plan.seed, stream.name, place).view(np.int64)),
         position=torch.from_numpy(place),
         keys=tuple(sample.key for sample in samples),
-        skipped=tuple(
-            (str(sample.meta["reason"]), str(sample.meta["skipped"])) for sample in samples if "skipped" in sample.meta
-        ),
+        meta=tuple(dict(sample.meta) for sample in samples),
     )
+
+
+def _unknown_mask(sample: Sample, lesions: tuple[int, ...]) -> np.ndarray:
+    return np.full((*lesions, *sample.image.shape[:-1]), IGNORE, dtype=np.uint8)
 
 
 def normalise(image: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
@@ -110,26 +131,30 @@ def _entropy(probability: Tensor | None) -> Tensor | None:
 class Prediction:
     """Predictions for a batch; a field is None where the recipe has no such task or no uncertainty.
 
+    S stands for H, W of images, and for H, W, D of volumes.
+
     Attributes:
-        image_probability: (B, K) float32, of the image classes.
-        pixel_probability: (B, C, H, W) float32, of the pixel classes.
+        image_probability: (B, K) float32, probability of each image class.
+        pixel_probability: (B, C, *S) float32, probability of each pixel class.
+        lesion_probability: (B, L, *S) float32, probability of each lesion; lesions may overlap.
         image_vacuity: (B,) float32 in (0, 1].
-        pixel_vacuity: (B, H, W) float32 in (0, 1].
-        reliable_mask: (B, C, H, W), scores of the pixel classes that the method passes on as reliable; for pictures.
+        pixel_vacuity: (B, *S) float32 in (0, 1].
+        maps: further maps (B, *S) in [0, 1] by the title under which pictures show them.
     """
 
     image_probability: Tensor | None = None
     pixel_probability: Tensor | None = None
+    lesion_probability: Tensor | None = None
     image_vacuity: Tensor | None = None
     pixel_vacuity: Tensor | None = None
-    reliable_mask: Tensor | None = None
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def image_entropy(self) -> Tensor | None:
-        """(B,) in nats, of the image probability."""
+        """(B,), entropy of the image probability in nats."""
         return _entropy(self.image_probability)
 
     @property
     def pixel_entropy(self) -> Tensor | None:
-        """(B, H, W) in nats, of the pixel probability."""
+        """(B, *S), entropy of the pixel probability in nats."""
         return _entropy(self.pixel_probability)

@@ -8,10 +8,10 @@ import numpy as np
 
 from quality_runs import Evaluated
 from uml_dist.errors import UmlError
-from uml_dist.evaluate import weighted
-from uml_dist.evaluate.columns import Columns
-from uml_dist.evaluate.metrics import draw_metrics, interval_of, metrics_of
-from uml_dist.evaluate.weighted import Floats, Metric
+from uml_dist.metrics import weighted
+from uml_dist.metrics.columns import Columns
+from uml_dist.metrics.summary import draw_metrics, estimate, interval_of, metrics_of
+from uml_dist.metrics.weighted import Floats, Metric
 
 Interval = tuple[float, float]
 
@@ -107,10 +107,8 @@ class Comparison:
 def summarise(run: Evaluated) -> Result:
     """Compute the metrics of a run, including its costs, and the bootstrap draws of the metrics."""
     metrics = {**metrics_of(run.cases, run.manifest), **_dice_present(run)}
-    one = np.ones((1, len(run.cases)))
-    values = {name: float(metric(one)[0]) for name, metric in metrics.items()}
-    values = {name: value for name, value in values.items() if np.isfinite(value)}
-    draws = draw_metrics({name: metrics[name] for name in values}, len(run.cases))
+    values = estimate(metrics, run.cases)
+    draws = draw_metrics({name: metrics[name] for name in values}, run.cases)
     setup = run.job.setup
     config = setup.config
     facts = {
@@ -118,8 +116,9 @@ def summarise(run: Evaluated) -> Result:
         **{"cases": len(run.cases), "steps": setup.steps, "checkpoint_step": run.step},
         **{"batch": config.streams[setup.first_stream].count, "lr": config.optimizer.lr},
     }
-    keys = tuple(case["key"] for case in run.cases)
-    return Result(run.job.method, run.job.seed, keys, {**values, **_costs(run)}, draws, {**facts, **_facts(run)})
+    return Result(
+        run.job.method, run.job.seed, run.cases.keys, {**values, **_costs(run)}, draws, {**facts, **_facts(run)}
+    )
 
 
 def compare(results: Sequence[Result]) -> Comparison:
@@ -172,7 +171,7 @@ def _dice_present(run: Evaluated) -> dict[str, Metric]:
     """Return the mean Dice over the foreground classes, each over the cases whose mask contains the class."""
     columns = Columns(run.cases, run.manifest)
     each = []
-    for number in range(1, len(run.manifest.mask_classes)):
+    for number, _ in columns.foreground:
         present = columns.masked & (columns.column(f"true_{number}") > 0)
         each.append(weighted.mean(columns.overlap(number)[0], present))
     return {"dice_present": weighted.mean_of(each)} if each else {}

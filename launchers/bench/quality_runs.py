@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +16,8 @@ import torch
 
 from quality_plan import Bench, Job
 from uml_dist.evaluate import evaluate_split
-from uml_dist.evaluate.cases import Case
+from uml_dist.evaluate.results import DRAWS
+from uml_dist.metrics.cases import Cases
 from uml_dist.run.folder import versions
 from uml_dist.run.load import load_run
 from uml_dist.train.rank_batch import loader_workers
@@ -61,7 +62,7 @@ class Evaluated:
     """
 
     job: Job
-    cases: Sequence[Case]
+    cases: Cases
     manifest: Manifest
     parameters: int
     step: int
@@ -100,7 +101,7 @@ def evaluate(bench: Bench, job: Job) -> Evaluated:
     run = load_run(job.run, "best", bench.device)
     split = run.open_split(bench.split)
     workers = loader_workers(run.config, bench.device == "cuda", 1)
-    cases = evaluate_split(run.predictor, run.stream(split), BATCH_SIZE, workers)
+    cases = evaluate_split(run.predictor, run.stream(split), BATCH_SIZE, workers, DRAWS)
     parameters = sum(one.numel() for network in run.networks.values() for one in network.parameters())
     path = job.run / "cost.json"
     cost = Cost(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None

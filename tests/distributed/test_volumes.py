@@ -1,10 +1,14 @@
 """Training on patches of volumes: equal batches on any number of ranks, and no labels of unlabelled cases."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
 
+from uml_dist import load_run
 from volume_recipe import make_balls
-from worldly import train_each
+from worldly import train_each, train_validating
 from worlds import run_world
 
 pytestmark = pytest.mark.distributed
@@ -47,6 +51,41 @@ def test_each_stream_contains_its_part(traces):
     keys = traces[1][0][0].keys
     assert {key for batch in keys[::2] for key in batch} == set(LABELLED)
     assert {key for batch in keys[1::2] for key in batch} == {f"case-{n}" for n in range(10)} - set(LABELLED)
+
+
+def validation_of(run):
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (found,) = [record for record in records if "validation_dice" in record]
+    return {name: value for name, value in found.items() if name.startswith("validation_")}
+
+
+def test_two_ranks_at_zero_3_validate_whole_volumes_as_one_rank_does(tmp_path):
+    ids = tmp_path / "labelled.txt"
+    ids.write_text("\n".join(LABELLED))
+    tree = tree_of(make_balls(tmp_path / "balls"), ids)
+    for ranks, stage in ((1, 0), (2, 3)):
+        run_world(ranks, train_validating, {**tree, "zero": {"stage": stage}}, str(tmp_path / str(ranks)))
+    one, two = (validation_of(tmp_path / name) for name in ("1", "2"))
+    assert two == pytest.approx(one, rel=1e-3)
+    assert (tmp_path / "2" / "evaluation" / "val" / "sheet.png").is_file()
+    assert two["validation_dice"] == pytest.approx(dice_by_hand(tmp_path / "2"), abs=1e-6)
+
+
+def dice_by_hand(path):
+    """Return the mean Dice over the volumes of the split, each predicted whole by the run's best checkpoint."""
+    run = load_run(path, device="cpu")
+    split = run.open_split("val")
+    mean, std = run.statistics.mean[0], run.statistics.std[0]
+    dices, shapes = [], set()
+    for number in range(len(split)):
+        sample = split.read(number)
+        image = torch.from_numpy((sample.image[..., 0].astype(np.float32) - mean) / std)
+        predicted = run.networks["net"](image[None, None])[0].argmax(0).numpy()
+        both = (predicted * sample.mask).sum()
+        dices.append(2 * both / (predicted.sum() + sample.mask.sum()))
+        shapes.add(image.shape)
+    assert len(shapes) > 1, "the volumes of this test are of one size"
+    return float(np.mean(dices))
 
 
 def test_content_of_unlabelled_masks_has_no_effect(traces):

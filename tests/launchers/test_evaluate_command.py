@@ -175,8 +175,8 @@ def test_run_loads_in_python_with_its_networks_in_evaluation_mode(trained):
     batch = collate(stream, [stream.sample(number) for number in range(3)], range(3))
     prediction = run.predict(batch)
     assert prediction.pixel_probability is not None
-    assert prediction.reliable_mask is not None
-    assert prediction.pixel_probability.shape == prediction.reliable_mask.shape == (3, 2, 32, 32)
+    assert prediction.pixel_probability.shape == (3, 2, 32, 32)
+    assert prediction.maps["reliable mask"].shape == (3, 32, 32)
     assert load_run(trained, "latest", "cpu").state == run.state
 
 

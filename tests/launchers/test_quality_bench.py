@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from case_rows import cases_of
 from commands import load_script
 from manifests import manifest_of
 from quality_plan import METHODS, Bench, plan
@@ -140,7 +141,7 @@ def test_dice_of_present_classes_leaves_out_images_without_them_and_costs_are_pe
     setup = SimpleNamespace(config=config, steps=10, first_stream="train")
     cost = Cost(from_step=0, images=500, processor_seconds=90.0, wall_seconds=60.0, workers=2, machine={})
     run = SimpleNamespace(
-        job=SimpleNamespace(method="uml", seed=0, setup=setup), cases=cases, manifest=manifest_of(labelled=0),
+        job=SimpleNamespace(method="uml", seed=0, setup=setup), cases=cases_of(cases), manifest=manifest_of(labelled=0),
         parameters=2_000_000, step=10, cost=cost,
     )  # fmt: skip
     values = summarise(run).values  # type: ignore[arg-type]

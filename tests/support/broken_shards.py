@@ -115,8 +115,8 @@ WRONG_SHARDS: dict[Wrong, str] = {
     without_tar: r"val/shard-000000\.tar cannot be read: No such file or directory: make the shards again",
     no_manifest: r"train/manifest\.json is not a manifest of schema version 2: ",
     no_validation: r"shard folder .*val does not exist",
-    other_classes: r"the classes of validation are .*naevus.*, those of the first stream .*benign",
-    grey: r"channels is 1 in the images of validation and 3 in those of training: make the shards of one of them anew",
+    other_classes: r"the classes of validation are .*naevus.*, but those of stream train are .*benign",
+    grey: r"channels is 1 in the images of validation and 3 in those of training: make the shards of one of them again",
 }
 """What makes wrong shards of sound ones in a folder -> what the error says."""
 
@@ -131,8 +131,8 @@ WRONG_SETTINGS: dict[tuple[str, ...], str] = {
     ("model.mask_classes=4",): r"model\.mask_classes = 4, but the shards of train have 2 \(background, lesion\)",
     ("streams.train.count=9",): r"streams\.train\.count = 9 cannot be shared by 2 ranks: use 1, 3, 9 ranks, or another",
     ("train.micro_batch=1",): r"train\.micro_batch = 1 splits a step into 4 micro batches, .*dice_scope = \"sample\"",
-    ("train.best=dise",): r"train\.best: 'dise' is no metric of this data \(did you mean dice\?\): .*, dice_lesion, ",
-    ("train.best=mean(accuracy, dice_cup)",): r"train\.best: 'dice_cup' is no metric of this data \(did you mean dice",
+    ("train.best=dise",): r"train\.best: 'dise' is not a metric of this data \(did you mean dice\?\): .*, dice_lesion",
+    ("train.best=mean(accuracy, dice_cup)",): r"train\.best: 'dice_cup' is not a metric of this data \(did you mean",
     ("train.best=mean(loss, dice)",): r"train\.best = 'mean\(loss, dice\)': lower is better for loss, higher for dice",
     ("train.empty_masks=zero",): r"train\.empty_masks = 'zero': .*'one' or 'leave-out'",
     (

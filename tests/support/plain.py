@@ -12,7 +12,6 @@ from uml_dist.config.loading import validate
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.nn.keyed_dropout import name_layers
 from uml_dist.recipes import Averaged, Frozen, Progress, Trained
-from uml_dist.run.data import make_streams
 from uml_dist.train.optimizer import learning_rate, make_optimizer
 from uml_dist.train.setup import prepare
 from uml_shards.keyed import word
@@ -31,11 +30,10 @@ def train_plainly(tree: dict[str, Any]) -> Trace:
         if isinstance(role, Trained)
     }
     taken = dict.fromkeys(optimizers, 0)
-    streams = make_streams(config, setup.splits, setup.size, setup.statistics)
-    positions = dict.fromkeys(streams, 0)
+    positions = dict.fromkeys(config.streams, 0)
     trace, done = Trace(), 0
     for phase, steps in setup.phases:
-        rank_batch = setup.rank_batch(phase, 0, 1)
+        streams, rank_batch = setup.streams(phase), setup.rank_batch(phase, 0, 1)
         for name in phase.refreshes:
             networks[name].load_state_dict(networks[roles[name].of].state_dict())
         for name, network in networks.items():
@@ -43,7 +41,7 @@ def train_plainly(tree: dict[str, Any]) -> Trace:
             network.train(name in phase.learns or (isinstance(role, Averaged) and role.stochastic))
         for step in range(steps):
             requests = list(rank_batch.micro_batches(0, positions))
-            micro_batches = list(load({name: streams[name] for name in rank_batch.counts}, requests, collate))
+            micro_batches = list(load(streams, requests, collate))
             progress = Progress(done, setup.steps, phase.name, step, steps)
             with torch.no_grad():
                 targets = [setup.recipe.targets(batches, networks, progress) for batches in micro_batches]

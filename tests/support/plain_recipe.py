@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from uml_dist.batch import Batch, Prediction
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.evaluate import Predictor, evaluate_split
-from uml_dist.evaluate.cases import Case
+from uml_dist.metrics.cases import Cases
 from uml_dist.recipes import MicroBatchResult, Progress, Recipe, Trained
 from uml_shards.read.plan import InOrder
 from uml_shards.read.split import open_split
@@ -54,7 +54,7 @@ class PlainRecipe(Recipe):
         return Prediction(**(images if self.says_images else {}), **(pixels if self.says_pixels else {}))
 
 
-def evaluate(folder: str, batch_size: int, workers: int = 0, **recipe: Any) -> tuple[list[Case], list[int]]:
+def evaluate(folder: str, batch_size: int, workers: int = 0, draws: int = 0, **recipe: Any) -> tuple[Cases, list[int]]:
     """The cases of a split on this rank, and the sizes of the batches that it predicted."""
     split = open_split(folder)
     assert split.manifest.size is not None
@@ -62,7 +62,7 @@ def evaluate(folder: str, batch_size: int, workers: int = 0, **recipe: Any) -> t
     networks = {"plain": nn.Identity(), "resting": nn.Identity().eval()}
     predictor = Predictor(plain, networks, torch.device("cpu"))
     stream = Stream(split, InOrder(len(split)), split.manifest.size, split.manifest.statistics)
-    cases = evaluate_split(predictor, stream, batch_size, workers)
+    cases = evaluate_split(predictor, stream, batch_size, workers, draws)
     assert plain.training <= {False}
     assert (networks["plain"].training, networks["resting"].training) == (True, False)
     return cases, plain.batch_sizes

@@ -1,4 +1,4 @@
-"""A recipe that uses every seam: two trained networks, an average, a frozen copy, two streams, two phases.
+"""A recipe that uses every seam: two trained networks, an average, a frozen copy, two streams, two phases, a metric.
 
 In the second phase it learns from pseudo labels, of which it counts the confident ones, the student tries to fool the
 critic, and the critic skips every third step.
@@ -6,20 +6,55 @@ critic, and the critic skips every third step.
 The student's convolution can start from a file, as encoders start from published weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from uml_dist.batch import Batch, Prediction
 from uml_dist.config.schema import ModelConfig, Resumable, RunConfig, Section
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.errors import UmlError
+from uml_dist.metrics.columns import Columns
+from uml_dist.metrics.families import STANDARD, Definition, MetricFamily
+from uml_dist.metrics.weighted import Metric, mean
 from uml_dist.nn.frozen import frozen
 from uml_dist.nn.keyed_dropout import KeyedDropout, keyed_bits, keyed_normal, use_rng_key
-from uml_dist.recipes import RECIPES, Averaged, Frozen, MicroBatchResult, Phase, Progress, Recipe, Trained
+from uml_dist.recipes import (
+    RECIPES,
+    Averaged,
+    Frozen,
+    MicroBatchResult,
+    Phase,
+    Progress,
+    Recipe,
+    StreamContract,
+    Trained,
+)
 from uml_dist.run.checkpoint import load_tensors
+from uml_shards.format.manifest import Manifest
+
+
+class Confidence(MetricFamily):
+    """How certain the most probable class is, whether it is right or not."""
+
+    definitions: ClassVar = {"confidence": Definition("probability of the most probable class, mean over all cases")}
+
+    def columns(self, batch: Batch, prediction: Prediction, manifest: Manifest) -> Mapping[str, Tensor]:
+        assert prediction.image_probability is not None
+        return {"confidence": prediction.image_probability.amax(1)}
+
+    def metrics(self, columns: Columns) -> Iterator[tuple[str, Metric]]:
+        yield "confidence", mean(columns.column("confidence"), np.ones(len(columns.cases), dtype=bool))
+
+    def requirements(self, manifest: Manifest) -> Mapping[str, str]:
+        return {"confidence": ""}
+
+    def table(self, columns: Columns) -> Mapping[str, Iterable[Any]]:
+        return {"confidence": columns.column("confidence")}
+
 
 RECIPES["toy"] = "toy_recipe:ToyRecipe"
 
@@ -57,7 +92,8 @@ class Critic(nn.Sequential):
 
 class ToyRecipe(Recipe[Config]):
     name = "toy"
-    stream_names = ("labelled", "unlabelled")
+    streams: ClassVar = {"labelled": StreamContract(labels=True), "unlabelled": StreamContract()}
+    families = (*STANDARD, Confidence())
     Config = Config
 
     @property

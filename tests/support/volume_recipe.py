@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from uml_dist.batch import Batch, Prediction
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.nn.keyed_dropout import KeyedDropout, use_rng_key
-from uml_dist.recipes import RECIPES, MicroBatchResult, Progress, Recipe, Trained
+from uml_dist.recipes import RECIPES, MicroBatchResult, Progress, Recipe, StreamContract, Trained
 from uml_shards.format.volume import encode_volume
 from uml_shards.importers import Importer, Options, Source
 from uml_shards.sources.encode import encode_json
@@ -53,7 +53,10 @@ def make_balls(folder: Path, garbage: frozenset[str] = frozenset()) -> Path:
 
 class VolumeRecipe(Recipe):
     name = "volume"
-    stream_names = ("labelled", "unlabelled")
+    streams: ClassVar = {
+        "labelled": StreamContract(masks="exclusive"),
+        "unlabelled": StreamContract(masks="exclusive"),
+    }
     dimensions = 3
 
     @property

@@ -18,8 +18,8 @@ from runs import Trace, train
 from uml_dist.config.loading import validate
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.distributed.ranks import world_size
+from uml_dist.evaluate import evaluation
 from uml_dist.launch import Devices
-from uml_dist.train import trainer as trainer_module
 from uml_dist.train.main import Start, train_rank
 from uml_dist.train.setup import find_resume, prepare
 from uml_shards import ShardError
@@ -100,7 +100,7 @@ def train_with_figures(jobs: list[tuple[dict[str, Any], str, list[dict[str, floa
         jobs: of each the configuration, the run folder, the figures of its validations and the step to stop at.
     """
     for tree, run, figures, stop_at in jobs:
-        with patch.object(trainer_module, "summarise", side_effect=figures):
+        with patch.object(evaluation, "summarise", side_effect=figures):
             train(tree, run, validate_too=True, stop_at=stop_at)
 
 

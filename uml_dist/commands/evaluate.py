@@ -14,10 +14,9 @@ from uml_shards.read.truth import EmptyRule
 
 from ..distributed.ranks import device_of
 from ..errors import UmlError
-from ..evaluate import evaluate_split
-from ..evaluate.examples import choose, predict_examples
-from ..evaluate.results import metrics_record, printed_table, write_cases, write_metrics
-from ..evaluate.sheet import write_sheet
+from ..evaluate import evaluate
+from ..evaluate.results import DRAWS, metrics_record, printed_table, write_cases, write_metrics
+from ..evaluate.sheet import legend_of, write_sheet
 from ..launch import (
     Devices,
     World,
@@ -40,6 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--run", type=Path, required=True, help="run folder")
     parser.add_argument("--split", help="split of the data set (default: the validation split)")
+    parser.add_argument("--stream", help="stream whose data set has the split (default: the recipe's first)")
     parser.add_argument("--checkpoint", default="best", help="best (default), latest, or a name such as step-000500")
     parser.add_argument("--shards", help="folder or URL of the data set, if it has moved since training")
     parser.add_argument("--num_gpus", type=int, help="workers on this node (default: 1, on a GPU if there is one)")
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         run = load_run(options.run, options.checkpoint, "cpu", options.shards)
-        split = run.open_split(options.split or run.config.train.validate_split)
+        split = run.open_split(options.split or run.config.train.validate_split, options.stream)
         world, devices = enter(options)
     except (UmlError, ShardError) as error:
         if options.debug:
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if world.size > 1:
         distributed.init_process_group("nccl" if run.device.type == "cuda" else "gloo")
     try:
-        evaluate(run, split, options, world)
+        evaluate_run(run, split, options, world)
     except (UmlError, ShardError, OSError) as error:
         if options.debug:
             raise
@@ -102,19 +102,16 @@ def enter(options: argparse.Namespace) -> tuple[World, Devices]:
     return world, devices
 
 
-def evaluate(run: Run, split: Split, options: argparse.Namespace, world: World) -> None:
+def evaluate_run(run: Run, split: Split, options: argparse.Namespace, world: World) -> None:
     """Evaluate on all ranks; rank 0 writes and prints the results."""
-    manifest, stream = split.manifest, run.stream(split)
+    manifest, stream = split.manifest, run.stream(split, options.stream)
     empty = options.empty_masks or run.config.train.empty_masks
     workers = loader_workers(run.config, run.device.type == "cuda", world.local_size)
-    is_main = world.rank == 0
-    if is_main:
+    if world.rank == 0:
         print(f"{run.path}, {run.checkpoint.name}: {len(split)} samples of {split.path}", flush=True)
-    cases = evaluate_split(run.predictor, stream, options.batch_size, workers)
-    if not is_main:
+    result = evaluate(run.predictor, stream, options.batch_size, workers, empty, DRAWS)
+    if world.rank != 0:
         return
-    chosen = choose(cases, manifest, empty)
-    examples = predict_examples(run.predictor, stream, chosen, options.batch_size, empty)
     record = {
         "run": run.path.name,
         "recipe": run.config.recipe,
@@ -123,16 +120,16 @@ def evaluate(run: Run, split: Split, options: argparse.Namespace, world: World) 
         "dataset": manifest.dataset,
         "split": manifest.split,
         "data_digest": manifest.digest,
-        **metrics_record(cases, manifest, empty),
+        **metrics_record(result),
         "versions": versions(),
     }
-    folder = run.path / "evaluation" / manifest.split
+    folder = run.path / "evaluation" / (f"{options.stream}-{manifest.split}" if options.stream else manifest.split)
     heading = f"{run.path.name}: {manifest.dataset} {manifest.split}, step {run.state.step}"
-    write_cases(folder / "cases.csv", cases, manifest, empty)
-    if examples:
-        write_sheet(folder / "sheet.png", examples, manifest.mask_classes, heading)
+    write_cases(folder / "cases.csv", result)
+    if result.examples:
+        write_sheet(folder / "sheet.png", result.examples, legend_of(manifest), heading)
     write_metrics(folder / "metrics.json", record)
     print(f"\n{printed_table(record)}\n")
     print("  ".join(f"{name} {count}" for name, count in record["counts"].items()))
-    for name in ("metrics.json", "cases.csv", *(["sheet.png"] if examples else [])):
+    for name in ("metrics.json", "cases.csv", *(["sheet.png"] if result.examples else [])):
         print(folder / name)

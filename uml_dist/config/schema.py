@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from uml_shards.read.truth import EmptyRule
@@ -31,6 +31,19 @@ RESUMABLE = Resumable()
 
 Schedule = Literal["constant", "poly", "cosine", "step"]
 """Course of the learning rate after the warmup, see `uml_dist.train.optimizer.learning_rate`."""
+
+
+Augment = Literal["none", "light"]
+
+
+def _positive(size: int | tuple[int, int, int]) -> int | tuple[int, int, int]:
+    if min(size if isinstance(size, tuple) else (size,)) < 1:
+        raise ValueError("must be greater than 0")
+    return size
+
+
+Size = Annotated[int | tuple[int, int, int], AfterValidator(_positive)]
+"""Height and width of images, or [H, W, D] of patches of volumes."""
 
 
 class Section(BaseModel):
@@ -61,6 +74,8 @@ class StreamConfig(Section):
         default="epoch",
         description="epoch: each sample once; balanced: all classes equally often; or how often, by name of the class",
     )
+    size: Size | None = Field(default=None, description="size of its images or patches; default: data.size")
+    augment: Augment | None = Field(default=None, description="its augmentation; default: data.augment")
     weights: tuple[float, ...] | None = Field(
         default=None, description="how often each of shards and more_shards is drawn from; default: each sample once"
     )
@@ -89,13 +104,11 @@ class DataConfig(Section):
     workers: Annotated[int | Literal["auto"], RESUMABLE] = Field(
         default="auto", description="processes per rank that read ahead; auto: none on the CPU, up to 4 beside a GPU"
     )
-    size: int | tuple[int, int, int] | None = Field(
+    size: Size | None = Field(
         default=None,
         description="height and width of the images, or [H, W, D] of the patches of volumes; default: the manifest's",
     )
-    augment: Literal["none", "light"] = Field(
-        default="light", description="flips, quarter turns and +-10 % scale, or none"
-    )
+    augment: Augment = Field(default="light", description="flips, quarter turns and +-10 % scale, or none")
     normalise: Literal["statistics", "unit"] = Field(
         default="statistics",
         description="inputs by the mean and standard deviation of the training data, or scaled to [0, 1] alone",
@@ -110,13 +123,6 @@ class DataConfig(Section):
     on_bad_sample: Annotated[Literal["error", "skip"], RESUMABLE] = Field(
         default="error", description="stop, or keep a bad sample's place with a placeholder of weight 0"
     )
-
-    @field_validator("size")
-    @classmethod
-    def _size_is_positive(cls, size: int | tuple[int, int, int] | None) -> int | tuple[int, int, int] | None:
-        if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
-            raise ValueError("must be greater than 0")
-        return size
 
 
 class ModelConfig(Section):
@@ -163,10 +169,20 @@ class NetworkConfig(Section):
 
 
 class PhaseConfig(Section):
-    """`[[phases]]`: the length of one of the recipe's phases."""
+    """`[[phases]]`: one of the recipe's phases, where it differs from the recipe's defaults."""
 
-    name: str = Field(description="of the phase")
-    steps: int = Field(gt=0, description="optimiser steps of it")
+    name: str = Field(description="name of the phase")
+    steps: int | None = Field(default=None, gt=0, description="its optimiser steps; default: its share of train.steps")
+    counts: dict[str, Annotated[int, Field(gt=0)]] = Field(
+        default={}, description="samples in a global batch by stream; default: streams.NAME.count"
+    )
+    until: str | None = Field(
+        default=None,
+        description="metric of a validation (NAME.METRIC of a named one): the phase ends when it stops improving",
+    )
+    patience: int | None = Field(
+        default=None, gt=0, description="validations without an improvement of until after which the phase ends"
+    )
 
 
 class TrainConfig(Section):
@@ -208,6 +224,15 @@ class TrainConfig(Section):
         return self
 
 
+class ValidationConfig(Section):
+    """`[validations.NAME]`: a further validation while training, with a best checkpoint `best-NAME` of its own."""
+
+    stream: str | None = Field(default=None, description="stream whose shards have the split; default: the first")
+    split: str | None = Field(default=None, description="split to evaluate; default: train.validate_split")
+    size: Size | None = Field(default=None, description="size of its images; default: that of the stream")
+    best: Annotated[str, RESUMABLE] = Field(default="loss", description="metric by which its best checkpoint is chosen")
+
+
 class ZeroConfig(Section):
     """`[zero]`: DeepSpeed's partition of optimiser states (1), gradients (2) and parameters (3)."""
 
@@ -247,6 +272,7 @@ class RunConfig(Section):
     objective: Section = Section()
     phases: tuple[PhaseConfig, ...] = ()
     train: TrainConfig = TrainConfig()
+    validations: dict[str, ValidationConfig] = {}
     zero: Annotated[ZeroConfig, RESUMABLE] = ZeroConfig()
     deepspeed: Annotated[dict[str, Any], RESUMABLE] = Field(
         default={}, description="passed through to DeepSpeed's own configuration"

@@ -2,8 +2,10 @@
 
 from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as distributed
+from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -61,3 +63,13 @@ def barrier() -> None:
     """Wait until all ranks have come here."""
     if world_size() > 1:
         distributed.barrier()
+
+
+def sum_on_first_rank(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sum over ranks on rank 0; what the others get is undefined. All ranks must call it."""
+    if world_size() == 1:
+        return values
+    on_gpu = distributed.get_backend() == "nccl"
+    total = torch.from_numpy(values.copy()).to("cuda" if on_gpu else "cpu")
+    distributed.reduce(total, dst=0)
+    return total.cpu().numpy()

@@ -1,6 +1,7 @@
-"""Evaluation: each sample of a split once, over all ranks, through `Prediction`, so it knows no recipe."""
+"""Evaluation: each sample of a split once, over all ranks, through `Prediction`, so it is independent of the recipe."""
 
-from .cases import Predictor, evaluate_split
-from .metrics import summarise
+from ..metrics.summary import summarise
+from .evaluation import Evaluation, evaluate, evaluate_split
+from .predictor import Predictor
 
-__all__ = ["Predictor", "evaluate_split", "summarise"]
+__all__ = ["Evaluation", "Predictor", "evaluate", "evaluate_split", "summarise"]

@@ -1,7 +1,7 @@
-"""A dozen cases to look at: which ones, and what the recipe says of them."""
+"""A dozen cases to look at: which ones, and what the recipe predicts for them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,17 +11,19 @@ from torch import Tensor
 from uml_shards.format.manifest import Manifest
 from uml_shards.read.stream import Stream
 from uml_shards.read.truth import EmptyRule
+from uml_shards.sample import IGNORE
 
 from ..batch import Batch, Prediction
-from .cases import Case, Predictor
-from .columns import Columns
+from ..metrics.cases import Cases
+from ..metrics.columns import Columns
+from .predictor import Predictor
 
 COUNT = 12
 
 
 @dataclass(frozen=True)
 class Example:
-    """One case as it is drawn.
+    """One case as it is drawn; of a volume, one slice.
 
     Attributes:
         title: its key, classes and figures.
@@ -29,8 +31,8 @@ class Example:
         image: (H, W, 3), in [0, 1].
         truth: (H, W) uint8 classes with 255 = ignore; None without a mask.
         predicted: (H, W) uint8 classes; None where no pixels are predicted.
-        vacuity: (H, W), of the pixels, in (0, 1].
-        reliable: (H, W) in [0, 1], how strongly the reliable mask says that a pixel is not background.
+        vacuity: (H, W), vacuity of the pixels, in (0, 1].
+        maps: further maps (H, W) in [0, 1] by title.
     """
 
     title: str
@@ -39,29 +41,29 @@ class Example:
     truth: NDArray[np.uint8] | None
     predicted: NDArray[np.uint8] | None
     vacuity: NDArray[np.float32] | None
-    reliable: NDArray[np.float32] | None
+    maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
-def choose(cases: Sequence[Case], manifest: Manifest, empty: EmptyRule = "one", count: int = COUNT) -> list[Case]:
-    """Cases for a sheet: as many of each image class, from the best to the worst Dice of its cases in even steps.
+def choose(cases: Cases, manifest: Manifest, empty: EmptyRule = "one", count: int = COUNT) -> Cases:
+    """Return as many cases of each image class, from the best to the worst Dice of its cases in even steps.
 
     By the likelihood of the label where there are no masks; equals are in the order of their keys. Cases without a Dice
     come last. What a class cannot fill goes to cases of the others.
 
     Args:
-        cases: of the split.
-        manifest: of the split.
-        empty: the rule for classes that are neither in a mask nor predicted.
-        count: cases wanted.
+        cases: cases of the split.
+        manifest: the split's manifest.
+        empty: rule for classes that are neither in a mask nor predicted.
+        count: number of cases.
 
     Returns:
-        The chosen ones, best first.
+        The chosen cases, best first.
     """
     columns = Columns(cases, manifest, empty)
     score = -np.nan_to_num(columns.column("image_nll"), nan=np.inf)
-    if columns.masked.any() and len(manifest.mask_classes) > 1:
+    if columns.masked.any() and columns.foreground:
         score = np.nan_to_num(columns.dice, nan=-1.0)
-    ranking = sorted(range(len(cases)), key=lambda index: (-score[index], cases[index]["key"]))
+    ranking = sorted(range(len(cases)), key=lambda index: (-score[index], cases.keys[index]))
     groups = [[index for index in ranking if columns.label[index] == k] for k in sorted(set(columns.label.tolist()))]
     chosen: set[int] = set()
     for number, group in enumerate(groups):
@@ -69,7 +71,7 @@ def choose(cases: Sequence[Case], manifest: Manifest, empty: EmptyRule = "one", 
         chosen |= set(_evenly(group, share))
     rest = [index for index in ranking if index not in chosen]
     chosen |= set(_evenly(rest, count - len(chosen)))
-    return [cases[index] for index in ranking if index in chosen]
+    return cases.rows([index for index in ranking if index in chosen])
 
 
 def _evenly(items: Sequence[int], count: int) -> list[int]:
@@ -80,63 +82,95 @@ def _evenly(items: Sequence[int], count: int) -> list[int]:
 
 
 def predict_examples(
-    predictor: Predictor, stream: Stream, cases: Sequence[Case], batch_size: int, empty: EmptyRule = "one"
+    predictor: Predictor, stream: Stream, cases: Cases, batch_size: int, empty: EmptyRule = "one"
 ) -> list[Example]:
-    """What the recipe predicts for some cases of a split.
+    """Predict some cases of a split again, for a picture.
 
     Args:
-        predictor: that evaluated them.
+        predictor: the recipe with its networks.
         stream: the split, in its own order.
-        cases: of it.
-        batch_size: samples at once.
-        empty: the rule for the Dice in their titles.
+        cases: the chosen cases.
+        batch_size: samples per batch.
+        empty: rule for the Dice in the titles.
     """
     examples: list[Example] = []
-    positions = [int(case["position"]) for case in cases]
+    positions = cases.columns["position"].tolist() if len(cases) else []
+    titles = _titles(Columns(cases, stream.split.manifest, empty))
     for batch, prediction in predictor.predictions(stream, positions, batch_size):
         for index in range(len(batch)):
-            examples.append(_example(batch, prediction, index, cases[len(examples)], stream, empty))
+            examples.append(_example(batch, prediction, index, *titles[len(examples)], stream))
     return examples
 
 
-def _example(batch: Batch, prediction: Prediction, index: int, case: Case, stream: Stream, empty: EmptyRule) -> Example:
-    manifest, statistics = stream.split.manifest, stream.statistics
-    pixels, mask = prediction.pixel_probability, batch.mask[index]
-    image = batch.image[index].float().cpu().numpy().transpose(1, 2, 0)
-    image = np.clip(image * np.asarray(statistics.std) + np.asarray(statistics.mean), 0.0, 1.0).astype(np.float32)
-    title, wrong = _title(case, manifest, empty)
-    has_truth = mask.dim() == 2 and bool((mask != 255).any())
-    scores = prediction.reliable_mask
+def _example(batch: Batch, prediction: Prediction, index: int, title: str, wrong: bool, stream: Stream) -> Example:
+    truth, predicted = _flat(batch.mask[index], batch), None
+    if prediction.pixel_probability is not None:
+        predicted = prediction.pixel_probability[index].argmax(0).to(torch.uint8)
+    elif prediction.lesion_probability is not None:
+        predicted = _topmost(prediction.lesion_probability[index] >= 0.5)
+    has_truth = bool((truth != IGNORE).any())
+    slices = _slice(truth if has_truth else predicted, batch)
+    image = batch.image[index][:, *slices].float().cpu().numpy().transpose(1, 2, 0)
+    image = np.clip(image * np.asarray(stream.statistics.std) + np.asarray(stream.statistics.mean), 0.0, 1.0)
+    image = image.astype(np.float32)
+    vacuity = prediction.pixel_vacuity
     return Example(
         title=title,
         wrong=wrong,
         image=image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2),
-        truth=mask.cpu().numpy() if has_truth else None,
-        predicted=None if pixels is None else pixels[index].argmax(0).to(torch.uint8).cpu().numpy(),
-        vacuity=None if prediction.pixel_vacuity is None else _array(prediction.pixel_vacuity[index]),
-        reliable=None if scores is None else _array(1.0 - scores[index].float().softmax(0)[0]),
+        truth=truth[slices].cpu().numpy() if has_truth else None,
+        predicted=None if predicted is None else predicted[slices].cpu().numpy(),
+        vacuity=None if vacuity is None else _array(vacuity[index][slices]),
+        maps={name: _array(values[index][slices]) for name, values in prediction.maps.items()},
     )
+
+
+def _flat(mask: Tensor, batch: Batch) -> Tensor:
+    """Return the mask of a sample as one map of classes; of overlapping lesions, the last one of each pixel."""
+    if mask.dim() == batch.image.dim() - 2:
+        return mask
+    return torch.where((mask != IGNORE).any(0), _topmost(mask == 1), IGNORE)
+
+
+def _topmost(lesions: Tensor) -> Tensor:
+    """Return (*S) uint8: number of the last lesion (L, *S) that covers a pixel, from 1 on; 0 for none."""
+    numbers = torch.arange(1, len(lesions) + 1, device=lesions.device).view(-1, *(1,) * (lesions.dim() - 1))
+    return (lesions * numbers).amax(0).to(torch.uint8)
+
+
+def _slice(classes: Tensor | None, batch: Batch) -> tuple[slice | int, ...]:
+    """Return the index of the slice to show: all of an image; of a volume, the slice with the largest foreground."""
+    everything = (slice(None),) * 2
+    if batch.image.dim() == 4:
+        return everything
+    depth = batch.image.shape[-1]
+    if classes is None:
+        return (*everything, depth // 2)
+    areas = ((classes != 0) & (classes != IGNORE)).flatten(0, 1).sum(0)
+    return (*everything, int(areas.argmax()) if areas.any() else depth // 2)
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.float().cpu().numpy()
 
 
-def _title(case: Case, manifest: Manifest, empty: EmptyRule) -> tuple[str, bool]:
-    """Key, label -> predicted class with its probability, vacuity, Dice; and whether the class is wrong."""
-    columns = Columns([case], manifest, empty)
-    key = case["key"]
-    parts = [key if len(key) <= 24 else f"{key[:11]}…{key[-12:]}"]
-    label = int(columns.label[0])
-    wrong = False
-    if columns.has("image_nll"):
-        number = int(columns.predicted[0])
-        wrong = label not in (-1, number)
-        known = manifest.classes[label] if label >= 0 else "?"
-        parts.append(f"{known} → {manifest.classes[number]} {columns.probability[0, number]:.2f}")
-    if columns.has("image_vacuity"):
-        parts.append(f"vacuity {case['image_vacuity']:.2f}")
-    if columns.masked[0] and len(manifest.mask_classes) > 1:
-        dice = columns.dice[0]
-        parts.append(f"Dice {dice:.2f}" if np.isfinite(dice) else "Dice left out")
-    return "    ".join(parts), wrong
+def _titles(columns: Columns) -> list[tuple[str, bool]]:
+    """Return each case's title, which has key, label -> predicted class, vacuity and Dice, and whether it is wrong."""
+    names = columns.manifest.classes
+    titles = []
+    for index, key in enumerate(columns.cases.keys):
+        parts = [key if len(key) <= 24 else f"{key[:11]}…{key[-12:]}"]
+        label = int(columns.label[index])
+        wrong = False
+        if columns.has("image_nll"):
+            number = int(columns.predicted[index])
+            wrong = label not in (-1, number)
+            known = names[label] if label >= 0 else "?"
+            parts.append(f"{known} → {names[number]} {columns.probability[index, number]:.2f}")
+        if columns.has("image_vacuity"):
+            parts.append(f"vacuity {columns.column('image_vacuity')[index]:.2f}")
+        if columns.masked[index] and columns.foreground:
+            dice = columns.dice[index]
+            parts.append(f"Dice {dice:.2f}" if np.isfinite(dice) else "Dice left out")
+        titles.append(("    ".join(parts), wrong))
+    return titles

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: metrics.json, cases.csv and the table that is printed."""
+"""The files of an evaluation, metrics.json and cases.csv, and the printed table."""
 
 import csv
 import io
@@ -9,36 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from uml_shards.durable import replace_text
-from uml_shards.format.manifest import Manifest
-from uml_shards.read.truth import EmptyRule
 
-from .cases import Case
-from .columns import Columns
-from .metrics import EMPTY_RULES, definition_of, intervals, is_overlap, summarise
+from ..metrics.columns import Columns
+from ..metrics.summary import EMPTY_RULES, definition_of, intervals, is_overlap
+from .evaluation import Evaluation
 
 DRAWS = 1000
 LEVEL = 0.95
 
 
-def metrics_record(
-    cases: Sequence[Case], manifest: Manifest, empty: EmptyRule = "one", seed: int = 0
-) -> dict[str, Any]:
-    """All that metrics.json says of the cases themselves: metrics, intervals, counts and how they are defined.
-
-    Args:
-        cases: of a split.
-        manifest: of that split.
-        empty: see `summarise`.
-        seed: of the bootstrap draws.
-    """
-    metrics = summarise(cases, manifest, empty)
-    found = intervals(cases, manifest, empty, DRAWS, seed, LEVEL)
+def metrics_record(result: Evaluation) -> dict[str, Any]:
+    """Return the part of metrics.json on the cases: metrics, intervals, counts and definitions."""
+    cases, manifest, empty, families = result.cases, result.manifest, result.empty, result.families
+    found = intervals(cases, manifest, empty, LEVEL, families)
+    definitions = {name: definition_of(name, families) for name in result.metrics}
     return {
-        "metrics": metrics,
-        "intervals": {name: list(found[name]) for name in metrics if name in found},
-        "interval": {"kind": "bootstrap percentile over cases", "level": LEVEL, "draws": DRAWS, "seed": seed},
+        "metrics": result.metrics,
+        "intervals": {name: list(found[name]) for name in result.metrics if name in found},
+        "interval": {
+            "kind": "bootstrap percentile over cases",
+            "level": LEVEL,
+            "draws": len(cases.draws),
+            "seed": cases.seed,
+        },
         "counts": {"samples": manifest.samples, **Columns(cases, manifest, empty).counts()},
-        "definitions": {name: definition_of(name) for name in metrics},
+        "definitions": {name: definition.text for name, definition in definitions.items()},
+        "lower_is_better": [name for name, definition in definitions.items() if definition.lower_is_better],
         "empty_masks": empty,
         "empty_masks_rule": EMPTY_RULES[empty],
     }
@@ -51,23 +47,15 @@ def write_metrics(path: Path, record: Mapping[str, Any]) -> None:
     replace_text(path, text)
 
 
-def write_cases(path: Path, cases: Sequence[Case], manifest: Manifest, empty: EmptyRule = "one") -> None:
-    """Write cases.csv: a row per case by key, six digits, an empty cell for what a case has not."""
-    columns = Columns(cases, manifest, empty)
-    has_images, has_pixels = columns.has("image_nll"), columns.has("pixels")
+def write_cases(path: Path, result: Evaluation) -> None:
+    """Write cases.csv: a row per case by key, six digits, an empty cell for a figure that a case lacks."""
+    columns = Columns(result.cases, result.manifest, result.empty)
     table: dict[str, Iterable[Any]] = {
-        "key": [case["key"] for case in cases],
-        "label": [manifest.classes[label] if label >= 0 else "" for label in columns.label],
+        "key": result.cases.keys,
+        "label": [result.manifest.classes[label] if label >= 0 else "" for label in columns.label],
     }
-    if has_images:
-        table["prediction"] = [manifest.classes[number] for number in columns.predicted]
-        table |= {f"probability_{name}": columns.probability[:, k] for k, name in enumerate(manifest.classes)}
-        table["image_nll"] = columns.column("image_nll")
-    for name in ("image_vacuity", "pixel_vacuity", "pixel_nll"):
-        if columns.has(name):
-            table[name] = columns.column(name)
-    for number, name in list(enumerate(manifest.mask_classes))[1:] if has_pixels else ():
-        table[f"dice_{name}"], table[f"iou_{name}"] = columns.overlap(number)
+    for family in result.families:
+        table |= family.table(columns)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table)
@@ -77,21 +65,21 @@ def write_cases(path: Path, cases: Sequence[Case], manifest: Manifest, empty: Em
 
 
 def printed_table(record: Mapping[str, Any]) -> str:
-    """The metrics of a record with their intervals, for a terminal; below, the rule for empty masks if it has Dice."""
+    """Return the metrics of a record with their intervals, and the rule for empty masks if a metric depends on it."""
     width = max((len(name) for name in record["metrics"]), default=6)
     level = round(100 * record["interval"]["level"])
     lines = [f"{'metric':<{width}}  {'value':>7}  {level} % interval", "-" * (width + 27)]
     for name, value in record["metrics"].items():
         lines.append(f"{name:<{width}}  {value:>7.4f}  {printed_interval(record['intervals'].get(name))}".rstrip())
     if not record["metrics"]:
-        lines.append("none: there are no labels or masks, or the predictions are no numbers")
+        lines.append("none: there are no labels or masks, or the predictions are not numbers")
     if any(map(is_overlap, record["metrics"])):
         lines += ["", f"empty masks: {record['empty_masks_rule']}"]
     return "\n".join(lines)
 
 
 def printed_interval(interval: Sequence[float] | None) -> str:
-    """An interval for a table."""
+    """Format an interval for a table."""
     return f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
 
 

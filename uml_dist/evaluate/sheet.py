@@ -1,4 +1,4 @@
-"""A picture of a dozen cases: image, truth, prediction, vacuity and reliable mask of each."""
+"""A picture of a dozen cases: image, truth, prediction, vacuity and the recipe's own maps of each."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from uml_shards.durable import replace_bytes
+from uml_shards.format.manifest import Manifest
 
 from .examples import Example
 
@@ -20,11 +21,11 @@ WIDTH = 1600
 """Pixels."""
 
 COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#0072B2", "#D55E00")
-"""Of the pixel classes but the background; told apart by colour-blind people (Okabe and Ito, 2008)."""
+"""Colours of the pixel classes but the background; told apart by colour-blind people (Okabe and Ito, 2008)."""
 
 WRONG = "#C04000"
 NOTHING = 0.9
-"""Grey of a panel that a case has not."""
+"""Grey of a panel that a case lacks."""
 
 DPI = 100
 MARGIN, GAP, PANEL_GAP, BAR = 16, 28, 4, 74
@@ -36,14 +37,19 @@ Pixels = tuple[float, float, float, float]
 """Left, top, width and height, from the upper left corner."""
 
 
+def legend_of(manifest: Manifest) -> tuple[str, ...]:
+    """Return the pixel classes of a data set, or its lesions after a background."""
+    return ("background", *manifest.mask_names) if manifest.mask_names else manifest.mask_classes
+
+
 def write_sheet(path: Path, examples: Sequence[Example], classes: Sequence[str], heading: str) -> None:
     """Draw examples into a PNG of 1600 pixels width, two beside each other; vacuity has one scale for all.
 
     Args:
-        path: of the PNG.
+        path: path of the PNG.
         examples: at least one.
         classes: names of the pixel classes, background first; () without any.
-        heading: a line above.
+        heading: a line above the cases.
     """
     canvas = FigureCanvasAgg(draw_sheet(examples, classes, heading))
     raw = io.BytesIO()
@@ -57,7 +63,7 @@ def write_sheet(path: Path, examples: Sequence[Example], classes: Sequence[str],
 
 
 def draw_sheet(examples: Sequence[Example], classes: Sequence[str], heading: str) -> Figure:
-    """The figure of `write_sheet`."""
+    """Return the figure of `write_sheet`."""
     largest = max((float(np.nanmax(one.vacuity)) for one in examples if one.vacuity is not None), default=0.0)
     scale = ScalarMappable(Normalize(0.0, largest or 1.0), "cividis")
     panels = _panels(examples, scale)
@@ -149,8 +155,8 @@ def _panels(examples: Sequence[Example], scale: ScalarMappable) -> dict[str, Cal
         panels["prediction"] = lambda one: _overlay(one, one.predicted)
     if any(one.vacuity is not None for one in examples):
         panels["vacuity"] = lambda one: _map(one, one.vacuity, scale)
-    if any(one.reliable is not None for one in examples):
-        panels["reliable mask"] = lambda one: _map(one, one.reliable, grey)
+    for title in dict.fromkeys(title for one in examples for title in one.maps):
+        panels[title] = lambda one, title=title: _map(one, one.maps.get(title), grey)
     return panels
 
 

@@ -1,7 +1,7 @@
 """Recipes: one method from a paper each. A new one is a folder here, or a class in a package of your own."""
 
 from ..registry import RECIPES, find_class
-from .recipe import Averaged, Frozen, MicroBatchResult, Phase, Progress, Recipe, Trained, trained_source
+from .recipe import Averaged, Frozen, MicroBatchResult, Phase, Progress, Recipe, StreamContract, Trained, trained_source
 
 
 def recipe_class(name: str) -> type[Recipe]:
@@ -23,6 +23,7 @@ __all__ = [
     "Phase",
     "Progress",
     "Recipe",
+    "StreamContract",
     "Trained",
     "recipe_class",
     "trained_source",

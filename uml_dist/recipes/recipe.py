@@ -14,6 +14,7 @@ from uml_shards.format.manifest import Manifest
 from ..batch import Batch, Prediction
 from ..config.schema import RunConfig
 from ..distributed.global_batch import GlobalBatch
+from ..metrics.families import STANDARD, MetricFamily
 from ..registry import Registered
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig, default=RunConfig)
@@ -73,15 +74,32 @@ def trained_source(networks: Mapping[str, Network], name: str) -> Trained:
 
 
 @dataclass(frozen=True)
+class StreamContract:
+    """What the shards of a stream must contain. None: the same classes as those of the first stream, if any.
+
+    Attributes:
+        labels: True: image classes; False: none are needed, and those that are there are not compared.
+        masks: "exclusive": pixel classes, one per pixel; "named": lesions, which may overlap; "none": as for labels.
+    """
+
+    labels: bool | None = None
+    masks: Literal["exclusive", "named", "none"] | None = None
+
+
+@dataclass(frozen=True)
 class Phase:
-    """A stretch of training with its own engines and streams.
+    """A stretch of training with its own engines and streams. `[[phases]]` overrides all but name and networks.
 
     Attributes:
         name: name of the phase.
         learns: the trained networks that learn in it.
         streams: the streams whose samples it sees.
-        share: of the run's steps; the shares of all phases sum to 1. `[[phases]]` may state steps instead.
+        share: share of the run's steps; the shares of all phases sum to 1.
         refreshes: frozen networks that take over weights when it begins.
+        counts: samples of a stream in a global batch, where they are not those of `[streams.NAME]`.
+        until: metric of a validation, or NAME.METRIC of a named one: the phase ends before its last step when the
+            metric stops improving.
+        patience: validations without an improvement after which it ends.
     """
 
     name: str
@@ -89,6 +107,9 @@ class Phase:
     streams: tuple[str, ...]
     share: float = 1.0
     refreshes: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    until: str | None = None
+    patience: int = 3
 
 
 @dataclass(frozen=True)
@@ -138,12 +159,15 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
     Class attributes:
         name: the recipe's name in configurations and checkpoints.
         Config: its configuration, the subclass of `RunConfig` that it is generic over.
-        stream_names: the streams its configuration must have.
+        streams: the streams its configuration must have, and what their shards must contain; the first one is that by
+            which epochs are counted and images normalised.
+        families: the families of metrics of its evaluation.
         dimensions: 2 for images, 3 for volumes.
     """
 
     Config: ClassVar[type[RunConfig]] = RunConfig
-    stream_names: ClassVar[tuple[str, ...]] = ("train",)
+    streams: ClassVar[Mapping[str, StreamContract]] = {"train": StreamContract()}
+    families: ClassVar[tuple[MetricFamily, ...]] = STANDARD
     dimensions: ClassVar[Literal[2, 3]] = 2
 
     def __init__(self, config: ConfigT, manifests: Mapping[str, Manifest]) -> None:
@@ -168,7 +192,7 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
     def phases(self) -> tuple[Phase, ...]:
         """The phases in order; by default one, in which all trained networks learn on all streams."""
         trained = tuple(name for name, network in self.networks.items() if isinstance(network, Trained))
-        return (Phase("train", trained, self.stream_names),)
+        return (Phase("train", trained, tuple(self.streams)),)
 
     def check_start(self) -> None:
         """Check what `Trained.start` will read, without building a network; called for a fresh run, on every rank.
@@ -194,7 +218,12 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
 
     @abstractmethod
     def counts(self, batches: Mapping[str, Batch], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return one micro batch's counts, which `GlobalBatch.mean` divides by: the same names on every rank."""
+        """Return one micro batch's counts, which `GlobalBatch.mean` divides by: the same names on every rank.
+
+        Args:
+            batches: by stream.
+            targets: what `targets` returned for this micro batch.
+        """
 
     @abstractmethod
     def step(

@@ -55,6 +55,9 @@ class RunState:
         steps_of: optimiser steps that each trained network has taken.
         best: value of the best metric so far; None before the first validation.
         best_step: the step at which it was reached.
+        more_best: validation `[validations.NAME]` -> the best value of its metric so far.
+        until_best: best value in this phase of the metric that ends it.
+        until_misses: validations since then.
         data: digest of each stream's manifest.
         config: the resolved configuration.
         versions: of the libraries that wrote it.
@@ -68,6 +71,9 @@ class RunState:
     steps_of: dict[str, int] = field(default_factory=dict)
     best: float | None = None
     best_step: int | None = None
+    more_best: dict[str, float] = field(default_factory=dict)
+    until_best: float | None = None
+    until_misses: int = 0
     data: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

@@ -3,7 +3,7 @@
     checkpoints/step-001200         a whole checkpoint
                 .step-001200.tmp    one that is being written or removed: never read
                 .step-001200.old    one that is being overwritten: read while its own name is free
-                latest, best        the name of one
+                latest, best        the name of one; best-NAME for further validations
 
 A name in a pointer is never trusted to be more than that: it leads to no other folder.
 """
@@ -134,10 +134,17 @@ def size_of(checkpoint: Path) -> int:
     return sum(file.stat().st_size for file in checkpoint.iterdir())
 
 
+def pointers_in(folder: Path) -> list[str]:
+    """Return the names of the pointers of a folder: `latest`, `best`, and `best-NAME` of further validations."""
+    return [name for name in ("latest", "best") if (folder / name).exists()] + sorted(
+        path.name for path in folder.glob("best-*") if path.is_file()
+    )
+
+
 def named_by(folder: Path) -> dict[str, str]:
-    """Which checkpoint each of the pointers `latest` and `best` names, as far as they are there and name one."""
+    """Return the checkpoint that each pointer names, of those that can be read."""
     found = {}
-    for pointer in ("latest", "best"):
+    for pointer in pointers_in(folder):
         try:
             found[pointer] = read_pointer(folder / pointer)
         except DamagedError:

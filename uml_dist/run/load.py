@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from uml_shards.address import Address, Location, parse_location
+from uml_shards.address import Address, parse_location
 from uml_shards.errors import ShardError
 from uml_shards.format.manifest import Manifest, Statistics
 from uml_shards.read.split import Split, find_splits
@@ -22,8 +22,16 @@ from ..launch.precision import computes_in_bf16
 from ..nn.keyed_dropout import name_layers
 from ..recipes import Recipe, recipe_class, trained_source
 from .checkpoint import RunState, read_networks, read_state, verify
-from .checkpoint_folder import find_checkpoint, place_of
-from .data import check_classes, evaluation_stream, image_size, input_statistics, open_splits, open_stream_split
+from .checkpoint_folder import find_checkpoint, place_of, pointers_in
+from .data import (
+    Size,
+    check_stream,
+    evaluation_stream,
+    input_statistics,
+    open_splits,
+    open_stream_split,
+    stream_sizes,
+)
 from .network_state import with_added
 
 
@@ -38,7 +46,7 @@ class Run:
         config: of the run.
         recipe: with its configuration and manifests.
         networks: by name, in evaluation mode.
-        size: (H, W) of every sample, or (H, W, D) of every patch.
+        sizes: (H, W) of every stream's images, or (H, W, D) of the patches of its volumes.
         device: of the networks.
         notes: lines for the user on how the checkpoint was read.
     """
@@ -49,24 +57,24 @@ class Run:
     config: RunConfig
     recipe: Recipe
     networks: Mapping[str, nn.Module]
-    size: tuple[int, ...]
+    sizes: Mapping[str, Size]
     device: torch.device
     notes: tuple[str, ...] = ()
 
     @property
+    def first_stream(self) -> str:
+        """Name of the first stream."""
+        return next(iter(self.recipe.streams))
+
+    @property
     def manifest(self) -> Manifest:
-        """Of the first stream's training data."""
-        return self.recipe.manifests[self.recipe.stream_names[0]]
+        """Manifest of the first stream's training data."""
+        return self.recipe.manifests[self.first_stream]
 
     @property
     def statistics(self) -> Statistics:
-        """By which images are normalised."""
+        """Statistics by which images are normalised."""
         return input_statistics(self.config, self.manifest)
-
-    @property
-    def shards(self) -> Location:
-        """The folder or the URL of the first stream's data set."""
-        return parse_location(self.config.streams[self.recipe.stream_names[0]].shards)
 
     @property
     def predictor(self) -> Predictor:
@@ -76,32 +84,35 @@ class Run:
         return Predictor(self.recipe, self.networks, self.device, autocast)
 
     def predict(self, batch: Batch) -> Prediction:
-        """What the run says of a batch on its device."""
-        with torch.no_grad(), self.predictor.autocast:
-            return self.recipe.predict(batch, self.networks)
+        """Return the predictions for a batch on the run's device."""
+        return self.predictor.predict(batch)
 
     def to(self, device: torch.device) -> "Run":
         """The run on another device; its networks move."""
         networks = {name: network.to(device) for name, network in self.networks.items()}
         return Run(**{**vars(self), "networks": networks, "device": device})
 
-    def open_split(self, name: str) -> Split:
-        """A split of the first stream's data set.
+    def open_split(self, name: str, stream: str | None = None) -> Split:
+        """Open a split of a stream's data set; by default the first stream's.
 
         Raises:
-            UmlError: there is none of this name, or its classes are not those of the training.
+            UmlError: there is no such stream or split, or its classes are not those of the training.
             ShardError: its files disagree, or cannot be fetched.
         """
-        known = [split.name for split in find_splits(self.shards)]
-        if name not in known and not isinstance(self.shards, Address):  # what lies behind a URL is not known
-            raise UmlError(f"there is no split {name!r} in {self.shards}: there is {', '.join(known) or 'none'}")
-        split = open_stream_split(self.config, self.recipe.stream_names[0], name)
-        check_classes(self.config, split.manifest, self.manifest, name)
+        stream = stream or self.first_stream
+        if stream not in self.recipe.streams:
+            raise UmlError(f"there is no stream {stream!r}: there is {', '.join(self.recipe.streams)}")
+        shards = parse_location(self.config.streams[stream].shards)
+        known = [split.name for split in find_splits(shards)]
+        if name not in known and not isinstance(shards, Address):  # a URL cannot be listed
+            raise UmlError(f"there is no split {name!r} in {shards}: there is {', '.join(known) or 'none'}")
+        split = open_stream_split(self.config, stream, name)
+        check_stream(self.config, type(self.recipe), stream, split.manifest, self.recipe.manifests, name)
         return split
 
-    def stream(self, split: Split) -> Stream:
-        """A split in its own order, each sample once, as it is; normalised as the training data are."""
-        return evaluation_stream(self.config, split, self.size, self.statistics)
+    def stream(self, split: Split, stream: str | None = None) -> Stream:
+        """Return a split in its own order, in the size of a stream and normalised as the training data are."""
+        return evaluation_stream(self.config, split, self.sizes[stream or self.first_stream], self.statistics)
 
 
 def load_run(
@@ -130,7 +141,7 @@ def load_run(
     verify(folder)
     state = read_state(folder)
     kind = recipe_class(config.recipe)
-    config = _with_shards(config, kind.stream_names[0], shards)
+    config = _with_shards(config, next(iter(kind.streams)), shards)
     try:
         splits = open_splits(config)
     except ShardError as error:
@@ -144,15 +155,16 @@ def load_run(
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     networks, lines = _networks(recipe, folder)
     networks = {name: network.to(chosen) for name, network in networks.items()}
-    return Run(path, folder, state, config, recipe, networks, image_size(config, splits), chosen, tuple(lines))
+    return Run(path, folder, state, config, recipe, networks, stream_sizes(config, splits), chosen, tuple(lines))
 
 
 def _checkpoint(run: Path, name: str) -> Path:
     """The folder of a run's checkpoint."""
-    named = find_checkpoint(run, name) if name in ("best", "latest") else place_of(run / "checkpoints", name)
-    if named is not None and (named / "state.json").is_file() and named.parent == run / "checkpoints":
+    folder = run / "checkpoints"
+    named = find_checkpoint(run, name) if name in pointers_in(folder) else place_of(folder, name)
+    if named is not None and (named / "state.json").is_file() and named.parent == folder:
         return named
-    there = [path.name for path in sorted((run / "checkpoints").glob("*")) if not path.name.startswith(".")]
+    there = [path.name for path in sorted(folder.glob("*")) if not path.name.startswith(".")]
     if not there:
         raise UmlError(f"run {run} has no checkpoint yet: train it first")
     raise UmlError(f"run {run} has no checkpoint {name!r}: it has {', '.join(there)}")

@@ -8,7 +8,16 @@ from ..config.loading import read_config
 from ..config.schema import RunConfig
 from ..errors import UmlError
 from .checkpoint import latest_valid, read_state, verify
-from .checkpoint_folder import DamagedError, checkpoints_in, name_of, named_by, prune, read_pointer, size_of
+from .checkpoint_folder import (
+    DamagedError,
+    checkpoints_in,
+    name_of,
+    named_by,
+    pointers_in,
+    prune,
+    read_pointer,
+    size_of,
+)
 
 
 def check_run(run: Path) -> tuple[list[str], list[str]]:
@@ -29,7 +38,7 @@ def check_run(run: Path) -> tuple[list[str], list[str]]:
         verdict = "damaged" if wrong else "ok"
         lines.append(f"{name_of(path)}  {verdict:<7}  {size_of(path) / 1e6:10,.1f} MB  {' '.join(marks)}".rstrip())
         problems += [wrong] if wrong else []
-    for pointer in ("latest", "best"):
+    for pointer in dict.fromkeys(["latest", *pointers_in(folder)]):
         problems += _wrong_pointer(folder, pointer)
     return lines, problems
 
@@ -112,10 +121,8 @@ def _damage(checkpoint: Path) -> str | None:
 
 
 def _wrong_pointer(folder: Path, pointer: str) -> list[str]:
-    """What is wrong with a pointer; there need be no best checkpoint."""
+    """Describe what is wrong with a pointer."""
     path = folder / pointer
-    if pointer == "best" and not path.exists():
-        return []
     try:
         name = read_pointer(path)
     except DamagedError as error:

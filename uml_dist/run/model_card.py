@@ -7,8 +7,8 @@ import tomli_w
 
 from uml_shards.format.manifest import Manifest
 
-from ..evaluate.metrics import EMPTY_RULES, is_overlap
-from ..evaluate.selection import parse_selection
+from ..metrics.selection import parse_selection
+from ..metrics.summary import EMPTY_RULES, is_overlap
 from .checkpoint import RunState
 
 CAUTION = """\

@@ -31,7 +31,7 @@ def dry_run(setup: Setup, ranks: int) -> str:
         )
     for name, split in setup.splits.items():
         per_epoch = len(split) / setup.config.streams[name].count
-        size = " x ".join(map(str, setup.size))
+        size = " x ".join(map(str, setup.sizes[name]))
         lines.append(f"stream {name}: {len(split)} samples of {size}, {per_epoch:.2f} steps per epoch")
     head = "bytes per rank of weights, gradients and optimiser at ZeRO 0 | 1 | 2 | 3"
     lines.append(f"{'network':<16}{'parameters':>12}  {head}")

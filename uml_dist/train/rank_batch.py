@@ -44,13 +44,18 @@ class RankBatch:
             yield request
 
 
-def rank_batch_of(config: RunConfig, streams: tuple[str, ...], rank: int, ranks: int) -> RankBatch:
-    """A rank's share of the global batch of some streams, accumulated no more than `train.micro_batch` asks for.
+def rank_batch_of(config: RunConfig, counts: Mapping[str, int], rank: int, ranks: int) -> RankBatch:
+    """Return a rank's part of the global batches, accumulated no more often than `train.micro_batch` requires.
+
+    Args:
+        config: the run's configuration.
+        counts: samples of each stream in a global batch.
+        rank: index of the rank.
+        ranks: number of ranks.
 
     Raises:
         UmlError: the ranks do not divide the samples, or no accumulation fits.
     """
-    counts = {name: config.streams[name].count for name in streams}
     for name, count in counts.items():
         if count % ranks:
             valid = ", ".join(str(number) for number in range(1, count + 1) if count % number == 0)

@@ -116,33 +116,38 @@ class Reporter:
         self._start = self._step_start
         return values
 
-    def validated(self, step: int, figures: Mapping[str, float], best: str, empty: EmptyRule) -> None:
+    def validated(
+        self, step: int, figures: Mapping[str, float], best: str, empty: EmptyRule, validation: str = ""
+    ) -> None:
         """Write the figures of a validation.
 
         Args:
-            step: of the run.
+            step: the run's step.
             figures: by name.
             best: name of the figure by which the best checkpoint is chosen; it may be missing.
             empty: the rule for empty masks that they follow.
+            validation: name of the validation; "" for the main one.
         """
-        self._metrics.record_validation(figures)
-        named = {f"validation_{name}": value for name, value in figures.items()}
+        prefix = f"{validation}_" if validation else ""
+        self._metrics.record_validation({f"{prefix}{name}": value for name, value in figures.items()})
+        named = {f"validation_{prefix}{name}": value for name, value in figures.items()}
         self._folder.append_metrics({"step": step, "empty_masks": empty, **named})
         shown = [f"{name} {figures[name]:.4f}" for name in dict.fromkeys([*HEADLINES, best]) if name in figures]
         if figures and best not in figures:
             shown.append(f"{best} not formed")
-        self.say(f"validation at step {step}: " + "  ".join(shown or ["no figures"]))
+        title = f"validation {validation}".rstrip()
+        self.say(f"{title} at step {step}: " + "  ".join(shown or ["no figures"]))
 
-    def picture(self, step: int, manifest: Manifest, examples: Sequence[Example]) -> None:
+    def picture(self, step: int, manifest: Manifest, examples: Sequence[Example], validation: str = "") -> None:
         """Draw examples of a validation, on rank 0."""
         if not self._folder.writes or not examples:
             return
         # Not before: matplotlib takes a second, and on the other ranks nobody draws.
-        from ..evaluate.sheet import write_sheet
+        from ..evaluate.sheet import legend_of, write_sheet
 
-        path = self._folder.path / "evaluation" / manifest.split / "sheet.png"
+        path = self._folder.path / "evaluation" / (validation or manifest.split) / "sheet.png"
         heading = f"{self._folder.path.name}: {manifest.dataset} {manifest.split}, step {step}"
-        write_sheet(path, examples, manifest.mask_classes, heading)
+        write_sheet(path, examples, legend_of(manifest), heading)
         self.say(f"picture: {path}")
 
     def skipped(self, reasons: Sequence[tuple[str, str]]) -> None:

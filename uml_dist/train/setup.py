@@ -1,7 +1,7 @@
 """Everything about a run that can be known and checked before any rank starts: cheap, and no network is built."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from math import ceil
 from pathlib import Path
@@ -11,24 +11,65 @@ from uml_shards.address import parse_location
 from uml_shards.format.manifest import Statistics
 from uml_shards.read.joined import Samples
 from uml_shards.read.split import Split
+from uml_shards.read.stream import Stream
 
 from ..config.loading import differences, is_resumable, validate
-from ..config.schema import RunConfig
+from ..config.schema import PhaseConfig, RunConfig, ValidationConfig
 from ..errors import UmlError
-from ..evaluate.selection import Selection, check_selection, parse_selection
+from ..metrics.selection import Selection, check_selection, parse_selection
 from ..recipes import Phase, Progress, Recipe, recipe_class
 from ..run.checkpoint import RunState, latest_valid, read_state
 from ..run.checkpoint_folder import checkpoints_in, find_checkpoint
 from ..run.data import (
-    check_classes,
+    Size,
     check_dimensions,
-    image_size,
+    check_stream,
     input_statistics,
     make_plan,
+    make_streams,
     open_splits,
     open_stream_split,
+    stated_size,
+    stream_sizes,
 )
 from .rank_batch import RankBatch, rank_batch_of
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A split that is evaluated while training.
+
+    Attributes:
+        name: name in `[validations.NAME]`; "" for the main one, which `[train]` describes.
+        split: the split.
+        size: size of its images, or of placeholders among its volumes.
+        selection: the metric by which its best checkpoint is chosen.
+    """
+
+    name: str
+    split: Split
+    size: Size
+    selection: Selection
+
+    @property
+    def pointer(self) -> str:
+        """Name of the pointer to its best checkpoint."""
+        return f"best-{self.name}" if self.name else "best"
+
+
+@dataclass(frozen=True)
+class Until:
+    """The metric that ends a phase when it stops improving.
+
+    Attributes:
+        validation: name of the validation.
+        selection: the metric.
+        patience: validations without an improvement after which the phase ends.
+    """
+
+    validation: str
+    selection: Selection
+    patience: int
 
 
 @dataclass(frozen=True)
@@ -36,54 +77,72 @@ class Setup:
     """A run, checked.
 
     Attributes:
-        config: of the run.
-        recipe: with its configuration and manifests.
-        splits: of every stream.
-        validation: the split of the validations.
-        size: (H, W) of every sample, or (H, W, D) of every patch.
-        phases: of the recipe, with their steps.
+        config: the configuration.
+        recipe: the recipe with its configuration and manifests.
+        splits: the samples of every stream.
+        sizes: (H, W) of every stream's images, or (H, W, D) of the patches of its volumes.
+        validations: the validations; the first is the main one.
+        phases: the recipe's phases, each with its largest number of steps.
     """
 
     config: RunConfig
     recipe: Recipe
     splits: Mapping[str, Samples]
-    validation: Split
-    size: tuple[int, ...]
+    sizes: Mapping[str, Size]
+    validations: tuple[Validation, ...]
     phases: tuple[tuple[Phase, int], ...]
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole run."""
+        """Optimiser steps of the whole run, if no phase ends early."""
         return sum(steps for _, steps in self.phases)
 
     @property
     def first_stream(self) -> str:
         """The stream by which epochs are counted and images normalised."""
-        return self.recipe.stream_names[0]
+        return next(iter(self.recipe.streams))
 
     @property
     def statistics(self) -> Statistics:
-        """By which the images of all streams and of the validation are normalised."""
+        """Statistics by which the images of all streams and validations are normalised."""
         return input_statistics(self.config, self.splits[self.first_stream].manifest)
 
     @property
     def digests(self) -> dict[str, str]:
-        """The digest of each stream's manifest, which of a part tells which samples are in it."""
+        """The digest of each stream's manifest; that of a part depends on its samples."""
         return {name: split.manifest.digest for name, split in self.splits.items()}
 
-    @property
-    def selection(self) -> Selection:
-        """What the best checkpoint is chosen by."""
-        return parse_selection(self.config.train.best)
-
     def progress(self, run: RunState) -> Progress:
-        """How far a run is."""
+        """Return how far a run is."""
         phase, steps = self.phases[min(run.phase, len(self.phases) - 1)]
         return Progress(run.step, self.steps, phase.name, run.phase_step, steps)
 
+    def counts(self, phase: Phase) -> dict[str, int]:
+        """Return the samples of each stream in the global batches of a phase."""
+        return {name: phase.counts.get(name, self.config.streams[name].count) for name in phase.streams}
+
+    def streams(self, phase: Phase) -> dict[str, Stream]:
+        """Return the streams of a phase."""
+        return make_streams(self.config, self.splits, self.counts(phase), self.sizes, self.statistics)
+
     def rank_batch(self, phase: Phase, rank: int, ranks: int) -> RankBatch:
-        """What a rank takes of each global batch of a phase."""
-        return rank_batch_of(self.config, phase.streams, rank, ranks)
+        """Return the part of each global batch of a phase that a rank reads."""
+        return rank_batch_of(self.config, self.counts(phase), rank, ranks)
+
+    def until(self, phase: Phase) -> Until | None:
+        """Return the metric that ends a phase; None if it ends with its last step.
+
+        Raises:
+            UmlError: there is no such validation.
+        """
+        if phase.until is None:
+            return None
+        key = f"phases: until of {phase.name}"
+        name, _, metric = phase.until.rpartition(".")
+        if name not in (names := [validation.name for validation in self.validations]):
+            known = f"there is {', '.join(filter(None, names))}" if names[1:] else "there is no [validations.NAME]"
+            raise UmlError(f"{key} = {phase.until!r} names validation {name}, but {known}")
+        return Until(name, parse_selection(metric, self.recipe.families, key), phase.patience)
 
 
 def prepare(config: RunConfig, ranks: int) -> Setup:
@@ -92,33 +151,66 @@ def prepare(config: RunConfig, ranks: int) -> Setup:
     What only a fresh run needs is left to `check_start`.
 
     Raises:
-        UmlError, ShardError: in one line, what does not fit.
+        UmlError, ShardError: they do not fit, in one line.
     """
     kind = recipe_class(config.recipe)
-    wanted, given = set(kind.stream_names), set(config.streams)
-    for name in sorted(wanted ^ given):
-        problem = f"streams.{name} is missing" if name in wanted else f"streams.{name} is not used"
-        raise UmlError(f"{problem}: recipe {config.recipe} has the streams {', '.join(kind.stream_names)}")
+    required, given = set(kind.streams), set(config.streams)
+    for name in sorted(required ^ given):
+        problem = f"streams.{name} is missing" if name in required else f"streams.{name} is not used"
+        raise UmlError(f"{problem}: recipe {config.recipe} has the streams {', '.join(kind.streams)}")
     splits = open_splits(config)
     manifests = {name: split.manifest for name, split in splits.items()}
-    first = kind.stream_names[0]
-    validation = open_stream_split(config, first, config.train.validate_split)
-    for name, manifest in {**manifests, "validation": validation.manifest}.items():
+    opened = {name: _open_validation(config, kind, name, given) for name, given in _validations(config).items()}
+    for name, manifest in manifests.items():
         check_dimensions(kind, manifest, name)
-        check_classes(config, manifest, manifests[first], name)
-    for name, split in splits.items():
-        make_plan(config, name, split)  # says now, and not on every rank, what does not fit
+        check_stream(config, kind, name, manifest, manifests, name)
+    for name, (stream, split) in opened.items():
+        title = f"validation {name}".rstrip()
+        check_dimensions(kind, split.manifest, title)
+        check_stream(config, kind, stream, split.manifest, manifests, title)
     recipe = kind(config, manifests)
-    phases = _phases(config, recipe, manifests[first].samples)
+    sizes = stream_sizes(config, splits)
+    validations = tuple(
+        _validation(name, _validations(config)[name], recipe, split, sizes[stream])
+        for name, (stream, split) in opened.items()
+    )
+    phases = _phases(config, recipe, manifests[next(iter(kind.streams))].samples)
+    setup = Setup(config, recipe, splits, sizes, validations, phases)
     for phase, _ in phases:
-        rank_batch = rank_batch_of(config, phase.streams, 0, ranks)
+        rank_batch = setup.rank_batch(phase, 0, ranks)
+        for name, count in rank_batch.counts.items():
+            make_plan(config, name, splits[name], count)  # fails here, and not on every rank
         if rank_batch.accumulation > 1 and recipe.why_no_accumulation:
             raise UmlError(
                 f"train.micro_batch = {config.train.micro_batch} splits a step into {rank_batch.accumulation} micro "
                 f"batches, but {recipe.why_no_accumulation}"
             )
-    check_selection(parse_selection(config.train.best), validation.manifest)
-    return Setup(config, recipe, splits, validation, image_size(config, splits), phases)
+        if (until := setup.until(phase)) is not None:
+            split = next(one.split for one in validations if one.name == until.validation)
+            check_selection(until.selection, split.manifest, recipe.families)
+    return setup
+
+
+def _validations(config: RunConfig) -> dict[str, ValidationConfig]:
+    """Return all validations by name; the main one, of `[train]`, is first and has the name ""."""
+    return {"": ValidationConfig(best=config.train.best), **config.validations}
+
+
+def _open_validation(config: RunConfig, kind: type[Recipe], name: str, given: ValidationConfig) -> tuple[str, Split]:
+    """Return the stream of a validation, and its split."""
+    stream = given.stream or next(iter(kind.streams))
+    if stream not in kind.streams:
+        raise UmlError(f"validations.{name}.stream = {stream!r}: the streams are {', '.join(kind.streams)}")
+    return stream, open_stream_split(config, stream, given.split or config.train.validate_split)
+
+
+def _validation(name: str, given: ValidationConfig, recipe: Recipe, split: Split, size: Size) -> Validation:
+    key = f"validations.{name}" if name else "train"
+    selection = parse_selection(given.best, recipe.families, f"{key}.best")
+    check_selection(selection, split.manifest, recipe.families)
+    if given.size is not None:
+        size = stated_size(given.size, split.manifest, f"{key}.size")
+    return Validation(name, split, size, selection)
 
 
 def find_resume(
@@ -199,21 +291,41 @@ def _check_init(config: RunConfig, path: Path) -> None:
 
 
 def _phases(config: RunConfig, recipe: Recipe, samples: int) -> tuple[tuple[Phase, int], ...]:
-    stated = {phase.name: phase.steps for phase in config.phases}
-    names = [phase.name for phase in recipe.phases]
-    for name in stated:
+    """Return the recipe's phases as the configuration changes them, with their steps."""
+    given = {phase.name: phase for phase in config.phases}
+    phases = [_override(phase, given.get(phase.name)) for phase in recipe.phases]
+    names = [phase.name for phase in phases]
+    for name in given:
         if name not in names:
             raise UmlError(f"phases: recipe {config.recipe} has no phase {name!r}: it has {', '.join(names)}")
-    if len(stated) < len(config.phases):
-        raise UmlError(f"phases: a name is there twice: {', '.join(phase.name for phase in config.phases)}")
+    if len(given) < len(config.phases):
+        raise UmlError(f"phases: a name occurs twice: {', '.join(phase.name for phase in config.phases)}")
+    stated = {name: phase.steps for name, phase in given.items() if phase.steps is not None}
     if len(stated) == len(names) and (config.train.steps or config.train.epochs):
         raise UmlError("every phase states its steps: leave out train.steps and train.epochs")
     steps = config.train.steps
     if config.train.epochs is not None:
-        steps = ceil(config.train.epochs * samples / config.streams[recipe.stream_names[0]].count)
+        steps = ceil(config.train.epochs * samples / config.streams[next(iter(recipe.streams))].count)
     if steps is None and len(stated) < len(names):
         raise UmlError("the length of the run is not stated: set train.steps or train.epochs")
-    # Rounded where phases end, not phase by phase, so that the steps sum up to the whole.
-    ends = [round(end * (steps or 0)) for end in accumulate(phase.share for phase in recipe.phases)]
+    # Rounded where phases end, not phase by phase, so that the steps add up to those of the run.
+    ends = [round(end * (steps or 0)) for end in accumulate(phase.share for phase in phases)]
     shares = (max(1, end - start) for start, end in pairwise([0, *ends]))
-    return tuple((phase, stated.get(phase.name, share)) for phase, share in zip(recipe.phases, shares, strict=True))
+    return tuple((phase, stated.get(phase.name, share)) for phase, share in zip(phases, shares, strict=True))
+
+
+def _override(phase: Phase, given: PhaseConfig | None) -> Phase:
+    """Return a phase of the recipe with the configuration's counts and end."""
+    if given is None:
+        return phase
+    for name in given.counts:
+        if name not in phase.streams:
+            raise UmlError(
+                f"phases: counts of {phase.name} names stream {name!r}: the phase has {', '.join(phase.streams)}"
+            )
+    return replace(
+        phase,
+        counts={**phase.counts, **given.counts},
+        until=given.until or phase.until,
+        patience=given.patience or phase.patience,
+    )

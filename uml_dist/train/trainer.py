@@ -1,7 +1,7 @@
 """The training loop: phases, steps, and what is logged, validated and saved after which."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +14,14 @@ from uml_shards.read.loader import load
 
 from ..batch import Batch, collate
 from ..distributed.global_batch import GlobalBatch
-from ..distributed.ranks import barrier, broadcast, rank, world_size
-from ..evaluate import Predictor, evaluate_split, summarise
-from ..evaluate.examples import choose, predict_examples
-from ..evaluate.selection import parse_selection
+from ..distributed.ranks import barrier, rank, world_size
+from ..evaluate import Evaluation, Predictor, evaluate
 from ..launch.precision import computes_in_bf16
+from ..metrics.selection import parse_selection
 from ..recipes import Phase
 from ..run.checkpoint import RunState, read_networks, read_weights_file, save_checkpoint
 from ..run.checkpoint_folder import point, prune
-from ..run.data import evaluation_stream, make_streams
+from ..run.data import evaluation_stream
 from ..run.folder import RunFolder, versions
 from ..run.network_state import NetworkState
 from .engine import get_learning_rate, set_learning_rate, step_engine
@@ -30,7 +29,7 @@ from .networks import Networks
 from .optimizer import learning_rate
 from .rank_batch import RankBatch, loader_workers
 from .report import Reporter
-from .setup import Setup
+from .setup import Setup, Validation
 
 SKIPPED_IN_A_ROW = 100
 """Placeholders in a row after which a rank takes its data for broken, whatever `on_bad_sample` allows."""
@@ -58,17 +57,16 @@ class Trainer:
         self.rank = rank()
         self.workers = loader_workers(self.config, device.type == "cuda", local_ranks)
         self.networks = Networks(setup.recipe, self.config, device)
-        self.streams = make_streams(self.config, setup.splits, setup.size, setup.statistics)
         self.state = RunState(
             recipe=self.config.recipe,
-            positions=dict.fromkeys(self.streams, 0),
+            positions=dict.fromkeys(setup.recipe.streams, 0),
             data=setup.digests,
             config=self.config.model_dump(mode="json", exclude_none=True),
             versions=versions(),
         )
         self._norms: dict[str, torch.Tensor | float | None] = {}
         self._bad_in_a_row = 0
-        self._missing: list[str] = []
+        self._missing: Mapping[str, list[str]] = {}
 
     def resume(self, checkpoint: Path, state: RunState) -> None:
         """Go on from a checkpoint."""
@@ -76,15 +74,18 @@ class Trainer:
         self.networks.load(states)
         for line in lines:
             self.reporter.say(line)
-        if self._chooses_otherwise(state.config["train"]):
-            state.best = state.best_step = None
+        for validation in self.setup.validations:
+            if self._compares_otherwise(validation, state.config):
+                self._forget_best(validation, state)
         self.state = replace(state, config=self.state.config, versions=self.state.versions)
 
-    def _chooses_otherwise(self, before: Mapping[str, Any]) -> bool:
-        """Whether a run's earlier settings `[train]` compared validations by another figure."""
-        selection = self.setup.selection
-        other_rule = before.get("empty_masks", "one") != self.config.train.empty_masks
-        return parse_selection(before["best"]) != selection or (other_rule and selection.depends_on_empty_masks)
+    def _compares_otherwise(self, validation: Validation, before: Mapping[str, Any]) -> bool:
+        """Whether a run's earlier configuration compared validations by another figure."""
+        selection, families = validation.selection, self.setup.recipe.families
+        stated = before["validations"].get(validation.name, {}) if validation.name else before["train"]
+        other_rule = before["train"].get("empty_masks", "one") != self.config.train.empty_masks
+        other = parse_selection(stated.get("best", ""), families, selection.key) != selection
+        return other or (other_rule and selection.by_empty_masks)
 
     def start_from(self, path: Path) -> None:
         """Begin with the weights of a checkpoint, a run folder's best one, or a safetensors file of the first network.
@@ -103,15 +104,19 @@ class Trainer:
         """Train to the end."""
         while self.state.phase < len(self.setup.phases):
             phase, steps = self.setup.phases[self.state.phase]
-            if self.state.phase_step < steps:
+            if self.state.phase_step < steps and not self._has_ended(phase):
                 self._run_phase(phase, steps)
             self.state.phase += 1
             self.state.phase_step = 0
-        if self.state.best is None and self._missing:
-            self.reporter.say(
-                f"no validation could form train.best = {self.setup.selection.name} (the last one lacked "
-                f"{', '.join(self._missing)}), so no checkpoint is the best: name one by --checkpoint, such as latest"
-            )
+            self.state.until_best, self.state.until_misses = None, 0
+        for validation in self.setup.validations:
+            if self._best(validation) is None and self._missing.get(validation.name):
+                selection = validation.selection
+                self.reporter.say(
+                    f"no validation could form {selection.key} = {selection.name} (the last one lacked "
+                    f"{', '.join(self._missing[validation.name])}), so no checkpoint is the best: name one by "
+                    "--checkpoint, such as latest"
+                )
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision in which networks compute."""
@@ -123,17 +128,25 @@ class Trainer:
         self.networks.release_engines()
         if self.state.phase_step == 0:
             self.networks.refresh(phase)
+            for name, count in rank_batch.counts.items():
+                # Slots walk the plan from multiples of their number, which another phase may not have left.
+                self.state.positions[name] = -(-self.state.positions[name] // count) * count
         self.networks.build_engines(phase, rank_batch.micro_batch, rank_batch.accumulation)
-        batches = self._micro_batches(rank_batch, steps - self.state.phase_step)
+        batches = self._micro_batches(phase, rank_batch, steps - self.state.phase_step)
         self.reporter.restart_clock()
-        while self.state.phase_step < steps:
+        while self.state.phase_step < steps and not self._has_ended(phase):
             self._step(phase, steps, rank_batch, batches)
-            self._after_step(rank_batch)
+            self._after_step(phase, steps, rank_batch)
 
-    def _micro_batches(self, rank_batch: RankBatch, steps: int) -> Iterator[Mapping[str, Batch]]:
+    def _has_ended(self, phase: Phase) -> bool:
+        """Whether a phase has ended before its last step, as its metric no longer improves; alike on all ranks."""
+        until = self.setup.until(phase)
+        return until is not None and self.state.until_misses >= until.patience
+
+    def _micro_batches(self, phase: Phase, rank_batch: RankBatch, steps: int) -> Iterator[Mapping[str, Batch]]:
         first = dict(self.state.positions)
         requests = (request for step in range(steps) for request in rank_batch.micro_batches(step, first))
-        streams = {name: self.streams[name] for name in rank_batch.counts}
+        streams = self.setup.streams(phase)
         return load(streams, requests, collate, self.workers, pin_memory=self.device.type == "cuda")
 
     def _step(self, phase: Phase, steps: int, rank_batch: RankBatch, source: Iterator[Mapping[str, Batch]]) -> None:
@@ -175,15 +188,16 @@ class Trainer:
             data_wait,
         )
 
-    def _after_step(self, rank_batch: RankBatch) -> None:
+    def _after_step(self, phase: Phase, steps: int, rank_batch: RankBatch) -> None:
         """Log, validate and save where it is time."""
-        step, last = self.state.step, self.setup.steps
-        validate = step % self.config.train.validate_every == 0 or step == last
-        save = step % self.config.checkpoint.every == 0 or step == last
+        step = self.state.step
+        last = self.state.phase == len(self.setup.phases) - 1 and self.state.phase_step == steps
+        validate = step % self.config.train.validate_every == 0 or last
+        save = step % self.config.checkpoint.every == 0 or last
         if step % self.config.train.log_every == 0 or validate or save:
             self._log()
-        best = self._validate(rank_batch) if validate else False
-        if save or best:
+        best = self._validate(phase, rank_batch) if validate else []
+        if save or best or self._has_ended(phase):
             self._save(best)
         if save or validate:
             self.reporter.restart_clock()
@@ -199,33 +213,69 @@ class Trainer:
         first = self.setup.first_stream
         return self.state.positions[first] / len(self.setup.splits[first])
 
-    def _validate(self, rank_batch: RankBatch) -> bool:
-        """Evaluate the validation split; true when it is the best so far."""
-        split, empty, selection = self.setup.validation, self.config.train.empty_masks, self.setup.selection
-        stream = evaluation_stream(self.config, split, self.setup.size, self.setup.statistics)
+    def _validate(self, phase: Phase, rank_batch: RankBatch) -> list[Validation]:
+        """Evaluate the validations; return those whose metric is the best so far."""
+        best = []
         with self.networks.gathered() as networks:
             predictor = Predictor(self.setup.recipe, networks, self.device, self.autocast())
-            cases = evaluate_split(predictor, stream, rank_batch.micro_batch, self.workers)
-            metrics = broadcast(summarise(cases, split.manifest, empty) if self.rank == 0 else {})
-            value, self._missing = selection.value(metrics), selection.missing(metrics)
-            figures = metrics if value is None else {**metrics, selection.name: value}
-            self.reporter.validated(self.state.step, figures, selection.name, empty)
-            if metrics and self.folder.writes:
-                chosen = choose(cases, split.manifest, empty)
-                examples = predict_examples(predictor, stream, chosen, rank_batch.micro_batch, empty)
-                self.reporter.picture(self.state.step, split.manifest, examples)
-        if value is None or not selection.is_better(value, self.state.best):
-            return False
-        self.state.best, self.state.best_step = value, self.state.step
-        return True
+            for validation in self.setup.validations:
+                result = self._evaluate(predictor, validation, rank_batch.micro_batch)
+                selection = validation.selection
+                value = selection.value(result.metrics)
+                self._missing = {**self._missing, validation.name: selection.missing(result.metrics)}
+                figures = result.metrics if value is None else {**result.metrics, selection.name: value}
+                self.reporter.validated(self.state.step, figures, selection.name, result.empty, validation.name)
+                self.reporter.picture(self.state.step, result.manifest, result.examples, validation.name)
+                self._watch_until(phase, validation, result.metrics)
+                if value is not None and selection.is_better(value, self._best(validation)):
+                    self._set_best(validation, value)
+                    best.append(validation)
+        return best
 
-    def _save(self, best: bool) -> None:
+    def _evaluate(self, predictor: Predictor, validation: Validation, batch_size: int) -> Evaluation:
+        stream = evaluation_stream(self.config, validation.split, validation.size, self.setup.statistics)
+        empty = self.config.train.empty_masks
+        return evaluate(predictor, stream, batch_size, self.workers, empty, examples=self.folder.writes)
+
+    def _watch_until(self, phase: Phase, validation: Validation, metrics: Mapping[str, float]) -> None:
+        """Count the validations in which the metric that ends the phase has not improved."""
+        until = self.setup.until(phase)
+        if until is None or until.validation != validation.name:
+            return
+        value = until.selection.value(metrics)
+        if value is not None and until.selection.is_better(value, self.state.until_best):
+            self.state.until_best, self.state.until_misses = value, 0
+        else:
+            self.state.until_misses += 1
+        if self._has_ended(phase):
+            self.reporter.say(
+                f"phase {phase.name} ends at step {self.state.step}: {phase.until} has not improved in "
+                f"{until.patience} validations"
+            )
+
+    def _best(self, validation: Validation) -> float | None:
+        return self.state.more_best.get(validation.name) if validation.name else self.state.best
+
+    def _set_best(self, validation: Validation, value: float) -> None:
+        if validation.name:
+            self.state.more_best = {**self.state.more_best, validation.name: value}
+        else:
+            self.state.best, self.state.best_step = value, self.state.step
+
+    @staticmethod
+    def _forget_best(validation: Validation, state: RunState) -> None:
+        if validation.name:
+            state.more_best = {name: value for name, value in state.more_best.items() if name != validation.name}
+        else:
+            state.best = state.best_step = None
+
+    def _save(self, best: Sequence[Validation]) -> None:
         states = self.networks.state(keep=self.folder.writes)
         self.state.steps_of = {name: state.steps for name, state in states.items()}
         if self.folder.writes:
             saved = save_checkpoint(self.folder.checkpoints, states, self.state)
-            if best:
-                point(self.folder.checkpoints / "best", saved.name)
+            for validation in best:
+                point(self.folder.checkpoints / validation.pointer, saved.name)
             prune(self.folder.checkpoints, self.config.checkpoint.keep)
             self.folder.write_status("running", self.state.step)
         barrier()

@@ -52,6 +52,7 @@ class Stream:
         statistics: statistics for normalising the images: those of the training data, for every split.
         augment: name of an augmentation in `uml_shards.read.augment.AUGMENTATIONS`.
         on_bad_sample: "error" stops at a bad sample; "skip" replaces it with a placeholder of weight 0.
+        whole: whether volumes are read whole, in their own size; only placeholders have `size` then.
     """
 
     split: Samples
@@ -60,6 +61,7 @@ class Stream:
     statistics: Statistics
     augment: str = "none"
     on_bad_sample: Literal["error", "skip"] = "error"
+    whole: bool = False
 
     @property
     def name(self) -> str:
@@ -93,7 +95,9 @@ class Stream:
         return sample if change is None else change(sample, self.plan.seed, self.name, position)
 
     def _read(self, number: int, position: int) -> Sample:
-        """Read a sample in the stream's size."""
+        """Read a sample in the stream's size, or a whole volume."""
+        if self.whole:
+            return self.split.read(number)
         if len(self.size) == 2:
             return resize(self.split.read(number), self.size)
         place = [float(keyed_uniform(self.plan.seed, self.name, position, "patch", axis)) for axis in range(3)]

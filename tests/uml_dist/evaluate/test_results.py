@@ -7,11 +7,14 @@ import math
 import numpy as np
 import pytest
 
+from case_rows import cases_of
 from manifests import manifest_of
 from plain_recipe import evaluate
 from runs import PartlyKnown
-from uml_dist.evaluate.metrics import summarise
+from uml_dist.evaluate import Evaluation, summarise
 from uml_dist.evaluate.results import metrics_record, printed_table, write_cases, write_metrics
+from uml_dist.metrics.cases import Cases
+from uml_dist.metrics.families import STANDARD
 from uml_shards.importers import Options
 from uml_shards.read.split import open_split
 from uml_shards.write.writer import write_split
@@ -30,11 +33,15 @@ def split(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cases(split):
-    return evaluate(str(split.path), 8)[0]
+    return evaluate(str(split.path), 8, draws=1000)[0]
+
+
+def result_of(cases, manifest, empty="one"):
+    return Evaluation(manifest, empty, STANDARD, summarise(cases, manifest, empty), cases, ())
 
 
 def test_the_record_says_figures_intervals_counts_and_what_they_mean(split, cases, tmp_path):
-    record = metrics_record(cases, split.manifest)
+    record = metrics_record(result_of(cases, split.manifest))
     write_metrics(tmp_path / "evaluation" / "metrics.json", record)
     read = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert read["metrics"] == summarise(cases, split.manifest)
@@ -49,7 +56,7 @@ def test_the_record_says_figures_intervals_counts_and_what_they_mean(split, case
 
 
 def test_the_rows_are_the_cases_by_key(split, cases, tmp_path):
-    write_cases(tmp_path / "cases.csv", cases, split.manifest)
+    write_cases(tmp_path / "cases.csv", result_of(cases, split.manifest))
     with (tmp_path / "cases.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["key"] for row in rows] == sorted(split.keys())
@@ -70,14 +77,14 @@ def test_the_rows_are_the_cases_by_key(split, cases, tmp_path):
 
 def test_writing_again_changes_no_byte(split, cases, tmp_path):
     for name in ("one.csv", "two.csv"):
-        write_cases(tmp_path / name, cases, split.manifest)
+        write_cases(tmp_path / name, result_of(cases, split.manifest))
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
 
 
 def test_a_key_with_commas_quotes_and_line_ends_stays_one_cell(tmp_path):
     key = 'a,"b"\nc'
     case = {"key": key, "label": 1, "probability_0": 0.25, "probability_1": 0.75, "image_nll": 0.2876820724517809}
-    write_cases(tmp_path / "cases.csv", [case], manifest_of())
+    write_cases(tmp_path / "cases.csv", result_of(cases_of([case]), manifest_of()))
     with (tmp_path / "cases.csv").open(newline="") as stream:
         (row,) = csv.DictReader(stream)
     expected = {"key": key, "label": "malignant", "prediction": "malignant", "image_nll": "0.287682"}
@@ -92,18 +99,18 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
 
 
 def test_the_table_has_a_line_for_each_metric_with_its_interval(split, cases):
-    record = metrics_record(cases, split.manifest)
+    record = metrics_record(result_of(cases, split.manifest))
     low, high = record["intervals"]["dice"]
     lines = printed_table(record).splitlines()
     assert [line.split()[0] for line in lines[2:-2]] == list(record["metrics"])
     assert f"{record['metrics']['dice']:.4f}  {low:.4f} to {high:.4f}" in printed_table(record)
-    assert "none: there are no labels" in printed_table(metrics_record([], split.manifest))
+    assert "none: there are no labels" in printed_table(metrics_record(result_of(Cases(), split.manifest)))
 
 
 def test_a_table_with_dice_states_the_rule_for_empty_masks(split, cases):
-    one, left_out = (metrics_record(cases, split.manifest, empty) for empty in ("one", "leave-out"))
+    one, left_out = (metrics_record(result_of(cases, split.manifest, empty)) for empty in ("one", "leave-out"))
     assert (one["empty_masks"], left_out["empty_masks"]) == ("one", "leave-out")
     assert printed_table(one).splitlines()[-1] == f"empty masks: {one['empty_masks_rule']}"
     assert "are left out of its Dice and IoU" in printed_table(left_out).splitlines()[-1]
-    unmasked = [{name: value for name, value in case.items() if "pixel" not in name} for case in cases]
-    assert "empty masks" not in printed_table(metrics_record(unmasked, split.manifest))
+    unmasked = cases_of([{name: value for name, value in case.items() if "pixel" not in name} for case in cases])
+    assert "empty masks" not in printed_table(metrics_record(result_of(unmasked, split.manifest)))

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from case_rows import cases_of
 from manifests import manifest_of
-from uml_dist.evaluate.examples import Example, choose
+from uml_dist.evaluate import examples
+from uml_dist.evaluate.examples import Example
 from uml_dist.evaluate.sheet import COLOURS, WIDTH, write_sheet
 
 CLASSES = ("background", "lesion")
@@ -17,6 +19,10 @@ def case(number, label, overlap, pixels=100):
     """A case whose lesion of 50 pixels is found by `overlap` pixels of as many."""
     areas = {"intersection_1": overlap, "predicted_1": 50, "true_1": 50}
     return {"key": f"{number:04d}", "label": label, "pixels": pixels, "image_nll": 0.1 + number, **areas}
+
+
+def choose(rows, manifest, empty="one"):
+    return list(examples.choose(cases_of(rows), manifest, empty))
 
 
 def dices(cases):
@@ -64,7 +70,7 @@ def example(number, size=(32, 32), **absent):
         "truth": truth,
         "predicted": (truth == 1).astype(np.uint8),
         "vacuity": generator.random(size, dtype=np.float32) * 0.1,
-        "reliable": (truth == 1).astype(np.float32),
+        "maps": {"reliable mask": (truth == 1).astype(np.float32)},
     }
     return Example(title=f"case {number} $5", wrong=number % 2 == 0, **{**values, **absent})
 
@@ -87,8 +93,8 @@ def mixed(colour):
 
 
 def test_twelve_cases_make_a_picture_of_1600_pixels_width_below_a_megabyte(tmp_path):
-    examples = [example(number, vacuity=np.full((32, 32), 0.01 * number, np.float32)) for number in range(12)]
-    write_sheet(tmp_path / "evaluation" / "sheet.png", examples, CLASSES, "a run")
+    shown = [example(number, vacuity=np.full((32, 32), 0.01 * number, np.float32)) for number in range(12)]
+    write_sheet(tmp_path / "evaluation" / "sheet.png", shown, CLASSES, "a run")
     picture = pixels_of(tmp_path / "evaluation" / "sheet.png")
     assert picture.shape[1] == WIDTH
     assert 900 < picture.shape[0] < 1400
@@ -114,7 +120,7 @@ def test_what_a_case_has_not_is_grey_and_what_none_has_is_no_panel(tmp_path):
     write_sheet(tmp_path / "all.png", [example(1), example(2)], CLASSES, "a run")
     grey = (230, 230, 230)
     assert near(pixels_of(tmp_path / "some.png"), grey, 4) > near(pixels_of(tmp_path / "all.png"), grey, 4) + 15000
-    nothing = {"truth": None, "predicted": None, "vacuity": None, "reliable": None}
+    nothing = {"truth": None, "predicted": None, "vacuity": None, "maps": {}}
     write_sheet(tmp_path / "image.png", [example(1, (20, 40), **nothing)], (), "a run")
     picture = pixels_of(tmp_path / "image.png")
     assert near(picture, (128, 128, 128)) == pytest.approx(320 * 160, rel=0.1)

@@ -98,7 +98,7 @@ def test_a_block_of_pixels_is_a_point_with_all_of_their_values_and_has_scores_fo
     torch.testing.assert_close(output.reliable_masks, expected.reliable_masks)
     torch.testing.assert_close(output.gates, expected.gates)
     enlarged = functional.interpolate(expected.reliable_masks[0], (32, 48), mode="bilinear", align_corners=True)
-    torch.testing.assert_close(output.prediction().reliable_mask, enlarged)
+    torch.testing.assert_close(output.prediction().maps["reliable mask"], 1.0 - enlarged.softmax(1)[:, 0])
 
 
 def test_each_score_of_a_block_is_of_its_own_pixel():

@@ -9,7 +9,7 @@ from runs import make_partly_known, uml_tree
 from uml_dist.batch import collate
 from uml_dist.config.loading import apply_overrides, validate
 from uml_dist.errors import UmlError
-from uml_dist.run.data import make_plan, make_streams
+from uml_dist.run.data import make_plan
 from uml_dist.train.setup import prepare
 from uml_shards import ShardError
 from uml_shards.read.plan import Plan
@@ -32,7 +32,7 @@ def setup_of(shards, *words):
 
 def drawn(setup) -> list[int]:
     """The numbers of the samples at the positions of one block."""
-    plan = make_plan(setup.config, "train", setup.splits["train"])
+    plan = make_plan(setup.config, "train", setup.splits["train"], SLOTS)
     numbers = [plan.sample(position) for position in range(BLOCK * SLOTS)]
     assert None not in numbers
     return numbers
@@ -40,7 +40,7 @@ def drawn(setup) -> list[int]:
 
 def test_each_sample_once_is_the_default(partly_known):
     setup = setup_of(partly_known)
-    assert isinstance(make_plan(setup.config, "train", setup.splits["train"]), Plan)
+    assert isinstance(make_plan(setup.config, "train", setup.splits["train"], SLOTS), Plan)
 
 
 def test_balanced_batches_hold_the_classes_equally_often(partly_known):
@@ -65,7 +65,7 @@ def test_samples_of_more_shards_join_and_are_drawn_by_weight(partly_known, other
     weighted = setup_of(partly_known, *words, "streams.train.weights=[1, 3]")
     numbers = np.asarray(drawn(weighted))
     assert (numbers >= 96).mean() == pytest.approx(0.75)
-    stream = make_streams(weighted.config, weighted.splits, (32, 32), weighted.statistics)["train"]
+    stream = stream_of(weighted)
     position = int(np.argmax(numbers >= 96))
     expected = weighted.splits["train"].read(int(numbers[position]))
     assert stream.sample(position).key == expected.key
@@ -78,7 +78,7 @@ def write_list(path, keys) -> str:
 
 
 def stream_of(setup):
-    return make_streams(setup.config, setup.splits, setup.size, setup.statistics)["train"]
+    return setup.streams(setup.phases[0][0])["train"]
 
 
 def test_the_two_parts_of_a_stream_share_out_its_samples(partly_known):
@@ -92,7 +92,7 @@ def test_every_sample_of_a_part_stands_once_in_an_epoch(partly_known, tmp_path):
     keys = setup_of(partly_known, LABELLED).splits["train"].keys()[::4]
     setup = setup_of(partly_known, LABELLED, write_list(tmp_path / "labelled.txt", keys))
     stream = stream_of(setup)
-    assert setup.size == (32, 32)
+    assert setup.sizes == {"train": (32, 32)}
     for epoch in range(2):
         assert sorted(stream.sample(epoch * 16 + place).key for place in range(16)) == sorted(keys)
 

@@ -72,7 +72,8 @@ def streams_of(data, kinds, seed=0, window=5):
     tree |= {"data": {"window": window, "augment": "light"}, "train": {"seed": seed, "steps": 1}}
     config = validate(tree, "test")
     splits = open_splits(config)
-    return make_streams(config, splits, SIZE, splits[kinds[0]].manifest.statistics)
+    counts, sizes = dict.fromkeys(kinds, SLOTS), dict.fromkeys(kinds, SIZE)
+    return make_streams(config, splits, counts, sizes, splits[kinds[0]].manifest.statistics)
 
 
 def seen(name, batch):

@@ -13,7 +13,6 @@ from uml_dist.config.loading import apply_overrides, validate
 from uml_dist.config.schema import DataConfig
 from uml_dist.errors import UmlError
 from uml_dist.run.checkpoint import RunState, save_checkpoint
-from uml_dist.run.data import make_streams
 from uml_dist.train.rank_batch import loader_workers, rank_batch_of
 from uml_dist.train.setup import check_start, find_resume, prepare
 from uml_shards import ShardError
@@ -61,9 +60,9 @@ def test_wrong_settings_are_one_line(partly_known, words):
 @pytest.mark.parametrize(
     ("best", "changes", "message"),
     [
-        ("mean(dice, accuracy)", {"labelled": 0}, "accuracy needs an image with a label, and split val has none"),
-        ("mean(dice, accuracy)", {"masked": 0}, "dice needs an image with a mask, and split val has none"),
-        ("auroc", {"class_counts": [12, 0]}, "auroc needs an image of malignant, and split val has none"),
+        ("mean(dice, accuracy)", {"labelled": 0}, "accuracy needs an image with a label, but split val has none"),
+        ("mean(dice, accuracy)", {"masked": 0}, "dice needs an image with a mask, but split val has none"),
+        ("auroc", {"class_counts": [12, 0]}, "auroc needs an image of malignant, but split val has none"),
     ],
 )
 def test_a_best_checkpoint_that_the_validation_split_cannot_choose_is_one_line(
@@ -71,7 +70,7 @@ def test_a_best_checkpoint_that_the_validation_split_cannot_choose_is_one_line(
 ):
     shards = shutil.copytree(partly_known, tmp_path / "shards")
     tree = uml_tree(shards, train__best=best)
-    assert setup_of(tree).selection.name == best
+    assert setup_of(tree).validations[0].selection.name == best
     restate(shards / "val", **changes)
     assert refused(tree).startswith(f"train.best: {message}: use one of ")
 
@@ -92,7 +91,7 @@ def test_mask_values_out_of_range_are_one_line_when_they_are_read(tmp_path):
     setup = setup_of(uml_tree(shards, streams__train__count=2))
     message = r"shard-\d+\.tar: sample train-\d+: mask\.png: value 2 is out of range: 2 mask classes, and 255 = ignore$"
     with pytest.raises(ShardError, match=message) as raised:
-        make_streams(setup.config, setup.splits, setup.size, setup.statistics)["train"].sample(0)
+        setup.streams(setup.phases[0][0])["train"].sample(0)
     assert "\n" not in str(raised.value)
 
 
@@ -120,7 +119,9 @@ def test_sizes_that_differ_need_a_stated_one(toy_tree, tmp_path):
     toy_tree["streams"]["unlabelled"]["shards"] = str(write_shards(tmp_path, ThreePixelClasses, "train"))
     restate(tmp_path / "train", mask_classes=["background", "lesion"])
     assert refused(toy_tree, ranks=1) == "the images of the shards differ in size: set data.size"
-    assert setup_of(toy_tree, "data.size=24").size == (24, 24)
+    assert setup_of(toy_tree, "data.size=24").sizes == {"labelled": (24, 24), "unlabelled": (24, 24)}
+    words = ("data.size=24", "streams.unlabelled.size=16")
+    assert setup_of(toy_tree, *words).sizes == {"labelled": (24, 24), "unlabelled": (16, 16)}
 
 
 def test_unknown_phases_are_refused(partly_known):
@@ -131,8 +132,8 @@ def test_unknown_phases_are_refused(partly_known):
 def test_a_sound_configuration_says_what_will_run(partly_known):
     setup = setup_of(uml_tree(partly_known))
     assert [(phase.name, steps) for phase, steps in setup.phases] == [("train", 5)]
-    assert (setup.steps, setup.size, setup.first_stream) == (5, (32, 32), "train")
-    assert (len(setup.splits["train"]), len(setup.validation)) == (96, 12)
+    assert (setup.steps, setup.sizes, setup.first_stream) == (5, {"train": (32, 32)}, "train")
+    assert (len(setup.splits["train"]), len(setup.validations[0].split)) == (96, 12)
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [("2", 24), ("0.1", 2), ("1.01", 13)])
@@ -163,7 +164,7 @@ def test_stated_phases_take_the_steps_that_they_state(toy_tree):
 
 def test_a_phase_named_twice_is_refused(toy_tree):
     line = refused(toy_tree, 'phases=[{name = "both", steps = 7}, {name = "both", steps = 2}]', ranks=1)
-    assert line == "phases: a name is there twice: both, both"
+    assert line == "phases: a name occurs twice: both, both"
 
 
 def test_progress_counts_the_run_and_the_phase(toy_tree):
@@ -177,7 +178,7 @@ def test_progress_counts_the_run_and_the_phase(toy_tree):
 
 def toy_rank_batch(tree, *words, rank=0, ranks=1):
     config = validate(apply_overrides(tree, words), "run.toml")
-    return rank_batch_of(config, ("labelled", "unlabelled"), rank, ranks)
+    return rank_batch_of(config, {name: stream.count for name, stream in config.streams.items()}, rank, ranks)
 
 
 @pytest.mark.parametrize(

@@ -61,12 +61,13 @@ class UmlOutput(NamedTuple):
         if source != "segmentation":
             parts.append(opinion(self.mutual_logits).probability)
         height, width = self.mutual_vacuity.shape[1:]
+        scores = resize(self.reliable_masks[0], self.padded_size)[..., :height, :width]
         return Prediction(
             image_probability=image.probability,
             pixel_probability=torch.stack(parts).mean(0) if len(parts) > 1 else parts[0],
             image_vacuity=image.vacuity,
             pixel_vacuity=self.mutual_vacuity,
-            reliable_mask=resize(self.reliable_masks[0], self.padded_size)[..., :height, :width],
+            maps={"reliable mask": 1.0 - scores.float().softmax(1)[:, 0]},
         )
 
 

@@ -2,18 +2,17 @@
 
 import re
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from uml_kernels import opinion
-from uml_shards.address import parse_location
 from uml_shards.format.manifest import Manifest
 
 from ...batch import Batch, Prediction
 from ...distributed.global_batch import GlobalBatch
-from ...errors import UmlError
 from ...nn.keyed_dropout import use_rng_key
-from ..recipe import MicroBatchResult, Progress, Recipe, Trained
+from ..recipe import MicroBatchResult, Progress, Recipe, StreamContract, Trained
 from .config import UmlConfig
 from .model import TASKS
 from .network import UmlNetwork
@@ -27,17 +26,13 @@ class UmlRecipe(Recipe[UmlConfig]):
     """Uncertainty-informed mutual learning (Ren et al., MICCAI 2023)."""
 
     name = "uml"
-    stream_names = ("train",)
+    streams: ClassVar[Mapping[str, StreamContract]] = {"train": StreamContract(labels=True, masks="exclusive")}
     Config = UmlConfig
 
     def __init__(self, config: UmlConfig, manifests: Mapping[str, Manifest]) -> None:
         super().__init__(config, manifests)
         self.model, self.objective = config.model, config.objective
         self.manifest = manifests["train"]
-        for task, classes in (("image classes", self.manifest.classes), ("mask classes", self.manifest.mask_classes)):
-            if len(classes) < 2:
-                shards = parse_location(config.streams["train"].shards)
-                raise UmlError(f"recipe uml needs labels and masks: the shards of {shards} have {len(classes)} {task}")
 
     @property
     def networks(self) -> Mapping[str, Trained]:

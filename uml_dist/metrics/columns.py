@@ -1,6 +1,5 @@
-"""The cases of a split as columns, and what follows from them case by case."""
+"""The columns of a split's cases, and figures that follow from them case by case."""
 
-from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -9,37 +8,33 @@ from numpy.typing import NDArray
 from uml_shards.format.manifest import Manifest
 from uml_shards.read.truth import EmptyRule
 
-from .cases import Case
+from .cases import Cases
 from .weighted import Flags, Floats
 
 
 class Columns:
-    """Cases by column; N cases, K image classes.
+    """Columns of cases; N cases, K image classes.
 
     Args:
-        cases: of a split.
-        manifest: of that split.
-        empty: the rule for classes that are neither there nor predicted.
+        cases: cases of a split.
+        manifest: the split's manifest.
+        empty: rule for classes that are neither in a mask nor predicted.
     """
 
-    def __init__(self, cases: Sequence[Case], manifest: Manifest, empty: EmptyRule = "one") -> None:
+    def __init__(self, cases: Cases, manifest: Manifest, empty: EmptyRule = "one") -> None:
         self.cases = cases
         self.manifest = manifest
         self.empty = empty
 
     def column(self, name: str) -> Floats:
-        """(N,); NaN for cases without it."""
-        return np.array([case.get(name, np.nan) for case in self.cases], dtype=np.float64)
-
-    def stack(self, name: str) -> NDArray[np.float64] | None:
-        """(N, ...), the arrays of all cases; None where cases have none."""
-        if not self.cases or name not in self.cases[0]:
-            return None
-        return np.stack([case[name] for case in self.cases]).astype(np.float64)
+        """Return a column (N,); NaN without it."""
+        if not self.has(name):
+            return np.full(len(self.cases), np.nan)
+        return self.cases.columns[name].astype(np.float64)
 
     def has(self, name: str) -> bool:
-        """Whether the recipe gave this column."""
-        return bool(self.cases) and name in self.cases[0]
+        """Whether the cases have this column."""
+        return name in self.cases.columns
 
     @cached_property
     def label(self) -> NDArray[np.int64]:
@@ -58,7 +53,7 @@ class Columns:
 
     @cached_property
     def probability(self) -> Floats:
-        """(N, K), of the image classes."""
+        """(N, K), probability of the image classes."""
         return np.stack([self.column(f"probability_{k}") for k in range(len(self.manifest.classes))], axis=1)
 
     @cached_property
@@ -68,12 +63,17 @@ class Columns:
 
     @cached_property
     def entropy(self) -> Floats:
-        """(N,), of the image probability, in nats."""
+        """(N,), entropy of the image probability in nats."""
         probability = self.probability
         return -(probability * np.log(np.maximum(probability, 1e-300))).sum(1)
 
+    @property
+    def foreground(self) -> list[tuple[int, str]]:
+        """Number and name of every pixel class but the background, or of every lesion if they may overlap."""
+        return list(enumerate(self.manifest.mask_names)) or list(enumerate(self.manifest.mask_classes))[1:]
+
     def overlap(self, number: int) -> tuple[Floats, Floats]:
-        """Dice 2 |A and B| / (|A| + |B|) and IoU |A and B| / |A or B| of a pixel class, each (N,).
+        """Dice 2 |A and B| / (|A| + |B|) and IoU |A and B| / |A or B| of a pixel class or a lesion, each (N,).
 
         NaN for cases without a mask. Where the class is neither there nor predicted, both are 1 or NaN by the rule;
         where it is on one side only, both are 0.
@@ -88,7 +88,7 @@ class Columns:
     @cached_property
     def dice(self) -> Floats:
         """(N,), the mean Dice of a case over the classes but the background that count in it; NaN where none does."""
-        numbers = range(1, len(self.manifest.mask_classes))
+        numbers = [number for number, _ in self.foreground]
         dices = np.array([self.overlap(number)[0] for number in numbers]).reshape(len(numbers), len(self.cases))
         counted = np.isfinite(dices)
         number = counted.sum(0)
@@ -99,7 +99,7 @@ class Columns:
         counts = {"cases": len(self.cases), "labelled": int(self.labelled.sum()), "masked": int(self.masked.sum())}
         if self.masked.any():
             counts["pixels"] = int(self.column("pixels")[self.masked].sum())
-            for number, name in list(enumerate(self.manifest.mask_classes))[1:]:
+            for number, name in self.foreground:
                 no_truth = (self.column(f"true_{number}") == 0) & self.masked
                 no_prediction = (self.column(f"predicted_{number}") == 0) & self.masked
                 counts[f"empty_truth_{name}"] = int(no_truth.sum())

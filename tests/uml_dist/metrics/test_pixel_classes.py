@@ -5,10 +5,11 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from case_rows import cases_of
 from manifests import manifest_of
 from uml_dist.batch import Prediction
-from uml_dist.evaluate.metrics import summarise
-from uml_dist.evaluate.pixels import CALIBRATION_BINS, pixel_columns
+from uml_dist.metrics.families.pixel_classes import CALIBRATION_BINS, pixel_columns
+from uml_dist.metrics.summary import summarise
 from uml_shards.sample import IGNORE
 
 CASES, SIDE = 3, 64
@@ -28,7 +29,7 @@ def predicted_pixels(classes, spread, centre, seed=0):
     return probability, mask, vacuity
 
 
-def cases_of(columns):
+def rows_of(columns):
     values = {name: column.numpy() for name, column in columns.items()}
     return [{"key": str(i), "label": -1, **{name: v[i] for name, v in values.items()}} for i in range(CASES)]
 
@@ -45,7 +46,7 @@ def test_error_detection_and_calibration_are_those_of_the_raw_pixels(classes, ce
     probability, mask, vacuity = predicted_pixels(classes, spread, centre)
     columns = pixel_columns(Prediction(pixel_probability=probability, pixel_vacuity=vacuity), mask)
     manifest = manifest_of(mask_classes=("background", "a", "b", "c")[:classes])
-    found = summarise(cases_of(columns), manifest)
+    found = summarise(cases_of(rows_of(columns)), manifest)
     valid = mask != IGNORE
     wrong = (probability.argmax(1) != mask)[valid].numpy()
     entropy = -(probability.double() * probability.double().log()).sum(1)
@@ -84,15 +85,15 @@ def test_a_case_whose_pixels_are_all_ignored_counts_nowhere():
     probability, mask, vacuity = predicted_pixels(2, 1.0, 0.0)
     prediction = Prediction(pixel_probability=probability, pixel_vacuity=vacuity)
     mask[2] = IGNORE
-    with_it = cases_of(pixel_columns(prediction, mask))
+    with_it = rows_of(pixel_columns(prediction, mask))
     assert with_it[2]["pixels"] == 0
     assert np.isnan(with_it[2]["pixel_nll"])
-    assert summarise(with_it, manifest_of()) == summarise(with_it[:2], manifest_of())
+    assert summarise(cases_of(with_it), manifest_of()) == summarise(cases_of(with_it[:2]), manifest_of())
     mask[:] = IGNORE
-    assert summarise(cases_of(pixel_columns(prediction, mask)), manifest_of()) == {}
+    assert summarise(cases_of(rows_of(pixel_columns(prediction, mask))), manifest_of()) == {}
 
 
 def test_predictions_that_are_no_numbers_stop_nothing():
     probability, mask, vacuity = predicted_pixels(2, 1.0, 0.0)
     prediction = Prediction(pixel_probability=probability * np.nan, pixel_vacuity=vacuity * np.nan)
-    assert summarise(cases_of(pixel_columns(prediction, mask)), manifest_of()) == {}
+    assert summarise(cases_of(rows_of(pixel_columns(prediction, mask))), manifest_of()) == {}

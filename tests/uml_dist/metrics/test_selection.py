@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from manifests import manifest_of
 from uml_dist.errors import UmlError
-from uml_dist.evaluate.metrics import LOWER_IS_BETTER, metric_names
-from uml_dist.evaluate.selection import check_selection, parse_selection
+from uml_dist.metrics.selection import check_selection, parse_selection
+from uml_dist.metrics.summary import definition_of, metric_names
 
 REFUGE = manifest_of(
     split="val",
@@ -20,7 +20,7 @@ REFUGE = manifest_of(
     class_counts=(6, 2),
 )
 AUTHORS = "mean(accuracy, macro_f1, dice_rim, dice_cup)"
-HIGHER = [name for name in metric_names(REFUGE) if name not in LOWER_IS_BETTER]
+HIGHER = [name for name in metric_names(REFUGE) if not definition_of(name).lower_is_better]
 WHITE = st.text(" \t\n", max_size=3)
 
 
@@ -38,7 +38,7 @@ def test_a_plain_name_keeps_its_meaning():
     for name in metric_names(REFUGE):
         selection = parse_selection(f" {name}\n")
         assert (selection.name, selection.metrics) == (name, (name,))
-        assert selection.lower_is_better == (name in LOWER_IS_BETTER)
+        assert selection.lower_is_better == definition_of(name).lower_is_better
         assert selection.value({name: 0.1, "other": 7.0}) == 0.1
         check_selection(selection, REFUGE)
 
@@ -78,28 +78,31 @@ def test_any_list_in_any_order_and_with_any_white_space_is_its_mean(drawn):
     [
         ("", r"^train\.best is empty: set it to a metric, or to mean\(NAME, NAME\)$"),
         ("  \n ", r"^train\.best is empty"),
-        ("mean()", r"there is no metric in the mean: write mean\(NAME, NAME\)$"),
-        ("mean( )", r"there is no metric in the mean"),
+        ("mean()", r"the mean contains no metric: write mean\(NAME, NAME\)$"),
+        ("mean( )", r"the mean contains no metric"),
         ("mean(,)", r"a name is missing between the commas"),
         ("mean(dice,)", r"a name is missing between the commas"),
         ("mean(dice,\n,iou)", r"a name is missing between the commas"),
         ("mean(dice, iou", r"the mean does not end with a closing parenthesis$"),
         ("mean(dice, iou) / 2", r"the mean does not end with a closing parenthesis$"),
-        ("mean(dice, mean(iou, accuracy))", r"a mean cannot hold another mean: list all metrics in one$"),
-        ("mean(mean (iou))", r"a mean cannot hold another mean"),
+        ("mean(dice, mean(iou, accuracy))", r"a mean cannot contain another mean: list all metrics in one$"),
+        ("mean(mean (iou))", r"a mean cannot contain another mean"),
         ("mean(dice, iou, dice )", r"dice is in the mean twice: name each metric once$"),
         ("mean(loss, dice)", r"lower is better for loss, higher for dice: a mean of both cannot rank checkpoints"),
         ("mean(iou, image_ece, dice_cup, pixel_nll)", r"for image_ece, pixel_nll, higher for iou, dice_cup: "),
         (
             "dice_kup",
-            r"^train\.best: 'dice_kup' is no metric of this data \(did you mean dice_cup\?\): use one of loss, ",
+            r"^train\.best: 'dice_kup' is not a metric of this data \(did you mean dice_cup\?\): use one of loss, ",
         ),
-        ("mean(dice_disc, dice_cup)", r"'dice_disc' is no metric of this data \(did you mean dice\w*\?\): use one of"),
-        ("mean(accuracy, dice))", r"'dice\)' is no metric of this data \(did you mean dice\?\)"),
-        ("accuracy, dice", r"'accuracy, dice' is no metric of this data.*, or mean\(NAME, NAME\) of them$"),
-        ("min(accuracy, dice)", r"'min\(accuracy, dice\)' is no metric of this data"),
-        ("dice_background", r"'dice_background' is no metric of this data"),
-        ("auroc_melanoma", r"'auroc_melanoma' is no metric of this data \(did you mean auroc_glaucoma\?\)"),
+        (
+            "mean(dice_disc, dice_cup)",
+            r"'dice_disc' is not a metric of this data \(did you mean dice\w*\?\): use one of",
+        ),
+        ("mean(accuracy, dice))", r"'dice\)' is not a metric of this data \(did you mean dice\?\)"),
+        ("accuracy, dice", r"'accuracy, dice' is not a metric of this data.*, or mean\(NAME, NAME\) of them$"),
+        ("min(accuracy, dice)", r"'min\(accuracy, dice\)' is not a metric of this data"),
+        ("dice_background", r"'dice_background' is not a metric of this data"),
+        ("auroc_melanoma", r"'auroc_melanoma' is not a metric of this data \(did you mean auroc_glaucoma\?\)"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(text, message):
@@ -139,11 +142,11 @@ def test_a_mean_needs_every_one_of_its_metrics(absent):
 @pytest.mark.parametrize(
     ("changes", "name", "message"),
     [
-        ({"labelled": 0}, "macro_f1", "train.best: macro_f1 needs an image with a label, and split val has none: "),
-        ({"masked": 0}, "dice_cup", "train.best: dice_cup needs an image with a mask, and split val has none: "),
-        ({"class_counts": (8, 0)}, "auroc", "auroc needs an image of glaucoma, and split val has none: "),
-        ({"class_counts": (8, 0)}, "auroc_glaucoma", "auroc_glaucoma needs an image of glaucoma, and split"),
-        ({"class_counts": (0, 8)}, "auroc_tasks", "auroc_tasks needs an image of no_glaucoma, and split"),
+        ({"labelled": 0}, "macro_f1", "train.best: macro_f1 needs an image with a label, but split val has none: "),
+        ({"masked": 0}, "dice_cup", "train.best: dice_cup needs an image with a mask, but split val has none: "),
+        ({"class_counts": (8, 0)}, "auroc", "auroc needs an image of glaucoma, but split val has none: "),
+        ({"class_counts": (8, 0)}, "auroc_glaucoma", "auroc_glaucoma needs an image of glaucoma, but split"),
+        ({"class_counts": (0, 8)}, "auroc_tasks", "auroc_tasks needs an image of no_glaucoma, but split"),
         ({"class_counts": (0, 8)}, "balanced_accuracy", "needs an image of no_glaucoma"),
         ({"classes": ("one",), "class_counts": (8,), "tasks": {}}, "auroc", "auroc needs a second class"),
     ],
@@ -166,6 +169,6 @@ def test_class_names_with_spaces_and_parentheses_can_be_named():
 
 def test_only_overlaps_depend_on_the_rule_for_empty_masks():
     for name in metric_names(REFUGE):
-        assert parse_selection(name).depends_on_empty_masks == name.startswith(("dice", "iou"))
-    assert parse_selection("mean(accuracy, dice_rim)").depends_on_empty_masks
-    assert not parse_selection("mean(accuracy, macro_f1)").depends_on_empty_masks
+        assert parse_selection(name).by_empty_masks == name.startswith(("dice", "iou"))
+    assert parse_selection("mean(accuracy, dice_rim)").by_empty_masks
+    assert not parse_selection("mean(accuracy, macro_f1)").by_empty_masks

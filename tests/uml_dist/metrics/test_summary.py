@@ -6,22 +6,23 @@ import torch
 from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
+from case_rows import cases_of
 from manifests import manifest_of
-from uml_dist.evaluate.columns import Columns
-from uml_dist.evaluate.metrics import (
-    LOWER_IS_BETTER,
-    definition_of,
-    draw_metrics,
-    interval_of,
-    intervals,
-    metric_names,
-    metrics_of,
-    summarise,
-)
+from uml_dist.metrics import summary
+from uml_dist.metrics.columns import Columns
+from uml_dist.metrics.summary import definition_of, draw_metrics, interval_of, metric_names, metrics_of
 from uml_shards.read.truth import auroc, calibration_error
 
 NAN = float("nan")
 THREE = manifest_of(classes=("nevus", "keratosis", "melanoma"), tasks={"melanoma": (2,), "not_nevus": (1, 2)})
+
+
+def summarise(rows, manifest, empty="one"):
+    return summary.summarise(cases_of(rows), manifest, empty)
+
+
+def intervals(rows, manifest, draws=1000, seed=0):
+    return summary.intervals(cases_of(rows, draws, seed), manifest)
 
 
 def image_case(label, *probability, vacuity=0.5):
@@ -149,7 +150,7 @@ def test_empty_classes_are_left_out_where_that_is_the_rule_and_counted_either_wa
     assert summarise(cases, manifest_of(), "leave-out")["dice"] == pytest.approx((0 + 2 / 3) / 2)
     assert summarise(cases, manifest_of(), "leave-out")["iou"] == pytest.approx((0 + 1 / 2) / 2)
     assert "dice" not in summarise([none], manifest_of(), "leave-out")
-    assert Columns(cases, manifest_of()).counts() == {
+    assert Columns(cases_of(cases), manifest_of()).counts() == {
         **{"cases": 4, "labelled": 0, "masked": 3, "pixels": 300},
         **{"empty_truth_lesion": 1, "empty_prediction_lesion": 2, "empty_both_lesion": 1},
     }
@@ -163,9 +164,9 @@ def test_the_dice_of_a_case_is_the_mean_over_the_classes_that_count_in_it():
         pixel_case([(50, 50, 60), (0, 10, 0), (0, 0, 0)]),
         unmasked_case(3),
     ]
-    np.testing.assert_allclose(Columns(cases, manifest).dice, [0.75, 1.0, 0.5, NAN])
-    np.testing.assert_allclose(Columns(cases, manifest, "leave-out").dice, [0.5, NAN, 0.0, NAN])
-    assert np.isnan(Columns(cases, manifest_of(mask_classes=("background",))).dice).all()
+    np.testing.assert_allclose(Columns(cases_of(cases), manifest).dice, [0.75, 1.0, 0.5, NAN])
+    np.testing.assert_allclose(Columns(cases_of(cases), manifest, "leave-out").dice, [0.5, NAN, 0.0, NAN])
+    assert np.isnan(Columns(cases_of(cases), manifest_of(mask_classes=("background",))).dice).all()
 
 
 def test_iou_is_the_mean_over_masked_cases():
@@ -230,8 +231,9 @@ def test_names_are_exactly_what_a_complete_split_gives(manifest):
     _, _, cases = drawn_cases(classes)
     complete = [{**pixel_case([(9, 9, 10), (1, 2, 1)]), **case} for case in cases]
     assert metric_names(manifest) == list(summarise(complete, manifest))
-    assert set(metric_names(manifest)) >= LOWER_IS_BETTER
-    assert all(definition_of(name) for name in metric_names(manifest))
+    lower = {name for name in metric_names(manifest) if definition_of(name).lower_is_better}
+    assert lower == {"loss", "image_nll", "pixel_nll", "image_ece", "pixel_ece"}
+    assert all(definition_of(name).text for name in metric_names(manifest))
 
 
 def test_names_leave_out_what_a_split_without_labels_or_masks_cannot_give():
@@ -276,8 +278,9 @@ def test_draws_of_two_models_are_paired_and_the_interval_of_their_difference_is_
     others = [image_case(k, *row) for k, row in zip(label, sharper, strict=True)]
 
     def drawn(model, seed=0):
+        model = cases_of(model, draws=20000, seed=seed)
         only = {"image_nll": metrics_of(model, manifest_of())["image_nll"]}
-        return draw_metrics(only, len(model), draws=20000, seed=seed)["image_nll"]
+        return draw_metrics(only, model)["image_nll"]
 
     # So many draws leave a deviation of 0.002 in either bound.
     words = {"n_resamples": 20000, "method": "percentile", "rng": np.random.default_rng(5), "paired": True}
@@ -301,7 +304,7 @@ def test_an_interval_that_cannot_be_formed_is_left_out():
 def test_how_many_weights_are_held_at_once_changes_no_interval(monkeypatch):
     _, _, cases = drawn_cases(2)
     found = intervals(cases, manifest_of(), draws=100)
-    monkeypatch.setattr("uml_dist.evaluate.metrics.BLOCK", 60 * 7)
+    monkeypatch.setattr("uml_dist.metrics.cases.BLOCK", 60 * 7)
     again = intervals(cases, manifest_of(), draws=100)
     assert again.keys() == found.keys()
     np.testing.assert_allclose(list(again.values()), list(found.values()))

@@ -1,23 +1,39 @@
 """Metrics as functions of the weights of cases.
 
-A metric takes weights (D, N), one row for each of D ways to weight N cases, and gives (D,) values, NaN where it cannot
-be formed. Rows of ones give the estimate; the counts of a bootstrap draw give that draw, by the same code.
+A metric takes a `Weighting`, D ways to weight the same cases, and returns D values, NaN where it cannot be formed.
+Weights of one give the estimate; the counts of a bootstrap draw give that draw, by the same code.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-Metric = Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """D ways to weight N cases.
+
+    Attributes:
+        weights: (D, N).
+        sums: name -> (D, ...), sums over the cases under these weights of arrays that are not kept by case.
+    """
+
+    weights: Floats
+    sums: Mapping[str, Floats] = field(default_factory=dict)
+
+
+Metric = Callable[[Weighting], Floats]
 
 
 def mean(values: Floats, counted: Flags) -> Metric:
     """The mean of the values (N,) of the cases that count (N,)."""
     kept, number = np.where(counted, values, 0.0), counted.astype(np.float64)
-    return lambda weights: _ratio(weights @ kept, weights @ number)
+    return lambda cases: _ratio(cases.weights @ kept, cases.weights @ number)
 
 
 def auroc(positive: Flags, score: Floats, counted: Flags) -> Metric:
@@ -31,52 +47,65 @@ def auroc(positive: Flags, score: Floats, counted: Flags) -> Metric:
     chosen = np.flatnonzero(counted)
     order = chosen[np.argsort(score[chosen], kind="stable")]
     if not len(order):
-        return lambda weights: np.full(len(weights), np.nan)
-    # Where a new score begins: cases that tie stand in one bin.
+        return lambda cases: np.full(len(cases.weights), np.nan)
+    # Where a new score begins: cases with equal scores share a bin.
     starts = np.flatnonzero(np.diff(score[order], prepend=np.nan) != 0)
     is_positive = positive[order].astype(np.float64)
 
-    def metric(weights: Floats) -> Floats:
-        sorted_weights = weights[:, order]
+    def metric(cases: Weighting) -> Floats:
+        sorted_weights = cases.weights[:, order]
         positives = np.add.reduceat(sorted_weights * is_positive, starts, axis=1)
         return _auroc_of_bins(positives, np.add.reduceat(sorted_weights, starts, axis=1) - positives)
 
     return metric
 
 
-def pooled_auroc(positives: Floats, negatives: Floats) -> Metric:
-    """Area under the ROC curve over the parts of all cases, such as pixels, whose scores stand in common bins.
+def pooled_auroc(histogram: str) -> Metric:
+    """Area under the ROC curve over parts of all cases, such as pixels, which are counted by their score.
 
     Args:
-        positives: (N, bins), how many positives of a case are in each bin; bins in ascending order of the score.
-        negatives: (N, bins), likewise.
+        histogram: name of the sums (D, 2, bins): negatives and positives in each bin, in ascending order of the score.
     """
-    return lambda weights: _auroc_of_bins(weights @ positives, weights @ negatives)
+    return lambda cases: _auroc_of_bins(cases.sums[histogram][:, 1], cases.sums[histogram][:, 0])
 
 
 def calibration_error(gap: Floats, number: Floats) -> Metric:
     """Expected calibration error: the gaps between hits and confidence in bins of the confidence, over all.
 
     Args:
-        gap: (N, bins), of a case: hits less the sum of confidences in each bin.
-        number: (N,), how many predictions a case brings.
+        gap: (N, bins), by case: hits less the sum of confidences in each bin.
+        number: (N,), predictions in each case.
     """
-    return lambda weights: _ratio(np.abs(weights @ gap).sum(1), weights @ number)
+    return lambda cases: _ratio(np.abs(cases.weights @ gap).sum(1), cases.weights @ number)
+
+
+def pooled_calibration_error(bins: str) -> Metric:
+    """Expected calibration error over parts of all cases, such as pixels.
+
+    Args:
+        bins: name of the sums (D, bins, 3): number, sum of confidences and hits by confidence.
+    """
+
+    def metric(cases: Weighting) -> Floats:
+        number, confidence, hits = np.moveaxis(cases.sums[bins], 2, 0)
+        return _ratio(np.abs(hits - confidence).sum(1), number.sum(1))
+
+    return metric
 
 
 def balanced_accuracy(label: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, counted: Flags) -> Metric:
     """The mean over the classes of the share that is recognised; every class must occur."""
     true, _, both = _memberships(label, predicted, classes, counted)
-    return lambda weights: _ratio(weights @ both, weights @ true).mean(1)
+    return lambda cases: _ratio(cases.weights @ both, cases.weights @ true).mean(1)
 
 
 def macro_f1(label: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, counted: Flags) -> Metric:
     """The mean over the classes of 2 hits / (cases of the class + predictions of it); every class must occur."""
     true, found, both = _memberships(label, predicted, classes, counted)
 
-    def metric(weights: Floats) -> Floats:
-        of_class = weights @ true
-        scores = _ratio(2.0 * (weights @ both), of_class + weights @ found)
+    def metric(cases: Weighting) -> Floats:
+        of_class = cases.weights @ true
+        scores = _ratio(2.0 * (cases.weights @ both), of_class + cases.weights @ found)
         return np.where(of_class > 0, scores, np.nan).mean(1)
 
     return metric
@@ -84,12 +113,12 @@ def macro_f1(label: NDArray[np.int64], predicted: NDArray[np.int64], classes: in
 
 def mean_of(metrics: Sequence[Metric]) -> Metric:
     """The mean of metrics; each of them must be formed."""
-    return lambda weights: np.mean([metric(weights) for metric in metrics], axis=0)
+    return lambda cases: np.mean([metric(cases) for metric in metrics], axis=0)
 
 
 def sum_of(metrics: Sequence[Metric]) -> Metric:
     """The sum of metrics; each of them must be formed."""
-    return lambda weights: np.sum([metric(weights) for metric in metrics], axis=0)
+    return lambda cases: np.sum([metric(cases) for metric in metrics], axis=0)
 
 
 def _memberships(

@@ -1,0 +1,95 @@
+"""The evaluation of a split: metrics, cases and examples. Validations while training are the same."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from uml_shards.format.manifest import Manifest
+from uml_shards.read.stream import Stream
+from uml_shards.read.truth import EmptyRule
+
+from ..distributed.ranks import broadcast, rank, world_size
+from ..metrics.cases import CaseCollector, Cases
+from ..metrics.summary import Families, summarise
+from .examples import Example, choose, predict_examples
+from .predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The results of a split.
+
+    Attributes:
+        manifest: manifest of the split.
+        empty: rule for classes that are neither in a mask nor predicted.
+        families: families of metrics.
+        metrics: the metrics that can be formed, on every rank.
+        cases: the cases, on rank 0; none on the others.
+        examples: cases to look at, on rank 0.
+    """
+
+    manifest: Manifest
+    empty: EmptyRule
+    families: Families
+    metrics: dict[str, float]
+    cases: Cases
+    examples: tuple[Example, ...]
+
+
+def evaluate(
+    predictor: Predictor,
+    stream: Stream,
+    batch_size: int,
+    workers: int = 0,
+    empty: EmptyRule = "one",
+    draws: int = 0,
+    examples: bool = True,
+) -> Evaluation:
+    """Evaluate a split on all ranks, which must all call it.
+
+    Args:
+        predictor: the recipe with its networks.
+        stream: the split, in its own order.
+        batch_size: samples per rank and batch.
+        workers: number of processes that read ahead.
+        empty: rule for classes that are neither in a mask nor predicted.
+        draws: bootstrap draws for intervals.
+        examples: whether to predict a dozen cases again for a picture.
+
+    Raises:
+        UmlError: a family of metrics does not fit the split.
+    """
+    manifest, families = stream.split.manifest, predictor.recipe.families
+    cases = evaluate_split(predictor, stream, batch_size, workers, draws)
+    metrics = broadcast(summarise(cases, manifest, empty, families) if rank() == 0 else {})
+    shown: list[Example] = []
+    if examples and metrics and rank() == 0:
+        shown = predict_examples(predictor, stream, choose(cases, manifest, empty), batch_size, empty)
+    return Evaluation(manifest, empty, families, metrics, cases, tuple(shown))
+
+
+def evaluate_split(predictor: Predictor, stream: Stream, batch_size: int, workers: int = 0, draws: int = 0) -> Cases:
+    """Return the cases of a split, sorted by key, on rank 0; none on the others. All ranks must call it.
+
+    Each rank takes a contiguous part. Some may have a batch more than others, so the networks must be plain modules.
+
+    Args:
+        predictor: the recipe with its networks.
+        stream: the split, in its own order.
+        batch_size: samples per rank and batch.
+        workers: number of processes that read ahead.
+        draws: bootstrap draws of the cases.
+
+    Raises:
+        UmlError: a family of metrics does not fit the split.
+    """
+    manifest = stream.split.manifest
+    per_rank = -(-len(stream.split) // world_size())
+    own = range(len(stream.split))[rank() * per_rank : (rank() + 1) * per_rank]
+    collector = CaseCollector(stream.split.keys(), draws)
+    for batch, prediction in predictor.predictions(stream, own, batch_size, workers):
+        columns: dict[str, Tensor] = {"label": batch.label, "position": batch.position}
+        for family in predictor.recipe.families:
+            columns |= family.columns(batch, prediction, manifest)
+        collector.add(batch, columns)
+    return collector.gather()

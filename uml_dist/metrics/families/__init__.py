@@ -1,0 +1,11 @@
+"""Families of metrics. Each is one file: from predictions to columns of the cases, and from columns to metrics."""
+
+from .family import Definition, MetricFamily
+from .image_classes import ImageClasses
+from .lesions import Lesions
+from .pixel_classes import PixelClasses
+
+STANDARD: tuple[MetricFamily, ...] = (ImageClasses(), PixelClasses(), Lesions())
+"""The families of every recipe that does not name others."""
+
+__all__ = ["STANDARD", "Definition", "ImageClasses", "Lesions", "MetricFamily", "PixelClasses"]
