@@ -1,11 +1,12 @@
 """Chooses how long the demo trains from the machine's speed, so that it ends within 8 minutes."""
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+
+from uml_dist.run.reader import json_objects
 
 TOTAL = 450.0
 """Maximum duration of the demo in seconds, slightly less than the promised 8 minutes."""
@@ -64,8 +65,7 @@ def speed_of(metrics: Path, seconds: float, steps: int, batch: int, images: int)
         batch: images per step.
         images: images of the validation split.
     """
-    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    rate = [record["images_per_second"] for record in records if "images_per_second" in record][-1]
+    rate = [record["images_per_second"] for record in json_objects(metrics) if "images_per_second" in record][-1]
     # A forward pass takes about a third of a step; drawing takes a few seconds at any size.
     return Speed(max(seconds - steps * batch / rate, 0.0), batch / rate, images / (3 * rate) + 3.0)
 

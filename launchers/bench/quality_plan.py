@@ -9,6 +9,7 @@ from typing import Any
 from uml_dist.config.loading import apply_overrides, read_toml, validate
 from uml_dist.errors import UmlError
 from uml_dist.run.data import open_stream_split
+from uml_dist.run.reader import json_objects
 from uml_dist.train.setup import Setup, find_resume, prepare
 
 FREE = ("model", "objective", "optimizer", "networks")
@@ -86,9 +87,8 @@ class Job:
 
     def is_done(self) -> bool:
         """Return whether the run has finished, including its last validation."""
-        status = self.run / "status.json"
-        ended = status.is_file() and json.loads(status.read_text(encoding="utf-8"))["status"] == "done"
-        return ended and self.step() == self.setup.steps
+        status = next(json_objects(self.run / "status.json", lines=False), {})
+        return status.get("status") == "done" and self.step() == self.setup.steps
 
 
 def plan(bench: Bench, methods: Iterable[str], seeds: Iterable[int]) -> list[Job]:

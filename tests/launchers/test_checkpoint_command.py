@@ -99,7 +99,7 @@ def test_every_help_has_a_valid_example(command, name):
 )
 def test_folder_without_a_run_or_checkpoint_is_refused_in_one_line(command, tmp_path, run, words):
     assert_refused(command(*words, "--run", tmp_path / "absent"), "absent does not exist: name the folder of a run")
-    assert_refused(command(*words, "--run", tmp_path), r"holds no run \(no config\.toml\)")
+    assert_refused(command(*words, "--run", tmp_path), r"contains no run \(no config\.toml\)")
     shutil.rmtree(run / "checkpoints")
     assert_refused(command(*words, "--run", run), "has no checkpoint yet: train it first")
     with pytest.raises(UmlError):

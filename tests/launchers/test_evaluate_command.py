@@ -120,7 +120,7 @@ def test_rule_for_empty_masks_is_that_of_the_validations_by_default(command, run
 
 def test_missing_run_split_or_checkpoint_is_one_line(command, run_folder, tmp_path):
     assert_refused(command("--run", tmp_path / "none"), r"none does not exist: name the folder of a run")
-    assert_refused(command("--run", tmp_path), r"holds no run \(no config.toml\)")
+    assert_refused(command("--run", tmp_path), r"contains no run \(no config.toml\)")
     assert_refused(command("--run", run_folder, "--split", "tset"), r"no split 'tset' in .*: there is train, val")
     assert_refused(
         command("--run", run_folder, "--checkpoint", "step-9"),

@@ -1,15 +1,15 @@
 """Runs one training of the check with `launchers/train.py`, as a user would, and reads its run folder."""
 
-import json
 import math
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 from ..run.checkpoint_folder import folder_name
+from ..run.reader import json_objects
 from .process import run_process
 
 WARM_UP = 2
@@ -160,7 +160,7 @@ def train(training: Training, work: Work) -> Outcome:
     # A single process would otherwise use one thread per core, and its speed would not be comparable.
     variables = {"OMP_NUM_THREADS": "1"} if work.cpu else {}
     ended = run_process(command, work.folder / "logs" / f"{training.name}.log", variables=variables)
-    records = [record for record in read_records(run / "metrics.jsonl") if record["step"] > begins]
+    records = [one for one in json_objects(run / "metrics.jsonl") if "loss" in one and one["step"] > begins]
     return Outcome(
         losses={int(record["step"]): record["loss"] for record in records},
         speeds={int(record["step"]): record["images_per_second"] for record in records},
@@ -179,9 +179,3 @@ def rewind(run: Path, target: Path, step: int) -> bool:
     (target / "checkpoints" / "latest").write_text(checkpoint.name + "\n")
     shutil.copy(run / "metrics.jsonl", target)
     return True
-
-
-def read_records(path: Path) -> Sequence[Mapping[str, float]]:
-    """Return the records of training steps in a `metrics.jsonl`."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return [record for record in map(json.loads, lines) if "loss" in record]

@@ -1,13 +1,11 @@
 """Checks an existing run: its status and the address of its metrics."""
 
-import json
 import time
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..run.checkpoint_folder import DamagedError, find_checkpoint
+from ..run.reader import json_objects
 from .finding import Finding, note, ok
 from .network import METRICS_HOST, METRICS_PORT
 
@@ -23,7 +21,7 @@ def read_metrics_place(run: Path) -> tuple[str, int]:
 
 def check_run(run: Path) -> Finding:
     """Check the status of a run and whether its newest checkpoint exists; a resume verifies the checkpoint itself."""
-    status = _read_status(run)
+    status = next(json_objects(run / "status.json", lines=False), None)
     if status is None:
         return ok("run", f"{run} is not a run folder: a new run can start there")
     trouble = _trouble_with_latest(run)
@@ -39,14 +37,6 @@ def check_run(run: Path) -> Finding:
         remedy = "fix the cause; then the same command resumes it"
         return note("run", f"{run} failed at step {step}: {status.get('reason')}", remedy)
     return ok("run", f"{run} is {state} at step {step}")
-
-
-def _read_status(run: Path) -> Mapping[str, Any] | None:
-    path = run / "status.json"
-    if not path.is_file():
-        return None
-    status = json.loads(path.read_text(encoding="utf-8"))
-    return status if isinstance(status, dict) else None
 
 
 def _trouble_with_latest(run: Path) -> str:

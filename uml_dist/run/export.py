@@ -1,10 +1,9 @@
 """A trained run for others: its weights in float32, what they are, and how to load them."""
 
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from uml_shards.durable import sync_folder, write_text
 from uml_shards.errors import ShardError
 from uml_shards.format.manifest import Manifest
 
-from ..config.loading import read_config
 from ..config.schema import RunConfig
 from ..errors import UmlError
 from .checkpoint import RunState, read_networks, read_state, verify, write_checkpoint
@@ -25,6 +23,7 @@ from .data import open_splits
 from .maintenance import checkpoints_of
 from .model_card import model_card
 from .network_state import NetworkState
+from .reader import RunReader
 
 
 def export(run: Path, out: Path, pointer: str = "best") -> list[Path]:
@@ -47,7 +46,7 @@ def export(run: Path, out: Path, pointer: str = "best") -> list[Path]:
     if out.exists():
         raise UmlError(f"{out} is there already: choose another --out")
     checkpoints_of(run)
-    config = read_config(run / "config.toml")
+    reader = RunReader(run)
     checkpoint = find_checkpoint(run, pointer)
     if checkpoint is None:
         raise UmlError(f"run {run} has no {pointer} checkpoint: train it first, or choose the other by --checkpoint")
@@ -61,9 +60,9 @@ def export(run: Path, out: Path, pointer: str = "best") -> list[Path]:
     card = model_card(
         state,
         networks={name: sum(map(Tensor.numel, network.weights.values())) for name, network in networks.items()},
-        manifests=_manifests(config, state),
-        validation=_last_validation(run, state.step),
-        evaluations=list(_evaluations(run, name_of(checkpoint))),
+        manifests=_manifests(reader.config(), state),
+        validation=reader.last_validation(state.step),
+        evaluations=list(reader.evaluations(name_of(checkpoint))),
     )
     try:
         _write(out, networks, state, card)
@@ -112,38 +111,3 @@ def _manifests(config: RunConfig, state: RunState) -> dict[str, Manifest | None]
     found = {name: split.manifest for name, split in splits.items()}
     same = {name for name, manifest in found.items() if state.data.get(name) == manifest.digest}
     return {name: found[name] if name in same else None for name in config.streams}
-
-
-def _last_validation(run: Path, step: int) -> dict[str, Any]:
-    """The figures of the last validation up to a step, with its step; empty where there was none."""
-    last: dict[str, Any] = {}
-    for record in _records(run / "metrics.jsonl"):
-        figures = {
-            key.removeprefix("validation_"): value for key, value in record.items() if key.startswith("validation_")
-        }
-        if figures and record.get("step", step + 1) <= step:
-            last = {"step": record["step"], "metrics": figures, "empty_masks": record.get("empty_masks")}
-    return last
-
-
-def _evaluations(run: Path, checkpoint: str) -> Iterable[dict[str, Any]]:
-    """What `evaluate.py` has found for a checkpoint."""
-    for path in sorted((run / "evaluation").glob("*/metrics.json")):
-        for record in _records(path, whole=True):
-            if record.get("checkpoint") == checkpoint:
-                yield record
-
-
-def _records(path: Path, whole: bool = False) -> Iterable[dict[str, Any]]:
-    """The JSON objects of a file, or of its lines; what is no JSON is passed over."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return
-    for part in [text] if whole else text.splitlines():
-        try:
-            record = json.loads(part)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            yield record

@@ -14,7 +14,6 @@ from uml_shards.read.split import Split, find_splits
 from uml_shards.read.stream import Stream
 
 from ..batch import Batch, Prediction
-from ..config.loading import read_config
 from ..config.schema import RunConfig
 from ..errors import UmlError
 from ..evaluate import Predictor
@@ -33,6 +32,7 @@ from .data import (
     stream_sizes,
 )
 from .network_state import with_added
+from .reader import RunReader
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,7 @@ def load_run(
         UmlError: there is no such run or checkpoint, it is damaged, or its shards are not there or are others.
     """
     path = Path(path)
-    if not (path / "config.toml").is_file():
-        what = "holds no run (no config.toml)" if path.is_dir() else "does not exist"
-        raise UmlError(f"run folder {path} {what}: name the folder of a run, such as runs/isic")
-    config = read_config(path / "config.toml")
+    config = RunReader(path).config()
     folder = _checkpoint(path, checkpoint)
     verify(folder)
     state = read_state(folder)

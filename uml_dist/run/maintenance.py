@@ -4,7 +4,6 @@ import shlex
 from math import gcd
 from pathlib import Path
 
-from ..config.loading import read_config
 from ..config.schema import RunConfig
 from ..errors import UmlError
 from .checkpoint import latest_valid, read_state, verify
@@ -18,6 +17,7 @@ from .checkpoint_folder import (
     read_pointer,
     size_of,
 )
+from .reader import RunReader
 
 
 def check_run(run: Path) -> tuple[list[str], list[str]]:
@@ -70,7 +70,7 @@ def reshard_run(run: Path, ranks: int, stage: int | None) -> list[str]:
         UmlError: there is no run or no whole checkpoint, or the ranks do not divide the samples of a step.
     """
     folder = checkpoints_of(run)
-    config = read_config(run / "config.toml")
+    config = RunReader(run).config()
     valid = valid_ranks(config)
     if ranks not in valid:
         counts = ", ".join(f"streams.{name}.count = {stream.count}" for name, stream in config.streams.items())
@@ -90,8 +90,9 @@ def reshard_run(run: Path, ranks: int, stage: int | None) -> list[str]:
 
 
 def valid_ranks(config: RunConfig) -> list[int]:
-    """The numbers of ranks that divide the samples of every stream."""
-    together = gcd(*(stream.count for stream in config.streams.values()))
+    """Return the numbers of ranks that divide the samples of every stream, in every phase."""
+    counts = [stream.count for stream in config.streams.values()]
+    together = gcd(*counts, *(count for phase in config.phases for count in phase.counts.values()))
     return [number for number in range(1, together + 1) if together % number == 0]
 
 
@@ -101,9 +102,7 @@ def checkpoints_of(run: Path) -> Path:
     Raises:
         UmlError: there is no run, or no checkpoint.
     """
-    if not (run / "config.toml").is_file():
-        what = "holds no run (no config.toml)" if run.is_dir() else "does not exist"
-        raise UmlError(f"run folder {run} {what}: name the folder of a run, such as runs/isic")
+    RunReader(run)
     folder = run / "checkpoints"
     if not checkpoints_in(folder):
         raise UmlError(f"run {run} has no checkpoint yet: train it first")

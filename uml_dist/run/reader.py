@@ -1,0 +1,78 @@
+"""Reads what a run has left in its folder: configuration, status, figures and evaluations. Nothing is changed."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..config.loading import read_config
+from ..config.schema import RunConfig
+from ..errors import UmlError
+
+
+class RunReader:
+    """Reads the files of a run.
+
+    Args:
+        path: the run folder.
+
+    Raises:
+        UmlError: the folder does not contain a run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not (path / "config.toml").is_file():
+            problem = "contains no run (no config.toml)" if path.is_dir() else "does not exist"
+            raise UmlError(f"run folder {path} {problem}: name the folder of a run, such as runs/isic")
+        self.path = path
+
+    def config(self) -> RunConfig:
+        """Return the run's resolved configuration.
+
+        Raises:
+            UmlError: it cannot be read.
+        """
+        return read_config(self.path / "config.toml")
+
+    def status(self) -> Mapping[str, Any] | None:
+        """Return the contents of status.json; None if it is missing or cannot be read."""
+        return next(json_objects(self.path / "status.json", lines=False), None)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield the records of metrics.jsonl: training steps have a `loss`, validations a `validation_loss`."""
+        return json_objects(self.path / "metrics.jsonl")
+
+    def last_validation(self, step: int) -> dict[str, Any]:
+        """Return step, metrics and rule for empty masks of the last validations up to a step; empty without one."""
+        last: dict[str, Any] = {}
+        for record in self.records():
+            figures = {
+                key.removeprefix("validation_"): value for key, value in record.items() if key.startswith("validation_")
+            }
+            at = record.get("step", step + 1)
+            if figures and at <= step:
+                before = last["metrics"] if last.get("step") == at else {}
+                last = {"step": at, "metrics": {**before, **figures}, "empty_masks": record.get("empty_masks")}
+        return last
+
+    def evaluations(self, checkpoint: str) -> Iterator[dict[str, Any]]:
+        """Yield the metrics.json of every evaluation of a checkpoint."""
+        for path in sorted((self.path / "evaluation").glob("*/metrics.json")):
+            for record in json_objects(path, lines=False):
+                if record.get("checkpoint") == checkpoint:
+                    yield record
+
+
+def json_objects(path: Path, lines: bool = True) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of a file, one per line or one in all; parts that a kill has cut short are left out."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return
+    for part in text.splitlines() if lines else [text]:
+        try:
+            record = json.loads(part)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            yield record
