@@ -1,6 +1,8 @@
 """What all tests share: shards made once, and the seconds that each folder of tests took."""
 
+import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,19 @@ def partly_known(tmp_path_factory) -> Path:
     from runs import make_partly_known
 
     return make_partly_known(tmp_path_factory.mktemp("partly-known"))
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A folder like site-packages, for `packages.install`; modules that are imported from it are forgotten."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def pytest_collection_modifyitems(items):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from packages import EXAMPLE, install_example, write_lesions
 from runs import train, uml_tree
 from uml_dist.commands.main import COMMANDS
 from uml_dist.config.loading import read_config
@@ -21,9 +22,8 @@ from worlds import run_world
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / name / "README.md" for name in ("kernels", "shards", "uml_dist"))])
-DOCUMENTS += sorted((ROOT / "launchers").rglob("*.md"))
+DOCUMENTS += [*sorted((ROOT / "launchers").rglob("*.md")), ROOT / "uml_dist" / "recipes" / "README.md"]
 PROGRAMS = {"make", "deepspeed", "python", "torchrun", "uml-dist"}
-IMPORTER = "class Mine(Importer)"
 # Not ours: what torch, DeepSpeed, the system or argparse say.
 FOREIGN = {
     *("CUDA out of memory", "CUDA_HOME", "signal", "Bus error", "unable to open", "EADDRINUSE", "address already"),
@@ -66,7 +66,8 @@ def test_the_readme_starts_with_two_commands():
 
 
 @pytest.mark.parametrize("command", commands())
-def test_a_command_of_the_documents_is_understood(command, monkeypatch):
+def test_a_command_of_the_documents_is_understood(command, site, monkeypatch):
+    install_example(site)
     words = shlex.split(command)
     monkeypatch.chdir(ROOT)
     if words[0] == "make":
@@ -87,7 +88,7 @@ def test_a_command_of_the_documents_is_understood(command, monkeypatch):
     if name == "train":
         config = options.config or Path("launchers/configs/uml_phantom.toml")
         if config != Path("mine.toml"):  # the reader's own
-            read_config(config, options.settings)
+            read_config(EXAMPLE / config if config == Path("lesion.toml") else config, options.settings)
     if getattr(options, "dataset", None):
         find_importer(options.dataset)
 
@@ -141,12 +142,23 @@ def test_an_example_that_reads_a_run_back_runs(document, code, tmp_path, request
     run_example(document, code, tmp_path)
 
 
-def test_the_importer_of_the_guide_makes_shards_that_verify_and_parts_no_patient(tmp_path):
-    raw = raw_data_of_the_guide(tmp_path / "raw", patients=16)
-    (code,) = [code for _, code in examples() if IMPORTER in code]
-    names: dict = {"__name__": "mine"}
-    exec(compile(code, "mine.py", "exec"), names)
-    importer = names["IMPORTER"](raw, Options(size=32))
+@pytest.mark.parametrize(
+    ("document", "language", "file"),
+    [
+        ("shards/README.md", "python", "lesion_example/importer.py"),
+        ("uml_dist/recipes/README.md", "python", "lesion_example/recipe.py"),
+        ("uml_dist/recipes/README.md", "toml", "pyproject.toml"),
+        ("uml_dist/recipes/README.md", "toml", "lesion.toml"),
+    ],
+)
+def test_a_guide_shows_a_file_of_the_example_package_unchanged(document, language, file):
+    assert f"\n```{language}\n{(EXAMPLE / file).read_text()}```\n" in (ROOT / document).read_text()
+
+
+def test_the_importer_of_the_guide_makes_shards_that_verify_and_parts_no_patient(site, tmp_path):
+    install_example(site)
+    raw = write_lesions(tmp_path / "raw", patients=16)
+    importer = find_importer("lesion_table")(raw, Options(size=32))
     patients = {}
     for split, source in importer.splits().items():
         manifest = write_split(importer, split, source, tmp_path / "shards" / split, quiet=True)
@@ -158,28 +170,6 @@ def test_the_importer_of_the_guide_makes_shards_that_verify_and_parts_no_patient
     importer.raw.joinpath("table.csv").write_text("image,patient,label\na,b,unclear\n")
     with pytest.raises(ValueError, match="a has the label 'unclear'"):
         importer.splits()
-
-
-def raw_data_of_the_guide(raw: Path, patients: int) -> Path:
-    """Three images of each patient in the layout of the guide; one without a label, one without a mask."""
-    import numpy as np
-    from PIL import Image
-
-    for folder in ("images", "masks"):
-        (raw / folder).mkdir(parents=True)
-    rows = ["image,patient,label"]
-    for patient in range(patients):
-        for number in range(3):
-            name = f"p{patient:02d}-{number}"
-            rows.append(f"{name},p{patient:02d},{('', 'benign', 'malignant')[number]}")
-            image = np.full((40, 50, 3), 8 * patient + number, dtype=np.uint8)
-            Image.fromarray(image).save(raw / "images" / f"{name}.png")
-            if number:
-                mask = np.zeros((40, 50), dtype=np.uint8)
-                mask[10:20, 10:30] = 255
-                Image.fromarray(mask).save(raw / "masks" / f"{name}.png")
-    (raw / "table.csv").write_text("\n".join(rows) + "\n")
-    return raw
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

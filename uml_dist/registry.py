@@ -1,13 +1,13 @@
-"""Looks up recipe classes by registered name or import path."""
+"""Looks up recipe classes by built-in name, by the name of an installed package's entry point, or by import path."""
 
-from importlib import import_module
-from inspect import isabstract
 from typing import Any, ClassVar
+
+from uml_shards.plugins import Plugins
 
 from .errors import UmlError
 
 RECIPES = {"uml": "uml_dist.recipes.uml.recipe:UmlRecipe"}
-"""Name -> module:class. A class is imported when its name is looked up, so that no other recipe's code is loaded."""
+"""Built-in name -> module:class. A class is imported when its name is looked up, so that no other recipe is loaded."""
 
 
 class Registered:
@@ -22,35 +22,26 @@ class Registered:
     Config: ClassVar[type[Any]]
 
 
+PLUGINS = Plugins(
+    kind="recipe",
+    group="uml_dist.recipes",
+    base=Registered,
+    base_path="uml_dist.recipes.Recipe",
+    required=("name",),
+    error=UmlError,
+)
+"""Recipes of other packages, which declare them as entry points of this group."""
+
+
 def find_class(name: str) -> type[Registered]:
-    """Return the recipe class of a registered name, or of the import path `package.module:Class`.
+    """Return the recipe class of a name, or of the import path `package.module:Class`.
+
+    A name is built in or the name of an installed package's entry point; a built-in name takes precedence.
 
     Raises:
-        UmlError: the name is unknown, the module cannot be imported, or the class is not a complete recipe.
+        UmlError: the name is unknown or declared by two packages, the module cannot be imported, or the class is not a
+            complete recipe.
     """
-    module_name, _, attribute = RECIPES.get(name, name).partition(":")
-    if not (module_name and attribute):
-        raise UmlError(
-            f"unknown recipe {name!r}: use one of {', '.join(sorted(RECIPES))}, or package.module:Class of your own"
-        )
-    try:
-        module = import_module(module_name)
-    except Exception as error:  # a user's module may raise anything
-        raise UmlError(f"recipe {name!r}: {_import_failure(module_name, error)}") from error
-    found = getattr(module, attribute, None)
-    if found is None:
-        raise UmlError(f"recipe {name!r}: module {module_name} has no {attribute}")
-    if not (isinstance(found, type) and issubclass(found, Registered)):
-        raise UmlError(f"recipe {name!r}: {attribute} is not a subclass of uml_dist.recipes.Recipe")
-    missing = sorted(getattr(found, "__abstractmethods__", ())) if isabstract(found) else []
-    missing += [] if hasattr(found, "name") else ["name"]
-    if missing:
-        raise UmlError(f"recipe {name!r}: class {attribute} does not define {', '.join(missing)}")
-    return found
-
-
-def _import_failure(module: str, error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
-        return f"there is no module {error.name}: install its package, or add its folder to PYTHONPATH"
-    first_line = str(error).partition("\n")[0]
-    return f"module {module} cannot be imported: {type(error).__name__}: {first_line}"
+    if name in RECIPES:
+        return PLUGINS.load(f"recipe {name!r}", RECIPES[name])
+    return PLUGINS.find(name, RECIPES)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .address import parse_location
-from .errors import ShardError
-from .importers import Importer, Options, find_importer, importers
+from .errors import ShardError, one_line
+from .importers import Importer, Options, find_importer, hidden_importers, importer_names
 from .read.draw import draw_labelled, refuse_existing, save_keys
 from .read.part import with_truth
 from .read.split import find_splits, open_split
@@ -134,9 +134,16 @@ def draw(given: argparse.Namespace) -> int:
 
 
 def datasets(given: argparse.Namespace) -> int:
-    """Print a description of every importer."""
-    print("\n\n".join(_describe(kind) for kind in importers().values()))
+    """Print a description of every importer. An unusable one of an installed package is a line with its problem."""
+    print("\n\n".join([*map(_describe_or_problem, importer_names()), *hidden_importers()]))
     return 0
+
+
+def _describe_or_problem(name: str) -> str:
+    try:
+        return _describe(find_importer(name))
+    except Exception as error:  # the code of another package may raise anything
+        return f"{name}: not available: {one_line(error)}"
 
 
 def _print_skipped(folders: Iterable[Path]) -> None:
@@ -207,7 +214,9 @@ def parse(arguments: Sequence[str] | None = None, prog: str = "shards.py") -> ar
 
 def _add_make(commands: Any, shared: argparse.ArgumentParser) -> None:
     command = commands.add_parser("make", parents=[shared], help="import a data set", epilog=EXAMPLE)
-    command.add_argument("--dataset", default="phantom", help="an importer, see `datasets` (default: phantom)")
+    command.add_argument(
+        "--dataset", default="phantom", help="an importer, see `datasets`, or package.module:Class (default: phantom)"
+    )
     command.add_argument("--raw", type=Path, help="folder of the raw data")
     command.add_argument("--out", type=Path, help="folder for the splits (default: data/shards/DATASET)")
     command.add_argument("--size", type=int, help="height and width to store; 0 keeps each image's size")

@@ -143,7 +143,7 @@ WRONG_SETTINGS: dict[tuple[str, ...], str] = {
     VGG_WEIGHTS: r"weights absent\.pth: there is no such file: download it first",
     ("train.validate_split=vall",): r"shard folder .*vall does not exist",
     ("train.stepz=3",): r"unknown key train\.stepz: did you mean train\.steps\?",
-    ("recipe=umi",): r"unknown recipe 'umi': use one of ",
+    ("recipe=umi",): r"unknown recipe 'umi': did you mean uml\? ",
     ("recipe=nowhere.at_all:Mine",): r"recipe 'nowhere\.at_all:Mine': there is no module nowhere: install its package",
 }
 """Words that make a sound configuration of recipe uml on two ranks wrong -> what the error says."""

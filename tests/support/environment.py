@@ -27,11 +27,11 @@ def link_distributions(site: Path, names: Iterable[str], without: Iterable[str] 
     """Fill a folder that can stand in for site-packages.
 
     Args:
-        site: made here.
+        site: the folder, which is made if it does not exist.
         names: of distributions; what they need comes too.
         without: names of those that do not, although they are needed.
     """
-    site.mkdir()
+    site.mkdir(exist_ok=True)
     for name in requirements(names, without):
         installed = distribution(name)
         for top in {file.parts[0] for file in installed.files or () if file.parts[0] not in ("..", "__pycache__")}:

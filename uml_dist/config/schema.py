@@ -262,7 +262,8 @@ class RunConfig(Section):
     """The whole tree; recipes subclass it."""
 
     recipe: str = Field(
-        description="`uml`, or `package.module:Class` of your own; it brings its own keys of [model] and [objective]"
+        description="`uml`, a recipe of an installed package, or `package.module:Class`; it brings its own keys of "
+        "[model] and [objective]"
     )
     streams: dict[str, StreamConfig] = Field(min_length=1)
     data: DataConfig = DataConfig()

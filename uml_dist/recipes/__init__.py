@@ -5,7 +5,7 @@ from .recipe import Averaged, Frozen, MicroBatchResult, Phase, Progress, Recipe,
 
 
 def recipe_class(name: str) -> type[Recipe]:
-    """Return the recipe of a registered name, or of the import path `package.module:Class`.
+    """Return the recipe of a name, built in or declared by an installed package, or of `package.module:Class`.
 
     Raises:
         UmlError: see `uml_dist.registry.find_class`.

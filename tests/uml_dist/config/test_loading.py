@@ -36,7 +36,7 @@ def test_words_of_the_command_line_win_over_the_file(tmp_path):
         ("streams.train.count=0", "greater than 0"),
         ("train.epochs=3", "give steps or epochs, not both"),
         ("deepspeed.gradient_clipping=1.0", "deepspeed.gradient_clipping is derived: set optimizer.clip instead"),
-        ("recipe=umi", "unknown recipe 'umi': use one of "),
+        ("recipe=umi", "unknown recipe 'umi': did you mean uml? "),
         ("train.steps", "write table.key=value"),
     ],
 )

@@ -44,7 +44,7 @@ def module(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["umi", "toy_recipe", ":ToyRecipe", "toy_recipe:", ":"])
 def test_what_is_neither_a_name_nor_a_path_is_refused(name):
-    with pytest.raises(UmlError, match=r"unknown recipe .* use one of .*uml.*, or package\.module:Class of your own"):
+    with pytest.raises(UmlError, match=r"unknown recipe .* built in: .*uml.* or write package\.module:Class$"):
         recipe_class(name)
 
 

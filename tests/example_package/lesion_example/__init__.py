@@ -1,0 +1,1 @@
+"""A recipe and an importer in a package of their own."""
