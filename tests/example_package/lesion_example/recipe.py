@@ -5,8 +5,7 @@ from torch import nn
 
 from uml_dist.batch import Prediction
 from uml_dist.config.schema import ModelConfig, RunConfig
-from uml_dist.errors import UmlError
-from uml_dist.recipes import MicroBatchResult, Recipe, Trained
+from uml_dist.recipes import MicroBatchResult, Recipe, StreamContract, Trained
 from uml_kernels import evidential_loss, opinion
 
 
@@ -27,11 +26,7 @@ class LesionNet(Recipe[LesionConfig]):
 
     name = "lesion_net"
     Config = LesionConfig
-
-    def __init__(self, config, manifests):
-        super().__init__(config, manifests)
-        if len(manifests["train"].classes) < 2:
-            raise UmlError("recipe lesion_net needs 2 or more image classes: use other shards in streams.train")
+    streams = {"train": StreamContract(labels=True)}
 
     @property
     def networks(self):
