@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from prometheus_client import generate_latest
 
 import toy_recipe
 import volume_recipe
@@ -83,6 +84,7 @@ class Trace:
         keys: of the samples of this rank, step by step.
         terms: everything logged.
         skipped: the kinds of reasons of this rank's placeholders.
+        exported: this rank's metrics at the end, as Prometheus would scrape them.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -91,6 +93,7 @@ class Trace:
     keys: list[tuple[str, ...]] = field(default_factory=list)
     terms: list[dict[str, float]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    exported: str = ""
 
 
 class NoValidation(Trainer):
@@ -126,6 +129,7 @@ def train(
         module = getattr(network, "module", network)
         with full_weights(module):
             trace.weights[name] = flat(module.parameters())
+    trace.exported = generate_latest(metrics.registry).decode()
     return trace
 
 

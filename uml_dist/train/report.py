@@ -16,7 +16,7 @@ from ..distributed.ranks import all_gather, world_size
 from ..evaluate.examples import Example
 from ..recipes import MicroBatchResult, Progress
 from ..run.folder import RunFolder
-from ..telemetry import Metrics
+from ..telemetry import Metrics, Spans
 from .progress_line import ProgressPrinter, progress_line
 
 HEADLINES = ("loss", "dice", "iou", "accuracy", "auroc", "auroc_tasks", "image_ece", "pixel_ece")
@@ -82,7 +82,12 @@ class Reporter:
         self._data_wait += data_wait
 
     def log(
-        self, progress: Progress, epoch: float, rates: Mapping[str, float], norms: Mapping[str, float]
+        self,
+        progress: Progress,
+        epoch: float,
+        rates: Mapping[str, float],
+        norms: Mapping[str, float],
+        spans: Spans,
     ) -> dict[str, float]:
         """Write the means since the last call everywhere; returns them. All ranks must call it.
 
@@ -91,6 +96,7 @@ class Reporter:
             epoch: passes over the first stream.
             rates: learning rate by network.
             norms: gradient norm by network.
+            spans: this rank's spans; metrics.jsonl gets rank 0's seconds since the last record.
         """
         names = list(self._sums)
         means = torch.stack([self._sums[name] / self._parts[name] for name in names])
@@ -98,6 +104,7 @@ class Reporter:
             distributed.all_reduce(means)
             means /= world_size()
         values = dict(zip(names, means.tolist(), strict=True))
+        spent = self.record_spans(spans)  # now that the device has done the step's work
         seconds = max(self._step_start - self._start, 1e-9)
         vacuity = {name.removeprefix("vacuity_"): v for name, v in values.items() if name.startswith("vacuity_")}
         terms = {name: value for name, value in values.items() if not name.startswith("vacuity_")}
@@ -108,6 +115,7 @@ class Reporter:
             | {f"learning_rate_{name}": rate for name, rate in rates.items()}
             | {f"gradient_norm_{name}": norm for name, norm in norms.items()}
             | {"images_per_second": round(speed, 2), "data_wait": round(wait, 4)}
+            | {f"seconds_{name}": round(value, 6) for name, value in spent.items()}
         )
         if self._printer:
             each = seconds / max(self._steps, 1)
@@ -115,6 +123,12 @@ class Reporter:
         self._sums, self._parts, self._steps, self._images, self._data_wait = {}, {}, 0, 0, 0.0
         self._start = self._step_start
         return values
+
+    def record_spans(self, spans: Spans) -> dict[str, float]:
+        """Pass the seconds of spans since the last call on to the exporter, and return them."""
+        spent = spans.take()
+        self._metrics.record_phases(spent)
+        return spent
 
     def validated(self, step: int, figures: Mapping[str, float], best: str, empty: EmptyRule) -> None:
         """Write the figures of a validation.

@@ -1,13 +1,14 @@
 """The training loop: phases, steps, and what is logged, validated and saved after which."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from uml_shards.errors import ShardError
 from uml_shards.read.loader import load
@@ -19,12 +20,13 @@ from ..evaluate import Predictor, evaluate_split, summarise
 from ..evaluate.examples import choose, predict_examples
 from ..evaluate.selection import parse_selection
 from ..launch.precision import computes_in_bf16
-from ..recipes import Phase
+from ..recipes import Phase, Progress
 from ..run.checkpoint import RunState, read_networks, read_weights_file, save_checkpoint
 from ..run.checkpoint_folder import point, prune
 from ..run.data import evaluation_stream, make_streams
 from ..run.folder import RunFolder, versions
 from ..run.network_state import NetworkState
+from ..telemetry import Spans, recording, span
 from .engine import get_learning_rate, set_learning_rate, step_engine
 from .networks import Networks
 from .optimizer import learning_rate
@@ -40,11 +42,11 @@ class Trainer:
     """Trains a recipe on one rank of a world; every rank runs the same code.
 
     Args:
-        setup: of the run.
-        device: of this rank.
-        folder: of the run.
-        reporter: where the figures go.
-        local_ranks: ranks that share this machine.
+        setup: the run's checked settings.
+        device: this rank's device.
+        folder: the run's folder.
+        reporter: receives the figures.
+        local_ranks: number of ranks on this machine.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Trainer:
         self.device = device
         self.folder = folder
         self.reporter = reporter
+        self.spans = Spans(device)
         self.rank = rank()
         self.workers = loader_workers(self.config, device.type == "cuda", local_ranks)
         self.networks = Networks(setup.recipe, self.config, device)
@@ -66,7 +69,7 @@ class Trainer:
             config=self.config.model_dump(mode="json", exclude_none=True),
             versions=versions(),
         )
-        self._norms: dict[str, torch.Tensor | float | None] = {}
+        self._norms: dict[str, Tensor | float | None] = {}
         self._bad_in_a_row = 0
         self._missing: list[str] = []
 
@@ -104,9 +107,11 @@ class Trainer:
         while self.state.phase < len(self.setup.phases):
             phase, steps = self.setup.phases[self.state.phase]
             if self.state.phase_step < steps:
-                self._run_phase(phase, steps)
+                with recording(self.spans):
+                    self._run_phase(phase, steps)
             self.state.phase += 1
             self.state.phase_step = 0
+        self.reporter.record_spans(self.spans)
         if self.state.best is None and self._missing:
             self.reporter.say(
                 f"no validation could form train.best = {self.setup.selection.name} (the last one lacked "
@@ -137,32 +142,19 @@ class Trainer:
         return load(streams, requests, collate, self.workers, pin_memory=self.device.type == "cuda")
 
     def _step(self, phase: Phase, steps: int, rank_batch: RankBatch, source: Iterator[Mapping[str, Batch]]) -> None:
-        """One optimiser step: all micro batches of this rank, then the update."""
+        """Take one optimiser step: all micro batches of this rank, then the update."""
         start = time.perf_counter()
-        loaded = [next(source) for _ in range(rank_batch.accumulation)]
+        with span("data"):
+            loaded = [next(source) for _ in range(rank_batch.accumulation)]
         data_wait = time.perf_counter() - start
-        self._watch_placeholders(loaded)
-        recipe, engines = self.setup.recipe, self.networks.engines
-        micro_batches = [{name: batch.to(self.device) for name, batch in batches.items()} for batches in loaded]
         progress = self.setup.progress(self.state)
-        with torch.no_grad(), self.autocast():
-            targets = [recipe.targets(batches, self.networks, progress) for batches in micro_batches]
-        pairs = list(zip(micro_batches, targets, strict=True))
-        whole = GlobalBatch([recipe.counts(*pair) for pair in pairs])
-        for name, engine in engines.items():
+        self._watch_placeholders(loaded)
+        for name, engine in self.networks.engines.items():
             set_learning_rate(engine, learning_rate(self.config.optimizer_of(name), self.state.phase_step, steps))
-        stepped: set[str] | None = None
-        for batches, target in pairs:
-            with self.autocast():
-                result = recipe.step(batches, target, self.networks, progress, whole)
-            learning = {name: engine for name, engine in engines.items() if name in result.losses}
-            assert stepped in (None, set(learning)), "micro batches of a step have losses of different networks"
-            stepped = set(learning)
-            for name, engine in learning.items():
-                engine.backward(result.losses[name])
-            self._norms |= {name: step_engine(engine) for name, engine in learning.items()}
-            self.reporter.add(result)
-        self.networks.average(stepped or ())
+        norms = self._learn(loaded, progress)
+        self._norms |= norms
+        with span("average"):
+            self.networks.average(norms)
         self.state.step += 1
         self.state.phase_step += 1
         for name, count in rank_batch.counts.items():
@@ -175,6 +167,30 @@ class Trainer:
             data_wait,
         )
 
+    def _learn(self, loaded: Sequence[Mapping[str, Batch]], progress: Progress) -> dict[str, Tensor | float | None]:
+        """Update the networks with the micro batches of a step; return the gradient norms of those that learnt."""
+        recipe, networks = self.setup.recipe, self.networks
+        with span("host_to_device"):
+            micro_batches = [{name: batch.to(self.device) for name, batch in batches.items()} for batches in loaded]
+        with span("targets"), torch.no_grad(), self.autocast():
+            targets = [recipe.targets(batches, networks, progress) for batches in micro_batches]
+        pairs = list(zip(micro_batches, targets, strict=True))
+        with span("counts"):
+            whole = GlobalBatch([recipe.counts(*pair) for pair in pairs])
+        norms: dict[str, Tensor | float | None] | None = None
+        for batches, target in pairs:
+            with span("forward"), self.autocast():
+                result = recipe.step(batches, target, networks, progress, whole)
+            learning = {name: engine for name, engine in networks.engines.items() if name in result.losses}
+            assert norms is None or set(norms) == set(learning), "micro batches of a step have losses of other networks"
+            with span("backward"):
+                for name, engine in learning.items():
+                    engine.backward(result.losses[name])
+            with span("optimizer"):
+                norms = {name: step_engine(engine) for name, engine in learning.items()}
+            self.reporter.add(result)
+        return norms or {}
+
     def _after_step(self, rank_batch: RankBatch) -> None:
         """Log, validate and save where it is time."""
         step, last = self.state.step, self.setup.steps
@@ -182,9 +198,13 @@ class Trainer:
         save = step % self.config.checkpoint.every == 0 or step == last
         if step % self.config.train.log_every == 0 or validate or save:
             self._log()
-        best = self._validate(rank_batch) if validate else False
+        best = False
+        if validate:
+            with span("validation"):
+                best = self._validate(rank_batch)
         if save or best:
-            self._save(best)
+            with span("checkpoint"):
+                self._save(best)
         if save or validate:
             self.reporter.restart_clock()
 
@@ -192,7 +212,7 @@ class Trainer:
         engines = self.networks.engines
         rates = {name: get_learning_rate(engine) for name, engine in engines.items()}
         norms = {name: float(norm) for name, norm in self._norms.items() if name in engines and norm is not None}
-        self.reporter.log(self.setup.progress(self.state), self._epoch(), rates, norms)
+        self.reporter.log(self.setup.progress(self.state), self._epoch(), rates, norms, self.spans)
 
     def _epoch(self) -> float:
         """Passes over the first stream."""
