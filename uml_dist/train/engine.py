@@ -86,13 +86,18 @@ def module_of(engine: deepspeed.DeepSpeedEngine) -> nn.Module:
     return module
 
 
+def gradients_complete(engine: deepspeed.DeepSpeedEngine) -> bool:
+    """Return whether all micro batches of a step have gone backward, so that `step_engine` will update the network."""
+    return bool(engine.is_gradient_accumulation_boundary())
+
+
 def step_engine(engine: deepspeed.DeepSpeedEngine) -> Tensor | float | None:
-    """Let an engine take its step, which acts when the micro batches of a step are complete.
+    """Let an engine take its step, which updates the network once the gradients are complete.
 
     Returns:
-        The 2-norm of the gradient before clipping; None between.
+        The 2-norm of the gradient before clipping; None if the network was not updated.
     """
-    complete = engine.is_gradient_accumulation_boundary()
+    complete = gradients_complete(engine)
     norm = None
     if complete and not engine.zero_optimization():
         norm = nn.utils.get_total_norm([p.grad for p in module_of(engine).parameters() if p.grad is not None])

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..launch.precision import computes_in_bf16, describe_bf16
 from ..run.checkpoint import RunState
 from ..run.folder import RunFolder
 from ..telemetry import Metrics, MetricsServer, serve_metrics
+from .hooks import Hook
 from .progress_line import ProgressPrinter
 from .report import Reporter, peak_memory
 from .setup import Setup
@@ -51,11 +53,17 @@ def default_run_name(setup: Setup) -> str:
     return f"{setup.recipe.name}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def train_rank(setup: Setup, start: Start, devices: Devices) -> int:
-    """Train on this rank, in the world that the launcher has made.
+def train_rank(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook] = ()) -> int:
+    """Train on this rank, in the world that the launcher has created.
+
+    Args:
+        setup: the run's checked settings.
+        start: how the run starts.
+        devices: the kind of devices.
+        hooks: called around each step.
 
     Returns:
-        The exit code: 0 done.
+        The exit code: 0 if the training is done.
     """
     # DeepSpeed calls collectives by names that torch has begun to rename: nothing that a user can fix.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
@@ -66,7 +74,7 @@ def train_rank(setup: Setup, start: Start, devices: Devices) -> int:
     folder = RunFolder(broadcast(start.run), writes=world.rank == 0)
     metrics = _metrics(setup, world, device, folder)
     reporter = Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None)
-    trainer = Trainer(setup, device, folder, reporter, world.local_size)
+    trainer = Trainer(setup, device, folder, reporter, world.local_size, hooks)
     try:
         _check_same_start(start)
         load_start(trainer, start)

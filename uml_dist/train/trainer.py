@@ -27,7 +27,8 @@ from ..run.data import evaluation_stream, make_streams
 from ..run.folder import RunFolder, versions
 from ..run.network_state import NetworkState
 from ..telemetry import Spans, recording, span
-from .engine import get_learning_rate, set_learning_rate, step_engine
+from .engine import get_learning_rate, gradients_complete, set_learning_rate, step_engine
+from .hooks import Hook, Hooks
 from .networks import Networks
 from .optimizer import learning_rate
 from .rank_batch import RankBatch, loader_workers
@@ -47,16 +48,24 @@ class Trainer:
         folder: the run's folder.
         reporter: receives the figures.
         local_ranks: number of ranks on this machine.
+        hooks: called around each step.
     """
 
     def __init__(
-        self, setup: Setup, device: torch.device, folder: RunFolder, reporter: Reporter, local_ranks: int = 1
+        self,
+        setup: Setup,
+        device: torch.device,
+        folder: RunFolder,
+        reporter: Reporter,
+        local_ranks: int = 1,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         self.setup = setup
         self.config = setup.config
         self.device = device
         self.folder = folder
         self.reporter = reporter
+        self.hooks = Hooks(hooks)
         self.spans = Spans(device)
         self.rank = rank()
         self.workers = loader_workers(self.config, device.type == "cuda", local_ranks)
@@ -148,6 +157,7 @@ class Trainer:
             loaded = [next(source) for _ in range(rank_batch.accumulation)]
         data_wait = time.perf_counter() - start
         progress = self.setup.progress(self.state)
+        self.hooks.before_step(progress, loaded)
         self._watch_placeholders(loaded)
         for name, engine in self.networks.engines.items():
             set_learning_rate(engine, learning_rate(self.config.optimizer_of(name), self.state.phase_step, steps))
@@ -159,8 +169,10 @@ class Trainer:
         self.state.phase_step += 1
         for name, count in rank_batch.counts.items():
             self.state.positions[name] += count
+        progress = self.setup.progress(self.state)
+        self.hooks.after_step(progress, norms)
         self.reporter.end_step(
-            self.setup.progress(self.state),
+            progress,
             self._epoch(),
             sum(rank_batch.counts.values()),
             rank_batch.micro_batch * rank_batch.accumulation,
@@ -186,6 +198,9 @@ class Trainer:
             with span("backward"):
                 for name, engine in learning.items():
                     engine.backward(result.losses[name])
+            for name, engine in learning.items():
+                if gradients_complete(engine):
+                    self.hooks.before_update(name, engine, progress)
             with span("optimizer"):
                 norms = {name: step_engine(engine) for name, engine in learning.items()}
             self.reporter.add(result)

@@ -274,7 +274,7 @@ def test_spans_of_trainer_and_recipe_are_exported_and_logged(partly_known, tmp_p
         "checkpoint": {"every": 2},
     }
     trace = run_world(1, train, tree, str(tmp_path), True)[0]
-    parts = {"data", "host_to_device", "targets", "counts", "forward", "backward", "optimizer", "average"}
+    parts = {"data", "host_to_device", "targets", "counts", "forward", "backward", "optimizer", "average", "hooks"}
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     seconds = [
         {name.removeprefix("seconds_"): value for name, value in record.items() if name.startswith("seconds_")}
