@@ -1,4 +1,4 @@
-"""What a run tells: the progress line, metrics.jsonl and the Prometheus exporter; no step waits for the device."""
+"""Reports a run on the progress line, in metrics.jsonl and to Prometheus; no step waits for the device."""
 
 import resource
 import sys
@@ -20,16 +20,16 @@ from ..telemetry import Metrics, Spans
 from .progress_line import ProgressPrinter, progress_line
 
 HEADLINES = ("loss", "dice", "iou", "accuracy", "auroc", "auroc_tasks", "image_ece", "pixel_ece")
-"""Metrics of a validation that are printed; metrics.jsonl and the exporter have all of them."""
+"""Metrics of a validation that are printed; metrics.jsonl and the exporter get all of them."""
 
 
 class Reporter:
-    """Collects the figures of the steps and passes their means on at logging steps.
+    """Collects the figures of steps, and reports their means at logging steps.
 
     Args:
-        folder: of the run.
-        metrics: of this rank's exporter.
-        printer: of rank 0; None on the others.
+        folder: the run's folder.
+        metrics: this rank's metrics for Prometheus.
+        printer: prints on rank 0; None on the others.
     """
 
     def __init__(self, folder: RunFolder, metrics: Metrics, printer: ProgressPrinter | None) -> None:
@@ -45,13 +45,13 @@ class Reporter:
         self._step_start = self._start
 
     def restart_clock(self) -> None:
-        """Forget the time since the last step: it went into a validation, a checkpoint or the start of a phase."""
+        """Ignore the time since the last step, which was spent on validating, saving or starting a phase."""
         now = time.perf_counter()
         self._start += now - self._step_start
         self._step_start = now
 
     def add(self, result: MicroBatchResult) -> None:
-        """Take in the terms of one micro batch, as they are on the device."""
+        """Add the terms of one micro batch, without reading them from the device."""
         values = {**result.terms, **{f"vacuity_{level}": value for level, value in result.vacuity.items()}}
         for name, value in values.items():
             value = value.detach().float()
@@ -62,10 +62,10 @@ class Reporter:
         """Count a step.
 
         Args:
-            progress: after the step.
+            progress: progress after the step.
             epoch: passes over the first stream.
-            images: of the global batch.
-            local_images: of this rank.
+            images: number of images in the global batch.
+            local_images: number of images of this rank.
             data_wait: seconds that this rank waited for data.
         """
         now = time.perf_counter()
@@ -89,10 +89,10 @@ class Reporter:
         norms: Mapping[str, float],
         spans: Spans,
     ) -> dict[str, float]:
-        """Write the means since the last call everywhere; returns them. All ranks must call it.
+        """Report the means since the last call, and return them. All ranks must call it.
 
         Args:
-            progress: after the step.
+            progress: progress after the step.
             epoch: passes over the first stream.
             rates: learning rate by network.
             norms: gradient norm by network.
@@ -151,7 +151,7 @@ class Reporter:
         """Draw examples of a validation, on rank 0."""
         if not self._folder.writes or not examples:
             return
-        # Not before: matplotlib takes a second, and on the other ranks nobody draws.
+        # Imported here, as matplotlib takes a second and only rank 0 draws.
         from ..evaluate.sheet import write_sheet
 
         path = self._folder.path / "evaluation" / manifest.split / "sheet.png"
@@ -160,18 +160,18 @@ class Reporter:
         self.say(f"picture: {path}")
 
     def skipped(self, reasons: Sequence[tuple[str, str]]) -> None:
-        """Count samples that became placeholders by the kind of the reason, and say the reason."""
+        """Count samples that became placeholders by kind of reason, and print the reasons."""
         for kind, reason in reasons:
             self._metrics.record_skipped(kind)
             print(f"skipped: {reason}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
-        """Print a line that stays, on rank 0."""
+        """Print a permanent line, on rank 0."""
         if self._printer:
             self._printer.say(text)
 
 
 def peak_memory() -> tuple[float, float]:
-    """Peak resident memory in GB: of the largest rank, and of all ranks together. All ranks must call it."""
+    """Return the peak resident memory in GB of the largest rank and of all ranks together. All ranks must call it."""
     peaks = all_gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
     return max(peaks), sum(peaks)

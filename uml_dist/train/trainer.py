@@ -1,4 +1,4 @@
-"""The training loop: phases, steps, and what is logged, validated and saved after which."""
+"""The training loop: phases and steps, and logging, validating and saving between them."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ from .report import Reporter
 from .setup import Setup
 
 SKIPPED_IN_A_ROW = 100
-"""Placeholders in a row after which a rank takes its data for broken, whatever `on_bad_sample` allows."""
+"""Unreadable samples in a row after which a rank stops, even if `on_bad_sample` allows skipping."""
 
 
 class Trainer:
@@ -83,7 +83,7 @@ class Trainer:
         self._missing: list[str] = []
 
     def resume(self, checkpoint: Path, state: RunState) -> None:
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         states, lines = self.networks.complete(read_networks(checkpoint), str(checkpoint))
         self.networks.load(states)
         for line in lines:
@@ -99,20 +99,20 @@ class Trainer:
         return parse_selection(before["best"]) != selection or (other_rule and selection.depends_on_empty_masks)
 
     def start_from(self, path: Path) -> None:
-        """Begin with the weights of a checkpoint, a run folder's best one, or a safetensors file of the first network.
+        """Load weights from a checkpoint, a run folder's best one, or a safetensors file of the first network.
 
         Raises:
-            UmlError: it cannot be read, or its networks are of another architecture.
+            UmlError: the file cannot be read, or its networks have another architecture.
         """
         given = {name: NetworkState(w) for name, w in read_weights_file(path, tuple(self.networks)).items()}
         states, lines = self.networks.complete(given, str(path))
-        afresh = self.networks.start_from({name: state.weights for name, state in states.items()}, str(path))
-        others = f"; of other shapes, so they start afresh: {', '.join(afresh)}" if afresh else ""
+        skipped = self.networks.start_from({name: state.weights for name, state in states.items()}, str(path))
+        others = f"; other shapes, so not loaded: {', '.join(skipped)}" if skipped else ""
         for line in (f"weights from {path}{others}", *lines):
             self.reporter.say(line)
 
     def run(self) -> None:
-        """Train to the end."""
+        """Train from the current step to the end of the run."""
         while self.state.phase < len(self.setup.phases):
             phase, steps = self.setup.phases[self.state.phase]
             if self.state.phase_step < steps:
@@ -128,7 +128,7 @@ class Trainer:
             )
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The precision in which networks compute."""
+        """Return the context in which networks compute in the run's precision."""
         enabled = computes_in_bf16(self.config.train.precision, self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
@@ -230,7 +230,7 @@ class Trainer:
         self.reporter.log(self.setup.progress(self.state), self._epoch(), rates, norms, self.spans)
 
     def _epoch(self) -> float:
-        """Passes over the first stream."""
+        """Return the number of passes over the first stream."""
         first = self.setup.first_stream
         return self.state.positions[first] / len(self.setup.splits[first])
 
