@@ -1,9 +1,11 @@
 """Spans measure exclusive time by name, cost nothing without a recorder, and never wait for a device."""
 
 import json
+import re
 import threading
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -263,6 +265,14 @@ def test_gpu_is_measured_by_its_events():
     assert spans.take()["work"] > 0
 
 
+def documented_phases() -> set[str]:
+    """Return the names in the table of phases of launchers/README.md."""
+    text = (Path(__file__).parents[3] / "launchers" / "README.md").read_text(encoding="utf-8")
+    section = text.partition("### Where the time goes\n")[2].partition("\n### ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+
 @pytest.mark.distributed
 def test_spans_of_trainer_and_recipe_are_exported_and_logged(partly_known, tmp_path):
     stream = {"shards": str(partly_known), "count": 4}
@@ -290,5 +300,6 @@ def test_spans_of_trainer_and_recipe_are_exported_and_logged(partly_known, tmp_p
             name, value = line.split('"')[1], line.split()[-1]
             exported[name] = float(value)
     assert set(exported) == parts | {"teacher", "checkpoint", "validation"}
+    assert set(exported) - {"teacher"} == documented_phases()
     assert exported["teacher"] == pytest.approx(sum(named.get("teacher", 0.0) for named in seconds), abs=1e-5)
     assert exported["checkpoint"] > seconds[2]["checkpoint"], "the last checkpoint is missing"
