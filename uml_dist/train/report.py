@@ -81,6 +81,12 @@ class Reporter:
         self._images += images
         self._data_wait += data_wait
 
+    def record_spans(self, spans: Spans) -> dict[str, float]:
+        """Pass the seconds of spans since the last call on to the exporter, and return them."""
+        spent = spans.take()
+        self._metrics.record_phases(spent)
+        return spent
+
     def log(
         self,
         progress: Progress,
@@ -124,12 +130,6 @@ class Reporter:
         self._start = self._step_start
         return values
 
-    def record_spans(self, spans: Spans) -> dict[str, float]:
-        """Pass the seconds of spans since the last call on to the exporter, and return them."""
-        spent = spans.take()
-        self._metrics.record_phases(spent)
-        return spent
-
     def validated(self, step: int, figures: Mapping[str, float], best: str, empty: EmptyRule) -> None:
         """Write the figures of a validation.
 
@@ -151,7 +151,7 @@ class Reporter:
         """Draw examples of a validation, on rank 0."""
         if not self._folder.writes or not examples:
             return
-        # Imported here, as matplotlib takes a second and only rank 0 draws.
+        # Not before: matplotlib takes a second, and on the other ranks nobody draws.
         from ..evaluate.sheet import write_sheet
 
         path = self._folder.path / "evaluation" / manifest.split / "sheet.png"
