@@ -73,6 +73,6 @@ def test_ranks_with_different_checkpoints_do_not_start(run, partly_known):
     assert first == 2
     assert error.startswith("error: ranks would ")
     assert "rank 0 step-00000" in error
-    assert "rank 1 the beginning" in error
+    assert "rank 1 none" in error
     assert error.count("\n") == 1
     assert second == (0, "")

@@ -85,7 +85,7 @@ def test_weights_of_another_architecture_are_refused_by_name(partly_known):
     del weights["mutual.head.0.weight"]
     with pytest.raises(UmlError, match=r"there lacks uml\.mutual\.head\.0\.weight"):
         networks.start_from({"uml": weights}, "there")
-    with pytest.raises(UmlError, match="there holds no network uml"):
+    with pytest.raises(UmlError, match="there has no network uml"):
         networks.start_from({"other": weights}, "there")
 
 

@@ -1,25 +1,30 @@
 """Short trainings for tests: real shards, the real Trainer, and what came of every step."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from deepspeed.utils import safe_get_full_grad
 from numpy.typing import NDArray
+from prometheus_client import generate_latest
 
 import toy_recipe
 import volume_recipe
+from uml_dist.batch import Batch
 from uml_dist.config.loading import apply_overrides, validate
 from uml_dist.distributed.ranks import world_size
+from uml_dist.recipes import Progress
 from uml_dist.run.checkpoint import read_state
 from uml_dist.run.checkpoint_folder import find_checkpoint
 from uml_dist.run.folder import RunFolder
 from uml_dist.telemetry import Metrics
-from uml_dist.train import trainer as trainer_module
 from uml_dist.train.engine import full_weights
+from uml_dist.train.hooks import Hook
 from uml_dist.train.main import Start, load_start
 from uml_dist.train.report import Reporter
 from uml_dist.train.setup import check_start, prepare
@@ -77,12 +82,13 @@ class Trace:
     """What a training did.
 
     Attributes:
-        losses: of every step, as logged.
+        losses: loss of every step, as logged.
         gradient: all gradients of the last step, flat, by network.
         weights: all weights at the end, flat, by network.
-        keys: of the samples of this rank, step by step.
+        keys: keys of this rank's samples, step by step.
         terms: everything logged.
-        skipped: the kinds of reasons of this rank's placeholders.
+        skipped: kinds of the reasons of this rank's placeholders.
+        exported: this rank's metrics at the end, as Prometheus would scrape them.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -91,41 +97,50 @@ class Trace:
     keys: list[tuple[str, ...]] = field(default_factory=list)
     terms: list[dict[str, float]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-
-
-class NoValidation(Trainer):
-    """Leaves out the validation at the end, for tests that look at training only."""
-
-    def _validate(self, phase, rank_batch) -> list:
-        return []
+    exported: str = ""
 
 
 def train(
-    tree: dict[str, Any], run: str | None = None, validate_too: bool = False, stop_at: int | None = None
+    tree: dict[str, Any],
+    run: str | None = None,
+    validate_too: bool = False,
+    stop_at: int | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> Trace:
-    """Train on this rank of the world that it is in; goes on where the run folder stopped."""
+    """Train on this rank of its world, from where the run folder's training stopped.
+
+    Args:
+        tree: the configuration.
+        run: the run folder, if any.
+        validate_too: whether to validate.
+        stop_at: step before which the training stops, as if it was killed.
+        hooks: called after the one that records the trace.
+    """
     config = validate(tree, "test")
     setup = prepare(config, world_size())
+    setup = setup if validate_too else replace(setup, validations=())
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     folder = RunFolder(Path(run) if run else Path("/nonexistent"), writes=run is not None and rank == 0)
     metrics = Metrics(
         run="test", recipe=config.recipe, stage=config.zero.stage, world_size=world_size(), rank=rank, device="cpu"
     )
     trace = Trace()
-    kind = Trainer if validate_too else NoValidation
-    trainer = kind(setup, torch.device("cpu"), folder, _Listener(folder, metrics, trace))
+    listener = _Listener(folder, metrics, trace)
+    hooks = [_Recorder(trace, stop_at), *hooks]
+    trainer = Trainer(setup, torch.device("cpu"), folder, listener, hooks=hooks)
     checkpoint = find_checkpoint(Path(run)) if run else None
     if checkpoint is None:
         check_start(setup)
     load_start(trainer, Start(folder.path, (checkpoint, read_state(checkpoint)) if checkpoint else None))
     folder.write_config(config)
     folder.forget_after(trainer.state.step)
-    with _watch(trace, trainer, stop_at):
+    with suppress(Stopped):
         trainer.run()
     for name, network in trainer.networks.items():
         module = getattr(network, "module", network)
         with full_weights(module):
             trace.weights[name] = flat(module.parameters())
+    trace.exported = generate_latest(metrics.registry).decode()
     return trace
 
 
@@ -149,37 +164,21 @@ class _Listener(Reporter):
         self.trace.skipped.extend(kind for kind, _ in reasons)
 
 
-class _watch:
-    """Notes gradients before each engine step and keys after each batch; restores everything after."""
+class _Recorder(Hook):
+    """Records the keys of every step and the gradients of the last one; stops where the test wants it."""
 
-    def __init__(self, trace: Trace, trainer: Trainer, stop_at: int | None) -> None:
-        self.trace, self.trainer, self.stop_at = trace, trainer, stop_at
+    def __init__(self, trace: Trace, stop_at: int | None) -> None:
+        self.trace, self.stop_at = trace, stop_at
 
-    def __enter__(self) -> None:
-        from deepspeed.utils import safe_get_full_grad
+    def before_step(self, progress: Progress, batches: Sequence[Mapping[str, Batch]]) -> None:
+        if progress.step == self.stop_at:
+            raise Stopped
+        self.trace.keys.extend(batch.keys for streams in batches for batch in streams.values())
 
-        self.original = trainer_module.step_engine
-        watched = self.trainer._watch_placeholders
-
-        def step_engine(engine: Any) -> Any:
-            if engine.is_gradient_accumulation_boundary() and self.trainer.state.step == self.trainer.setup.steps - 1:
-                name = next(name for name, one in self.trainer.networks.engines.items() if one is engine)
-                parameters = list(engine.module.parameters())
-                self.trace.gradient[name] = flat(safe_get_full_grad(parameter) for parameter in parameters)
-            return self.original(engine)
-
-        def watch(loaded: Any) -> None:
-            if self.stop_at is not None and self.trainer.state.step == self.stop_at:
-                raise Stopped
-            self.trace.keys.extend(batch.keys for batches in loaded for batch in batches.values())
-            watched(loaded)
-
-        trainer_module.step_engine = step_engine
-        self.trainer._watch_placeholders = watch
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool:
-        trainer_module.step_engine = self.original
-        return kind is Stopped
+    def before_update(self, network: str, engine: Any, progress: Progress) -> None:
+        if progress.step == progress.steps - 1:
+            gradients = (safe_get_full_grad(parameter) for parameter in engine.module.parameters())
+            self.trace.gradient[network] = flat(gradients)
 
 
 def flat(tensors: Iterable[torch.Tensor]) -> NDArray[np.float32]:

@@ -34,6 +34,7 @@ from uml_dist.recipes import (
     Trained,
 )
 from uml_dist.run.checkpoint import load_tensors
+from uml_dist.telemetry import span
 from uml_shards.format.manifest import Manifest
 
 
@@ -140,7 +141,7 @@ class ToyRecipe(Recipe[Config]):
             return {}
         free = batches["unlabelled"]
         image = free.image + 0.1 * keyed_normal(free.rng_key, free.image.shape[1:], "noise")
-        with use_rng_key(keyed_bits(free.rng_key, "teacher")):
+        with span("teacher"), use_rng_key(keyed_bits(free.rng_key, "teacher")):
             teacher = networks["teacher"](image).float().softmax(1)
         probability = 0.5 * (teacher + networks["before"](image).float().softmax(1))
         confident = ((probability[:, 1] - 0.5).abs() > CONFIDENT) & (free.weight > 0)

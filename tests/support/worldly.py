@@ -3,6 +3,7 @@
 import io
 import os
 import resource
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.distributed.ranks import world_size
 from uml_dist.evaluate import evaluation
 from uml_dist.launch import Devices
+from uml_dist.train.hooks import Hook
 from uml_dist.train.main import Start, train_rank
 from uml_dist.train.setup import find_resume, prepare
 from uml_shards import ShardError
@@ -119,13 +121,16 @@ def fail_to_start(tree: dict[str, Any], run: str) -> tuple[Any, str]:
             return left.code, said.getvalue()
 
 
-def train_as_the_command(tree: dict[str, Any], run: str, largest_file: int | None = None) -> tuple[Any, str, str]:
+def train_as_the_command(
+    tree: dict[str, Any], run: str, largest_file: int | None = None, hooks: Sequence[Hook] = ()
+) -> tuple[Any, str, str]:
     """A training as `launchers/train.py --run` does it, with what a user sees: exit code, stdout and stderr.
 
     Args:
         tree: the configuration.
         run: its folder.
         largest_file: bytes, beyond which writing fails as on a full disk.
+        hooks: called around each step.
     """
 
     def leave(code: int) -> None:
@@ -140,7 +145,7 @@ def train_as_the_command(tree: dict[str, Any], run: str, largest_file: int | Non
     with redirect_stdout(said), redirect_stderr(errors), patch.object(os, "_exit", leave):
         with patch.object(torch.distributed, "destroy_process_group"):  # the test's world ends itself
             try:
-                code = train_rank(setup, Start(Path(run), resume, tuple(left)), Devices("cpu"))
+                code = train_rank(setup, Start(Path(run), resume, tuple(left)), Devices("cpu"), hooks)
             except SystemExit as left_with:
                 code = left_with.code
     return code, said.getvalue(), errors.getvalue()

@@ -156,6 +156,8 @@ class MicroBatchResult:
 class Recipe(Registered, ABC, Generic[ConfigT]):
     """A method: its configuration, networks, streams, phases and losses.
 
+    To see the time that a part takes in the metrics, open `uml_dist.telemetry.span("teacher")` around it.
+
     Class attributes:
         name: the recipe's name in configurations and checkpoints.
         Config: its configuration, the subclass of `RunConfig` that it is generic over.

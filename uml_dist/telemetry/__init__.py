@@ -1,6 +1,7 @@
-"""Metrics of a training rank for Prometheus."""
+"""Metrics of a training rank for Prometheus, and the spans of time that feed them."""
 
 from .metrics import METRICS, Metric, Metrics
 from .server import MetricsServer, serve_metrics
+from .spans import Spans, recording, span
 
-__all__ = ["METRICS", "Metric", "Metrics", "MetricsServer", "serve_metrics"]
+__all__ = ["METRICS", "Metric", "Metrics", "MetricsServer", "Spans", "recording", "serve_metrics", "span"]

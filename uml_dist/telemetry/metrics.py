@@ -44,6 +44,12 @@ METRICS = (
     Metric("uml_images_total", "counter", "Images trained on by this rank since the process started."),
     Metric("uml_step_seconds", "histogram", "Wall time of an optimiser step, data wait included.", (), STEP_SECONDS),
     Metric("uml_data_wait_seconds_total", "counter", "Time in which the step waited for data."),
+    Metric(
+        "uml_phase_seconds_total",
+        "counter",
+        "Time in each part of the training loop, without the parts inside it; read at logging steps.",
+        ("phase",),
+    ),
     Metric("uml_samples_skipped_total", "counter", "Samples replaced by placeholders of zero weight.", ("reason",)),
     Metric("uml_loss", "gauge", "Loss terms at the last logged step; not a number where training diverged.", ("term",)),
     Metric("uml_learning_rate", "gauge", "Learning rate of the last step.", ("network",)),
@@ -127,6 +133,11 @@ class Metrics:
         self._set_each("uml_loss", "term", loss)
         self._set_each("uml_grad_norm", "network", grad_norm)
         self._set_each("uml_vacuity", "level", vacuity)
+
+    def record_phases(self, seconds: Mapping[str, float]) -> None:
+        """Record the seconds of spans by name, as `Spans.take` returns them; it limits the number of names."""
+        for name, value in seconds.items():
+            self._add("uml_phase_seconds_total", value, phase=name)
 
     def record_validation(self, metrics: Mapping[str, float]) -> None:
         """Record the metrics of a validation, by name."""

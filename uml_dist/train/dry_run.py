@@ -1,26 +1,32 @@
-"""What a run would need, without training: parameters, bytes per rank by ZeRO stage, steps per epoch."""
+"""What a run needs, without training it: parameters, bytes per rank by ZeRO stage, steps per epoch."""
 
 from ..recipes import Trained
 from .setup import Setup
 
 BYTES = 4
-"""Of a float32; weights, gradients and moments are all kept so."""
+"""Bytes of a float32, the type of weights, gradients and moments."""
 
 
 def state_bytes(parameters: int, moments: int, stage: int, ranks: int) -> int:
-    """Bytes of weights, gradients and optimiser state on one rank.
+    """Return the bytes of weights, gradients and optimiser state on one rank.
 
-    ZeRO parts the optimiser's state from stage 1 on, gradients from stage 2 on, weights at stage 3.
+    ZeRO partitions the optimiser's state from stage 1 on, gradients from stage 2 on, and weights at stage 3.
+
+    Args:
+        parameters: number of trained parameters.
+        moments: number of moments that the optimiser keeps per parameter.
+        stage: ZeRO stage.
+        ranks: number of ranks.
     """
     weights = parameters / (ranks if stage >= 3 else 1)
     gradients = parameters / (ranks if stage >= 2 else 1)
-    # From stage 1 on the optimiser steps on a float32 copy of its part of the weights.
+    # From stage 1 on, the optimiser updates a float32 copy of its part of the weights.
     copies = (moments + (1 if stage >= 1 else 0)) * parameters / (ranks if stage >= 1 else 1)
     return round(BYTES * (weights + gradients + copies))
 
 
 def dry_run(setup: Setup, ranks: int) -> str:
-    """The answer of `--dry-run`, as text."""
+    """Return the text that `--dry-run` prints."""
     lines = []
     for phase, steps in setup.phases:
         rank_batch = setup.rank_batch(phase, 0, ranks)

@@ -1,8 +1,8 @@
-"""DeepSpeed engines: made from our configuration, and read and written parameter by parameter.
+"""DeepSpeed engines: created from our configuration, read and written parameter by parameter.
 
-State leaves an engine in a form that knows neither ZeRO stage nor world size: per parameter the float32 weight and the
-optimiser's moments, whole. Networks are kept in float32 (bf16 is autocast), so the module's parameters are the master
-weights at every stage, and only stage 3 has to gather them.
+The state that is read from an engine depends neither on the ZeRO stage nor on the world size: for each parameter, it is
+the full float32 weight and the full moments of the optimiser. Networks are kept in float32 (bf16 is autocast), so the
+module's parameters are the master weights at every stage, and only stage 3 has to gather them.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ logger.setLevel("WARNING")
 def deepspeed_config(
     config: RunConfig, network: str, micro_batch: int, accumulation: int, device: torch.device
 ) -> dict[str, Any]:
-    """DeepSpeed's configuration of one network's engine on a device."""
+    """Return DeepSpeed's configuration for one network's engine on a device."""
     return {
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -38,15 +38,15 @@ def deepspeed_config(
         **config.deepspeed,
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
-        # DeepSpeed clips at 1.0 unless told otherwise.
+        # DeepSpeed clips at 1.0 by default.
         "gradient_clipping": config.optimizer_of(network).clip,
         "zero_optimization": {
             "stage": config.zero.stage,
-            # Overlapped reduction has given wrong gradients on small graphs, again and again.
+            # Overlapped reduction has repeatedly given wrong gradients on small graphs.
             "overlap_comm": False,
             **config.deepspeed.get("zero_optimization", {}),
         },
-        # With modules listed here gradients would travel in bf16.
+        # For modules that are listed here, gradients would be reduced in bf16.
         "torch_autocast": {
             "enabled": computes_in_bf16(config.train.precision, device),
             "dtype": "bfloat16",
@@ -58,7 +58,7 @@ def deepspeed_config(
 def make_engine(
     module: nn.Module, config: RunConfig, network: str, micro_batch: int, accumulation: int
 ) -> deepspeed.DeepSpeedEngine:
-    """An engine that trains a module; the process group must be there."""
+    """Create an engine that trains a module; the process group must exist."""
     engine, *_ = deepspeed.initialize(
         model=module,
         optimizer=make_optimizer(module.parameters(), config.optimizer_of(network)),
@@ -75,24 +75,29 @@ def set_learning_rate(engine: deepspeed.DeepSpeedEngine, rate: float) -> None:
 
 
 def get_learning_rate(engine: deepspeed.DeepSpeedEngine) -> float:
-    """The learning rate that was set last."""
+    """Return the current learning rate."""
     return float(_optimizer(engine).param_groups[0]["lr"])
 
 
 def module_of(engine: deepspeed.DeepSpeedEngine) -> nn.Module:
-    """The network inside an engine."""
+    """Return the network inside an engine."""
     module = engine.module
     assert isinstance(module, nn.Module)
     return module
 
 
+def gradients_complete(engine: deepspeed.DeepSpeedEngine) -> bool:
+    """Return whether all micro batches of a step have gone backward, so that `step_engine` will update the network."""
+    return bool(engine.is_gradient_accumulation_boundary())
+
+
 def step_engine(engine: deepspeed.DeepSpeedEngine) -> Tensor | float | None:
-    """Let an engine take its step, which acts when the micro batches of a step are complete.
+    """Let an engine take its step, which updates the network once the gradients are complete.
 
     Returns:
-        The 2-norm of the gradient before clipping; None between.
+        The 2-norm of the gradient before clipping; None if the network was not updated.
     """
-    complete = engine.is_gradient_accumulation_boundary()
+    complete = gradients_complete(engine)
     norm = None
     if complete and not engine.zero_optimization():
         norm = nn.utils.get_total_norm([p.grad for p in module_of(engine).parameters() if p.grad is not None])
@@ -102,18 +107,18 @@ def step_engine(engine: deepspeed.DeepSpeedEngine) -> Tensor | float | None:
 
 @contextmanager
 def full_weights(module: nn.Module) -> Iterator[None]:
-    """Inside, the parameters of a module are whole on every rank, also where ZeRO-3 has parted them."""
-    parted = [parameter for parameter in module.parameters() if hasattr(parameter, "ds_id")]
-    with deepspeed.zero.GatheredParameters(parted, enabled=bool(parted)):
+    """Gather the full parameters of a module on every rank inside the block, if ZeRO-3 has partitioned them."""
+    partitioned = [parameter for parameter in module.parameters() if hasattr(parameter, "ds_id")]
+    with deepspeed.zero.GatheredParameters(partitioned, enabled=bool(partitioned)):
         yield
 
 
 def read_engine(engine: deepspeed.DeepSpeedEngine, keep: bool = True) -> NetworkState:
-    """The state of an engine, whole. All ranks must call it.
+    """Read the full state of an engine. All ranks must call it.
 
     Args:
-        engine: to be read.
-        keep: whether this rank wants it; otherwise it only takes part and the state comes back without tensors.
+        engine: the engine.
+        keep: whether this rank needs the tensors; otherwise it only takes part, and the returned state has none.
     """
     module = module_of(engine)
     state = NetworkState({}, steps=engine.global_steps)
@@ -123,14 +128,14 @@ def read_engine(engine: deepspeed.DeepSpeedEngine, keep: bool = True) -> Network
     for key in _moment_names(engine):
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
-                whole = _read_moment(engine, parameter, key)
+                moment = _read_moment(engine, parameter, key)
                 if keep:
-                    state.moments.setdefault(key, {})[name] = whole.detach().cpu().clone()
+                    state.moments.setdefault(key, {})[name] = moment.detach().cpu().clone()
     return state
 
 
 def write_moments(engine: deepspeed.DeepSpeedEngine, state: NetworkState) -> None:
-    """Give a fresh engine, made from a module with the state's weights, the state's moments and step count."""
+    """Set the moments and the step count of a new engine, whose module has the state's weights already."""
     engine.global_steps = state.steps
     if not state.moments:
         return
@@ -150,7 +155,7 @@ def write_moments(engine: deepspeed.DeepSpeedEngine, state: NetworkState) -> Non
 
 
 def _optimizer(engine: deepspeed.DeepSpeedEngine) -> Any:
-    """DeepSpeed's optimiser; its class depends on the stage."""
+    """Return DeepSpeed's optimiser; its class depends on the stage."""
     return engine.optimizer
 
 
@@ -159,7 +164,7 @@ def _torch_optimizer(engine: deepspeed.DeepSpeedEngine) -> torch.optim.Optimizer
 
 
 def _flat_parameters(engine: deepspeed.DeepSpeedEngine) -> list[Tensor]:
-    """The tensors that the torch optimiser sees: parameters at stage 0, flat partitions of them above."""
+    """Return the tensors that torch's optimiser updates: parameters at stage 0, flat partitions of them above."""
     match engine.zero_optimization_stage():
         case 0:
             return [parameter for parameter in module_of(engine).parameters() if parameter.requires_grad]
@@ -170,7 +175,7 @@ def _flat_parameters(engine: deepspeed.DeepSpeedEngine) -> list[Tensor]:
 
 
 def _moment_names(engine: deepspeed.DeepSpeedEngine) -> list[str]:
-    """Names of the optimiser's per-element states; none before its first step."""
+    """Return the names of the optimiser's per-element states; there are none before its first step."""
     flat = _flat_parameters(engine)[0]
     slot = _torch_optimizer(engine).state.get(flat, {})
     return [key for key, value in slot.items() if isinstance(value, Tensor) and value.shape == flat.shape]
@@ -178,9 +183,9 @@ def _moment_names(engine: deepspeed.DeepSpeedEngine) -> list[str]:
 
 def _read_moment(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, key: str) -> Tensor:
     if engine.zero_optimization():
-        whole = safe_get_full_optimizer_state(parameter, key)
-        assert whole is not None
-        return whole
+        moment = safe_get_full_optimizer_state(parameter, key)
+        assert moment is not None
+        return moment
     return _torch_optimizer(engine).state[parameter][key]
 
 
@@ -191,7 +196,8 @@ def _write_moment(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, ke
         case 1 | 2:
             safe_set_full_optimizer_state(parameter, value, key)
         case _:
-            # The setter of whole tensors fails where the ranks do not divide the elements; the last part is padded.
+            # The setter of full tensors fails if the number of elements is not divisible by the ranks. The last rank's
+            # part is padded.
             part = getattr(parameter, "ds_tensor").numel()  # noqa: B009 - DeepSpeed's own attribute
             start = part * torch.distributed.get_rank()
             local = torch.zeros(part, dtype=value.dtype, device=value.device)

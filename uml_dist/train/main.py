@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,14 @@ from ..launch.precision import computes_in_bf16, describe_bf16
 from ..run.checkpoint import RunState
 from ..run.folder import RunFolder
 from ..telemetry import Metrics, MetricsServer, serve_metrics
+from .hooks import Hook
 from .progress_line import ProgressPrinter
 from .report import Reporter, peak_memory
 from .setup import Setup
 from .trainer import Trainer
 
 GRACE_SECONDS = 20.0
-"""How long a rank that lost another one waits for the launcher to end it, so that the other's exit code counts."""
+"""How long a rank that lost another one waits for the launcher to end it, so that the other's exit code is kept."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class Start:
     """How a run starts.
 
     Attributes:
-        run: its folder.
-        resume: the checkpoint it goes on from, and where that one is; None to start at step 0.
-        left: lines for the user on damaged checkpoints that it does not go on from.
+        run: the run's folder.
+        resume: path and state of the checkpoint to resume from; None to start at step 0.
+        left: lines for the user about damaged checkpoints that are not used.
     """
 
     run: Path
@@ -46,31 +48,37 @@ class Start:
 
 
 def default_run_name(setup: Setup) -> str:
-    """Recipe, data and start time."""
+    """Return a name made of recipe, data set and current time."""
     dataset = setup.splits[setup.first_stream].manifest.dataset
     return f"{setup.recipe.name}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def train_rank(setup: Setup, start: Start, devices: Devices) -> int:
-    """Train on this rank, in the world that the launcher has made.
+def train_rank(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook] = ()) -> int:
+    """Train on this rank, in the world that the launcher has created.
+
+    Args:
+        setup: the run's checked settings.
+        start: how the run starts.
+        devices: the kind of devices.
+        hooks: called around each step.
 
     Returns:
-        The exit code: 0 done.
+        The exit code: 0 if the training is done.
     """
-    # DeepSpeed calls collectives by names that torch has begun to rename: nothing that a user can fix.
+    # DeepSpeed uses names of collectives that torch has deprecated; users cannot change that.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     world = enter_world()
     device = device_of(devices.kind, world.local_rank)
     deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False)
-    # Rank 0's, since the default name holds the time, on which ranks may differ.
+    # Rank 0's folder, as the default name contains the time, which may differ between ranks.
     folder = RunFolder(broadcast(start.run), writes=world.rank == 0)
     metrics = _metrics(setup, world, device, folder)
     reporter = Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None)
-    trainer = Trainer(setup, device, folder, reporter, world.local_size)
+    trainer = Trainer(setup, device, folder, reporter, world.local_size, hooks)
     try:
         _check_same_start(start)
         load_start(trainer, start)
-    except UmlError as error:  # found by all ranks alike
+    except UmlError as error:  # the same on all ranks
         exit_with_error(error)
     for line in start.left:
         reporter.say(line)
@@ -96,12 +104,12 @@ def train_rank(setup: Setup, start: Start, devices: Devices) -> int:
 
 
 def _fail(error: Exception, world: World, folder: RunFolder, step: int) -> None:
-    """Note why a run ends on this rank; comes back only for what is no user's business."""
+    """Record why a run ends on this rank; return only if the error is not one that users can fix."""
     if isinstance(error, UmlError | ShardError | OSError):
         print(f"error: rank {world.rank}: {error}", file=sys.stderr, flush=True)
-        with suppress(OSError):  # the disk that it would be written to may be what failed
+        with suppress(OSError):  # the disk may be what failed
             RunFolder(folder.path, writes=True).write_status("failed", step, str(error))
-        # Without a farewell: a rank that failed cannot take part in one, and the others must not wait for it.
+        # Without destroying the process group: the others would wait for this rank.
         os._exit(2)
     if world.size > 1 and isinstance(error, RuntimeError) and "Connection" in str(error):
         print(f"rank {world.rank} has lost another rank", file=sys.stderr, flush=True)
@@ -124,7 +132,7 @@ def _serve(setup: Setup, world: World, metrics: Metrics) -> MetricsServer | None
 
 
 def load_start(trainer: Trainer, start: Start) -> None:
-    """Take over the state of the checkpoint to go on from, or else the weights to begin with.
+    """Load the checkpoint to resume from, or else the initial weights.
 
     Raises:
         UmlError: see `Trainer.start_from` and `Networks.start`.
@@ -140,16 +148,16 @@ def load_start(trainer: Trainer, start: Start) -> None:
 
 
 def _check_same_start(start: Start) -> None:
-    """All ranks go on from one checkpoint, also where some cannot read the latest.
+    """Check that all ranks resume from the same checkpoint, even if some cannot read the latest.
 
     Raises:
-        UmlError: on all of them: they do not.
+        UmlError: they do not; raised on all ranks.
     """
-    names = all_gather(start.resume[0].name if start.resume else "the beginning")
+    names = all_gather(start.resume[0].name if start.resume else "none")
     if len(set(names)) > 1:
         listed = ", ".join(f"rank {rank} {name}" for rank, name in enumerate(names))
         raise UmlError(
-            f"ranks would go on from different checkpoints ({listed}): see that all nodes read the same files"
+            f"ranks would resume from different checkpoints ({listed}): let all nodes read the same run folder"
         )
 
 

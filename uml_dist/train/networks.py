@@ -1,4 +1,4 @@
-"""The networks of a run: modules at rest, engines while they learn, averages and frozen copies beside them."""
+"""The networks of a run: engines while they learn, otherwise modules; averages and frozen copies."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,12 +18,12 @@ from .engine import full_weights, make_engine, module_of, read_engine, write_mom
 
 
 class Networks(Mapping[str, nn.Module]):
-    """All networks of a recipe, by name: engines for those that learn now, plain modules else.
+    """All networks of a recipe by name: engines of those that learn now, plain modules of the others.
 
     Args:
-        recipe: whose networks they are.
-        config: of the run.
-        device: where they live.
+        recipe: the recipe that declares the networks.
+        config: the run's configuration.
+        device: device of the networks.
     """
 
     def __init__(self, recipe: Recipe, config: RunConfig, device: torch.device) -> None:
@@ -48,22 +48,22 @@ class Networks(Mapping[str, nn.Module]):
 
     @property
     def engines(self) -> Mapping[str, deepspeed.DeepSpeedEngine]:
-        """The engines of the networks that learn now."""
+        """Engines of the networks that learn now, by name."""
         return self._engines
 
     def modules(self) -> Iterator[nn.Module]:
-        """Every module, without its engine."""
+        """Return every network's module, without its engine."""
         return iter(self._modules.values())
 
     def _build(self, role: Trained, name: str) -> nn.Module:
-        # The initial weights are a function of seed and name alone, not of what was built before.
+        # The initial weights depend on seed and name alone, not on what was built before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(word(f"{self._config.train.seed} {name}") >> 1)
             module = role.build()
         return name_layers(module).to(self._device)
 
     def build_engines(self, phase: Phase, micro_batch: int, accumulation: int) -> None:
-        """Make engines for the networks that learn in a phase; all others rest. All ranks must call it."""
+        """Create engines for the networks that learn in a phase, and for no others. All ranks must call it."""
         self.release_engines()
         for name in phase.learns:
             engine = make_engine(self._modules[name], self._config, name, micro_batch, accumulation)
@@ -75,27 +75,27 @@ class Networks(Mapping[str, nn.Module]):
             self[name].train(name in self._engines or (isinstance(role, Averaged) and role.stochastic))
 
     def refresh(self, phase: Phase) -> None:
-        """Let the phase's frozen networks take over the weights of those they copy."""
+        """Copy the current weights into the frozen networks that a phase refreshes."""
         for name in phase.refreshes:
             role = self.roles[name]
             assert isinstance(role, Frozen), f"phase {phase.name} refreshes {name}, which is not frozen"
             self._load_weights(name, read_weights(self._modules[role.of]))
 
     def release_engines(self) -> None:
-        """Take the networks out of their engines, with weights and moments as they are. All ranks must call it."""
+        """Replace engines by plain modules, and keep weights and moments. All ranks must call it."""
         for name, engine in self._engines.items():
             self._resting[name] = read_engine(engine)
             role = self.roles[name]
             assert isinstance(role, Trained)
             engine.destroy()
-            # A module that an engine has held keeps its hooks and, at stage 3, its parted parameters.
+            # A module that was in an engine keeps the engine's hooks and, at stage 3, partitioned parameters.
             self._modules[name] = self._build(role, name)
             self._load_weights(name, self._resting[name].weights)
         self._engines = {}
 
     @torch.no_grad()
     def average(self, stepped: Collection[str]) -> None:
-        """Move the averages of the networks that have just stepped towards them. All ranks must call it."""
+        """Update the averages of networks that have just been updated. All ranks must call it."""
         for name, role in self.roles.items():
             if not isinstance(role, Averaged) or role.of not in stepped:
                 continue
@@ -109,7 +109,7 @@ class Networks(Mapping[str, nn.Module]):
 
     @contextmanager
     def gathered(self) -> Iterator[Mapping[str, nn.Module]]:
-        """All networks as plain modules with whole weights, which ranks may call as often as each needs.
+        """Give all networks as plain modules with full weights, which each rank may call on its own.
 
         All ranks must enter it. At ZeRO 3, where a forward pass of an engine is a collective, the modules are copies.
         """
@@ -126,7 +126,7 @@ class Networks(Mapping[str, nn.Module]):
         yield modules
 
     def state(self, keep: bool = True) -> dict[str, NetworkState]:
-        """The state of every network. All ranks must call it; those that do not `keep` it get it without tensors."""
+        """Return the state of every network, without tensors unless `keep`. All ranks must call it."""
         states = {}
         for name, module in self._modules.items():
             if name in self._engines:
@@ -138,7 +138,7 @@ class Networks(Mapping[str, nn.Module]):
         return states
 
     def complete(self, states: Mapping[str, NetworkState], where: str) -> tuple[dict[str, NetworkState], list[str]]:
-        """States of a checkpoint, with zeros for what earlier versions lacked, and lines for the user on that."""
+        """Add zeros for parameters that checkpoints of earlier versions lack; return states and lines for the user."""
         completed, lines = {}, []
         for name, state in states.items():
             if name in self._modules:
@@ -148,7 +148,7 @@ class Networks(Mapping[str, nn.Module]):
         return completed, lines
 
     def load(self, states: Mapping[str, NetworkState]) -> None:
-        """Take over the states of a checkpoint, before any network learns."""
+        """Load the states of a checkpoint, before any network learns."""
         assert not self._engines
         for name, state in states.items():
             self._load_weights(name, state.weights)
@@ -156,13 +156,13 @@ class Networks(Mapping[str, nn.Module]):
                 self._resting[name] = state
 
     def start(self) -> list[str]:
-        """Fill in the weights that the networks of a fresh run start from, before any network learns.
+        """Load the weights from which the networks of a new run start, before any network learns.
 
         Returns:
             Lines for the user.
 
         Raises:
-            UmlError: a recipe's `Trained.start` cannot.
+            UmlError: a recipe's `Trained.start` cannot load them.
         """
         assert not self._engines
         lines: list[str] = []
@@ -175,35 +175,35 @@ class Networks(Mapping[str, nn.Module]):
         return lines
 
     def start_from(self, weights: Mapping[str, Mapping[str, Tensor]], where: str) -> list[str]:
-        """Take over weights for fine-tuning; parameters of another shape (heads of other classes) start afresh.
+        """Load weights for fine-tuning, except parameters of another shape (heads of other classes).
 
         Args:
             weights: network -> parameter or buffer -> tensor.
-            where: they come from, for errors.
+            where: source of the weights, for error messages.
 
         Returns:
-            The names of what was left as it was.
+            Names of the tensors that were not loaded.
 
         Raises:
             UmlError: a network or a name is missing or not expected.
         """
-        afresh = []
+        skipped = []
         for name, module in self._modules.items():
             if name not in weights:
-                raise UmlError(f"{where} holds no network {name}: it holds {', '.join(weights)}")
+                raise UmlError(f"{where} has no network {name}: it has {', '.join(weights)}")
             own, given = module.state_dict(), weights[name]
             for key in sorted({*own} ^ {*given}):
                 lacks = "lacks" if key in own else "has an unexpected"
                 raise UmlError(f"{where} {lacks} {name}.{key}: it is of another architecture (model.profile)")
             other = [key for key in own if own[key].shape != given[key].shape]
             module.load_state_dict({key: given[key] for key in own if key not in other}, strict=False)
-            afresh += [f"{name}.{key}" for key in other]
-        return afresh
+            skipped += [f"{name}.{key}" for key in other]
+        return skipped
 
     def _load_weights(self, name: str, weights: Mapping[str, Tensor]) -> None:
         self._modules[name].load_state_dict(dict(weights), strict=True)
 
 
 def read_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer of a module at rest, on the CPU."""
+    """Copy every parameter and buffer of a module that is not in an engine to the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Torch's optimisers, and the course of the learning rate."""
+"""Optimisers and learning rate schedules."""
 
 import math
 from collections.abc import Iterable
@@ -10,9 +10,9 @@ from ..config.schema import OptimizerConfig
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimiser of one network.
+    """Create the optimiser of one network.
 
-    Torch's own rather than DeepSpeed's: there "Adam" means AdamW, and the fused ones need a compiler.
+    It is torch's, not DeepSpeed's, whose "Adam" means AdamW and whose fused optimisers need a compiler.
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     decay = config.weight_decay
@@ -26,11 +26,17 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) 
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """The learning rate of a step, counted from 0, of a phase of so many steps.
+    """Return the learning rate of a step.
 
-    `poly` keeps the base rate for the share `hold` of the steps, then falls as base * (1 - x)^power, where x rises from
-    the last held step to the end; never below `floor` (UML's code, training schedule). `cosine` falls from the base
-    rate to `floor`. `step` multiplies the rate by `step_factor` after every `step_every` steps; never below `floor`.
+    The rate first rises linearly to the base rate `lr`, for `warmup` steps. `poly` keeps the base rate for the share
+    `hold` of the steps, then falls as base * (1 - x)^power, where x rises from the last held step to the end; never
+    below `floor` (UML's code, training schedule). `cosine` falls from the base rate to `floor`. `step` multiplies the
+    rate by `step_factor` after every `step_every` steps; never below `floor`.
+
+    Args:
+        config: the network's optimiser settings.
+        step: index of the step in the phase, from 0.
+        steps: number of steps of the phase.
     """
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup

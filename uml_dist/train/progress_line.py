@@ -1,4 +1,4 @@
-"""The one line that tells how training goes."""
+"""The line that shows the progress of training."""
 
 import sys
 from collections.abc import Mapping
@@ -18,19 +18,19 @@ def progress_line(
     data_wait: float,
     seconds_per_step: float,
 ) -> str:
-    """The line of one logging step.
+    """Return the line of one logging step.
 
     Args:
-        progress: after the step.
+        progress: progress after the step.
         epoch: passes over the first stream.
-        terms: "loss" and the terms it is the sum of; the part of a term is named `<term>_<part>` and not shown.
-        vacuity: mean by level.
-        images_per_second: of all ranks together.
+        terms: "loss" and the terms of its sum; parts of a term, named `<term>_<part>`, are not shown.
+        vacuity: mean vacuity by level.
+        images_per_second: images per second of all ranks together.
         data_wait: share of the time spent waiting for data.
-        seconds_per_step: mean since the last line.
+        seconds_per_step: mean duration of a step since the last line.
     """
-    whole = {name: value for name, value in terms.items() if name != "loss" and "_" not in name}
-    parts = " ".join(f"{SHORT.get(name, name[:3])} {value:.2f}" for name, value in whole.items())
+    shown = {name: value for name, value in terms.items() if name != "loss" and "_" not in name}
+    parts = " ".join(f"{SHORT.get(name, name[:3])} {value:.2f}" for name, value in shown.items())
     words = [f"step {progress.step}/{progress.steps}"]
     if progress.phase != "train":
         words.append(progress.phase)
@@ -43,14 +43,14 @@ def progress_line(
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 41 s, 12 min, 3.2 h."""
+    """Format a duration in seconds with a suitable unit: 41 s, 12 min, 3.2 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 class ProgressPrinter:
-    """Prints lines: over each other on a terminal, one below the other elsewhere."""
+    """Prints progress lines: each replaces the last one on a terminal, and is a new line elsewhere."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
@@ -58,13 +58,13 @@ class ProgressPrinter:
         self._open = False
 
     def update(self, line: str) -> None:
-        """Show a line in place of the last one."""
+        """Print a progress line, which replaces the last one on a terminal."""
         self._stream.write(f"\r\x1b[2K{line}" if self._terminal else line + "\n")
         self._stream.flush()
         self._open = self._terminal
 
     def say(self, text: str) -> None:
-        """Show a text that stays."""
+        """Print a permanent line."""
         self._stream.write(("\n" if self._open else "") + text + "\n")
         self._stream.flush()
         self._open = False

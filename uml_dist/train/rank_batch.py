@@ -1,4 +1,4 @@
-"""Which samples of a global batch a rank reads, in which micro batches, and with how many worker processes."""
+"""A rank's part of the global batches: its samples, its micro batches and its loader workers."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -13,12 +13,12 @@ from ..errors import UmlError
 
 @dataclass(frozen=True)
 class RankBatch:
-    """What one rank takes of each global batch.
+    """One rank's part of each global batch.
 
     Attributes:
-        rank: this one.
-        ranks: how many there are.
-        accumulation: micro batches in a step.
+        rank: index of the rank.
+        ranks: number of ranks.
+        accumulation: number of micro batches in a step.
         counts: samples of each stream in a global batch.
     """
 
@@ -29,11 +29,16 @@ class RankBatch:
 
     @property
     def micro_batch(self) -> int:
-        """Samples of all streams in one micro batch of this rank."""
+        """Number of samples of all streams in one micro batch of this rank."""
         return sum(self.counts.values()) // (self.ranks * self.accumulation)
 
     def micro_batches(self, step: int, first_positions: Mapping[str, int]) -> Iterator[dict[str, list[int]]]:
-        """The positions of each micro batch of a step that begins at given positions of the streams."""
+        """Yield the stream positions of each micro batch of a step.
+
+        Args:
+            step: index of the step, counted from the first positions.
+            first_positions: the streams' positions at step 0.
+        """
         for micro in range(self.accumulation):
             request = {}
             for name, count in self.counts.items():
@@ -75,7 +80,7 @@ def rank_batch_of(config: RunConfig, counts: Mapping[str, int], rank: int, ranks
 
 
 def loader_workers(config: RunConfig, on_gpu: bool, local_ranks: int) -> int:
-    """Processes per rank that read ahead."""
+    """Return the number of processes per rank that load samples ahead."""
     if config.data.workers != "auto":
         return config.data.workers
     cores = (os.cpu_count() or 1) // max(local_ranks, 1)

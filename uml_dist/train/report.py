@@ -1,4 +1,4 @@
-"""What a run tells: the progress line, metrics.jsonl and the Prometheus exporter; no step waits for the device."""
+"""Reports a run on the progress line, in metrics.jsonl and to Prometheus; no step waits for the device."""
 
 import resource
 import sys
@@ -16,20 +16,20 @@ from ..distributed.ranks import all_gather, world_size
 from ..evaluate.examples import Example
 from ..recipes import MicroBatchResult, Progress
 from ..run.folder import RunFolder
-from ..telemetry import Metrics
+from ..telemetry import Metrics, Spans
 from .progress_line import ProgressPrinter, progress_line
 
 HEADLINES = ("loss", "dice", "iou", "accuracy", "auroc", "auroc_tasks", "image_ece", "pixel_ece")
-"""Metrics of a validation that are printed; metrics.jsonl and the exporter have all of them."""
+"""Metrics of a validation that are printed; metrics.jsonl and the exporter get all of them."""
 
 
 class Reporter:
-    """Collects the figures of the steps and passes their means on at logging steps.
+    """Collects the figures of steps, and reports their means at logging steps.
 
     Args:
-        folder: of the run.
-        metrics: of this rank's exporter.
-        printer: of rank 0; None on the others.
+        folder: the run's folder.
+        metrics: this rank's metrics for Prometheus.
+        printer: prints on rank 0; None on the others.
     """
 
     def __init__(self, folder: RunFolder, metrics: Metrics, printer: ProgressPrinter | None) -> None:
@@ -45,13 +45,13 @@ class Reporter:
         self._step_start = self._start
 
     def restart_clock(self) -> None:
-        """Forget the time since the last step: it went into a validation, a checkpoint or the start of a phase."""
+        """Ignore the time since the last step, which was spent on validating, saving or starting a phase."""
         now = time.perf_counter()
         self._start += now - self._step_start
         self._step_start = now
 
     def add(self, result: MicroBatchResult) -> None:
-        """Take in the terms of one micro batch, as they are on the device."""
+        """Add the terms of one micro batch, without reading them from the device."""
         values = {**result.terms, **{f"vacuity_{level}": value for level, value in result.vacuity.items()}}
         for name, value in values.items():
             value = value.detach().float()
@@ -62,10 +62,10 @@ class Reporter:
         """Count a step.
 
         Args:
-            progress: after the step.
+            progress: progress after the step.
             epoch: passes over the first stream.
-            images: of the global batch.
-            local_images: of this rank.
+            images: number of images in the global batch.
+            local_images: number of images of this rank.
             data_wait: seconds that this rank waited for data.
         """
         now = time.perf_counter()
@@ -81,16 +81,28 @@ class Reporter:
         self._images += images
         self._data_wait += data_wait
 
+    def record_spans(self, spans: Spans) -> dict[str, float]:
+        """Pass the seconds of spans since the last call on to the exporter, and return them."""
+        spent = spans.take()
+        self._metrics.record_phases(spent)
+        return spent
+
     def log(
-        self, progress: Progress, epoch: float, rates: Mapping[str, float], norms: Mapping[str, float]
+        self,
+        progress: Progress,
+        epoch: float,
+        rates: Mapping[str, float],
+        norms: Mapping[str, float],
+        spans: Spans,
     ) -> dict[str, float]:
-        """Write the means since the last call everywhere; returns them. All ranks must call it.
+        """Report the means since the last call, and return them. All ranks must call it.
 
         Args:
-            progress: after the step.
+            progress: progress after the step.
             epoch: passes over the first stream.
             rates: learning rate by network.
             norms: gradient norm by network.
+            spans: this rank's spans; metrics.jsonl gets rank 0's seconds since the last record.
         """
         names = list(self._sums)
         means = torch.stack([self._sums[name] / self._parts[name] for name in names])
@@ -98,6 +110,7 @@ class Reporter:
             distributed.all_reduce(means)
             means /= world_size()
         values = dict(zip(names, means.tolist(), strict=True))
+        spent = self.record_spans(spans)  # now that the device has done the step's work
         seconds = max(self._step_start - self._start, 1e-9)
         vacuity = {name.removeprefix("vacuity_"): v for name, v in values.items() if name.startswith("vacuity_")}
         terms = {name: value for name, value in values.items() if not name.startswith("vacuity_")}
@@ -108,6 +121,7 @@ class Reporter:
             | {f"learning_rate_{name}": rate for name, rate in rates.items()}
             | {f"gradient_norm_{name}": norm for name, norm in norms.items()}
             | {"images_per_second": round(speed, 2), "data_wait": round(wait, 4)}
+            | {f"seconds_{name}": round(value, 6) for name, value in spent.items()}
         )
         if self._printer:
             each = seconds / max(self._steps, 1)
@@ -151,18 +165,18 @@ class Reporter:
         self.say(f"picture: {path}")
 
     def skipped(self, reasons: Sequence[tuple[str, str]]) -> None:
-        """Count samples that became placeholders by the kind of the reason, and say the reason."""
+        """Count samples that became placeholders by kind of reason, and print the reasons."""
         for kind, reason in reasons:
             self._metrics.record_skipped(kind)
             print(f"skipped: {reason}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
-        """Print a line that stays, on rank 0."""
+        """Print a permanent line, on rank 0."""
         if self._printer:
             self._printer.say(text)
 
 
 def peak_memory() -> tuple[float, float]:
-    """Peak resident memory in GB: of the largest rank, and of all ranks together. All ranks must call it."""
+    """Return the peak resident memory in GB of the largest rank and of all ranks together. All ranks must call it."""
     peaks = all_gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
     return max(peaks), sum(peaks)

@@ -57,6 +57,14 @@ def test_validation_and_skipped_samples_are_recorded_by_name():
     assert value(one, "uml_samples_skipped_total", reason="decode") == 3
 
 
+def test_seconds_of_phases_are_summed_by_name():
+    one = metrics()
+    one.record_phases({"forward": 1.5, "data": 0.25})
+    one.record_phases({"forward": 0.5})
+    assert value(one, "uml_phase_seconds_total", phase="forward") == 2.0
+    assert value(one, "uml_phase_seconds_total", phase="data") == 0.25
+
+
 def test_run_is_described_by_the_labels_of_one_series():
     labels = {"run": "r1", "recipe": "uml", "stage": "2", "world_size": "4", "rank": "1", "device": "cpu"}
     assert value(metrics(), "uml_run_info", **labels) == 1
@@ -90,6 +98,7 @@ def test_exported_metrics_are_those_of_the_table():
     record_log(one, **{name: {"x": 1.0} for name in ("loss", "learning_rate", "grad_norm", "vacuity")})
     one.record_validation({"x": 1.0})
     one.record_skipped("x")
+    one.record_phases({"x": 1.0})
     lines = generate_latest(one.registry).decode().splitlines()
     exported = {tuple(line.split()[2:4]) for line in lines if line.startswith("# TYPE")}
     assert exported == {(metric.name, metric.kind) for metric in METRICS}

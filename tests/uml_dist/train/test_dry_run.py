@@ -1,4 +1,4 @@
-"""The dry run: what a run would need, in numbers worked out by hand."""
+"""The dry run prints what a run needs; the expected numbers were calculated by hand."""
 
 import pytest
 
@@ -28,7 +28,7 @@ assert volume_recipe
         (2, 2, 1, 20000),
     ],
 )
-def test_each_stage_parts_one_thing_more(stage, moments, ranks, expected):
+def test_each_stage_partitions_more(stage, moments, ranks, expected):
     assert state_bytes(1000, moments, stage, ranks) == expected
 
 
@@ -65,12 +65,12 @@ def test_bytes_are_printed_by_stage(partly_known):
     line = dry_run(setup, 2).splitlines()[-1]
     megabytes = parameters * 4 / 1e6
     assert line.split()[:2] == ["uml", f"{parameters:,}"]
-    # Weights, gradients, two moments and, above stage 0, a copy; halved is what two ranks share.
+    # Weights, gradients, two moments and, above stage 0, a copy; partitioned ones are halved on two ranks.
     expected = [4.0, 2 + 1.5, 1 + 0.5 + 1.5, 0.5 + 0.5 + 1.5]
     assert line.partition("  ")[2].split("  ")[-1] == " | ".join(f"{megabytes * share:.1f} MB" for share in expected)
 
 
-def test_patches_of_volumes_are_listed_by_their_three_sides(tmp_path):
+def test_patches_of_volumes_are_listed_with_three_sides(tmp_path):
     stream = {"shards": str(volume_recipe.make_balls(tmp_path)), "count": 2}
     tree = {
         "recipe": "volume",
@@ -78,8 +78,8 @@ def test_patches_of_volumes_are_listed_by_their_three_sides(tmp_path):
         "data": {"size": [8, 8, 6]},
         "train": {"steps": 2, "best": "dice"},
     }
-    told = dry_run(prepare(validate(tree, "test"), 1), 1)
-    assert "stream labelled: 10 samples of 8 x 8 x 6, 5.00 steps per epoch" in told
+    text = dry_run(prepare(validate(tree, "test"), 1), 1)
+    assert "stream labelled: 10 samples of 8 x 8 x 6, 5.00 steps per epoch" in text
     tree["data"] = {"size": 8}
     with pytest.raises(UmlError, match=r"data\.size = 8 does not fit shards of volumes: set data\.size = \[H, W, D\]"):
         prepare(validate(tree, "test"), 1)

@@ -1,4 +1,4 @@
-"""The course of the learning rate."""
+"""Learning rate schedules."""
 
 import pytest
 
@@ -11,14 +11,14 @@ PAPER = OptimizerConfig(lr=1e-4, schedule="poly", hold=0.3, power=0.9, floor=1e-
 
 @pytest.mark.parametrize(
     ("epoch", "rate"),
-    # Executed from the authors' formula: base 1e-4, 50 steps per epoch, 100 epochs.
+    # Computed by the authors' formula: base 1e-4, 50 steps per epoch, 100 epochs.
     [(0, 1e-4), (29, 1e-4), (30, 9.997e-5), (31, 9.869e-5), (50, 7.385e-5), (80, 3.238e-5), (90, 1.735e-5), (95, 1e-5)],
 )
-def test_poly_is_the_paper_s(epoch, rate):
+def test_poly_is_the_schedule_of_the_paper(epoch, rate):
     assert learning_rate(PAPER, epoch * STEPS_PER_EPOCH, 100 * STEPS_PER_EPOCH) == pytest.approx(rate, rel=2e-4)
 
 
-def test_no_schedule_leaves_its_bounds_or_ends_in_a_complex_number():
+def test_every_schedule_stays_positive_and_at_most_the_base_rate():
     for schedule in ("constant", "poly", "cosine", "step"):
         for steps in (1, 2, 7):
             config = OptimizerConfig(lr=1e-3, schedule=schedule, warmup=2)

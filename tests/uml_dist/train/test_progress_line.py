@@ -1,4 +1,4 @@
-"""The progress line: what a watcher reads, to the letter."""
+"""The exact text of the progress line, and how it is printed."""
 
 import io
 import math
@@ -12,7 +12,7 @@ TERMS = {"loss": 0.41239, "classification": 0.126, "segmentation": 0.2, "segment
 VACUITY = {"image": 0.314, "pixel": 0.22}
 
 
-def test_the_line_of_a_step():
+def test_line_of_a_step():
     progress = Progress(1200, 20000, "train", 1200, 20000)
     line = progress_line(progress, 2.345, TERMS, VACUITY, 312.44, 0.0123, 0.25)
     assert line == (
@@ -21,13 +21,13 @@ def test_the_line_of_a_step():
     )
 
 
-def test_a_recipe_with_phases_and_without_terms_or_vacuity():
+def test_line_names_the_phase_and_leaves_out_missing_terms():
     progress = Progress(3, 10, "both", 1, 8)
     line = progress_line(progress, 0.5, {"loss": 2.0}, {}, 8.0, 0.5, 2.0)
     assert line == "step 3/10  both  epoch 0.5  loss 2.000  8.0 img/s  data 50.0 %  eta 14 s"
 
 
-def test_a_loss_that_is_no_number_is_shown_as_such():
+def test_loss_that_is_not_a_number_is_shown():
     line = progress_line(Progress(1, 1, "train", 1, 1), 0.0, {"loss": math.nan}, {}, 1.0, 0.0, 1.0)
     assert "loss nan" in line
     assert line.endswith("eta 0 s")
@@ -37,7 +37,7 @@ def test_a_loss_that_is_no_number_is_shown_as_such():
     ("seconds", "words"),
     [(0.4, "0 s"), (41, "41 s"), (99.4, "99 s"), (100, "2 min"), (720, "12 min"), (5999, "100 min"), (11520, "3.2 h")],
 )
-def test_durations(seconds, words):
+def test_duration_has_a_suitable_unit(seconds, words):
     assert duration(seconds) == words
 
 

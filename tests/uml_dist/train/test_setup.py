@@ -1,4 +1,4 @@
-"""What is checked before any rank starts: every bad input is one line, and every good one is what it says."""
+"""Checks before any rank starts: bad inputs are reported in one line, good ones give the right setup."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ assert toy_recipe
 
 
 def refused(tree, *words, ranks=2) -> str:
-    """The one line with which a configuration is refused."""
+    """Return the error message for a bad configuration, which must be one line."""
     with pytest.raises((UmlError, ShardError)) as raised:
         check_start(setup_of(tree, *words, ranks=ranks))
     line = str(raised.value)
@@ -46,13 +46,13 @@ def toy_tree(partly_known):
 
 
 @pytest.mark.parametrize("wrong", WRONG_SHARDS, ids=lambda wrong: wrong.__name__)
-def test_wrong_shards_are_one_line(partly_known, tmp_path, wrong):
+def test_wrong_shards_are_reported_in_one_line(partly_known, tmp_path, wrong):
     line = refused(uml_tree(wrong(partly_known, tmp_path)))
     assert re.search(WRONG_SHARDS[wrong], line), line
 
 
 @pytest.mark.parametrize("words", WRONG_SETTINGS, ids=" ".join)
-def test_wrong_settings_are_one_line(partly_known, words):
+def test_wrong_settings_are_reported_in_one_line(partly_known, words):
     line = refused(uml_tree(partly_known), *words)
     assert re.search(WRONG_SETTINGS[words], line), line
 
@@ -65,7 +65,7 @@ def test_wrong_settings_are_one_line(partly_known, words):
         ("auroc", {"class_counts": [12, 0]}, "auroc needs an image of malignant, but split val has none"),
     ],
 )
-def test_a_best_checkpoint_that_the_validation_split_cannot_choose_is_one_line(
+def test_metric_that_the_validation_split_cannot_have_is_reported_in_one_line(
     partly_known, tmp_path, best, changes, message
 ):
     shards = shutil.copytree(partly_known, tmp_path / "shards")
@@ -75,7 +75,7 @@ def test_a_best_checkpoint_that_the_validation_split_cannot_choose_is_one_line(
     assert refused(tree).startswith(f"train.best: {message}: use one of ")
 
 
-def test_a_run_of_before_the_rule_for_empty_masks_goes_on(partly_known, tmp_path):
+def test_run_from_before_the_rule_for_empty_masks_can_be_resumed(partly_known, tmp_path):
     tree = uml_tree(partly_known)
     setup = setup_of(tree)
     config = setup.config.model_dump(mode="json", exclude_none=True)
@@ -84,7 +84,7 @@ def test_a_run_of_before_the_rule_for_empty_masks_goes_on(partly_known, tmp_path
     assert find_resume(setup, tmp_path, "auto") is not None
 
 
-def test_mask_values_out_of_range_are_one_line_when_they_are_read(tmp_path):
+def test_mask_values_out_of_range_are_reported_in_one_line_when_read(tmp_path):
     shards = write_shards(tmp_path, ThreePixelClasses, "train", "val")
     for name in ("train", "val"):
         restate(shards / name, mask_classes=["background", "lesion"])
@@ -101,7 +101,7 @@ def test_a_run_without_a_length_is_refused(partly_known):
     assert refused(tree) == "the length of the run is not stated: set train.steps or train.epochs"
 
 
-def test_a_stream_that_is_missing_or_spelled_wrong_is_named(partly_known, toy_tree):
+def test_missing_or_misspelt_stream_is_named(partly_known, toy_tree):
     del toy_tree["streams"]["unlabelled"]
     line = "streams.unlabelled is missing: recipe toy has the streams labelled, unlabelled"
     assert refused(toy_tree) == line
@@ -110,12 +110,12 @@ def test_a_stream_that_is_missing_or_spelled_wrong_is_named(partly_known, toy_tr
     assert refused(tree).startswith("streams.train is missing: ")
 
 
-def test_every_stream_s_slots_must_be_shared_evenly(toy_tree):
+def test_ranks_must_divide_the_samples_of_every_stream(toy_tree):
     line = refused(toy_tree, "streams.unlabelled.count=10", ranks=4)
     assert line.startswith("streams.unlabelled.count = 10 cannot be shared by 4 ranks: use 1, 2, 5, 10 ranks")
 
 
-def test_sizes_that_differ_need_a_stated_one(toy_tree, tmp_path):
+def test_streams_of_different_image_sizes_need_data_size(toy_tree, tmp_path):
     toy_tree["streams"]["unlabelled"]["shards"] = str(write_shards(tmp_path, ThreePixelClasses, "train"))
     restate(tmp_path / "train", mask_classes=["background", "lesion"])
     assert refused(toy_tree, ranks=1) == "the images of the shards differ in size: set data.size"
@@ -129,7 +129,7 @@ def test_unknown_phases_are_refused(partly_known):
     assert line == "phases: recipe uml has no phase 'warm': it has train"
 
 
-def test_a_sound_configuration_says_what_will_run(partly_known):
+def test_setup_has_phases_steps_size_and_splits(partly_known):
     setup = setup_of(uml_tree(partly_known))
     assert [(phase.name, steps) for phase, steps in setup.phases] == [("train", 5)]
     assert (setup.steps, setup.sizes, setup.first_stream) == (5, {"train": (32, 32)}, "train")
@@ -153,7 +153,7 @@ def test_phases_share_the_steps_of_the_run(toy_tree, steps, supervised):
     assert found == [("supervised", supervised), ("both", steps - supervised)]
 
 
-def test_stated_phases_take_the_steps_that_they_state(toy_tree):
+def test_stated_steps_of_phases_are_used(toy_tree):
     both = 'phases=[{name = "both", steps = 7}, {name = "supervised", steps = 2}]'
     assert refused(toy_tree, both, ranks=1).startswith("every phase states its steps: leave out train.steps")
     del toy_tree["train"]["steps"]
@@ -193,14 +193,14 @@ def test_accumulation_is_the_smallest_that_fits_and_divides_every_stream(
     assert (rank_batch.accumulation, rank_batch.micro_batch) == (accumulation, micro_batch)
 
 
-def test_a_micro_batch_too_small_for_its_streams_names_the_smallest(toy_tree):
+def test_micro_batch_that_is_too_small_names_the_smallest(toy_tree):
     with pytest.raises(UmlError, match=r"train\.micro_batch = 4 is too small: 20 samples .* no fewer than 5 at once$"):
         toy_rank_batch(toy_tree, "train.micro_batch=4")
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("limit", [20, 5])
-def test_ranks_and_micro_batches_together_read_each_position_of_a_step_once(toy_tree, ranks, limit):
+def test_ranks_and_micro_batches_read_each_position_of_a_step_once(toy_tree, ranks, limit):
     first = {"labelled": 100, "unlabelled": 1000}
     for step in (0, 3):
         read = {"labelled": [], "unlabelled": []}
@@ -220,9 +220,7 @@ def test_ranks_and_micro_batches_together_read_each_position_of_a_step_once(toy_
     ("words", "on_gpu", "local_ranks", "workers"),
     [((), False, 1, 0), ((), True, 1, 4), ((), True, 4, 3), ((), True, 8, 1), (("data.workers=2",), False, 8, 2)],
 )
-def test_workers_read_ahead_beside_a_gpu_only_unless_told(
-    partly_known, monkeypatch, words, on_gpu, local_ranks, workers
-):
+def test_workers_load_ahead_for_a_gpu_only_by_default(partly_known, monkeypatch, words, on_gpu, local_ranks, workers):
     monkeypatch.setattr("os.cpu_count", lambda: 16)
     tree = uml_tree(partly_known)
     del tree["data"]["workers"]
@@ -234,20 +232,20 @@ def test_every_augmentation_can_be_configured():
 
 
 def started(setup, run, **changes):
-    """A run folder with a checkpoint of a setup, but for some changes."""
+    """Save a checkpoint of a setup, with some changes, in a run folder."""
     config = setup.config.model_dump(mode="json", exclude_none=True)
     state = RunState(**{"recipe": setup.config.recipe, "step": 3, "config": config, **changes})
     return save_checkpoint(run / "checkpoints", {}, state)
 
 
-def test_weights_to_start_from_may_not_be_of_another_recipe(partly_known, tmp_path):
+def test_initial_weights_of_another_recipe_are_refused(partly_known, tmp_path):
     tree = uml_tree(partly_known)
     started(setup_of(tree), tmp_path, recipe="toy")
     line = refused(tree, f"model.init={tmp_path}")
     assert line.endswith("is of recipe toy, the configuration of recipe uml")
 
 
-def test_weights_that_model_init_overrides_need_not_be_there(toy_tree, tmp_path):
+def test_weights_that_model_init_replaces_need_not_exist(toy_tree, tmp_path):
     started(setup_of(toy_tree), tmp_path)
     assert refused(toy_tree, "model.weights=absent").startswith("weights absent: ")
     check_start(setup_of(toy_tree, "model.weights=absent", f"model.init={tmp_path}"))
@@ -266,7 +264,7 @@ def test_a_folder_without_a_run_starts_at_the_beginning(partly_known, tmp_path):
         assert find_resume(setup, tmp_path / "absent", resume) is None
 
 
-def test_a_run_goes_on_where_it_stopped_when_asked(partly_known, tmp_path):
+def test_run_resumes_from_its_checkpoint_unless_resume_is_never(partly_known, tmp_path):
     setup = setup_of(uml_tree(partly_known))
     saved = started(setup, tmp_path)
     found = find_resume(setup, tmp_path, "auto")
@@ -291,7 +289,7 @@ def test_a_damaged_checkpoint_is_refused(partly_known, tmp_path):
     assert "step-000009 has no readable MANIFEST.json" in cannot_resume(setup, tmp_path)
 
 
-def test_an_older_checkpoint_is_taken_for_a_damaged_one_and_the_user_is_told(partly_known, tmp_path):
+def test_older_checkpoint_replaces_a_damaged_one_and_the_user_is_told(partly_known, tmp_path):
     setup = setup_of(uml_tree(partly_known))
     older, latest = started(setup, tmp_path, step=2), started(setup, tmp_path)
     (latest / "state.json").unlink()
@@ -303,7 +301,7 @@ def test_an_older_checkpoint_is_taken_for_a_damaged_one_and_the_user_is_told(par
     assert "holds a run already" in cannot_resume(setup, tmp_path, "never")
 
 
-def test_a_run_without_a_pointer_is_still_one(partly_known, tmp_path):
+def test_run_without_a_pointer_to_its_latest_checkpoint_can_be_resumed(partly_known, tmp_path):
     setup = setup_of(uml_tree(partly_known))
     saved = started(setup, tmp_path)
     (tmp_path / "checkpoints" / "latest").unlink()
@@ -326,7 +324,7 @@ def test_a_run_without_a_pointer_is_still_one(partly_known, tmp_path):
         ("networks.uml.optimizer.lr=0.5", "networks.uml: None -> {"),
     ],
 )
-def test_a_resumed_run_may_not_compute_something_else(partly_known, tmp_path, word, difference):
+def test_resumed_run_may_not_change_what_it_computes(partly_known, tmp_path, word, difference):
     tree = uml_tree(partly_known)
     started(setup_of(tree), tmp_path)
     line = cannot_resume(setup_of(tree, word), tmp_path)
@@ -370,14 +368,14 @@ def test_a_resumed_run_keeps_the_architecture_that_goes_with_weights(partly_know
     assert f"was started with another configuration ({difference})" in cannot_resume(setup_of(tree, *now), tmp_path)
 
 
-def test_a_resumed_run_needs_no_weights_and_they_may_have_moved(partly_known, tmp_path):
+def test_resumed_run_needs_no_initial_weights_and_they_may_have_moved(partly_known, tmp_path):
     tree = uml_tree(partly_known)
     started(setup_of(tree, *VGG_WEIGHTS, "model.init=absent"), tmp_path)
     moved = setup_of(tree, *VGG_WEIGHTS[:-1], "model.encoder.segmentation_weights=moved.pth")
     assert find_resume(moved, tmp_path, "auto") is not None
 
 
-def test_a_run_goes_on_only_with_the_shards_it_was_started_with(partly_known, tmp_path):
+def test_run_resumes_only_with_the_shards_it_was_started_with(partly_known, tmp_path):
     setup = setup_of(uml_tree(partly_known))
     config = setup.config.model_dump(mode="json", exclude_none=True)
     state = RunState("uml", step=1, data=setup.digests, config=config)
@@ -391,7 +389,7 @@ def test_a_run_goes_on_only_with_the_shards_it_was_started_with(partly_known, tm
         find_resume(setup_of(uml_tree(others)), tmp_path / "run", "auto")
 
 
-def test_a_run_goes_on_only_with_the_list_it_was_started_with(partly_known, tmp_path):
+def test_run_resumes_only_with_the_list_it_was_started_with(partly_known, tmp_path):
     keys = setup_of(uml_tree(partly_known, streams__train__part="labelled")).splits["train"].keys()
 
     def setup_with(name, chosen):
