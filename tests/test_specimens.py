@@ -10,6 +10,8 @@ import pytest
 from runs import train
 from uml_dist import load_run
 from uml_dist.config.loading import read_config
+from uml_shards.read.part import part_of
+from uml_shards.read.samples import Samples
 from uml_shards.read.split import open_split
 from uml_shards.write.verify import verify
 from worlds import run_world
@@ -53,6 +55,17 @@ def test_the_checkpoint_predicts_what_it_predicted(specimen):
             assert float(found.pixel_probability[index, 1].sum()) == pytest.approx(wanted["lesion_area"], rel=1e-4)
             assert float(found.pixel_vacuity[index].sum()) == pytest.approx(wanted["pixel_vacuity"], rel=1e-4)
     assert seen == len(expected) == 4
+
+
+def test_digests_of_parts_and_of_several_splits_are_those_in_earlier_checkpoints(tmp_path):
+    one, two = (open_split(SPECIMENS[0] / "shards" / name) for name in ("train", "val"))
+    ids = tmp_path / "labelled.txt"
+    ids.write_text("\n".join(one.keys()[1:6:2]))
+    single, joined = Samples([one]), Samples([one, two])
+    found = [joined, part_of(single, "labelled", ids), part_of(single, "unlabelled", ids)]
+    found.append(part_of(joined, "unlabelled", ids))
+    digests = [samples.manifest.digest[:16] for samples in found]
+    assert digests == ["111e96850bdbbf21", "a18a63dc24c3f6ca", "e11b52f916653541", "1f882c0cbc2da1fa"]
 
 
 @pytest.mark.distributed

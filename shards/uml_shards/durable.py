@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 TEMPORARY = ".tmp"
@@ -36,8 +37,13 @@ def replace_bytes(path: Path, data: bytes) -> None:
         OSError: it cannot be written.
     """
     temporary = path.with_name(f".{path.name}{TEMPORARY}")
-    _write(temporary, data)
-    temporary.replace(path)
+    try:
+        _write(temporary, data)
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from uml_shards import ShardError, open_split
 from uml_shards.read.part import part_of
+from uml_shards.read.samples import Samples
 
 SCRIPT = Path(__file__).parents[2] / "launchers" / "shards.py"
 
@@ -97,7 +98,7 @@ def test_draw_writes_a_list_once(main, tmp_path, capsys):
     capsys.readouterr()
     assert main(words) == 0
     assert "2 of the 4 samples of " in one_line(capsys.readouterr().out)
-    part = part_of(open_split(tmp_path / "train"), "labelled", tmp_path / "labelled.txt")
+    part = part_of(Samples([open_split(tmp_path / "train")]), "labelled", tmp_path / "labelled.txt")
     assert len(part) == 2
     before = (tmp_path / "labelled.txt").read_bytes()
     assert main([*words, "--seed", "3"]) == 2

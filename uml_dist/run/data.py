@@ -5,9 +5,9 @@ from pathlib import Path
 
 from uml_shards.address import parse_location
 from uml_shards.format.manifest import Manifest, Statistics
-from uml_shards.read.joined import JoinedSplit, Samples
 from uml_shards.read.part import part_of
 from uml_shards.read.plan import InOrder, Plan
+from uml_shards.read.samples import Samples
 from uml_shards.read.sampling import WeightedPlan, groups_of_classes, groups_of_sets
 from uml_shards.read.split import Split, open_split
 from uml_shards.read.stream import Stream
@@ -26,7 +26,7 @@ def open_splits(config: RunConfig) -> dict[str, Samples]:
     found: dict[str, Samples] = {}
     for name, stream in config.streams.items():
         sets = [_open(config, shards, stream.split) for shards in (stream.shards, *stream.more_shards)]
-        whole = JoinedSplit(sets) if stream.more_shards else sets[0]
+        whole = Samples(sets)
         ids = None if stream.labelled_ids is None else Path(stream.labelled_ids)
         found[name] = whole if stream.part == "all" else part_of(whole, stream.part, ids)
     return found

@@ -9,7 +9,7 @@ from typing import Any
 
 from uml_shards.address import parse_location
 from uml_shards.format.manifest import Statistics
-from uml_shards.read.joined import Samples
+from uml_shards.read.samples import Samples
 from uml_shards.read.split import Split
 from uml_shards.read.stream import Stream
 

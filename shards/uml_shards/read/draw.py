@@ -1,13 +1,12 @@
 """Draw the samples of a split that count as labelled: the list for a stream's `labelled_ids`."""
 
-import os
 from collections import defaultdict
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from ..durable import replace_text
 from ..errors import ShardError
 from ..format.decode import decode_label
 from ..keyed import keyed_uniform
@@ -55,7 +54,7 @@ def draw_labelled(split: Split, amount: float, seed: int = 0, quiet: bool = Fals
 
 
 def save_keys(path: Path, keys: list[str], comment: str) -> None:
-    """Write a list of keys into a temporary file, which is then renamed. An existing file is never overwritten.
+    """Write a list of keys, all of it or nothing. An existing file is never overwritten.
 
     Raises:
         ShardError: the file already exists or cannot be written, or a key is not allowed in a list.
@@ -66,15 +65,10 @@ def save_keys(path: Path, keys: list[str], comment: str) -> None:
             raise ShardError(
                 f"{path}: key {key!r} is not allowed in a list: it begins with # or has surrounding whitespace"
             )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text("\n".join([f"# {comment}", *keys]) + "\n", encoding="utf-8")
-        temporary.rename(path)
+        replace_text(path, "\n".join([f"# {comment}", *keys]) + "\n")
     except OSError as error:
         raise ShardError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def refuse_existing(path: Path) -> None:

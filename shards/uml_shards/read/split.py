@@ -143,10 +143,6 @@ class Split:
         """Return the number of samples in each shard."""
         return tuple(shard.samples for shard in self.manifest.shards)
 
-    def sets(self) -> tuple[tuple[int, ...], ...]:
-        """Return the shard sizes for each data set; a split has one."""
-        return (self.sizes(),)
-
     def without_truth(self) -> "Split":
         """Return the same samples as bare images; labels, masks and other components are never read."""
         bare = copy.copy(self)

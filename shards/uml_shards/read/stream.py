@@ -12,7 +12,8 @@ from ..format.manifest import Statistics
 from ..keyed import keyed_uniform
 from ..sample import IGNORE, Sample
 from .augment import AUGMENTATIONS, resize
-from .joined import Samples
+from .samples import Samples
+from .split import Split
 
 AHEAD = 64
 """Largest number of steps by which the prefetched shards are ahead of the current sample."""
@@ -46,7 +47,7 @@ class Stream:
     """A named source of samples in a batch.
 
     Attributes:
-        split: split that provides the samples.
+        split: the samples.
         plan: order of the samples.
         size: (H, W) to which every image is resized, or (H, W, D) of the patch drawn from every volume.
         statistics: statistics for normalising the images: those of the training data, for every split.
@@ -55,7 +56,7 @@ class Stream:
         whole: whether volumes are read whole, in their own size; only placeholders have `size` then.
     """
 
-    split: Samples
+    split: Samples | Split
     plan: Order
     size: tuple[int, ...]
     statistics: Statistics

@@ -15,8 +15,8 @@ from uml_shards import ShardError, open_split
 from uml_shards.format.volume import encode_volume
 from uml_shards.importers import Importer, Options, Source
 from uml_shards.importers.phantom import PhantomImporter
-from uml_shards.read.joined import JoinedSplit
-from uml_shards.read.part import SplitPart, part_of
+from uml_shards.read import part as parts
+from uml_shards.read.samples import Samples
 from uml_shards.sources.encode import encode_json
 from uml_shards.write.writer import write_split
 
@@ -83,6 +83,10 @@ def write_list(tmp_path):
     return write
 
 
+def part_of(samples, name, ids=None):
+    return parts.part_of(samples if isinstance(samples, Samples) else Samples([samples]), name, ids)
+
+
 def same(one, two) -> bool:
     arrays = ((one.image, two.image), (one.mask, two.mask))
     return (one.key, one.label, one.meta) == (two.key, two.label, two.meta) and all(
@@ -103,7 +107,7 @@ def test_without_any_mask_the_samples_with_a_label_are_labelled(tmp_path):
     split = write(tmp_path / "train", WithoutMasks)
     assert split.manifest.masked == 0
     labelled = part_of(split, "labelled")
-    assert labelled.numbers.tolist() == [number for number in range(8) if split.read(number).label is not None]
+    assert labelled.rows.tolist() == [number for number in range(8) if split.read(number).label is not None]
     assert (labelled.labels() >= 0).all()
     assert len(part_of(split, "unlabelled")) == 8 - len(labelled)
 
@@ -119,7 +123,7 @@ def test_masked_samples_are_known_without_reading_a_tar(partly_known):
 @settings(max_examples=20, deadline=None)
 def test_part_contains_the_chosen_samples_of_the_split(partly_known, chosen):
     split = open_split(partly_known / "train")
-    part = SplitPart(split, "labelled", np.asarray(chosen))
+    part = Samples([split]).part("labelled", np.asarray(chosen))
     numbers = np.flatnonzero(chosen).tolist()
     assert len(part) == len(numbers) == sum(part.sizes()) == part.manifest.samples
     counts = [sum(split.locate(number)[0] == shard for number in numbers) for shard in range(5)]
@@ -137,7 +141,7 @@ def test_part_contains_the_chosen_samples_of_the_split(partly_known, chosen):
 
 def test_unlabelled_samples_are_bare_images(split):
     part = part_of(split, "unlabelled")
-    for number, place in enumerate(part.numbers):
+    for number, place in enumerate(part.rows):
         given_, stored = part.read(number), split.read(int(place))
         assert (given_.key, given_.label, given_.mask, given_.weight) == (stored.key, None, None, 1.0)
         assert given_.meta == {}
@@ -261,7 +265,7 @@ def test_an_empty_part_is_refused(whole, tmp_path, write_list):
 
 
 def test_parts_of_several_data_sets(whole, other, write_list):
-    joined = JoinedSplit([whole, other])
+    joined = Samples([whole, other])
     ids = write_list(whole.keys()[7], *other.keys()[1:3])
     labelled, unlabelled = part_of(joined, "labelled", ids), part_of(joined, "unlabelled", ids)
     assert labelled.keys() == (whole.keys()[7], *other.keys()[1:3])
@@ -277,13 +281,13 @@ def test_parts_of_several_data_sets(whole, other, write_list):
 
 
 def test_listed_key_in_two_data_sets_is_refused(whole, tmp_path, write_list):
-    joined = JoinedSplit([whole, open_split(shutil.copytree(whole.path, tmp_path / "train"))])
+    joined = Samples([whole, open_split(shutil.copytree(whole.path, tmp_path / "train"))])
     with pytest.raises(ShardError, match=r"line 1: key 'train-000003' is in two data sets of .* and 1 more$"):
         part_of(joined, "labelled", write_list("train-000003"))
 
 
 def test_parts_of_data_sets_with_and_without_masks(whole, tmp_path, write_list):
     shards = make_partly_known(tmp_path, samples=12, size=16)
-    joined = JoinedSplit([whole, open_split(shards / "train")])
+    joined = Samples([whole, open_split(shards / "train")])
     assert len(part_of(joined, "labelled")) == 8 + 8
     assert len(part_of(joined, "unlabelled")) == 4

@@ -1,4 +1,4 @@
-"""Tests of joined splits: concatenated samples, a common manifest, and refusal of incompatible splits."""
+"""Tests of samples of several splits: concatenation, a common manifest, and refusal of incompatible splits."""
 
 import pickle
 
@@ -7,7 +7,7 @@ import pytest
 
 from uml_shards import ShardError, open_split
 from uml_shards.importers import Options, find_importer
-from uml_shards.read.joined import JoinedSplit
+from uml_shards.read.samples import Samples
 from uml_shards.write.writer import write_split
 
 
@@ -23,7 +23,7 @@ def splits(tmp_path_factory):
 
 
 def test_samples_are_concatenated(splits):
-    joined = JoinedSplit(splits)
+    joined = Samples(splits)
     assert len(joined) == 14
     expected = [split.read(i) for split in splits for i in range(len(split))]
     for number, sample in enumerate(expected):
@@ -38,7 +38,7 @@ def test_samples_are_concatenated(splits):
 
 def test_manifest_describes_all_splits(splits):
     one, two = (split.manifest for split in splits)
-    both = JoinedSplit(splits).manifest
+    both = Samples(splits).manifest
     assert (both.samples, both.labelled, both.masked, both.size) == (14, 14, 14, None)
     assert both.class_counts == tuple(a + b for a, b in zip(one.class_counts, two.class_counts, strict=True))
     assert both.digest not in (one.digest, two.digest)
@@ -46,13 +46,13 @@ def test_manifest_describes_all_splits(splits):
 
 
 def test_statistics_are_those_of_all_images(splits):
-    doubled = JoinedSplit([splits[1], splits[1]]).manifest
+    doubled = Samples([splits[1], splits[1]]).manifest
     assert np.allclose(doubled.statistics.mean, splits[1].manifest.statistics.mean)
     assert np.allclose(doubled.statistics.std, splits[1].manifest.statistics.std)
     images = [split.read(i).image.reshape(-1, 3) / 255 for split in splits for i in range(len(split))]
     mean = np.mean([image.mean(0) for image in images], 0)
     square = np.mean([(image**2).mean(0) for image in images], 0)
-    pooled = JoinedSplit(splits).manifest.statistics
+    pooled = Samples(splits).manifest.statistics
     assert np.allclose(pooled.mean, mean)
     assert np.allclose(pooled.std, np.sqrt(square - mean**2))
 
@@ -64,4 +64,4 @@ def test_splits_of_different_classes_are_refused(splits, monkeypatch):
         ShardError,
         match=r"/1 and .*/2 cannot be combined in one stream: their classes differ: benign, malignant and a, b",
     ):
-        JoinedSplit([splits[0], other])
+        Samples([splits[0], other])

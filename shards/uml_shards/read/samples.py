@@ -1,0 +1,191 @@
+"""The samples that a stream draws from: those of one or several splits, or a part of them."""
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ShardError
+from ..format.manifest import Manifest, Statistics
+from ..sample import Sample
+from .split import Split
+
+PartName = Literal["labelled", "unlabelled"]
+
+_SHARED = ("dimensions", "channels", "classes", "mask_classes", "mask_names", "tasks")
+
+
+class Samples:
+    """Samples of one or several splits, numbered consecutively in the order of the splits.
+
+    Args:
+        splits: splits of the same classes, mask classes and channels.
+
+    Attributes:
+        path: location of the first split.
+        manifest: the split's manifest, or the combined one of several, whose statistics weight each sample equally. The
+            manifest of a part has the part's counts, and its digest depends on the chosen samples.
+        rows: numbers of a part's samples among those of all splits, ascending; None for all of them.
+
+    Raises:
+        ShardError: the splits differ in a property that must be the same within a stream.
+    """
+
+    def __init__(self, splits: Sequence[Split]) -> None:
+        self.splits = tuple(splits)
+        self.path = splits[0].path
+        self.manifest = splits[0].manifest if len(splits) == 1 else _join(splits)
+        self.rows: NDArray[np.int64] | None = None
+        self._ends = np.cumsum([len(split) for split in splits])
+
+    def part(self, name: PartName, labelled: NDArray[np.bool_]) -> "Samples":
+        """Return the labelled samples, or all others as bare images.
+
+        Labels, masks and json of the part "unlabelled" are never read, whatever the shards contain, so they cannot
+        affect a training.
+
+        Args:
+            name: name of the part.
+            labelled: (N,) which samples are labelled.
+        """
+        part = copy.copy(self if name == "labelled" else self.without_truth())
+        chosen = np.flatnonzero(labelled if name == "labelled" else ~labelled)
+        part.rows = chosen if self.rows is None else self.rows[chosen]
+        part.manifest = _manifest_of_part(self.manifest, part, name)
+        return part
+
+    def without_truth(self) -> "Samples":
+        """Return the same samples as bare images; see `Split.without_truth`."""
+        bare = copy.copy(self)
+        bare.splits = tuple(split.without_truth() for split in self.splits)
+        return bare
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self.rows is None else len(self.rows)
+
+    def read(self, number: int) -> Sample:
+        """Read, decode and check a sample.
+
+        Raises:
+            ShardError: the sample cannot be read; the message names shard, key and reason.
+            IndexError: the number is out of range.
+        """
+        split, number = self._locate(number)
+        return split.read(number)
+
+    def read_patch(self, number: int, size: Sequence[int], place: Sequence[float]) -> Sample:
+        """Read a sample whose image and mask are a patch of the volume; see `Split.read_patch`."""
+        split, number = self._locate(number)
+        return split.read_patch(number, size, place)
+
+    def prefetch(self, number: int) -> None:
+        """Start to fetch the shard of a sample that will be read soon; see `Split.prefetch`."""
+        split, number = self._locate(number)
+        split.prefetch(number)
+
+    def labels(self) -> NDArray[np.int32]:
+        """Return the labels (N,) of all samples, in order; -1 = not labelled."""
+        return self._chosen(np.concatenate([split.labels() for split in self.splits]))
+
+    def masked(self) -> NDArray[np.bool_]:
+        """Return which samples (N,) have a mask."""
+        return self._chosen(np.concatenate([split.masked() for split in self.splits]))
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the keys of all samples, in order. Two splits may share keys."""
+        keys = tuple(key for split in self.splits for key in split.keys())
+        return keys if self.rows is None else tuple(keys[row] for row in self.rows)
+
+    def sizes(self) -> tuple[int, ...]:
+        """Return the number of samples in each shard, without empty shards."""
+        return tuple(size for sizes in self.sets() for size in sizes)
+
+    def sets(self) -> tuple[tuple[int, ...], ...]:
+        """Return `sizes` of each split; () for a split without samples of the part."""
+        return tuple(tuple(size for size in sizes if size) for sizes in self.shard_sizes())
+
+    def shard_sizes(self) -> Iterator[list[int]]:
+        """Yield the number of samples in every shard of each split, in the order of the manifest."""
+        first = 0
+        for split in self.splits:
+            edges = first + np.cumsum([0, *split.sizes()])
+            rows = edges if self.rows is None else np.searchsorted(self.rows, edges)
+            yield np.diff(rows).tolist()
+            first += len(split)
+
+    def _chosen(self, values: NDArray[Any]) -> NDArray[Any]:
+        return values if self.rows is None else values[self.rows]
+
+    def _locate(self, number: int) -> tuple[Split, int]:
+        """Return the split of a sample and the sample's number in it."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"sample {number} of {len(self)} in {self}")
+        row = number if self.rows is None else int(self.rows[number])
+        place = int(np.searchsorted(self._ends, row, side="right"))
+        return self.splits[place], row - (int(self._ends[place]) - len(self.splits[place]))
+
+    def __str__(self) -> str:
+        more = len(self.splits) - 1
+        return f"{self.path} and {more} more" if more else str(self.path)
+
+
+def _join(splits: Sequence[Split]) -> Manifest:
+    manifests = [split.manifest for split in splits]
+    first = manifests[0]
+    for manifest, split in zip(manifests, splits, strict=True):
+        for field in _SHARED:
+            if getattr(manifest, field) != getattr(first, field):
+                raise ShardError(
+                    f"{splits[0].path} and {split.path} cannot be combined in one stream: their {field} differ: "
+                    f"{_words(getattr(first, field))} and {_words(getattr(manifest, field))}"
+                )
+    sizes = {manifest.size for manifest in manifests}
+    return first.model_copy(
+        update={
+            "size": first.size if len(sizes) == 1 else None,
+            "components": tuple(sorted({name for manifest in manifests for name in manifest.components})),
+            "labelled": sum(manifest.labelled for manifest in manifests),
+            "masked": sum(manifest.masked for manifest in manifests),
+            "class_counts": tuple(map(sum, zip(*(manifest.class_counts for manifest in manifests), strict=True))),
+            "statistics": _pool(manifests),
+            "shards": tuple(shard for manifest in manifests for shard in manifest.shards),
+        }
+    )
+
+
+def _pool(manifests: Sequence[Manifest]) -> Statistics:
+    """Return mean and standard deviation over all images, each weighted equally regardless of its size."""
+
+    def moments(manifest: Manifest) -> NDArray[np.float64]:
+        mean, std = np.asarray(manifest.statistics.mean), np.asarray(manifest.statistics.std)
+        return np.stack([mean, std**2 + mean**2])
+
+    samples = [manifest.samples for manifest in manifests]
+    mean, square = np.average([moments(manifest) for manifest in manifests], axis=0, weights=samples)
+    return Statistics(mean=tuple(mean.tolist()), std=tuple(np.sqrt(np.maximum(square - mean**2, 0)).tolist()))
+
+
+def _manifest_of_part(whole: Manifest, part: Samples, name: PartName) -> Manifest:
+    labels, sizes = part.labels(), (size for sizes in part.shard_sizes() for size in sizes)
+    assert part.rows is not None
+    digest = hashlib.sha256(part.rows.astype("<i8").tobytes()).hexdigest()
+    return whole.model_copy(
+        update={
+            "labelled": int((labels >= 0).sum()),
+            "masked": int(part.masked().sum()),
+            "class_counts": tuple(int((labels == number).sum()) for number in range(len(whole.classes))),
+            "options": {**whole.options, "part": {"name": name, "sha256": digest}},
+            "shards": tuple(
+                shard.model_copy(update={"samples": size})
+                for shard, size in zip(whole.shards, sizes, strict=True)
+                if size
+            ),
+        }
+    )
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
