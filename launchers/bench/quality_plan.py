@@ -9,7 +9,7 @@ from typing import Any
 from uml_dist.config.loading import apply_overrides, read_toml, validate
 from uml_dist.errors import UmlError
 from uml_dist.run.data import open_stream_split
-from uml_dist.run.reader import json_objects
+from uml_dist.run.reader import read_status
 from uml_dist.train.setup import Setup, find_resume, prepare
 
 FREE = ("model", "objective", "optimizer", "networks")
@@ -87,8 +87,8 @@ class Job:
 
     def is_done(self) -> bool:
         """Return whether the run has finished, including its last validation."""
-        status = next(json_objects(self.run / "status.json", lines=False), {})
-        return status.get("status") == "done" and self.step() == self.setup.steps
+        status = read_status(self.run)
+        return status is not None and status["status"] == "done" and self.step() == self.setup.steps
 
 
 def plan(bench: Bench, methods: Iterable[str], seeds: Iterable[int]) -> list[Job]:

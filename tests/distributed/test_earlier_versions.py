@@ -53,7 +53,7 @@ def test_run_of_an_earlier_version_is_resumed(earlier, tmp_path):
     networks = Networks(setup.recipe, setup.config, torch.device("cpu"))
     states, lines = networks.complete(read_networks(checkpoint), str(checkpoint))
     assert lines == [
-        f"{checkpoint} was written by an earlier version, which had no mixer.levels.0.place_value_bias and 7 more "
+        f"{checkpoint} was written by an earlier version, which lacks mixer.levels.0.place_value_bias and 7 more "
         "parameters: they start at zero"
     ]
     networks.load(states)

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -125,8 +126,8 @@ def test_verify_reports_whether_each_checkpoint_is_valid(command, run):
 @pytest.mark.parametrize(
     ("pointer", "content", "message"),
     [
-        ("latest", "step-000009", "latest names step-000009, which is not there"),
-        ("best", "../other", "best names no checkpoint of its folder"),
+        ("latest", "step-000009", "latest names step-000009, which does not exist"),
+        ("best", "../other", "best does not name a checkpoint"),
         ("latest", None, "latest cannot be read: No such file"),
     ],
 )
@@ -170,7 +171,7 @@ def test_reshard_prints_a_command_that_resumes_the_run(command, run):
     code, printed, error = command("reshard", "--run", run, "--ranks", 4, "--stage", 3)
     assert (code, error) == (0, "")
     first, second, line = printed.splitlines()
-    assert first.startswith("step 6: nothing has to be converted")
+    assert first.startswith("step 6: no conversion is needed")
     assert second.endswith(": 1, 2, 4, 8")
     words = shlex.split(line)
     assert words[:2] == ["python", "launchers/train.py"]
@@ -266,7 +267,7 @@ def test_model_card_describes_the_weights(command, run, partly_known, tmp_path):
         "Validation at step 4; the best checkpoint is chosen by `dice`:",
         "| dice | 0.4000 |",
         "dropout = 0.2",
-        f"| torch | {torch.__version__} |",
+        f"| torch | {version('torch')} |",
         "model.init=FOLDER",
     ):
         assert words in card, words
@@ -295,7 +296,7 @@ def test_export_without_the_shards_states_that_the_licence_is_unknown(command, r
 def test_export_never_overwrites_and_leaves_no_partial_files(command, run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    assert_refused(command("export", "--run", run, "--out", out), "out is there already: choose another --out")
+    assert_refused(command("export", "--run", run, "--out", out), "out already exists: choose another --out")
     assert list(out.iterdir()) == []
     (tmp_path / "file").touch()
     below = tmp_path / "file" / "below"

@@ -89,7 +89,7 @@ def test_another_split_checkpoint_and_shard_folder_can_be_evaluated(command, run
     moved = Path(shutil.copytree(partly_known, tmp_path / "moved"))
     config = run_folder / "config.toml"
     config.write_text(config.read_text().replace(str(partly_known), str(tmp_path / "gone")))
-    assert_refused(command("--run", run_folder), "gone.* say where by --shards")
+    assert_refused(command("--run", run_folder), "gone.* name their folder by --shards")
     words = ("--split", "train", "--checkpoint", "step-000003", "--batch-size", 40, "--empty-masks", "leave-out")
     code, _, error = command("--run", run_folder, "--shards", moved, *words)
     assert (code, error) == (0, "")

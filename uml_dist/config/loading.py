@@ -65,7 +65,7 @@ def validate(tree: Mapping[str, Any], where: str) -> RunConfig:
     """
     name = tree.get("recipe")
     if not isinstance(name, str):
-        raise UmlError(f'{where} names no recipe: write recipe = "uml" at its top')
+        raise UmlError(f'{where} does not name a recipe: write recipe = "uml" at its top')
     schema = schema_of(name)
     try:
         return schema.model_validate(tree)

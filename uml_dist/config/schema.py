@@ -55,29 +55,30 @@ class Section(BaseModel):
 class StreamConfig(Section):
     """`[streams.NAME]`: a named source of samples in every global batch."""
 
-    shards: Annotated[str, RESUMABLE] = Field(
-        description="folder or URL of a data set's shards, with one folder per split"
-    )
+    shards: Annotated[str, RESUMABLE] = Field(description="folder or URL of a data set, with one folder per split")
     more_shards: Annotated[tuple[str, ...], RESUMABLE] = Field(
         default=(), description="further data sets of the same classes, whose samples join those of shards"
     )
-    split: str = Field(default="train", description="the split that is read")
+    split: str = Field(default="train", description="split to read")
     part: Literal["all", "labelled", "unlabelled"] = Field(
         default="all",
-        description="the samples with a mask (or, where none has one, a label), or all others, without what is known",
+        description="labelled: the samples with a mask (or, if none has a mask, with a label); unlabelled: all "
+        "others, without their labels and masks",
     )
     labelled_ids: Annotated[str | None, RESUMABLE] = Field(
-        default=None, description="file with the keys of the samples that count as labelled, one a line"
+        default=None,
+        description="file with the keys of the labelled samples, one per line; default: those with a mask or a label",
     )
-    count: int = Field(gt=0, description="samples of it in a global batch (its slots)")
+    count: int = Field(gt=0, description="samples of the stream in a global batch (its slots)")
     sampling: Literal["epoch", "balanced"] | dict[str, float] = Field(
         default="epoch",
-        description="epoch: each sample once; balanced: all classes equally often; or how often, by name of the class",
+        description="epoch: each sample once; balanced: all classes equally often; or the frequency of each class "
+        "by name",
     )
     size: Size | None = Field(default=None, description="size of its images or patches; default: data.size")
     augment: Augment | None = Field(default=None, description="its augmentation; default: data.augment")
     weights: tuple[float, ...] | None = Field(
-        default=None, description="how often each of shards and more_shards is drawn from; default: each sample once"
+        default=None, description="frequency of each data set of shards and more_shards; default: each sample once"
     )
 
     @model_validator(mode="after")
@@ -102,7 +103,7 @@ class DataConfig(Section):
     """`[data]`: how samples are read."""
 
     workers: Annotated[int | Literal["auto"], RESUMABLE] = Field(
-        default="auto", description="processes per rank that read ahead; auto: none on the CPU, up to 4 beside a GPU"
+        default="auto", description="processes per rank that read ahead; auto: none on the CPU, up to 4 with a GPU"
     )
     size: Size | None = Field(
         default=None,
@@ -111,17 +112,20 @@ class DataConfig(Section):
     augment: Augment = Field(default="light", description="flips, quarter turns and +-10 % scale, or none")
     normalise: Literal["statistics", "unit"] = Field(
         default="statistics",
-        description="inputs by the mean and standard deviation of the training data, or scaled to [0, 1] alone",
+        description="statistics: by mean and standard deviation of the training data; unit: only scaled to [0, 1]",
     )
     cache: Annotated[str | None, RESUMABLE] = Field(
         default=None, description="folder that keeps shards read from URLs; default: uml_shards in ~/.cache"
     )
     cache_gigabytes: Annotated[float | None, RESUMABLE] = Field(
-        default=None, gt=0, description="what it may hold, the longest unused gives way; default: no limit"
+        default=None,
+        gt=0,
+        description="largest size of the cache; the least recently used shards are removed; default: no limit",
     )
     window: int = Field(default=256, gt=0, description="samples among which a slot shuffles")
     on_bad_sample: Annotated[Literal["error", "skip"], RESUMABLE] = Field(
-        default="error", description="stop, or keep a bad sample's place with a placeholder of weight 0"
+        default="error",
+        description="error: stop at an unreadable sample; skip: replace it by a placeholder of weight 0",
     )
 
 
@@ -129,10 +133,12 @@ class ModelConfig(Section):
     """`[model]`: keys that the models of all recipes have."""
 
     classes: int | None = Field(
-        default=None, gt=1, description="image classes that the shards must have; default: any number"
+        default=None, gt=1, description="number of image classes that the shards must have; default: any"
     )
     mask_classes: int | None = Field(
-        default=None, gt=1, description="pixel classes that they must have, background included"
+        default=None,
+        gt=1,
+        description="number of pixel classes that the shards must have, background included; default: any",
     )
     init: Annotated[str | None, RESUMABLE] = Field(
         default=None, description="checkpoint or run folder whose weights training starts from"
@@ -143,22 +149,22 @@ class ModelConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """`[optimizer]`, and `[networks.NAME.optimizer]` on top of it: torch's optimiser and the learning rate's course."""
+    """`[optimizer]`, and `[networks.NAME.optimizer]` on top of it: the optimiser and the learning rate schedule."""
 
     name: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="torch's optimiser of this name")
     lr: float = Field(default=1e-3, gt=0, description="base learning rate")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of adam and adamw")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="betas of adam and adamw")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of sgd")
     weight_decay: float = Field(default=1e-5, ge=0, description="L2 for adam and sgd, decoupled for adamw")
-    schedule: Schedule = Field(default="constant", description="course of the rate after the warmup")
-    warmup: int = Field(default=0, ge=0, description="steps over which the rate rises linearly from 0")
+    schedule: Schedule = Field(default="constant", description="schedule of the learning rate after the warmup")
+    warmup: int = Field(default=0, ge=0, description="steps over which the learning rate rises linearly from 0")
     hold: float = Field(
-        default=0.3, ge=0, lt=1, description="poly: share of the steps at the base rate before it falls"
+        default=0.3, ge=0, lt=1, description="poly: share of the steps at the base rate before the decay"
     )
-    power: float = Field(default=0.9, gt=0, description="poly: exponent of the fall")
-    step_every: int = Field(default=2500, gt=0, description="step: steps after which the rate falls, again and again")
-    step_factor: float = Field(default=0.1, gt=0, lt=1, description="step: factor by which it falls")
-    floor: float = Field(default=1e-5, ge=0, description="the rate never falls below it")
+    power: float = Field(default=0.9, gt=0, description="poly: exponent of the decay")
+    step_every: int = Field(default=2500, gt=0, description="step: number of steps between two reductions")
+    step_factor: float = Field(default=0.1, gt=0, lt=1, description="step: factor of each reduction")
+    floor: float = Field(default=1e-5, ge=0, description="lower bound of the learning rate")
     clip: float = Field(default=0.0, ge=0, description="largest norm of the gradient; 0: no clipping")
 
 
@@ -189,32 +195,32 @@ class TrainConfig(Section):
     """`[train]`: the run."""
 
     steps: int | None = Field(default=None, gt=0, description="optimiser steps of the whole run")
-    epochs: float | None = Field(default=None, gt=0, description="instead of steps: passes over the first stream")
+    epochs: float | None = Field(default=None, gt=0, description="passes over the first stream, instead of steps")
     micro_batch: Annotated[int | None, RESUMABLE] = Field(
         default=None,
         gt=0,
-        description="most samples per rank at once; the accumulation follows from it. Default: no accumulation",
+        description="largest number of samples per rank and forward pass, from which the accumulation follows; "
+        "default: no accumulation",
     )
-    seed: int = Field(default=0, ge=0, description="of weights, order, augmentation and dropout")
+    seed: int = Field(default=0, ge=0, description="seed of initial weights, order, augmentation and dropout")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="fp32",
-        description="of the networks; losses stay in float32. auto: bf16 where the GPU or processor has instructions "
-        "for it, else fp32",
+        description="precision of the networks; losses stay in float32. auto: bf16 if the GPU or processor supports "
+        "it, else fp32",
     )
-    log_every: Annotated[int, RESUMABLE] = Field(default=10, gt=0, description="steps between two lines of the log")
+    log_every: Annotated[int, RESUMABLE] = Field(default=10, gt=0, description="steps between two log lines")
     validate_every: Annotated[int, RESUMABLE] = Field(
-        default=500, gt=0, description="steps between two validations; there is one at the end too"
+        default=500, gt=0, description="steps between two validations; the last one is at the end"
     )
-    validate_split: str = Field(default="val", description="split of the first stream's shards for validation")
+    validate_split: str = Field(default="val", description="split of the first stream's data set for validation")
     best: Annotated[str, RESUMABLE] = Field(
         default="loss",
-        description="metric of the validations by which the best checkpoint is chosen, or the mean of several: "
-        "mean(accuracy, dice)",
+        description="metric by which the best checkpoint is chosen, or the mean of several: mean(accuracy, dice)",
     )
     empty_masks: Annotated[EmptyRule, RESUMABLE] = Field(
         default="one",
-        description="how Dice and IoU of a class count that is neither in the mask nor predicted, in validations and, "
-        "by default, in evaluations: as 1, or the case is left out",
+        description="Dice and IoU of a class that is neither in the mask nor predicted, in validations and, by "
+        "default, in evaluations: 1, or the case is left out",
     )
 
     @model_validator(mode="after")
@@ -234,27 +240,28 @@ class ValidationConfig(Section):
 
 
 class ZeroConfig(Section):
-    """`[zero]`: DeepSpeed's partition of optimiser states (1), gradients (2) and parameters (3)."""
+    """`[zero]`: DeepSpeed's partitioning of optimiser states (1), gradients (2) and parameters (3)."""
 
-    stage: Literal[0, 1, 2, 3] = Field(
-        default=1, description="what is parted among the ranks; 0: nothing, every rank keeps all"
-    )
+    stage: Literal[0, 1, 2, 3] = Field(default=1, description="ZeRO stage; 0: nothing is partitioned")
 
 
 class CheckpointConfig(Section):
-    """`[checkpoint]`: when the run is saved and what is kept."""
+    """`[checkpoint]`: how often the run is saved, and which checkpoints are kept."""
 
-    every: int = Field(default=500, gt=0, description="steps between two checkpoints; there is one at the end too")
-    keep: int = Field(default=2, gt=0, description="newest checkpoints kept, besides the best")
+    every: int = Field(default=500, gt=0, description="steps between two checkpoints; the last one is at the end")
+    keep: int = Field(default=2, gt=0, description="number of newest checkpoints to keep, besides the best ones")
 
 
 class MetricsConfig(Section):
     """`[metrics]`: the Prometheus exporter of each rank."""
 
-    enabled: bool = Field(default=True, description="serve /metrics, from every rank")
+    enabled: bool = Field(default=True, description="serve /metrics on every rank")
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(
-        default=9464, ge=0, le=65535, description="of local rank 0; rank r listens on port + r, or the next free"
+        default=9464,
+        ge=0,
+        le=65535,
+        description="port of local rank 0; rank r listens on port + r, or on the next free one",
     )
 
 
@@ -320,7 +327,7 @@ DERIVED_FROM = {
     "fp16": "train.precision",
     "torch_autocast": "train.precision",
 }
-"""Keys of DeepSpeed's configuration that follow from ours, and which."""
+"""Keys of DeepSpeed's configuration that are derived -> our key."""
 
 
 def table_of(field: FieldInfo) -> type[BaseModel] | None:
@@ -347,6 +354,6 @@ def resumable_mark(schema: type[BaseModel], key: str) -> Resumable | None:
         if table is None:
             return None
         if get_origin(field.annotation) is dict and parts:
-            parts.pop(0)  # a name that the user has chosen
+            parts.pop(0)  # a name chosen by the user
         schema = table
     return None

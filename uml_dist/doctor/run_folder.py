@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 from ..run.checkpoint_folder import DamagedError, find_checkpoint
-from ..run.reader import json_objects
+from ..run.reader import read_status
 from .finding import Finding, note, ok
 from .network import METRICS_HOST, METRICS_PORT
 
@@ -21,7 +21,7 @@ def read_metrics_place(run: Path) -> tuple[str, int]:
 
 def check_run(run: Path) -> Finding:
     """Check the status of a run and whether its newest checkpoint exists; a resume verifies the checkpoint itself."""
-    status = next(json_objects(run / "status.json", lines=False), None)
+    status = read_status(run)
     if status is None:
         return ok("run", f"{run} is not a run folder: a new run can start there")
     trouble = _trouble_with_latest(run)

@@ -1,13 +1,13 @@
-"""Checkpoints that know neither ZeRO stage nor world size: safetensors, one JSON, and a list of digests.
+"""Checkpoints that fit any ZeRO stage and any number of ranks: safetensors, one JSON, and a list of digests.
 
     checkpoints/step-001200/<network>.safetensors            weights and buffers, float32
                             <network>.optimizer.safetensors  <moment>/<parameter>
-                            state.json                       where the run is (`RunState`) and its configuration
+                            state.json                       progress of the run (`RunState`) and its configuration
                             MANIFEST.json                    sha256 of each of these files
     checkpoints/latest, best                                 the name of a step folder
 
-A folder is written under a temporary name, brought down to the disk, renamed when whole, and `latest` is turned to it
-last: whenever the writer is killed, the older checkpoint or the new one is whole. Nothing is pickled.
+A folder is written under a temporary name, synced to the disk and renamed when it is complete; then `latest` is pointed
+to it. Whenever the writer is killed, the older checkpoint or the new one is complete. Nothing is pickled.
 """
 
 import hashlib
@@ -44,14 +44,14 @@ FORMAT = 1
 
 @dataclass
 class RunState:
-    """Where a run is.
+    """The progress of a run.
 
     Attributes:
-        recipe: its name.
+        recipe: name of the recipe.
         step: optimiser steps done.
-        phase: number of the phase the next step belongs to.
+        phase: number of the phase to which the next step belongs.
         phase_step: steps done in that phase.
-        positions: samples that each stream has given.
+        positions: samples that each stream has yielded.
         steps_of: optimiser steps that each trained network has taken.
         best: value of the best metric so far; None before the first validation.
         best_step: the step at which it was reached.
@@ -60,7 +60,7 @@ class RunState:
         until_misses: validations since then.
         data: digest of each stream's manifest.
         config: the resolved configuration.
-        versions: of the libraries that wrote it.
+        versions: versions of the libraries that wrote the checkpoint.
     """
 
     recipe: str
@@ -80,13 +80,13 @@ class RunState:
 
 
 def save_checkpoint(folder: Path, networks: Mapping[str, NetworkState], run: RunState) -> Path:
-    """Write a checkpoint below a run's `checkpoints` folder and turn `latest` to it. One process calls it.
+    """Write a checkpoint into a run's `checkpoints` folder and point `latest` to it. One process calls it.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        UmlError: it cannot be written; what was there before is whole and the latest still.
+        UmlError: it cannot be written; the previous checkpoints are unchanged.
     """
     final = folder / folder_name(run.step)
     temporary = folder / f".{final.name}.tmp"
@@ -101,7 +101,7 @@ def save_checkpoint(folder: Path, networks: Mapping[str, NetworkState], run: Run
         point(folder / "latest", final.name)
         tidy(folder)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)  # mostly the disk is full: leave others room to say so
+        shutil.rmtree(temporary, ignore_errors=True)  # the disk is probably full: leave room for status and log
         raise UmlError(
             f"checkpoint {final} cannot be written: {error.strerror or error}: make room or fix the disk, then resume "
             f"with --run {folder.parent}"
@@ -110,7 +110,7 @@ def save_checkpoint(folder: Path, networks: Mapping[str, NetworkState], run: Run
 
 
 def write_checkpoint(folder: Path, networks: Mapping[str, NetworkState], run: RunState) -> None:
-    """Write the files of a checkpoint into a new folder, down to the disk.
+    """Write the files of a checkpoint into a new folder and sync them to the disk.
 
     Raises:
         OSError: they cannot be written.
@@ -138,16 +138,16 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def latest_valid(folder: Path) -> tuple[Path, str | None] | None:
-    """The checkpoint that a run goes on from: the latest or, where that one is damaged, the newest whole one before it.
+    """Return the checkpoint to resume from: the latest or, if it is damaged, the newest valid one before it.
 
     Args:
-        folder: of the checkpoints.
+        folder: folder of the checkpoints.
 
     Returns:
-        Its folder, verified, and what is wrong with those that are left, in one line; None where there is none at all.
+        Its folder, verified, and one line on the damaged ones that are passed over; None if there are no checkpoints.
 
     Raises:
-        UmlError: none of them is whole.
+        UmlError: none of them is valid.
     """
     there = list(reversed(checkpoints_in(folder)))
     left = []
@@ -178,16 +178,18 @@ def _wrong(error: DamagedError) -> str:
 
 
 def read_state(checkpoint: Path) -> RunState:
-    """Where the run of a checkpoint is.
+    """Read the progress of a run from a checkpoint.
 
     Raises:
-        DamagedError: it is missing or damaged.
-        UmlError: it is of another format.
+        DamagedError: state.json is missing or damaged.
+        UmlError: it has another format.
     """
     try:
         tree = json.loads((checkpoint / "state.json").read_text())
         if tree.pop("format") != FORMAT:
-            raise UmlError(f"checkpoint {checkpoint} is not of format {FORMAT}: read it with the version that wrote it")
+            raise UmlError(
+                f"checkpoint {checkpoint} does not have format {FORMAT}: read it with the version that wrote it"
+            )
         return RunState(**tree)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UmlError):
@@ -199,7 +201,7 @@ def verify(checkpoint: Path) -> None:
     """Check the digest of every file of a checkpoint.
 
     Raises:
-        DamagedError: a file is missing, is not what was written, or holds tensors that nobody wrote.
+        DamagedError: a file is missing, has changed, or contains tensors that are not in the list of digests.
     """
     try:
         digests = json.loads((checkpoint / "MANIFEST.json").read_text())
@@ -213,20 +215,20 @@ def verify(checkpoint: Path) -> None:
 
 
 def _is(checkpoint: Path, name: str, digest: Any) -> bool:
-    """Whether a file is there, in the checkpoint's own folder, and is what was written."""
+    """Return whether a file exists in the checkpoint's own folder and has a digest."""
     path = checkpoint / name
     try:
         return path.parent == checkpoint and path.is_file() and sha256_of(path) == digest
-    except (OSError, ValueError):  # unreadable, or no name of a file
+    except (OSError, ValueError):  # unreadable, or not a file name
         return False
 
 
 def read_networks(checkpoint: Path, optimizer: bool = True) -> dict[str, NetworkState]:
-    """The networks of a checkpoint, on the CPU.
+    """Read the networks of a checkpoint, on the CPU.
 
     Args:
         checkpoint: its folder, verified.
-        optimizer: read the moments too.
+        optimizer: whether to read the optimiser's moments.
     """
     steps_of = read_state(checkpoint).steps_of
     states = {}
@@ -245,10 +247,10 @@ def read_networks(checkpoint: Path, optimizer: bool = True) -> dict[str, Network
 
 
 def read_weights_file(path: Path, names: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
-    """Weights for fine-tuning: of networks by these names in a checkpoint, or of the first in a safetensors file.
+    """Read weights for fine-tuning: the named networks of a checkpoint, or the first network from a safetensors file.
 
     Raises:
-        UmlError: it is damaged.
+        UmlError: the checkpoint or the file is damaged.
     """
     checkpoint = find_checkpoint(path, "best") or find_checkpoint(path)
     if checkpoint is None:
@@ -259,7 +261,7 @@ def read_weights_file(path: Path, names: tuple[str, ...]) -> dict[str, dict[str,
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """Read the tensors of a safetensors file.
 
     Raises:
         UmlError: it cannot be read.
@@ -271,6 +273,6 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 digest of a file."""
+    """Return the sha256 digest of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,11 +1,11 @@
-"""The folder of a run's checkpoints: their names, the pointers to them, and what a killed writer leaves.
+"""The folder of a run's checkpoints: names, pointers, and the remains of a killed writer.
 
-    checkpoints/step-001200         a whole checkpoint
-                .step-001200.tmp    one that is being written or removed: never read
-                .step-001200.old    one that is being overwritten: read while its own name is free
-                latest, best        the name of one; best-NAME for further validations
+    checkpoints/step-001200         a complete checkpoint
+                .step-001200.tmp    a checkpoint that is being written or removed: never read
+                .step-001200.old    a checkpoint that is being overwritten: read as long as its own name is free
+                latest, best        the name of a checkpoint; best-NAME for further validations
 
-A name in a pointer is never trusted to be more than that: it leads to no other folder.
+Pointers contain a name only, so they cannot lead out of the folder.
 """
 
 import re
@@ -21,43 +21,43 @@ from ..errors import UmlError
 NAME = re.compile(r"step-[0-9]{6,}")
 
 USE_ANOTHER = ": use another checkpoint"
-"""What to do about a damaged one, at the end of its error."""
+"""The remedy at the end of an error about a damaged checkpoint."""
 
 
 class DamagedError(UmlError):
-    """A checkpoint, or a pointer to one, is not what was written."""
+    """A checkpoint, or a pointer to one, is damaged."""
 
 
 def folder_name(step: int) -> str:
-    """The folder of a step's checkpoint."""
+    """Return the folder name of a step's checkpoint."""
     return f"step-{step:06d}"
 
 
 def name_of(path: Path) -> str:
-    """The name of a checkpoint, also while it is set aside."""
+    """Return the name of a checkpoint, also of one that is set aside."""
     return path.name.removeprefix(".").removesuffix(".old")
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint."""
+    """Return the step of a checkpoint."""
     return int(name_of(path).removeprefix("step-"))
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, whole or damaged, oldest first."""
+    """Return the checkpoints in a folder, valid or damaged, oldest first."""
     found = [path for path in (*folder.glob("step-*"), *_aside(folder)) if path.is_dir()]
     names = {name for path in found if NAME.fullmatch(name := name_of(path))}
     return sorted((place_of(folder, name) for name in names), key=step_of)
 
 
 def place_of(folder: Path, name: str) -> Path:
-    """Where a checkpoint lies: under its name, or aside where a writer was killed that was about to overwrite it."""
+    """Return the path of a checkpoint: its name, or the name it was set aside under when its overwriting was killed."""
     aside = folder / f".{name}.old"
     return aside if aside.is_dir() and not (folder / name).exists() else folder / name
 
 
 def point(pointer: Path, name: str) -> None:
-    """Let a pointer file name a checkpoint, atomically.
+    """Point a pointer file to a checkpoint, atomically.
 
     Raises:
         OSError: it cannot be written.
@@ -66,25 +66,25 @@ def point(pointer: Path, name: str) -> None:
 
 
 def read_pointer(pointer: Path) -> str:
-    """The name in a pointer file.
+    """Return the name in a pointer file.
 
     Raises:
-        DamagedError: it is none of a checkpoint of that folder.
+        DamagedError: it cannot be read, or is not the name of a checkpoint.
     """
     try:
         name = pointer.read_bytes().decode("utf-8", "replace").strip()
     except OSError as error:
         raise DamagedError(f"pointer {pointer} cannot be read: {error.strerror}{USE_ANOTHER}") from None
     if not NAME.fullmatch(name):
-        raise DamagedError(f"pointer {pointer} names no checkpoint of its folder{USE_ANOTHER}")
+        raise DamagedError(f"pointer {pointer} does not name a checkpoint{USE_ANOTHER}")
     return name
 
 
 def find_checkpoint(path: Path, pointer: str = "latest") -> Path | None:
-    """The checkpoint that a path means: itself, or what `latest` (or `best`) names in a run or `checkpoints` folder.
+    """Return the checkpoint at a path, or the one to which a pointer in a run or `checkpoints` folder points.
 
     Raises:
-        DamagedError: the pointer names none.
+        DamagedError: the pointer does not name a checkpoint.
     """
     for folder in (path / "checkpoints", path):
         if (folder / pointer).is_file():
@@ -93,7 +93,7 @@ def find_checkpoint(path: Path, pointer: str = "latest") -> Path | None:
 
 
 def tidy(folder: Path) -> None:
-    """Give back their names to checkpoints that a killed writer had set aside, and remove what it had not finished."""
+    """Restore the names of checkpoints that a killed writer had set aside, and remove unfinished ones."""
     for aside in _aside(folder):
         final = folder / name_of(aside)
         if final.exists():
@@ -105,16 +105,16 @@ def tidy(folder: Path) -> None:
 
 
 def prune(folder: Path, keep: int, counts: Callable[[Path], bool] | None = None) -> dict[str, int]:
-    """Remove all checkpoints that are older than the newest few, but for those that a pointer names.
+    """Remove all checkpoints except the newest few and those that a pointer names.
 
     Args:
-        folder: of the checkpoints.
-        keep: how many, the newest.
-        counts: whether a checkpoint is one of them; one that does not count is kept if it is newer. By default those do
-            not count that are newer than `latest`: of a run that has gone back to an older checkpoint.
+        folder: folder of the checkpoints.
+        keep: number of newest checkpoints to keep.
+        counts: whether a checkpoint counts as one of them; a newer one that does not count is kept too. By default,
+            checkpoints newer than `latest` do not count: they belong to a run that went back to an older checkpoint.
 
     Returns:
-        The bytes of each that is removed, by name.
+        The bytes of each removed checkpoint, by name.
     """
     named = named_by(folder)
     removed = {}
@@ -122,7 +122,7 @@ def prune(folder: Path, keep: int, counts: Callable[[Path], bool] | None = None)
         if keep:
             newer = "latest" in named and step_of(path) > step_of(folder / named["latest"])
             keep -= counts(path) if counts else not newer
-        elif path.name == name_of(path) not in named.values():  # one that is set aside is in the hands of a writer
+        elif path.name == name_of(path) not in named.values():  # a checkpoint that is set aside belongs to a writer
             with suppress(FileNotFoundError):  # another process has just removed it
                 removed[path.name] = size_of(path)
                 _remove(path)
@@ -130,7 +130,7 @@ def prune(folder: Path, keep: int, counts: Callable[[Path], bool] | None = None)
 
 
 def size_of(checkpoint: Path) -> int:
-    """The bytes of its files."""
+    """Return the size of a checkpoint in bytes."""
     return sum(file.stat().st_size for file in checkpoint.iterdir())
 
 
@@ -157,7 +157,7 @@ def _aside(folder: Path) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint; a kill in the middle leaves none that looks damaged."""
+    """Remove a checkpoint; if this is killed, no damaged checkpoint is left."""
     doomed = path.with_name(f".{path.name}.tmp")
     path.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A trained run for others: its weights in float32, what they are, and how to load them."""
+"""Exports a trained run for others: its weights in float32, and a model card."""
 
 import os
 import re
@@ -29,22 +29,22 @@ from .reader import RunReader
 def export(run: Path, out: Path, pointer: str = "best") -> list[Path]:
     """Write the networks of a checkpoint and a model card into a new folder.
 
-    The folder is a checkpoint without the optimiser, so `model.init` takes it as it is; paths of this machine are left
-    out of its configuration.
+    The folder is a checkpoint without the optimiser, so `model.init` accepts it. Paths of this machine are removed from
+    its configuration.
 
     Args:
-        run: its folder.
-        out: the folder to make.
-        pointer: "best" or "latest".
+        run: the run folder.
+        out: the folder to create.
+        pointer: "best", "latest" or "best-NAME".
 
     Returns:
         The files.
 
     Raises:
-        UmlError: there is no such checkpoint, it is damaged, or the folder is there already or cannot be written.
+        UmlError: the checkpoint is missing or damaged, or the folder already exists or cannot be written.
     """
     if out.exists():
-        raise UmlError(f"{out} is there already: choose another --out")
+        raise UmlError(f"{out} already exists: choose another --out")
     checkpoints_of(run)
     reader = RunReader(run)
     checkpoint = find_checkpoint(run, pointer)
@@ -72,7 +72,7 @@ def export(run: Path, out: Path, pointer: str = "best") -> list[Path]:
 
 
 def without_places(tree: Any) -> Any:
-    """A configuration of whose absolute paths and URLs only the last part is left."""
+    """Return a configuration whose absolute paths and URLs are reduced to their last part."""
     if isinstance(tree, Mapping):
         return {key: without_places(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -83,13 +83,13 @@ def without_places(tree: Any) -> Any:
 
 
 def _write(out: Path, networks: Mapping[str, NetworkState], state: RunState, card: str) -> None:
-    """Write the folder under another name, and give it its own when it is whole."""
+    """Write the folder under a temporary name, and rename it when it is complete."""
     temporary = out.with_name(f".{out.name}.tmp")
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         write_checkpoint(temporary, networks, state)
-        write_text(temporary / "README.md", card)  # not in the list of digests: people add to it
+        write_text(temporary / "README.md", card)  # not in the list of digests, since people edit it
         sync_folder(temporary)
         os.rename(temporary, out)
         sync_folder(out.parent)
@@ -103,7 +103,7 @@ def _single(tensor: Tensor) -> Tensor:
 
 
 def _manifests(config: RunConfig, state: RunState) -> dict[str, Manifest | None]:
-    """The manifest of every stream; None where the shards are not where training found them, or may be others."""
+    """Return the manifest of every stream; None where the shards have moved or may have changed."""
     try:
         splits = open_splits(config)
     except ShardError:

@@ -1,4 +1,4 @@
-"""The run folder: configuration, status and metrics of a run, where scripts and people find them."""
+"""Writes the run folder: configuration, status and metrics of a run."""
 
 import json
 import math
@@ -18,11 +18,11 @@ PACKAGES = ("uml-dist", "torch", "deepspeed", "triton", "webdataset", "numpy")
 
 
 class RunFolder:
-    """One run's folder. Only rank 0 writes; for the other ranks every method does nothing.
+    """The folder of a run. Only rank 0 writes; on the other ranks every method does nothing.
 
     Args:
-        path: of the folder; made when something is written.
-        writes: whether this process is the one that writes.
+        path: path of the folder, which is created when something is written.
+        writes: whether this process writes.
     """
 
     def __init__(self, path: Path, writes: bool) -> None:
@@ -31,11 +31,11 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     def begin(self, config: RunConfig, step: int) -> None:
-        """Make the folder ready for a run that begins, or goes on, after a step."""
+        """Prepare the folder for a run that starts or resumes after a step."""
         self.write_config(config)
         self.forget_after(step)
         self.write_status("running", step)
@@ -51,7 +51,7 @@ class RunFolder:
     def write_status(
         self, status: Literal["running", "done", "stopped", "failed"], step: int, reason: str | None = None
     ) -> None:
-        """Say how the run stands; the launcher's exit code does not always tell."""
+        """Write the status of the run, which the exit code of the launcher does not always show."""
         if not self.writes:
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -59,14 +59,14 @@ class RunFolder:
         replace_text(self.path / "status.json", json.dumps(record) + "\n")
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add a line to metrics.jsonl."""
+        """Append a record to metrics.jsonl."""
         if not self.writes:
             return
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop the lines of metrics.jsonl beyond a step that the run has gone back to."""
+        """Remove the records of metrics.jsonl after a step to which the run has gone back."""
         path = self.path / "metrics.jsonl"
         if not self.writes or not path.is_file():
             return
@@ -75,7 +75,7 @@ class RunFolder:
 
 
 def _step(line: str) -> float:
-    """The step of a line of metrics.jsonl; infinite for one that a kill has cut short."""
+    """Return the step of a line of metrics.jsonl; infinite for a line that a kill has truncated."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
@@ -83,7 +83,7 @@ def _step(line: str) -> float:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that results depend on."""
+    """Return the installed versions of the packages that results depend on."""
     found = {"python": sys.version.split()[0]}
     for name in PACKAGES:
         try:

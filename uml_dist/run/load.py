@@ -40,14 +40,14 @@ class Run:
     """A trained run, ready to predict.
 
     Attributes:
-        path: its folder.
-        checkpoint: the folder of the checkpoint that was read.
-        state: of the checkpoint.
-        config: of the run.
-        recipe: with its configuration and manifests.
-        networks: by name, in evaluation mode.
+        path: the run folder.
+        checkpoint: folder of the checkpoint that was read.
+        state: progress of the run at the checkpoint.
+        config: the run's configuration.
+        recipe: the recipe with its configuration and manifests.
+        networks: the networks by name, in evaluation mode.
         sizes: (H, W) of every stream's images, or (H, W, D) of the patches of its volumes.
-        device: of the networks.
+        device: device of the networks.
         notes: lines for the user on how the checkpoint was read.
     """
 
@@ -78,7 +78,7 @@ class Run:
 
     @property
     def predictor(self) -> Predictor:
-        """The recipe with its networks, in the precision of the training."""
+        """The recipe with its networks, in the precision of training."""
         enabled = computes_in_bf16(self.config.train.precision, self.device)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
         return Predictor(self.recipe, self.networks, self.device, autocast)
@@ -88,7 +88,7 @@ class Run:
         return self.predictor.predict(batch)
 
     def to(self, device: torch.device) -> "Run":
-        """The run on another device; its networks move."""
+        """Return the run with its networks moved to another device."""
         networks = {name: network.to(device) for name, network in self.networks.items()}
         return Run(**{**vars(self), "networks": networks, "device": device})
 
@@ -124,13 +124,13 @@ def load_run(
     """Read a trained run.
 
     Args:
-        path: its folder.
-        checkpoint: "best", "latest" or the name of one, such as "step-000500".
-        device: of the networks; by default the first GPU, or the CPU where there is none.
-        shards: folder or URL of the first stream's data set, where it is not where the run found it.
+        path: the run folder.
+        checkpoint: "best", "best-NAME", "latest" or a name such as "step-000500".
+        device: device of the networks; by default the first GPU, or the CPU without one.
+        shards: folder or URL of the first stream's data set, if it has moved since training.
 
     Raises:
-        UmlError: there is no such run or checkpoint, it is damaged, or its shards are not there or are others.
+        UmlError: the run or the checkpoint is missing or damaged, or its shards are missing or have changed.
     """
     path = Path(path)
     config = RunReader(path).config()
@@ -142,12 +142,17 @@ def load_run(
     try:
         splits = open_splits(config)
     except ShardError as error:
-        raise UmlError(f"the shards of run {path}: {error}; if they have moved, say where by --shards") from None
+        raise UmlError(
+            f"the shards of run {path}: {error}; if they have moved, name their folder by --shards"
+        ) from None
     for name, split in splits.items():
         if state.data.get(name, split.manifest.digest) != split.manifest.digest:
             ids = config.streams[name].labelled_ids
             now = f"{split.path.parent}, or another list than {ids}" if ids else str(split.path.parent)
-            raise UmlError(f"run {path} was trained on other shards than those in {now}: name its own")
+            raise UmlError(
+                f"run {path} was trained on other shards than those in {now}: name the shards of the training by "
+                f"--shards"
+            )
     recipe = kind(config, {name: split.manifest for name, split in splits.items()})
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     networks, lines = _networks(recipe, folder)
@@ -156,7 +161,7 @@ def load_run(
 
 
 def _checkpoint(run: Path, name: str) -> Path:
-    """The folder of a run's checkpoint."""
+    """Return the folder of a run's checkpoint."""
     folder = run / "checkpoints"
     named = find_checkpoint(run, name) if name in pointers_in(folder) else place_of(folder, name)
     if named is not None and (named / "state.json").is_file() and named.parent == folder:
@@ -168,7 +173,7 @@ def _checkpoint(run: Path, name: str) -> Path:
 
 
 def _with_shards(config: RunConfig, first: str, shards: str | Path | None) -> RunConfig:
-    """The configuration with another folder for every stream that read the first one's data set."""
+    """Return the configuration with another location for every stream that reads the first one's data set."""
     if shards is None:
         return config
     old = config.streams[first].shards
@@ -180,7 +185,7 @@ def _with_shards(config: RunConfig, first: str, shards: str | Path | None) -> Ru
 
 
 def _networks(recipe: Recipe, checkpoint: Path) -> tuple[dict[str, nn.Module], list[str]]:
-    """The networks of a checkpoint, and lines for the user on how they were read."""
+    """Read the networks of a checkpoint; also return lines for the user on how they were read."""
     states, networks, lines = read_networks(checkpoint, optimizer=False), {}, []
     for name in recipe.networks:
         source = trained_source(recipe.networks, name)

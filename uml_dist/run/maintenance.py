@@ -1,4 +1,4 @@
-"""What `launchers/checkpoint.py` does with the checkpoints of a run, but for exporting them."""
+"""Verifies, prunes and reshards the checkpoints of a run, for `launchers/checkpoint.py`."""
 
 import shlex
 from math import gcd
@@ -24,10 +24,10 @@ def check_run(run: Path) -> tuple[list[str], list[str]]:
     """Verify every checkpoint of a run.
 
     Returns:
-        A line for each checkpoint, and what is wrong with each that is damaged and with pointers to none.
+        A line for each checkpoint, and the problems: damaged checkpoints, and pointers to missing ones.
 
     Raises:
-        UmlError: there is no run, or no checkpoint.
+        UmlError: the folder contains no run, or no checkpoint.
     """
     folder = checkpoints_of(run)
     names = named_by(folder)
@@ -44,13 +44,13 @@ def check_run(run: Path) -> tuple[list[str], list[str]]:
 
 
 def prune_run(run: Path, keep: int) -> dict[str, int]:
-    """Remove checkpoints but the newest few whole ones, and those that `latest` and `best` name.
+    """Remove all checkpoints except the newest few valid ones and those that a pointer names.
 
     Returns:
-        The bytes of each that is removed, by name.
+        The bytes of each removed checkpoint, by name.
 
     Raises:
-        UmlError: there is no run or no checkpoint, or it would keep none.
+        UmlError: the folder contains no run or no checkpoint, `keep` is below 1, or files cannot be removed.
     """
     if keep < 1:
         raise UmlError(f"--keep {keep}: at least 1 is kept")
@@ -61,13 +61,13 @@ def prune_run(run: Path, keep: int) -> dict[str, int]:
 
 
 def reshard_run(run: Path, ranks: int, stage: int | None) -> list[str]:
-    """What it takes to go on with a run on another number of ranks or at another ZeRO stage.
+    """Describe how to resume a run on another number of ranks or at another ZeRO stage.
 
     Returns:
-        Lines for the user, the command the last.
+        Lines for the user; the last one is the command.
 
     Raises:
-        UmlError: there is no run or no whole checkpoint, or the ranks do not divide the samples of a step.
+        UmlError: the folder contains no run or no valid checkpoint, or the ranks do not divide the samples of a step.
     """
     folder = checkpoints_of(run)
     config = RunReader(run).config()
@@ -83,8 +83,9 @@ def reshard_run(run: Path, ranks: int, stage: int | None) -> list[str]:
     words += ["--run", str(run), *([] if stage is None else [f"zero.stage={stage}"])]
     return [
         *([left] if left else []),
-        f"step {read_state(checkpoint).step}: nothing has to be converted, a checkpoint fits any stage and any ranks",
-        f"ranks that divide the samples of a step: {', '.join(map(str, valid))}",
+        f"step {read_state(checkpoint).step}: no conversion is needed: a checkpoint fits any stage and any number of "
+        f"ranks",
+        f"numbers of ranks that divide the samples of a step: {', '.join(map(str, valid))}",
         shlex.join(words),
     ]
 
@@ -97,10 +98,10 @@ def valid_ranks(config: RunConfig) -> list[int]:
 
 
 def checkpoints_of(run: Path) -> Path:
-    """The folder of a run's checkpoints, of which there are some.
+    """Return the folder of a run's checkpoints, which contains at least one.
 
     Raises:
-        UmlError: there is no run, or no checkpoint.
+        UmlError: the folder contains no run, or no checkpoint.
     """
     RunReader(run)
     folder = run / "checkpoints"
@@ -110,7 +111,7 @@ def checkpoints_of(run: Path) -> Path:
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint."""
+    """Return what is wrong with a checkpoint; None if it is valid."""
     try:
         verify(checkpoint)
         read_state(checkpoint)
@@ -120,11 +121,11 @@ def _damage(checkpoint: Path) -> str | None:
 
 
 def _wrong_pointer(folder: Path, pointer: str) -> list[str]:
-    """Describe what is wrong with a pointer."""
+    """Return what is wrong with a pointer."""
     path = folder / pointer
     try:
         name = read_pointer(path)
     except DamagedError as error:
         return [str(error)]
     there = [name_of(checkpoint) for checkpoint in checkpoints_in(folder)]
-    return [] if name in there else [f"pointer {path} names {name}, which is not there"]
+    return [] if name in there else [f"pointer {path} names {name}, which does not exist"]

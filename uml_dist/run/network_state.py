@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass
 class NetworkState:
-    """A network at rest, on the CPU.
+    """The state of a network that no engine holds, on the CPU.
 
     Attributes:
         weights: every parameter and buffer.
@@ -26,16 +26,16 @@ class NetworkState:
 def with_added(
     state: NetworkState, module: nn.Module, added: re.Pattern[str] | None, where: str
 ) -> tuple[NetworkState, list[str]]:
-    """A state of an earlier version, completed with zeros for the parameters that were added since.
+    """Complete the state of an earlier version with zeros for the parameters that were added later.
 
     Args:
-        state: of a checkpoint.
+        state: state from a checkpoint.
         module: the network as it is built now.
         added: matches the parameters that may be missing; see `Trained.added`.
-        where: the state comes from, for the line.
+        where: origin of the state, for the message.
 
     Returns:
-        The state, and a line for the user if anything was missing.
+        The completed state, and a line for the user if parameters were missing.
     """
     own = dict(module.named_parameters())
     missing = [name for name in own if added and added.fullmatch(name) and name not in state.weights]
@@ -47,5 +47,5 @@ def with_added(
 
     moments = {moment: completed(tensors) for moment, tensors in state.moments.items()}
     more = f" and {len(missing) - 1} more parameters" if missing[1:] else ""
-    line = f"{where} was written by an earlier version, which had no {missing[0]}{more}: they start at zero"
+    line = f"{where} was written by an earlier version, which lacks {missing[0]}{more}: they start at zero"
     return replace(state, weights=completed(state.weights), moments=moments), [line]

@@ -34,10 +34,6 @@ class RunReader:
         """
         return read_config(self.path / "config.toml")
 
-    def status(self) -> Mapping[str, Any] | None:
-        """Return the contents of status.json; None if it is missing or cannot be read."""
-        return next(json_objects(self.path / "status.json", lines=False), None)
-
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield the records of metrics.jsonl: training steps have a `loss`, validations a `validation_loss`."""
         return json_objects(self.path / "metrics.jsonl")
@@ -61,6 +57,21 @@ class RunReader:
             for record in json_objects(path, lines=False):
                 if record.get("checkpoint") == checkpoint:
                     yield record
+
+
+def read_status(run: Path) -> Mapping[str, Any] | None:
+    """Return the contents of a run folder's status.json; None if there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    path = run / "status.json"
+    if not path.is_file():
+        return None
+    status = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(status, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    return status
 
 
 def json_objects(path: Path, lines: bool = True) -> Iterator[dict[str, Any]]:

@@ -44,7 +44,7 @@ def test_missing_newest_checkpoint_is_a_note(run):
     assert (found.state, "names step-000008, which does not exist" in found.message) == ("note", True)
     (run.checkpoints / "latest").write_text("../elsewhere\n")
     found = check_run(run.path)
-    assert (found.state, "names no checkpoint of its folder" in found.message) == ("note", True)
+    assert (found.state, "does not name a checkpoint" in found.message) == ("note", True)
 
 
 def test_metrics_address_is_read_from_the_run_s_configuration(tmp_path):

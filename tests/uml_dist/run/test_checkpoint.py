@@ -114,7 +114,7 @@ def test_a_checkpoint_of_another_format_says_so(tmp_path):
     saved = save(tmp_path)
     tree = json.loads((saved / "state.json").read_text())
     (saved / "state.json").write_text(json.dumps({**tree, "format": 99}))
-    with pytest.raises(UmlError, match="is not of format 1: read it with the version that wrote it"):
+    with pytest.raises(UmlError, match="does not have format 1: read it with the version that wrote it"):
         read_state(saved)
 
 

@@ -243,7 +243,7 @@ def test_a_pointer_to_no_checkpoint_of_its_folder_is_none(tmp_path, content):
     pointer.unlink()
     if content is not None:
         pointer.write_bytes(content)
-        with pytest.raises(UmlError, match=r"latest names no checkpoint of its folder: use another checkpoint"):
+        with pytest.raises(UmlError, match=r"latest does not name a checkpoint: use another checkpoint"):
             find_checkpoint(tmp_path)
     found = latest_valid(tmp_path / "checkpoints")
     assert found is not None
@@ -276,7 +276,7 @@ def test_one_of_another_format_is_not_taken_for_a_damaged_one(tmp_path, monkeypa
     monkeypatch.setattr(checkpoint_module, "FORMAT", 2)
     save(tmp_path, 6)
     monkeypatch.undo()
-    with pytest.raises(UmlError, match="step-000006 is not of format 1"):
+    with pytest.raises(UmlError, match="step-000006 does not have format 1"):
         latest_valid(tmp_path / "checkpoints")
 
 
