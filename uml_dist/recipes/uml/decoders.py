@@ -45,19 +45,19 @@ class MutualDecoder(nn.Module):
 
 
 class UncertaintyNavigator(nn.Module):
-    """Decodes the segmentation, with the mutual evidence and its vacuity as guide at the bottom and at the top.
+    """Decodes the segmentation, guided by the mutual evidence and its vacuity at the bottom and at the top.
 
-    At either place, scores of the feature plus the mutual opinion, times the gate, are a reliable mask, which is fused
-    into the feature. As in the authors' code the segmentation is the scores in the top mask, so that the fusion there
-    informs the classifier alone. With `un_top_in_seg`, as the paper's figure draws it, one more 1x1 convolution makes
-    the segmentation of the fused feature; the scores in the mask then have no loss of their own.
+    At both places, the scores of the feature plus the mutual opinion, multiplied by the gate, form a reliable mask,
+    which is fused into the feature. As in the authors' code, the segmentation consists of the scores of the top mask,
+    so the fusion at the top informs the classifier only. With `un_top_in_seg`, as in the paper's figure, another 1x1
+    convolution computes the segmentation from the fused feature; the scores of the mask then have no loss of their own.
 
     Args:
         segmented: channels of the segmentation encoder's four features.
         bottom: channels of the fourth mixed feature.
-        classes: C.
+        classes: number of pixel classes, C.
         model: the configuration.
-        detach_uncertainty: let no gradient pass through the gates.
+        detach_uncertainty: whether gradients stop at the gates.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class UncertaintyNavigator(nn.Module):
 
 
 class DilatedDepthwise(nn.Conv2d):
-    """A 3x3 convolution of dilation 2 of each channel by itself, around which edges are repeated or zeros stand."""
+    """A depthwise 3x3 convolution of dilation 2, padded by repeated edges or zeros."""
 
     def __init__(self, channels: int, padding_mode: Literal["replicate", "zeros"]) -> None:
         super().__init__(
@@ -129,12 +129,12 @@ class DilatedDepthwise(nn.Conv2d):
         )
 
     def forward(self, feature: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """(B, channels, H, W) of (B, channels, H, W)."""
+        """Convolve (B, channels, H, W)."""
         return recomputed(super().forward, feature)
 
 
 def adapted_separable(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    """A depthwise convolution, a 1x1 one and a ReLU, which together keep the variance: nothing normalises."""
+    """Return a depthwise convolution, a 1x1 one and a ReLU, which keep the variance without normalisation."""
     depthwise = DilatedDepthwise(inputs, "replicate")
     across = nn.Conv2d(inputs, outputs, 1)
     nn.init.kaiming_normal_(depthwise.weight, nonlinearity="linear")
@@ -144,7 +144,7 @@ def adapted_separable(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 
 def published_separable(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    """A depthwise convolution, a 1x1 one, batch normalisation and a ReLU, as the authors have them."""
+    """Return a depthwise convolution, a 1x1 one, batch normalisation and a ReLU, as in the authors' code."""
     layers = DilatedDepthwise(inputs, "zeros"), pointwise(inputs, outputs)
     for layer in layers:
         nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -152,23 +152,23 @@ def published_separable(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 
 UNINFORMED = -1.0
-"""Score at which the classifier starts: softplus(-1) = 0.31 is the evidence that the loss, KL term included, asks for
-where an image tells nothing of two classes. From other scores the features first learn to move all evidence alike, and
-become the same for every image: after 2500 images of the phantom an AUROC of 0.60, from here of 0.81."""
+"""Initial score of the classifier: softplus(-1) = 0.31 is the evidence that minimises the loss, KL term included, for
+an uninformative image of two classes. From other scores the features first learn to move all evidence alike, and become
+equal for all images: after 2500 images of the phantom the AUROC was 0.60, and 0.81 from this score."""
 
 
 class UncertaintyInstructor(nn.Module):
-    """Classifies the image, with the navigator's feature as guide.
+    """Classifies the image, guided by the navigator's feature.
 
-    The published head has batch normalisation, zero padding and a last map without bias (`model.head = "published"`).
-    The adapted one has no normalisation: group normalisation in its place divides by a sample's own contrast, which
-    tells the class. Nor does it pad with zeros: they reach the middle of a small feature.
+    The published head has batch normalisation, zero padding and a last layer without bias (`model.head = "published"`).
+    The adapted head has no normalisation, since group normalisation divides by the contrast of a sample, which depends
+    on its class. It does not pad with zeros, which reach the middle of a small feature.
 
     Args:
-        inputs: channels of the fourth mixed feature and the classification encoder's together.
+        inputs: channels of the fourth mixed feature and of the classification encoder, in total.
         widths: channels of the four separable convolutions.
         guide: channels of the navigator's feature.
-        classes: K.
+        classes: number of image classes, K.
         model: the configuration.
     """
 
@@ -188,7 +188,7 @@ class UncertaintyInstructor(nn.Module):
             nn.init.constant_(self.out.bias, UNINFORMED)
 
     def forward(self, classified: Tensor, mixed: Tensor, guide: Tensor) -> Tensor:
-        """Logits (B, K) whose softplus is the evidence."""
+        """Return logits (B, K) whose softplus is the evidence."""
         feature = self.head(torch.cat((classified, mixed), 1))
         feature = feature + feature * self.instruct(guide)
         return self.out(feature.mean((2, 3)))

@@ -1,7 +1,4 @@
-"""How the evidence of a pixel grows with its score.
-
-All else, the kernels too, takes logits whose softplus is the evidence; here a score becomes such a logit.
-"""
+"""Maps the score of a pixel to a logit whose softplus is the evidence, as the kernels expect it."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -17,24 +14,24 @@ KNEE = 1.0
 """Score above which evidence grows exponentially."""
 
 LARGEST = 16.0
-"""Score above which evidence stays constant, at 3e6, where the gradient has long vanished."""
+"""Score above which evidence is constant, at 3e6; the gradient vanishes long before."""
 
 
 def exponential_logits(score: Tensor) -> Tensor:
-    """Logits of evidence that grows exponentially: the score up to 1, and exp(score - 1) above; float32 or float64.
+    """Return logits of evidence that grows exponentially: the score up to 1, exp(score - 1) above; float32 or float64.
 
-    Where the class is obvious, the loss is smallest at evidence in the hundreds, and its gradient falls with the
-    square of the evidence. A score that is itself the logit has to grow as far, and after a short run vacuity reflects
-    how far it has come. Below 1 nothing changes: with an exponential there too, the evidence of a rare class can vanish
-    early in training, and its gradient with it (Pandey and Yu, "Learn to accumulate evidence from all training
-    samples", ICML 2023).
+    For an obvious class, the loss is smallest at evidence in the hundreds, and its gradient falls with the square of
+    the evidence. A score that is the logit itself has to grow to hundreds, so after a short run vacuity reflects the
+    progress of training. Up to 1 the score is unchanged: with an exponential there too, the evidence of a rare class
+    can vanish early in training, and its gradient with it (Pandey and Yu, "Learn to accumulate evidence from all
+    training samples", ICML 2023).
     """
     score = at_least_float32(score)
     return torch.where(score > KNEE, torch.exp(score.clamp(KNEE, LARGEST) - KNEE), score)
 
 
 def softplus_logits(score: Tensor) -> Tensor:
-    """The score itself, as in the paper: evidence is softplus(score)."""
+    """Return the score itself, as in the paper: evidence is softplus(score)."""
     return score
 
 

@@ -1,4 +1,4 @@
-"""Fusion of a feature with an embedding of a reliable mask: where UML's uncertainty guides (spec 3.4)."""
+"""Fusion of a feature with an embedding of a reliable mask, by which UML's uncertainty guides (spec 3.4)."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ from .layers import JoinedPointwise, pointwise, resize
 
 
 class MaskEmbedding(nn.Module):
-    """1x1 convolution of a mask, group normalisation, dropout of channels, ReLU; at some of its points or at all.
+    """1x1 convolution of a mask, group normalisation, dropout of channels and ReLU, at some or all of its points.
 
-    Both maps are linear in the mask's few classes, so that the statistics of all its points follow from the mean and
-    the covariance of the classes, and the channels need be formed only where they are read. The weights belong to this
-    module, as ZeRO-3 gathers what a called module owns.
+    Convolution and normalisation are linear in the few classes of the mask. So the statistics over all points follow
+    from the mean and covariance of the classes, and the channels are computed only where they are read. The module owns
+    its weights, because ZeRO-3 gathers the parameters of the called module.
     """
 
     def __init__(self, classes: int, channels: int, dropout: float) -> None:
@@ -30,7 +30,7 @@ class MaskEmbedding(nn.Module):
         self.dropout = KeyedDropout(dropout)
 
     def forward(self, mask: Tensor, points: Tensor) -> Tensor:
-        """The embedding (B, channels, h, w), float32, at points (B, C, h, w) of a mask (B, C, H, W)."""
+        """Return the embedding (B, channels, h, w) float32 of points (B, C, h, w) of a mask (B, C, H, W)."""
         with torch.autocast(mask.device.type, enabled=False):
             weight, scale, shift = map(at_least_float32, (self.weight, self.scale, self.shift))
             centre, deviation = self._statistics(mask, weight)
@@ -41,7 +41,7 @@ class MaskEmbedding(nn.Module):
             return self.dropout(values).relu_()
 
     def _statistics(self, mask: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (B, channels) of each channel's group over all points."""
+        """Return mean and standard deviation (B, channels) of each channel's group over all points."""
         flat = mask.flatten(2)
         mean = flat.mean(2)
         centred = flat - mean.unsqueeze(2)
@@ -54,7 +54,7 @@ class MaskEmbedding(nn.Module):
 
 
 class DenseMaskEmbedding(nn.Sequential):
-    """1x1 convolution of a mask, normalisation, dropout of channels, ReLU, formed at every point."""
+    """1x1 convolution of a mask, normalisation, dropout of channels and ReLU, computed at every point."""
 
     def __init__(self, classes: int, channels: int, dropout: float, norm: Normalisation) -> None:
         super().__init__(pointwise(classes, channels), norm(channels), KeyedDropout(dropout), nn.ReLU(inplace=True))

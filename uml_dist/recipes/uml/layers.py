@@ -1,4 +1,4 @@
-"""Layers of UML's heads that keep little at full resolution for backward."""
+"""Layers of UML's heads that store few activations at full resolution."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,49 +14,49 @@ from .upsampling import convolve_upsampled, convolves_faster_at_half_size
 
 
 def resize(feature: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear interpolation of (B, channels, H, W) to another height and width, corners aligned."""
+    """Resize (B, channels, H, W) to another height and width by bilinear interpolation with aligned corners."""
     return functional.interpolate(feature, tuple(size), mode="bilinear", align_corners=True)
 
 
 def to_pixels(scores: Tensor, block: int) -> Tensor:
-    """Scores (B, C block^2, H, W) of the pixels of each block as those of an image, (B, C, block H, block W)."""
+    """Rearrange scores (B, C block^2, H, W) of blocks of pixels to those of an image (B, C, block H, block W)."""
     return scores if block == 1 else functional.pixel_shuffle(scores, block)
 
 
 def block_mean(scores: Tensor, block: int) -> Tensor:
-    """Means (B, C, H, W) over each block of scores (B, C block^2, H, W) of its pixels."""
+    """Return the mean (B, C, H, W) over the pixels of each block of scores (B, C block^2, H, W)."""
     return scores if block == 1 else scores.unflatten(1, (-1, block * block)).mean(2)
 
 
 def pointwise(inputs: int, outputs: int) -> nn.Conv2d:
-    """A 1x1 convolution without bias."""
+    """Return a 1x1 convolution without bias."""
     return nn.Conv2d(inputs, outputs, 1, bias=False)
 
 
 class JoinedPointwise(nn.Conv2d):
-    """A 1x1 convolution, without bias, of several features' channels, which are never joined in memory."""
+    """A 1x1 convolution without bias of several features, which are not concatenated in memory."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 1, bias=False)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """(B, outputs, H, W) of features (B, channels, H, W) whose channels are `inputs` together."""
+        """Return (B, outputs, H, W) for features (B, channels, H, W) with `inputs` channels in total."""
         weights = self.weight.split([feature.shape[1] for feature in features], 1)
         first, *others = map(functional.conv2d, features, weights)
         return sum(others, first)
 
 
 class UpsamplingConvolution(nn.Conv2d):
-    """A 3x3 convolution of several features' channels at twice their size.
+    """A 3x3 convolution of several features after upsampling to twice their size.
 
-    The features are neither joined in memory nor kept enlarged: they would be most of a decoder's memory.
+    The features are neither concatenated in memory nor stored upsampled: that would be most of a decoder's memory.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """(B, outputs, 2 H, 2 W) of features (B, channels, H, W) whose channels are `inputs` together."""
+        """Return (B, outputs, 2 H, 2 W) for features (B, channels, H, W) with `inputs` channels in total."""
         if convolves_faster_at_half_size(features):
             assert self.bias is not None
             return convolve_upsampled(features, self.weight, self.bias)
@@ -68,22 +68,22 @@ class UpsamplingConvolution(nn.Conv2d):
         return sum(parts[1:], parts[0])
 
     def _convolve(self, start: int, feature: Tensor) -> Tensor:
-        """The part of a feature that begins at the input channel `start`; the bias is in the first part."""
+        """Convolve the feature that begins at input channel `start`; the bias is added to the first one."""
         weight = self.weight[:, start : start + feature.shape[1]]
         enlarged = resize(feature, [2 * side for side in feature.shape[2:]])
         return functional.conv2d(enlarged, weight, None if start else self.bias, padding=1)
 
 
 class DoubleConvolution(nn.Sequential):
-    """Twice: 3x3 convolution, normalisation, dropout of channels, ReLU.
+    """Two blocks of 3x3 convolution, normalisation, dropout of channels and ReLU.
 
-    Dropout scales by no negative number, so that it may as well come before ReLU, which then works in place. Of what is
-    between the convolutions, backward keeps the first normalisation's input alone, and computes the rest anew.
+    Dropout scales by non-negative numbers, so it can come before ReLU, which then works in place. Between the
+    convolutions only the input of the first normalisation is stored; the rest is recomputed in backward.
 
     Args:
-        inputs: channels.
-        outputs: channels.
-        dropout: probability.
+        inputs: input channels.
+        outputs: output channels.
+        dropout: probability of dropping a channel.
         norm: makes the normalisations.
         upsample: the input is features, of `inputs` channels together, that are brought to twice their size first.
     """

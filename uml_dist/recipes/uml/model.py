@@ -16,7 +16,7 @@ Task = Literal["classification", "segmentation"]
 CLASSIFIED = (64, 256, 512, 1024)
 SEGMENTED = (64, 128, 256, 512)
 TASKS: dict[Task, tuple[int, int, int, int]] = {"classification": CLASSIFIED, "segmentation": SEGMENTED}
-"""Each task, and the channels of an encoder that has none of its own."""
+"""Task -> channels of an encoder that does not define its own."""
 
 
 DecoderNorm = Literal["group", "batch"]
@@ -58,7 +58,7 @@ PROFILES = {
 
 
 class UmlEncoders(Section):
-    """`[model.encoder]`: of each task, the encoder and the local file of its published weights."""
+    """`[model.encoder]`: the encoder of each task, and the local file of its published weights."""
 
     classification: EncoderName | None = Field(
         default=None, description="encoder of the classification; default: the profile's (compact or res2net50)"
@@ -68,12 +68,12 @@ class UmlEncoders(Section):
     )
     classification_weights: Annotated[str | None, Resumable(path_only=True)] = Field(
         default=None,
-        description="ImageNet weights of the classification's encoder, .pth or .safetensors: of res2net50 the "
+        description="ImageNet weights of the classification encoder, .pth or .safetensors: for res2net50 the "
         "authors' res2net50_v1b_26w_4s or timm's res2net50d; default: random",
     )
     segmentation_weights: Annotated[str | None, Resumable(path_only=True)] = Field(
         default=None,
-        description="likewise of the segmentation's encoder: of vgg16 torchvision's or timm's vgg16_bn or "
+        description="ImageNet weights of the segmentation encoder: for vgg16 torchvision's or timm's vgg16_bn or "
         "5stages_vgg16_bn; default: random",
     )
 
@@ -82,7 +82,7 @@ class EncoderChoice(NamedTuple):
     """The encoder of one task, resolved.
 
     Attributes:
-        name: of the encoder.
+        name: name of the encoder.
         widths: channels of its four features.
         weights: file of its published weights.
         frozen: whether batch norm is frozen at the statistics of the weights.
@@ -96,11 +96,11 @@ class EncoderChoice(NamedTuple):
     norm: Normalisation
 
     def build(self, channels: int) -> Encoder:
-        """The encoder of images with so many channels, its weights random."""
+        """Return an encoder with random weights for images with a number of channels."""
         return ENCODERS[self.name].make(channels, self.widths, self.norm)
 
     def load(self, encoder: Encoder) -> list[str]:
-        """Fill an encoder with the file's weights, if there is one; see `uml_dist.backbones.load_weights`."""
+        """Load the weights of the file, if one is given; see `uml_dist.backbones.load_weights`."""
         published = ENCODERS[self.name].published
         if self.weights is None or published is None:
             return []
@@ -116,49 +116,51 @@ class UmlModel(ModelConfig):
         "in the authors' code",
     )
     width: float | None = Field(
-        default=None, gt=0, description="all channels are scaled by it; default: the profile's (1/8 or 1)"
+        default=None, gt=0, description="factor of all channels; default: the profile's (1/8 or 1)"
     )
     space_to_depth: int | None = Field(
         default=None,
         ge=1,
-        description="side of the blocks of pixels that become one point with all of their values as channels; at the "
-        "end a point has scores for each of its pixels; default: the profile's (2 of compact, else 1)",
+        description="side of the blocks of pixels that become one point with all of their values as channels; in the "
+        "output a point has scores for each of its pixels; default: the profile's (2 for compact, else 1)",
     )
     evidence: Evidence | None = Field(
         default=None,
-        description="of a pixel's score: softplus, as in the paper, or exponential, which is the same up to a score "
-        "of 1 and grows exponentially above; default: the profile's (exponential of compact, else softplus)",
+        description="evidence of a pixel's score: softplus, as in the paper, or exponential, which is softplus up to a "
+        "score of 1 and grows exponentially above; default: the profile's (exponential for compact, else softplus)",
     )
     pixel_probability: PixelProbability | None = Field(
         default=None,
-        description="predicted for each pixel: the segmentation's softmax, as in the paper; the mutual opinion's "
-        "probability; or the mean of both; default: the profile's (mean of compact, else segmentation)",
+        description="predicted probability of a pixel: the segmentation's softmax, as in the paper; the mutual "
+        "opinion's "
+        "probability; or the mean of both; default: the profile's (mean for compact, else segmentation)",
     )
     encoder: UmlEncoders = UmlEncoders()
     norm: Literal["auto", "frozen", "group"] = Field(
         default="auto",
-        description="of the encoders: batch norm frozen at given weights' statistics, or group norm; auto: frozen "
-        "where weights are given, and in the profile release",
+        description="normalisation of the encoders: batch norm frozen at the statistics of given weights, or group "
+        "norm; "
+        "auto: frozen if weights are given, and in the profile release",
     )
     frozen_epsilon: float | None = Field(
         default=None,
         ge=0,
-        description="added to the variance in frozen batch norm; default: the profile's (1e-5, or 0 of release)",
+        description="added to the variance in frozen batch norm; default: the profile's (1e-5, or 0 for release)",
     )
     decoder_norm: DecoderNorm | None = Field(
         default=None,
-        description="of the decoders: group norm, or batch norm over the global batch; default: the profile's (group, "
-        "or batch of release)",
+        description="normalisation of the decoders: group norm, or batch norm over the global batch; default: the "
+        "profile's (group, or batch for release)",
     )
     head: Head | None = Field(
         default=None,
-        description="of the classification: adapted has no normalisation, repeats edges and has biases; published has "
-        "batch norm, zero padding and none; default: the profile's (adapted, or published of release)",
+        description="head of the classification: adapted has biases and edge padding, and no normalisation; published "
+        "has batch norm and zero padding, and no biases; default: the profile's (adapted, or published for release)",
     )
     initialisation: Initialisation | None = Field(
         default=None,
-        description="of the convolutions outside the encoders: maps to scores keep the variance, or Kaiming by fan-out "
-        "everywhere; default: the profile's (unit_gain, or fan_out of release)",
+        description="initialisation of the convolutions outside the encoders: unit_gain keeps the variance in maps to "
+        "scores; fan_out is Kaiming by fan-out everywhere; default: the profile's (unit_gain, or fan_out for release)",
     )
     dropout: float = Field(default=0.1, ge=0, lt=1, description="probability of dropping a channel in the decoders")
     un_top_in_seg: bool = Field(
@@ -167,35 +169,35 @@ class UmlModel(ModelConfig):
         "it, instead of before it, as the authors' code does",
     )
     mask_source: Literal["evidence", "alpha", "belief"] = Field(
-        default="evidence", description="what of the mutual opinion is added to the scores in the reliable masks"
+        default="evidence", description="part of the mutual opinion that is added to the scores in the reliable masks"
     )
 
     def resolved(self, key: str) -> Any:
-        """The value of a key of `Profile`: this configuration's or, where it has none, the profile's."""
+        """Return the value of a key of `Profile`: this configuration's or, by default, the profile's."""
         value = getattr(self, key)
         return getattr(PROFILES[self.profile], key) if value is None else value
 
     @property
     def scale(self) -> float:
-        """The factor of all channels."""
+        """Factor of all channels."""
         return self.resolved("width")
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether any layer takes statistics of the batch."""
+        """Whether any layer uses statistics of the batch."""
         return self.resolved("decoder_norm") == "batch" or self.resolved("head") == "published"
 
     @property
     def decoder_normalisation(self) -> Normalisation:
-        """What makes the decoders' normalisations."""
+        """Function that makes the normalisations of the decoders."""
         return GlobalBatchNorm if self.resolved("decoder_norm") == "batch" else group_norm
 
     def encoder_of(self, task: Task) -> EncoderChoice:
-        """What encodes the image for a task.
+        """Return the encoder of a task.
 
-        Group normalisation divides by an image's own contrast, which tells its class: the compact encoder of the
-        classification does without (AUROC on the phantom after 3000 images: 0.84, with it 0.78; Res2Net is too deep
-        for that).
+        Group normalisation divides by the contrast of an image, which depends on its class. The compact encoder of the
+        classification therefore has none (AUROC on the phantom after 3000 images: 0.84, with it 0.78); Res2Net is too
+        deep to train without.
         """
         name: EncoderName = getattr(self.encoder, task) or getattr(PROFILES[self.profile], task)
         widths = scaled(ENCODERS[name].widths or TASKS[task], self.scale)
@@ -207,7 +209,7 @@ class UmlModel(ModelConfig):
         return EncoderChoice(name, widths, weights, frozen, norm)
 
     def starts_as_identity(self, task: Task) -> bool:
-        """Whether the batch norm of a task's encoder is frozen without weights: meant for comparisons alone."""
+        """Return whether a task's encoder has frozen batch norm without weights, which is for comparisons only."""
         choice = self.encoder_of(task)
         return choice.frozen and choice.weights is None
 
@@ -250,7 +252,7 @@ class UmlModel(ModelConfig):
         return self
 
     def check_weights(self, channels: int) -> None:
-        """Compare the weight files with the encoders, without building these, for images of so many channels.
+        """Compare the weight files with the encoders for images with a number of channels, without building them.
 
         Raises:
             UmlError: see `uml_dist.backbones.load_weights`.
@@ -263,5 +265,5 @@ class UmlModel(ModelConfig):
 
 
 def scaled(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
-    """Numbers of channels times the width, rounded to multiples of 8, at least 8."""
+    """Return numbers of channels scaled by the width, rounded to multiples of 8, at least 8."""
     return tuple(max(8, round(number * width / 8) * 8) for number in channels)

@@ -31,11 +31,11 @@ STRIDE = 8
 
 
 class UmlOutput(NamedTuple):
-    """What the network says of a batch (a tuple, since DeepSpeed's hooks look for tensors in no other class).
+    """The output of the network for a batch (a tuple, because DeepSpeed's hooks find tensors in no other class).
 
     Attributes:
         class_logits: (B, K); evidence is their softplus.
-        mutual_logits: (B, C, H, W), likewise; evidence itself is never stored in less than float32.
+        mutual_logits: (B, C, H, W), likewise; evidence is never stored in less than float32.
         mutual_vacuity: (B, H, W) float32.
         segmentation: logits of the four levels; the first, (B, C, H, W), is the segmentation, the others are
             (B, C, h / (2^i s), w / (2^i s)) for i = 1, 2, 3, where s is `model.space_to_depth`.
@@ -53,7 +53,7 @@ class UmlOutput(NamedTuple):
     padded_size: tuple[int, int]
 
     def prediction(self, source: PixelProbability = "segmentation") -> Prediction:
-        """Probabilities of the image's opinion and, for the pixels, of `source`; vacuities of both opinions."""
+        """Return probability and vacuity of the image and of the pixels, whose probability is that of `source`."""
         image = opinion(self.class_logits)
         parts: list[Tensor] = []
         if source != "opinion":
@@ -74,15 +74,15 @@ class UmlOutput(NamedTuple):
 class UmlNetwork(nn.Module):
     """Two encoders, a mixer, and three heads that inform one another.
 
-    Keyed dropout makes training need `uml_dist.nn.keyed_dropout.use_rng_key` around the call. Encoders start with
-    random weights; `load_encoders` fills in published ones.
+    In training, call it inside `uml_dist.nn.keyed_dropout.use_rng_key`, which its dropout needs. Encoders start with
+    random weights; `load_encoders` loads published ones.
 
     Args:
         model: the configuration.
-        channels: of the image.
-        pixel_classes: C.
-        image_classes: K.
-        detach_uncertainty: let no gradient pass through the gates.
+        channels: channels of the image.
+        pixel_classes: number of pixel classes, C.
+        image_classes: number of image classes, K.
+        detach_uncertainty: whether gradients stop at the gates.
     """
 
     def __init__(
@@ -115,10 +115,10 @@ class UmlNetwork(nn.Module):
         name_layers(self)
 
     def load_encoders(self) -> list[str]:
-        """Fill the encoders with the published weights that the configuration names; else leave them as they are.
+        """Load the published weights that the configuration names; encoders without a file stay as they are.
 
         Returns:
-            For each file, a line on what of it was not used.
+            For each file, a line on its unused parts.
         """
         return [
             *self.model.encoder_of("classification").load(self.classification_encoder),
@@ -126,10 +126,10 @@ class UmlNetwork(nn.Module):
         ]
 
     def _initialise(self) -> None:
-        """Kaiming-normal convolutions outside of the encoders and the instructor's head.
+        """Initialise the convolutions outside the encoders and the instructor's head by Kaiming's method.
 
-        Unless all are by fan-out, as published, the maps to scores keep the variance of their inputs: by fan-out it
-        would grow by the ratio of the channels, and softmax start saturated.
+        Unless all are by fan-out, as published, the maps to scores keep the variance of their inputs. By fan-out the
+        variance would grow by the ratio of the channels, and the softmax would start saturated.
         """
         by_fan_out = self.model.resolved("initialisation") == "fan_out"
         to_scores = {self.mutual.head[-1], *self.navigator.scores, self.navigator.fused_scores}
@@ -144,14 +144,14 @@ class UmlNetwork(nn.Module):
                 nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> UmlOutput:
-        """Outputs for an image (B, channels, H, W) of any size: it is padded to multiples of 8 s, they are cropped."""
+        """Run the network on images (B, channels, H, W) of any size, padded inside to multiples of 8 s."""
         height, width = image.shape[2:]
         padding = (0, -width % (STRIDE * self.block), 0, -height % (STRIDE * self.block))
         image = functional.pad(image, padding, mode="replicate") if any(padding) else image
         padded_size = image.shape[2], image.shape[3]
         image = functional.pixel_unshuffle(image, self.block) if self.block > 1 else image
         if image.device.type == "cpu":
-            # All layers keep the layout; there torch interpolates 6 to 10 times faster in this one.
+            # All layers keep this layout, in which torch interpolates 6 to 10 times faster on a CPU.
             image = image.contiguous(memory_format=torch.channels_last)
 
         classified = self._stage(self.classification_encoder, image)

@@ -19,11 +19,11 @@ ABSENT = -1
 
 
 class UmlWeights(Section):
-    """`[objective.weights]`: of the three terms in the total."""
+    """`[objective.weights]`: weights of the three terms of the loss."""
 
-    classification: float = Field(default=0.5, ge=0, description="of the opinion on the image")
-    segmentation: float = Field(default=0.4, ge=0, description="of the segmentation's levels")
-    mutual: float = Field(default=0.1, ge=0, description="of the opinion on each pixel")
+    classification: float = Field(default=0.5, ge=0, description="weight of the classification loss")
+    segmentation: float = Field(default=0.4, ge=0, description="weight of the segmentation loss")
+    mutual: float = Field(default=0.1, ge=0, description="weight of the mutual loss")
 
 
 class UmlObjective(Section):
@@ -31,42 +31,49 @@ class UmlObjective(Section):
 
     weights: UmlWeights = UmlWeights()
     anneal: float = Field(
-        default=0.5, ge=0, le=1, description="share of the run over which the KL terms' weight rises; 0: full at once"
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of the run over which the weight of the KL terms rises; 0: full weight from the start",
     )
-    kl: float = Field(default=1.0, ge=0, description="weight of the KL terms once it has risen; less is less cautious")
+    kl: float = Field(
+        default=1.0, ge=0, description="final weight of the KL terms; a smaller one gives less cautious opinions"
+    )
     dice: Literal["negative_log", "linear"] = Field(
-        default="negative_log", description="-ln D or 1 - D of the overlap D"
+        default="negative_log", description="Dice loss: -ln D or 1 - D, where D is the overlap"
     )
     dice_scope: Literal["global", "sample"] = Field(
         default="global",
-        description="overlap of the whole global batch, or mean of the samples' (which can be accumulated)",
+        description="global: overlap over the global batch; sample: mean of the samples' overlaps, which can be "
+        "accumulated",
     )
     dice_probability: Literal["softmax", "expected"] = Field(
         default="softmax",
-        description="what overlaps with the mask in the mutual loss: softmax of the evidence, or alpha / S",
+        description="probability in the Dice term of the mutual loss: softmax of the evidence, or alpha / S",
     )
     segmentation_loss: Literal["dice", "cross_entropy_dice"] = Field(
-        default="dice", description="of each level's softmax: Dice, or cross-entropy + Dice"
+        default="dice", description="loss of each level of the segmentation: Dice, or cross-entropy + Dice"
     )
     level_reduction: Literal["mean", "sum", "first"] = Field(
         default="mean",
-        description="over the segmentation's four levels; first: of the segmentation alone, no deep supervision",
+        description="reduction over the segmentation's four levels; first: only the segmentation, without deep "
+        "supervision",
     )
-    detach_uncertainty: bool = Field(default=False, description="let no gradient pass through the navigator's gates")
+    detach_uncertainty: bool = Field(default=False, description="stop gradients at the gates of the navigator")
 
     def kl_weight(self, fraction: float) -> float:
-        """Lambda: the weight of the KL terms when this share of the run is done."""
+        """Return lambda, the weight of the KL terms at a fraction of the run."""
         return self.kl * (1.0 if self.anneal == 0 else min(1.0, fraction / self.anneal))
 
     def level_weights(self, levels: int) -> list[float]:
-        """What each level's loss weighs in the segmentation loss; a level of weight 0 stays in the graph."""
+        """Return the weight of each level in the segmentation loss; a level of weight 0 stays in the graph."""
         if self.level_reduction == "first":
             return [1.0] + [0.0] * (levels - 1)
         return [1.0 if self.level_reduction == "sum" else 1.0 / levels] * levels
 
 
 def counts(batch: Batch) -> dict[str, Tensor]:
-    """What means divide by: labelled images, images with a mask, and pixels of masks; scalars, float32."""
+    """Return the divisors of means: labelled images, images with a mask, and pixels of masks; float32 scalars."""
     pixels = (batch.mask != IGNORE).flatten(1).sum(1)
     return {
         "labelled": (batch.weight * (batch.label != ABSENT)).sum(),
@@ -78,12 +85,12 @@ def counts(batch: Batch) -> dict[str, Tensor]:
 def uml_terms(
     output: UmlOutput, batch: Batch, whole: GlobalBatch, objective: UmlObjective, fraction: float
 ) -> dict[str, Tensor]:
-    """The loss and its terms, float32 scalars of which the parts of terms carry no gradient.
+    """Compute the loss and its terms as float32 scalars; the parts of terms carry no gradient.
 
-    A rank without labels or masks forms every term too: it is 0, and so is its gradient.
+    A rank without labels or masks computes every term too: it is 0, and so is its gradient.
 
     Args:
-        output: of the network for the batch.
+        output: output of the network for the batch.
         batch: one micro batch on one rank.
         whole: the global batch that it is part of.
         objective: the configuration.
@@ -144,7 +151,7 @@ def uml_terms(
 def _over_ranks(
     sums: EvidentialSums, levels: LevelSums, weight: Tensor, whole: GlobalBatch
 ) -> tuple[EvidentialSums, LevelSums]:
-    """The sums of all samples as those of one, with the overlaps of all ranks; the means stay this rank's share."""
+    """Add the sums over all samples, and the overlaps over all ranks too; means stay this rank's share."""
     own, of_levels = ((one.columns * weight[:, None]).sum(-2, keepdim=True) for one in (sums, levels))
     own = own.unsqueeze(0)
     # One tensor, so that one collective adds all overlaps

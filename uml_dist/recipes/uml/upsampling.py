@@ -1,10 +1,10 @@
-"""A 3x3 convolution of features at twice their size, computed at the size that they have.
+"""A 3x3 convolution of upsampled features, computed at half their size.
 
-Bilinear interpolation and convolution are both linear, and a tap's map of channels commutes with interpolation. So each
-of the nine taps is applied as a matrix of channels at the features' own size, which has a quarter of the places. The
-result is interpolated and shifted: along the columns for each row of taps, then along the rows for all. Both are
-products with a matrix that is the same for all samples. A quarter of the convolution's multiply-adds is left, and those
-of the interpolation, which count where channels are few. The enlarged features are never formed.
+Bilinear interpolation and convolution are both linear, and the channel matrix of a tap commutes with interpolation. So
+each of the nine taps is applied as a channel matrix before upsampling, at a quarter of the points. The result is then
+interpolated and shifted, first along the columns for each row of taps, then along the rows for all of them; both are
+products with a matrix that all samples share. This takes a quarter of the convolution's multiply-adds, plus those of
+the interpolation, which matter if there are few channels. The upsampled features are never stored.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from torch.autograd.function import once_differentiable
 
 TAPS = 3
 FEWEST_CHANNELS = 128
-"""Input channels from which this is faster than interpolating first. Forward and backward, on 2 cores: for 4 samples,
-256 -> 64 channels, 64 -> 128 pixels, 128 ms instead of 167 (AVX-512) or 432 (AVX2); for 8 samples, 32 -> 8 channels,
-48 -> 96 pixels, 18 ms instead of 6 or 8."""
+"""Number of input channels from which this is faster than upsampling first. Forward and backward, on 2 cores: for 4
+samples, 256 -> 64 channels, 64 -> 128 pixels, 128 ms instead of 167 (AVX-512) or 432 (AVX2); for 8 samples, 32 -> 8
+channels, 48 -> 96 pixels, 18 ms instead of 6 or 8."""
 
 
 def convolves_faster_at_half_size(features: Sequence[Tensor]) -> bool:
-    """Whether `convolve_upsampled` is the faster way for these features: on a CPU in full precision, many channels."""
+    """Return whether `convolve_upsampled` is faster for these features: many channels, on a CPU in full precision."""
     first = features[0]
     channels, columns = sum(feature.shape[1] for feature in features), first.shape[3]
     return (
@@ -37,7 +37,7 @@ def convolves_faster_at_half_size(features: Sequence[Tensor]) -> bool:
 
 
 def convolve_upsampled(features: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
-    """The convolution, padded with zeros, of features brought to twice their size by bilinear interpolation.
+    """Convolve features, padded with zeros, after bilinear upsampling to twice their size.
 
     Differentiable once.
 
@@ -49,10 +49,10 @@ def convolve_upsampled(features: Sequence[Tensor], weight: Tensor, bias: Tensor)
     Returns:
         (B, outputs, 2 H, 2 W), channels last in memory.
     """
-    return _ConvolveDoubled.apply(weight, bias, *features)  # type: ignore[return-value]
+    return _ConvolveUpsampled.apply(weight, bias, *features)  # type: ignore[return-value]
 
 
-class _ConvolveDoubled(torch.autograd.Function):
+class _ConvolveUpsampled(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, weight: Tensor, bias: Tensor, *features: Tensor) -> Tensor:
         context.save_for_backward(weight, *features)
@@ -95,32 +95,32 @@ class _ConvolveDoubled(torch.autograd.Function):
 
 
 def _rows(feature: Tensor) -> Tensor:
-    """Places as rows: (B H W, channels) of (B, channels, H, W); a view where channels are last in memory."""
+    """Return points as rows: (B H W, channels) of (B, channels, H, W); a view if channels are last in memory."""
     return feature.permute(0, 2, 3, 1).reshape(-1, feature.shape[1])
 
 
 def _matrices_of_taps(weight: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
-    """For each feature the maps of its channels: (3 rows of taps, its channels, 3 columns of taps * outputs)."""
+    """Return the channel matrices of each feature: (3 rows of taps, its channels, 3 columns of taps * outputs)."""
     parts = weight.split([feature.shape[1] for feature in features], 1)
     return [part.permute(2, 1, 3, 0).flatten(2) for part in parts]
 
 
 @cache
 def _along_columns(size: int, dtype: torch.dtype) -> Tensor:
-    """(2 size, size * 3): an output's weights of (column, tap)."""
+    """Return (2 size, size * 3): the weights of (column, tap) in each output."""
     return _interpolation(size).flatten(1).to(dtype)
 
 
 @cache
 def _along_rows(size: int, dtype: torch.dtype) -> Tensor:
-    """(2 size, 3 * size): an output's weights of (tap, row)."""
+    """Return (2 size, 3 * size): the weights of (tap, row) in each output."""
     return _interpolation(size).transpose(1, 2).flatten(1).to(dtype)
 
 
 def _interpolation(size: int) -> Tensor:
-    """(2 size, size, 3), float64: the weights of the inputs in what each tap reads, interpolated to twice the size.
+    """Return (2 size, size, 3) float64: the weights of the inputs in the upsampled values that each tap reads.
 
-    A tap reads one place before its output, at it, or after it; outside are zeros.
+    A tap reads the point before its output, at it, or after it; outside are zeros.
     """
     place = torch.arange(2 * size, dtype=torch.float64) * ((size - 1) / (2 * size - 1))
     low = place.long().clamp(max=max(size - 2, 0))
