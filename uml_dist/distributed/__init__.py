@@ -1,1 +1,1 @@
-"""What ranks share: sums over the global batch."""
+"""Communication between ranks, and sums over the global batch."""

@@ -1,4 +1,4 @@
-"""This rank, its device, and how ranks exchange Python objects; all work without a process group, as one rank."""
+"""Rank, device, and exchange of Python objects between ranks; without a process group there is one rank."""
 
 from typing import TypeVar
 
@@ -11,17 +11,17 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """The index of this rank."""
+    """Return the index of this rank."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def world_size() -> int:
-    """The number of ranks."""
+    """Return the number of ranks."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def device_of(kind: str, local_rank: int) -> torch.device:
-    """The device of a rank, which on GPUs becomes the current one.
+    """Return the device of a rank; a GPU also becomes the current device.
 
     Args:
         kind: "cuda" or "cpu".
@@ -34,7 +34,7 @@ def device_of(kind: str, local_rank: int) -> torch.device:
 
 
 def all_gather(value: T) -> list[T]:
-    """The values of all ranks, in their order, on every rank. All ranks must call it."""
+    """Return the values of all ranks, in their order, on every rank. All ranks must call it."""
     if world_size() == 1:
         return [value]
     values: list[T | None] = [None] * world_size()
@@ -43,7 +43,7 @@ def all_gather(value: T) -> list[T]:
 
 
 def gather(value: T) -> list[T]:
-    """The values of all ranks, in their order, on rank 0; nothing on the others. All ranks must call it."""
+    """Return the values of all ranks, in their order, on rank 0, and [] on the others. All ranks must call it."""
     if world_size() == 1:
         return [value]
     values: list[T | None] = [None] * world_size() if rank() == 0 else []
@@ -52,7 +52,7 @@ def gather(value: T) -> list[T]:
 
 
 def broadcast(value: T) -> T:
-    """Rank 0's value, on every rank. All ranks must call it."""
+    """Return the value of rank 0 on every rank. All ranks must call it."""
     values = [value]
     if world_size() > 1:
         distributed.broadcast_object_list(values, src=0)
@@ -60,13 +60,13 @@ def broadcast(value: T) -> T:
 
 
 def barrier() -> None:
-    """Wait until all ranks have come here."""
+    """Wait until all ranks call it."""
     if world_size() > 1:
         distributed.barrier()
 
 
 def sum_on_first_rank(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the sum over ranks on rank 0; what the others get is undefined. All ranks must call it."""
+    """Return the sum over ranks on rank 0, and undefined values on the others. All ranks must call it."""
     if world_size() == 1:
         return values
     on_gpu = distributed.get_backend() == "nccl"

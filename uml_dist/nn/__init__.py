@@ -1,1 +1,1 @@
-"""Building blocks of networks that know no method."""
+"""Building blocks of networks, independent of any recipe."""

@@ -1,4 +1,4 @@
-"""One tensor for several users, whose gradients are added in a fixed order."""
+"""Uses one tensor several times, and adds the gradients in a fixed order."""
 
 from typing import Any
 
@@ -20,9 +20,9 @@ class _Fork(torch.autograd.Function):
 
 
 def fork(tensor: Tensor, users: int) -> tuple[Tensor, ...]:
-    """The tensor once for each of its users.
+    """Return the tensor once for each of its users.
 
-    Autograd adds the gradients of three or more users as they arrive, and ZeRO-3's hooks change that order, and so the
-    last bits. Here the order is that of the users, so that the stages of ZeRO agree bit for bit.
+    Autograd adds the gradients of three or more users as they arrive. ZeRO-3's hooks change that order, and with it the
+    last bits. Here gradients are added in the order of the users, so all ZeRO stages agree bit for bit.
     """
     return _Fork.apply(tensor, users)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Calls a network that only judges: gradients reach its inputs, never its parameters."""
+"""Calls a network with constant parameters: gradients reach its inputs only."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +11,9 @@ from torch.func import functional_call
 def frozen(network: nn.Module) -> Callable[..., Any]:
     """Return the network as a function whose parameters are constants.
 
-    For a trained network inside another one's loss, such as a discriminator in the generator's. Calling its engine
-    there would let that loss change the discriminator too: silently at ZeRO 1, with an error at other stages.
+    Use it for a trained network inside the loss of another one, such as a discriminator in the generator's loss. A call
+    of its engine there would let that loss change the discriminator too: silently at ZeRO 1, with an error at other
+    stages.
 
     Args:
         network: a module or a DeepSpeed engine.
@@ -31,7 +32,7 @@ def frozen(network: nn.Module) -> Callable[..., Any]:
 
 
 def _module_of(network: nn.Module) -> nn.Module:
-    """The module inside a DeepSpeed engine, or the module itself."""
+    """Return the module inside a DeepSpeed engine, or the module itself."""
     inner = network.module if hasattr(network, "zero_optimization_stage") else network
     assert isinstance(inner, nn.Module)
     return inner

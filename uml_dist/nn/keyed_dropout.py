@@ -1,8 +1,8 @@
-"""Keyed randomness on tensors: dropout whose mask is a function of (seed, stream, position, layer).
+"""Keyed random numbers on tensors, and dropout whose mask is a function of (seed, stream, position, layer).
 
-The same hash as `uml_shards.keyed`, in int64 arithmetic that wraps, so it runs on any device. Each sample of a batch
-carries its `rng_key`, one int64 that already holds seed, stream and position; a layer adds its name and the element. So
-a mask does not depend on rank, micro batch, worker or on what ran before, and nothing has to be saved to resume.
+The hash is that of `uml_shards.keyed`, in wrapping int64 arithmetic, which runs on any device. Each sample of a batch
+carries its `rng_key`, one int64 hashed from seed, stream and position; a layer adds its name and the element. So a mask
+does not depend on rank, micro batch, worker or earlier calls, and no generator state has to be saved.
 """
 
 import math
@@ -27,7 +27,7 @@ def _shift_right(value: Tensor, bits: int) -> Tensor:
 
 
 def keyed_bits(key: Tensor, *words: str | int | Tensor) -> Tensor:
-    """64 random bits, int64, for each key extended by words (names, integers, int64 tensors that broadcast)."""
+    """Return 64 random bits as int64 for each key extended by words (names, integers, int64 tensors that broadcast)."""
     state = key
     for part in words:
         part = part if isinstance(part, Tensor) else _signed(word(part))
@@ -39,28 +39,28 @@ def keyed_bits(key: Tensor, *words: str | int | Tensor) -> Tensor:
 
 
 def keyed_uniform(key: Tensor, *words: str | int | Tensor) -> Tensor:
-    """Uniform floats in [0, 1), float32 with 24 random bits, for each key extended by more words."""
+    """Return uniform float32 numbers in [0, 1) with 24 random bits, for each key extended by words."""
     return _shift_right(keyed_bits(key, *words), 40).to(torch.float32) * 2.0**-24
 
 
 def keyed_normal(key: Tensor, shape: Sequence[int], *words: str | int | Tensor) -> Tensor:
-    """Standard normal floats, float32 (B, *shape), by Box and Muller from two uniform ones of 24 bits each.
+    """Return standard normal float32 numbers (B, *shape), by the Box-Muller method from uniform ones of 24 bits.
 
     Args:
         key: (B,) int64, such as `Batch.rng_key`.
-        shape: of the values of one sample.
-        words: what else tells these values from others, such as the name of the operation.
+        shape: shape of the values of one sample.
+        words: further parts of the key, such as the name of the operation.
     """
     each = torch.arange(math.prod(shape), device=key.device)
     radius, angle = (keyed_uniform(key[:, None], *words, name, each) for name in ("radius", "angle"))
-    # 1 - u lies in (0, 1], so that the logarithm is finite.
+    # 1 - u is in (0, 1], so the logarithm is finite.
     values = torch.sqrt(-2.0 * torch.log1p(-radius)) * torch.cos(2.0 * math.pi * angle)
     return values.reshape(len(key), *shape)
 
 
 @contextmanager
 def use_rng_key(rng_key: Tensor | None) -> Iterator[None]:
-    """Give the samples of the batch inside the block the keys of their random numbers.
+    """Set the keys of the random numbers for the samples of the batch inside the block.
 
     Args:
         rng_key: (B,) int64, `Batch.rng_key`.
@@ -73,7 +73,7 @@ def use_rng_key(rng_key: Tensor | None) -> Iterator[None]:
 
 
 def current_rng_key() -> Tensor | None:
-    """The keys that the innermost `use_rng_key` gave, or None."""
+    """Return the keys of the innermost `use_rng_key`, or None."""
     return _RNG_KEY.get()
 
 
@@ -83,7 +83,8 @@ class KeyedDropout(nn.Module):
     The layer's name is part of the key; `name_layers` sets it from the module tree, so that two runs agree.
 
     Args:
-        probability: that a channel is set to zero in training; the others are scaled by 1 / (1 - probability).
+        probability: probability that a channel is set to zero in training; the others are scaled by
+            1 / (1 - probability).
     """
 
     def __init__(self, probability: float) -> None:
@@ -108,12 +109,12 @@ class KeyedDropout(nn.Module):
         return feature * keep.reshape(*keep.shape, *(1,) * (feature.dim() - 2))
 
     def extra_repr(self) -> str:
-        """The probability, for printing."""
+        """Return the probability for printing."""
         return f"probability={self.probability}"
 
 
 def name_layers(network: nn.Module) -> nn.Module:
-    """Give every keyed layer of a network its place in the module tree as its name; returns the network."""
+    """Name every keyed layer of a network by its path in the module tree; return the network."""
     for name, module in network.named_modules():
         if isinstance(module, KeyedDropout):
             module.layer = name

@@ -1,4 +1,4 @@
-"""Activations that backward computes anew instead of keeping them."""
+"""Activations that are recomputed in backward instead of being stored."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,10 +11,10 @@ from .keyed_dropout import current_rng_key, use_rng_key
 
 
 def recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
-    """What a function gives for its inputs, which alone are kept for backward.
+    """Call a function and store only its inputs for backward.
 
-    Backward runs the function anew as far as the last operation whose inputs are needed: a convolution at the end does
-    not run twice. Keyed dropout drops the same channels. Without gradients it is a plain call.
+    Backward runs the function again up to the last operation whose inputs are needed, so a convolution at the end does
+    not run twice. Keyed dropout drops the same channels. Without gradients, this is a plain call.
     """
     if not torch.is_grad_enabled():
         return function(*inputs)
@@ -26,5 +26,5 @@ def recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
 def _same_key(
     rng_key: torch.Tensor | None,
 ) -> Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
-    """Contexts for the first run and the recomputation: the latter runs when the batch's key is no longer set."""
+    """Return contexts for the first run and the recomputation, at which the batch's key is no longer set."""
     return lambda: (nullcontext(), use_rng_key(rng_key))

@@ -17,12 +17,12 @@ from .model import UmlModel
 
 
 class MutualDecoder(nn.Module):
-    """Decodes the mixed features into scores, of which the evidence of each pixel is made (`evidence.py`).
+    """Decodes the mixed features into scores, from which the evidence of each pixel is computed (`evidence.py`).
 
     Args:
         mixed: channels of the four mixed features.
         hidden: channels between the two linear maps at the end.
-        classes: C.
+        classes: number of pixel classes, C.
         model: the configuration.
     """
 
@@ -37,7 +37,7 @@ class MutualDecoder(nn.Module):
         self.head = nn.Sequential(JoinedPointwise(2 * first, hidden), pointwise(hidden, classes * points))
 
     def forward(self, mixed: Sequence[Tensor]) -> Tensor:
-        """Scores (B, C s^2, H, W) of the s by s pixels of each block."""
+        """Return scores (B, C s^2, H, W) of the s by s pixels of each block."""
         features = (mixed[3],)
         for level, convolution in ((2, self.third), (1, self.second), (0, self.first)):
             features = (mixed[level], convolution(features))

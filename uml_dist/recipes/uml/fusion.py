@@ -64,11 +64,11 @@ class MaskFusion(nn.Module):
     """Joins a feature with an embedding of a reliable mask.
 
     Args:
-        channels: of the feature and of the embedding.
-        outputs: channels.
-        classes: C, of the mask.
-        dropout: probability.
-        norm: makes the normalisation; group normalisation's statistics are known without forming the embedding.
+        channels: channels of the feature and of the embedding.
+        outputs: output channels.
+        classes: channels of the mask, C.
+        dropout: probability of dropping a channel.
+        norm: makes the normalisation; with group normalisation, the embedding is computed at some points only.
     """
 
     def __init__(self, channels: int, outputs: int, classes: int, dropout: float, norm: Normalisation) -> None:
@@ -81,10 +81,10 @@ class MaskFusion(nn.Module):
         self.out = JoinedPointwise(2 * channels, outputs)
 
     def forward(self, features: Sequence[Tensor], mask: Tensor, size: Sequence[int]) -> Tensor:
-        """The joined feature (B, outputs, *size) of features (B, some channels, H, W) and a mask (B, C, H, W).
+        """Fuse features (B, some channels, H, W) with a mask (B, C, H, W) to (B, outputs, *size).
 
-        It is resized before the last 1x1 convolution, with which bilinear interpolation commutes: the same result for
-        less where the size is smaller.
+        Features are resized before the last 1x1 convolution. It commutes with bilinear interpolation, so the result is
+        the same, and less work if the size is smaller.
         """
         if isinstance(self.embed, DenseMaskEmbedding):
             embedded = resize(self.embed(mask), size)
@@ -94,7 +94,7 @@ class MaskFusion(nn.Module):
         else:
             rows, down = _neighbours(mask.shape[2], size[0], mask)
             columns, right = _neighbours(mask.shape[3], size[1], mask)
-            # The four points around each that is asked for: few where the size is much smaller.
+            # Only the four points around each output are needed: few if the size is much smaller.
             points = self.embed(mask, mask[:, :, rows][:, :, :, columns])
             points = torch.lerp(points[..., 0::2], points[..., 1::2], right)
             embedded = torch.lerp(points[:, :, 0::2], points[:, :, 1::2], down.unsqueeze(1))
@@ -103,7 +103,7 @@ class MaskFusion(nn.Module):
 
 
 def _neighbours(size: int, outputs: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """What `resize` reads along a dimension: two indices for each output, (2 outputs,), and the share of the second."""
+    """Return the points that `resize` reads along a dimension: two indices per output, and the weight of the second."""
     place = torch.arange(outputs, device=like.device, dtype=torch.float64) * ((size - 1) / max(outputs - 1, 1))
     low = place.long().clamp(max=max(size - 2, 0))
     pairs = torch.stack((low, (low + 1).clamp(max=size - 1)), 1).flatten()

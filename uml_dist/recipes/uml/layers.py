@@ -85,7 +85,7 @@ class DoubleConvolution(nn.Sequential):
         outputs: output channels.
         dropout: probability of dropping a channel.
         norm: makes the normalisations.
-        upsample: the input is features, of `inputs` channels together, that are brought to twice their size first.
+        upsample: whether the input consists of features with `inputs` channels in total, which are upsampled first.
     """
 
     def __init__(self, inputs: int, outputs: int, dropout: float, norm: Normalisation, upsample: bool = False) -> None:
@@ -98,7 +98,7 @@ class DoubleConvolution(nn.Sequential):
         self._recomputes = norm is group_norm
 
     def forward(self, features: Sequence[Tensor] | Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """(B, outputs, H, W) of (B, inputs, H, W), or of features at half the size."""
+        """Return (B, outputs, H, W) for (B, inputs, H, W), or for features of half the size."""
         first, *middle, second, norm, dropout, relu = self
         feature = first(features)
 

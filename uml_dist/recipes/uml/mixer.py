@@ -1,9 +1,9 @@
-"""The feature mixer of UML: two encoders' features become one, weighted by channel and by place (spec 3.2).
+"""The feature mixer of UML: combines the features of two encoders, weighted by channel and by point (spec 3.2).
 
-As the paper has it, X = blockdiag(Wc, Ws) f joins the projections of f = [f_c; f_s], polarised self-attention weighs
-its channels by a, then its places by s, and a 1x1 convolution follows. Given a and s, all of this is linear in f:
+In the paper, X = blockdiag(Wc, Ws) f concatenates the projections of f = [f_c; f_s], polarised self-attention weights
+its channels by a and then its points by s, and a 1x1 convolution follows. Given a and s, all of this is linear in f:
 X q^T = blockdiag(Wc, Ws) (f q^T), and out = (1 + s) * (W_out diag(a) blockdiag(Wc, Ws)) f. So X, the widest tensor of
-the network at full resolution, is never formed; a matrix per sample is.
+the network at full resolution, is never computed, but a matrix per sample is.
 """
 
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ from torch import Tensor, nn
 
 
 def _parameter(outputs: int, inputs: int) -> nn.Parameter:
-    """A 1x1 convolution's weight as a matrix, Kaiming-normal by fan-out."""
+    """Return the weight of a 1x1 convolution as a matrix, initialised by Kaiming's method by fan-out."""
     return nn.Parameter(nn.init.kaiming_normal_(torch.empty(outputs, inputs), mode="fan_out", nonlinearity="relu"))
 
 
 class LevelMixer(nn.Module):
     """Mixes two features of one level.
 
-    The published mixer also shuffles channels and has biases in the channel attention's query and value. They change
-    no output that other weights cannot give: a shuffle renames weights, softmax cancels the query's bias, and
-    `channel_out` absorbs the value's. They are left out. The matrices are parameters of this module, not of children:
-    ZeRO-3 gathers what a called module owns.
+    The published mixer also shuffles channels and has biases in query and value of the channel attention. They are left
+    out, because they do not change the functions that the network can represent: a shuffle permutes weights, softmax
+    cancels the query's bias, and `channel_out` absorbs the value's. The module owns all matrices, because ZeRO-3
+    gathers the parameters of the called module.
 
     Args:
         classified: channels of the classification encoder's feature.
         segmented: channels of the segmentation encoder's feature.
-        hidden: channels that each is projected to.
+        hidden: channels of each projected feature.
         outputs: channels of the mixed feature; None keeps the 2 * hidden ones.
     """
 
@@ -38,7 +38,7 @@ class LevelMixer(nn.Module):
         self.hidden = hidden
         self.project_classified = _parameter(hidden, classified)
         self.project_segmented = _parameter(hidden, segmented)
-        # By fan-out its softmax over places would start as a maximum.
+        # By fan-out, the softmax over points would start as a maximum.
         self.channel_query = nn.Parameter(torch.randn(1, joined) / joined**0.5)
         self.channel_value = nn.Linear(joined, hidden, bias=False)
         self.channel_out = nn.Linear(hidden, joined)
@@ -49,15 +49,15 @@ class LevelMixer(nn.Module):
         self.out = None if outputs is None else _parameter(outputs, joined)
 
     def forward(self, classified: Tensor, segmented: Tensor) -> Tensor:
-        """The mixed feature (B, outputs, H, W), channels last in memory, of two features (B, channels, H, W)."""
+        """Mix two features (B, channels, H, W) to (B, outputs, H, W), channels last in memory."""
         project = torch.block_diag(self.project_classified, self.project_segmented)  # (2 hidden, channels)
-        # Places are the rows, as in memory where channels are last (see `UmlNetwork`). The two are not joined in memory
-        # either: backward would keep the copy.
+        # Points are rows, as in memory if channels are last (see `UmlNetwork`). The two features are not concatenated,
+        # because the copy would be stored for backward.
         features = [feature.flatten(2).transpose(1, 2) for feature in (classified, segmented)]  # (B, H W, channels)
         widths = [feature.shape[2] for feature in features]
 
         def apply(rows: Tensor) -> Tensor:
-            """A map's rows (B or 1, outputs, channels) applied to the joined feature: (B, H W, outputs)."""
+            """Apply the rows of a matrix (B or 1, outputs, channels) to both features: (B, H W, outputs)."""
             first, second = (f @ part.mT for f, part in zip(features, rows.split(widths, 2), strict=True))
             return first + second
 
@@ -81,8 +81,8 @@ class FeatureMixer(nn.Module):
 
     Args:
         classified: channels of the classification encoder's four features.
-        segmented: channels of the segmentation encoder's.
-        hidden: channels that each feature is projected to.
+        segmented: channels of the segmentation encoder's four features.
+        hidden: channels of each projected feature.
         outputs: channels of the first three mixed features; the fourth keeps 2 * hidden.
     """
 
@@ -96,5 +96,5 @@ class FeatureMixer(nn.Module):
         )
 
     def forward(self, classified: Sequence[Tensor], segmented: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Four mixed features (B, widths[i], H / 2^i, W / 2^i)."""
+        """Return four mixed features (B, widths[i], H / 2^i, W / 2^i)."""
         return tuple(level(c, s) for level, c, s in zip(self.levels, classified, segmented, strict=True))

@@ -36,7 +36,7 @@ class UmlRecipe(Recipe[UmlConfig]):
 
     @property
     def networks(self) -> Mapping[str, Trained]:
-        """The one network."""
+        """The only network."""
         return {"uml": Trained(self._build, self._start, added=ADDED)}
 
     def check_start(self) -> None:
@@ -45,7 +45,7 @@ class UmlRecipe(Recipe[UmlConfig]):
 
     @property
     def why_no_accumulation(self) -> str | None:
-        """A Dice term over the global batch is a ratio of sums, and batch norm would see a part of the batch."""
+        """A Dice term over the global batch is a ratio of sums, and batch norm would see only a part of the batch."""
         if self.model.has_batch_norm:
             return (
                 "batch norm would take the statistics of a part of the batch: set model.head = "
@@ -56,7 +56,7 @@ class UmlRecipe(Recipe[UmlConfig]):
         return 'a Dice term over the global batch cannot be accumulated: set objective.dice_scope = "sample"'
 
     def counts(self, batches: Mapping[str, Batch], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Labelled images, images with a mask and pixels of masks."""
+        """Count labelled images, images with a mask, and pixels of masks."""
         return counts(batches["train"])
 
     def step(
@@ -67,7 +67,7 @@ class UmlRecipe(Recipe[UmlConfig]):
         progress: Progress,
         whole: GlobalBatch,
     ) -> MicroBatchResult:
-        """The weighted sum of classification, segmentation and mutual loss."""
+        """Compute the weighted sum of classification, segmentation and mutual loss."""
         batch = batches["train"]
         with use_rng_key(batch.rng_key):
             output = networks["uml"](batch.image)
@@ -77,7 +77,7 @@ class UmlRecipe(Recipe[UmlConfig]):
         return MicroBatchResult({"uml": terms["loss"]}, terms, means)
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
-        """Opinions on image and pixels, and the pixels' probability by `model.pixel_probability`."""
+        """Predict opinions on image and pixels, and the probability of pixels by `model.pixel_probability`."""
         return networks["uml"](batch.image).prediction(self.model.resolved("pixel_probability"))
 
     def _build(self) -> UmlNetwork:
