@@ -139,10 +139,10 @@ def saved(folder, **changes):
 @pytest.mark.parametrize(
     ("resume", "changes", "message"),
     [
-        ("auto", {"recipe": "toy"}, r"is of recipe toy, the configuration of recipe uml: choose another --run"),
+        ("auto", {"recipe": "toy"}, r"has recipe toy, but the configuration has recipe uml: choose another --run"),
         ("auto", {}, r"was started with another configuration \(.*train\.seed"),
         (None, {}, r"was started with another configuration \(.*train\.seed"),
-        ("never", {}, r"holds a run already: resume it with --resume auto"),
+        ("never", {}, r"already contains a run: resume it with --resume auto"),
     ],
 )
 def test_run_that_cannot_be_resumed_is_one_line(command, write, folder, partly_known, resume, changes, message):

@@ -1,4 +1,4 @@
-"""Shards and configurations that are wrong in one way each."""
+"""Invalid shards and configurations, each wrong in one way."""
 
 import hashlib
 import json
@@ -49,7 +49,7 @@ def write_shards(folder: Path, kind: type[PhantomImporter], *names: str, size: i
 
 
 def restate(split: Path, **changes: Any) -> None:
-    """Let the manifest of a split say something else."""
+    """Change entries of a split's manifest."""
     path = split / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -66,7 +66,7 @@ def empty(shards: Path, folder: Path) -> Path:
 
 
 def cut(shards: Path, folder: Path) -> Path:
-    """A tar that is shorter than its manifest says."""
+    """A tar that is shorter than stated in its manifest."""
     copy = shutil.copytree(shards, folder / "cut")
     tar = copy / "train" / "shard-000001.tar"
     tar.write_bytes(tar.read_bytes()[:-1])
@@ -81,7 +81,7 @@ def without_tar(shards: Path, folder: Path) -> Path:
 
 
 def no_manifest(shards: Path, folder: Path) -> Path:
-    """A manifest that is no JSON."""
+    """A manifest that is not valid JSON."""
     copy = shutil.copytree(shards, folder / "no-manifest")
     (copy / "train" / "manifest.json").write_text('{"schema_version": 2')
     return copy
@@ -118,7 +118,7 @@ WRONG_SHARDS: dict[Wrong, str] = {
     other_classes: r"the classes of validation are .*naevus.*, but those of stream train are .*benign",
     grey: r"channels is 1 in the images of validation and 3 in those of training: make the shards of one of them again",
 }
-"""What makes wrong shards of sound ones in a folder -> what the error says."""
+"""Function that makes invalid shards from valid ones in a folder -> expected error."""
 
 VGG_WEIGHTS = (
     *("model.width=1.0", "model.space_to_depth=1", "model.encoder.segmentation=vgg16"),
@@ -146,7 +146,7 @@ WRONG_SETTINGS: dict[tuple[str, ...], str] = {
     ("recipe=umi",): r"unknown recipe 'umi': did you mean uml\? ",
     ("recipe=nowhere.at_all:Mine",): r"recipe 'nowhere\.at_all:Mine': there is no module nowhere: install its package",
 }
-"""Words that make a sound configuration of recipe uml on two ranks wrong -> what the error says."""
+"""Settings that make a valid configuration of recipe uml on two ranks invalid -> expected error."""
 
 
 def write_plain(folder: Path, samples: Sequence[Mapping[str, bytes]], **names: Any) -> Path:

@@ -17,7 +17,7 @@ def logits_of(evidence: Tensor) -> Tensor:
 
 
 def shares(target: Tensor, classes: int) -> Tensor:
-    """(B, C, *S) one-hot of (B, *S) class numbers; none where the number is no class."""
+    """(B, C, *S) one-hot of (B, *S) class numbers; zeros where the number is not a class."""
     numbers = torch.arange(classes, device=target.device).view(-1, *[1] * (target.dim() - 1))
     return (target.unsqueeze(1) == numbers).double()
 

@@ -26,11 +26,11 @@ PUBLISHED_ENCODERS = {"res2net50": PublishedRes2Net, "vgg16": PublishedVgg}
 
 @dataclass(frozen=True)
 class Switches:
-    """What `UmlNetwork` may do in its own way; the default of each is as published.
+    """The choices of `UmlNetwork`; the defaults are those of the published network.
 
     Attributes:
-        encoder_norm: of each task's encoder; None: batch norm frozen without epsilon.
-        decoder_norm: of the decoders and of the masks' embeddings.
+        encoder_norm: normalisation of each task's encoder; None: batch norm frozen without epsilon.
+        decoder_norm: normalisation of the decoders and of the masks' embeddings.
         head_norm: whether the head of the classification has batch norm.
         head_padding: around the head's depthwise convolutions.
         head_bias: whether its 1x1 convolutions have a bias.
@@ -212,7 +212,7 @@ class NaiveUml(nn.Module):
 
     Args:
         model: names the encoders, the width and the dropout.
-        channels: of the image.
+        channels: channels of the image.
         pixel_classes: C.
         image_classes: K.
         switches: by default everything is as published.

@@ -18,7 +18,7 @@ class ShardServer(ThreadingHTTPServer):
     Attributes:
         asked: for every request the path under the folder and the Range header.
         sent: bytes of every path that were sent.
-        headers: of every request.
+        headers: headers of every request.
     """
 
     daemon_threads = True

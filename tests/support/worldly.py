@@ -82,7 +82,7 @@ def generators_around(tree: dict[str, Any]) -> tuple[list[int], list[int]]:
 
 
 def refusal_of(tree: dict[str, Any]) -> str:
-    """What a training says that cannot go on."""
+    """Return the error of a training that cannot continue."""
     try:
         train(tree)
     except ShardError as error:
@@ -99,7 +99,7 @@ def train_with_figures(jobs: list[tuple[dict[str, Any], str, list[dict[str, floa
     """Trainings one after the other, each with given figures instead of those of its validations.
 
     Args:
-        jobs: of each the configuration, the run folder, the figures of its validations and the step to stop at.
+        jobs: for each training its configuration, run folder, figures of the validations, and step to stop at.
     """
     for tree, run, figures, stop_at in jobs:
         with patch.object(evaluation, "summarise", side_effect=figures):
@@ -113,12 +113,12 @@ def starts_of(trees: list[dict[str, Any]]) -> list[Trace]:
 
 def fail_to_start(tree: dict[str, Any], run: str) -> tuple[Any, str]:
     """The exit code and the last words of a rank that cannot start, although all was well when it was checked."""
-    said = io.StringIO()
-    with redirect_stderr(said):
+    output = io.StringIO()
+    with redirect_stderr(output):
         try:
-            return train_rank(prepare(validate(tree, "test"), 2), Start(Path(run)), Devices("cpu")), said.getvalue()
+            return train_rank(prepare(validate(tree, "test"), 2), Start(Path(run)), Devices("cpu")), output.getvalue()
         except SystemExit as left:
-            return left.code, said.getvalue()
+            return left.code, output.getvalue()
 
 
 def train_as_the_command(
@@ -141,23 +141,23 @@ def train_as_the_command(
     resume = find_resume(setup, Path(run), "auto", left.append)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    said, errors = io.StringIO(), io.StringIO()
-    with redirect_stdout(said), redirect_stderr(errors), patch.object(os, "_exit", leave):
+    output, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(errors), patch.object(os, "_exit", leave):
         with patch.object(torch.distributed, "destroy_process_group"):  # the test's world ends itself
             try:
                 code = train_rank(setup, Start(Path(run), resume, tuple(left)), Devices("cpu"), hooks)
             except SystemExit as left_with:
                 code = left_with.code
-    return code, said.getvalue(), errors.getvalue()
+    return code, output.getvalue(), errors.getvalue()
 
 
 def start_apart(tree: dict[str, Any], run: str) -> tuple[Any, str]:
     """The exit code and the last words of a rank when only the first one finds a checkpoint."""
     setup = prepare(validate(tree, "test"), world_size())
     resume = find_resume(setup, Path(run), "auto") if torch.distributed.get_rank() == 0 else None
-    said = io.StringIO()
-    with redirect_stderr(said):
+    output = io.StringIO()
+    with redirect_stderr(output):
         try:
-            return train_rank(setup, Start(Path(run), resume), Devices("cpu")), said.getvalue()
+            return train_rank(setup, Start(Path(run), resume), Devices("cpu")), output.getvalue()
         except SystemExit as left:
-            return left.code, said.getvalue()
+            return left.code, output.getvalue()

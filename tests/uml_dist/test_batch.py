@@ -157,12 +157,12 @@ def test_entropies_are_in_nats_and_finite_at_certainty():
     image = torch.tensor([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]])
     pixel = torch.full((1, 4, 2, 3), 0.25)
     pixel[0, :, 0, 0] = torch.tensor([0.0, 1.0, 0.0, 0.0])
-    said = Prediction(image_probability=image, pixel_probability=pixel)
+    prediction = Prediction(image_probability=image, pixel_probability=pixel)
     # -(1/4 ln 1/4 + 3/4 ln 3/4) = 2 ln 2 - 3/4 ln 3
-    assert said.image_entropy.tolist() == pytest.approx([2 * math.log(2) - 0.75 * math.log(3), 0.0, math.log(2)])
-    assert said.pixel_entropy.shape == (1, 2, 3)
-    assert said.pixel_entropy[0, 0, 0] == 0.0
-    assert said.pixel_entropy[0, 1].tolist() == pytest.approx([math.log(4)] * 3)
+    assert prediction.image_entropy.tolist() == pytest.approx([2 * math.log(2) - 0.75 * math.log(3), 0.0, math.log(2)])
+    assert prediction.pixel_entropy.shape == (1, 2, 3)
+    assert prediction.pixel_entropy[0, 0, 0] == 0.0
+    assert prediction.pixel_entropy[0, 1].tolist() == pytest.approx([math.log(4)] * 3)
 
 
 def test_a_task_that_a_recipe_lacks_has_no_entropy():

@@ -1,4 +1,4 @@
-"""The reference of the configuration, made from the schema: every key with its type, default, range and meaning.
+"""Generates the reference of the configuration from the schema: every key with type, default, range and meaning.
 
 python -m uml_dist.config.reference launchers/configs > launchers/configs/README.md
 """
@@ -23,7 +23,7 @@ HEADER = "| key | type | default | range | meaning |\n|---|---|---|---|---|"
 BOUNDS = ((Gt, "gt", ">"), (Ge, "ge", ">="), (Lt, "lt", "<"), (Le, "le", "<="))
 TYPES = {str: "string", int: "integer", float: "number", bool: "`true`, `false`"}
 OF_RECIPES = ("model", "objective")
-"""Tables of which every recipe has its own class."""
+"""Tables for which every recipe has a class of its own."""
 
 INTRODUCTION = f"""\
 # Configurations
@@ -38,22 +38,22 @@ be set on the command line, on top of the file, as `table.key=value`; a value is
     python launchers/train.py --num_gpus 2 train.steps=2000 optimizer.lr=5e-4 streams.train.count=32
     python launchers/train.py --print-config 'optimizer.betas=[0.9,0.99]' data.augment=none
 
-`--print-config` prints the resolved configuration and stops. A value out of range is an error in one line; so is an
-unknown key, and the line names the nearest valid one.
+`--print-config` prints the resolved configuration and stops. A value out of range and an unknown key are
+one-line errors; for an unknown key, the line names the nearest valid one.
 
-In the tables, *none* means that the key is not set. Keys marked with + may be changed when a run is resumed (of weight
-files, the path); any other change is refused, since it would be another run.
+In the tables, *none* means that the key is not set. You may change keys marked with + when you resume a run (for weight
+files, the path); any other change is refused, because it would be a different run.
 """
 
 
 def reference(folder: Path) -> str:
-    """The Markdown of `launchers/configs/README.md`.
+    """Return the Markdown of `launchers/configs/README.md`.
 
     Args:
-        folder: of the TOML files to be listed, each of which begins with a comment that says what it is.
+        folder: folder of the TOML files to list, each of which begins with a comment that describes it.
 
     Raises:
-        UmlError: a file does not.
+        UmlError: a file does not begin with a comment.
     """
     parts = [INTRODUCTION, "## Files here\n", "\n".join(_files(folder)) + "\n"]
     parts += ["## Keys that all recipes share\n", *_tables(RunConfig, RunConfig, "", leave_out=OF_RECIPES)]
@@ -103,7 +103,7 @@ def _files(folder: Path) -> Iterator[str]:
 def _tables(
     root: type[RunConfig], schema: type[BaseModel], path: str, leave_out: tuple[str, ...] = (), shown: bool = False
 ) -> Iterator[str]:
-    """The sections of a table of a tree and of the tables below it; `shown`: its keys have been listed before."""
+    """Yield the sections of a table and of the tables below it; `shown`: whether its keys are already listed."""
     rows = [_row(root, key, path, field) for key, field in schema.model_fields.items() if table_of(field) is None]
     if path:
         heading = "[[phases]]" if path == "phases" else f"[{path}]"
@@ -131,14 +131,14 @@ def _leaves(schema: type[BaseModel], path: str) -> Iterator[tuple[str, FieldInfo
 
 
 def _section(schema: type[RunConfig], key: str) -> type[BaseModel]:
-    """The class of one of the recipe's own tables."""
+    """Return the class of one of the recipe's own tables."""
     table = table_of(schema.model_fields[key])
     assert table is not None
     return table
 
 
 def _other_defaults(schema: type[RunConfig]) -> Iterator[str]:
-    """The defaults of a recipe, outside of its own tables, that differ from those of `RunConfig`."""
+    """Yield the defaults of a recipe, outside its own tables, that differ from those of `RunConfig`."""
     shared = {name: field.default for name, field in _leaves(RunConfig, "")}
     rows = [
         f"| `{name}` | {_value(field.default)} |"
@@ -158,7 +158,7 @@ def _row(root: type[RunConfig], key: str, path: str, field: FieldInfo) -> str:
 
 
 def _type(annotation: Any) -> str:
-    """A type as people write its values in TOML."""
+    """Describe a type by the values that TOML allows."""
     if annotation in TYPES:
         return TYPES[annotation]
     origin, inner = get_origin(annotation), get_args(annotation)
@@ -186,7 +186,7 @@ def _value(value: Any) -> str:
 
 
 def _range(field: FieldInfo) -> str:
-    """The bounds of a number."""
+    """Return the bounds of a number."""
     found = [
         f"{sign} {getattr(bound, name):g}"
         for bound in field.metadata
@@ -197,7 +197,7 @@ def _range(field: FieldInfo) -> str:
 
 
 def _meaning(schema: type[BaseModel]) -> str:
-    """What the docstring of a table says beyond its name."""
+    """Return the description of a table from its docstring, without its name."""
     first = (schema.__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ")
     named = re.match(r"`\[.*?\]`.*?: (.+)", first)
     return named[1][0].upper() + named[1][1:] if named else ""

@@ -1,4 +1,4 @@
-"""The configuration: one tree, read from TOML, in which every key has a type, a range, a default and a meaning.
+"""The configuration: one tree of keys, each with type, range, default and description.
 
 `RunConfig` holds what all recipes share. A recipe subclasses it with its own `[model]`, `[objective]` and defaults.
 Everything is validated before any rank starts.
@@ -47,7 +47,7 @@ Size = Annotated[int | tuple[int, int, int], AfterValidator(_positive)]
 
 
 class Section(BaseModel):
-    """A table of the configuration: immutable, and an unknown key is an error."""
+    """A table of the configuration: immutable, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -266,7 +266,7 @@ class MetricsConfig(Section):
 
 
 class RunConfig(Section):
-    """The whole tree; recipes subclass it."""
+    """The configuration of a run; recipes subclass it."""
 
     recipe: str = Field(
         description="`uml`, a recipe of an installed package, or `package.module:Class`; it brings its own keys of "
@@ -280,7 +280,7 @@ class RunConfig(Section):
     objective: Section = Section()
     phases: tuple[PhaseConfig, ...] = ()
     train: TrainConfig = TrainConfig()
-    validations: dict[str, ValidationConfig] = {}
+    validations: Annotated[dict[str, ValidationConfig], RESUMABLE] = {}
     zero: Annotated[ZeroConfig, RESUMABLE] = ZeroConfig()
     deepspeed: Annotated[dict[str, Any], RESUMABLE] = Field(
         default={}, description="passed through to DeepSpeed's own configuration"
@@ -312,7 +312,7 @@ class RunConfig(Section):
         return self
 
     def optimizer_of(self, network: str) -> OptimizerConfig:
-        """The optimiser settings of a trained network."""
+        """Return the optimiser settings of a trained network."""
         return self.networks[network].optimizer if network in self.networks else self.optimizer
 
 

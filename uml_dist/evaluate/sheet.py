@@ -146,7 +146,7 @@ class _Page:
 
 
 def _panels(examples: Sequence[Example], scale: ScalarMappable) -> dict[str, Callable[[Example], Picture]]:
-    """The panels that any example has, and how each is drawn."""
+    """Return the panels of the examples by title, with the function that draws each."""
     grey = ScalarMappable(Normalize(0.0, 1.0), "gray")
     panels: dict[str, Callable[[Example], Picture]] = {"image": lambda one: one.image.astype(np.float64)}
     if any(one.truth is not None for one in examples):
@@ -165,7 +165,7 @@ def _map(example: Example, values: NDArray[np.float32] | None, scale: ScalarMapp
 
 
 def _overlay(example: Example, classes: NDArray[np.uint8] | None) -> Picture:
-    """The image with classes in colour, and the outline of the truth."""
+    """Return the image with coloured classes and the outline of the truth."""
     if classes is None:
         return _nothing(example)
     picture = example.image.astype(np.float64)
@@ -180,7 +180,7 @@ def _overlay(example: Example, classes: NDArray[np.uint8] | None) -> Picture:
 
 
 def _outline(classes: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels of a class other than the background with a neighbour of another class."""
+    """Return the foreground pixels that have a neighbour of another class."""
     edge = np.zeros(classes.shape, dtype=bool)
     edge[1:] |= classes[1:] != classes[:-1]
     edge[:-1] |= classes[1:] != classes[:-1]

@@ -31,7 +31,7 @@ Metric = Callable[[Weighting], Floats]
 
 
 def mean(values: Floats, counted: Flags) -> Metric:
-    """The mean of the values (N,) of the cases that count (N,)."""
+    """Return the mean of the values (N,) over the cases that count (N,)."""
     kept, number = np.where(counted, values, 0.0), counted.astype(np.float64)
     return lambda cases: _ratio(cases.weights @ kept, cases.weights @ number)
 
@@ -94,13 +94,13 @@ def pooled_calibration_error(bins: str) -> Metric:
 
 
 def balanced_accuracy(label: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, counted: Flags) -> Metric:
-    """The mean over the classes of the share that is recognised; every class must occur."""
+    """Return the mean over the classes of the recognised share; every class must occur."""
     true, _, both = _memberships(label, predicted, classes, counted)
     return lambda cases: _ratio(cases.weights @ both, cases.weights @ true).mean(1)
 
 
 def macro_f1(label: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, counted: Flags) -> Metric:
-    """The mean over the classes of 2 hits / (cases of the class + predictions of it); every class must occur."""
+    """Return the mean over the classes of 2 hits / (cases + predictions of the class); every class must occur."""
     true, found, both = _memberships(label, predicted, classes, counted)
 
     def metric(cases: Weighting) -> Floats:
@@ -112,19 +112,19 @@ def macro_f1(label: NDArray[np.int64], predicted: NDArray[np.int64], classes: in
 
 
 def mean_of(metrics: Sequence[Metric]) -> Metric:
-    """The mean of metrics; each of them must be formed."""
+    """Return the mean of metrics, NaN where one of them cannot be formed."""
     return lambda cases: np.mean([metric(cases) for metric in metrics], axis=0)
 
 
 def sum_of(metrics: Sequence[Metric]) -> Metric:
-    """The sum of metrics; each of them must be formed."""
+    """Return the sum of metrics, NaN where one of them cannot be formed."""
     return lambda cases: np.sum([metric(cases) for metric in metrics], axis=0)
 
 
 def _memberships(
     label: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, counted: Flags
 ) -> tuple[Floats, Floats, Floats]:
-    """(N, classes) each: is of the class, is predicted to be of it, both; 0 for cases that do not count."""
+    """Return three (N, classes) arrays: true class, predicted class, both; 0 for cases that do not count."""
     numbers = np.arange(classes)
     true = (label[:, None] == numbers) & counted[:, None]
     found = (predicted[:, None] == numbers) & counted[:, None]

@@ -1,4 +1,4 @@
-"""The interface that a recipe implements. The Trainer uses nothing else of a method."""
+"""The interface of a recipe. The Trainer uses nothing else of a method."""
 
 import re
 from abc import ABC, abstractmethod
@@ -57,7 +57,7 @@ class Averaged:
 
 @dataclass(frozen=True)
 class Frozen:
-    """A network that holds another's weights as they were when a phase that refreshes it began."""
+    """A copy of another network's weights, taken when a phase that refreshes it begins."""
 
     of: str
 
@@ -75,11 +75,11 @@ def trained_source(networks: Mapping[str, Network], name: str) -> Trained:
 
 @dataclass(frozen=True)
 class StreamContract:
-    """What the shards of a stream must contain. None: the same classes as those of the first stream, if any.
+    """Requirements on the shards of a stream. None: the same classes as those of the first stream, if any.
 
     Attributes:
-        labels: True: image classes; False: none are needed, and those that are there are not compared.
-        masks: "exclusive": pixel classes, one per pixel; "named": lesions, which may overlap; "none": as for labels.
+        labels: True: image classes are required; False: they are not needed, and not compared if present.
+        masks: "exclusive": one pixel class per pixel; "named": lesions, which may overlap; "none": not needed.
     """
 
     labels: bool | None = None
@@ -96,7 +96,7 @@ class Phase:
         streams: the streams whose samples it sees.
         share: share of the run's steps; the shares of all phases sum to 1.
         refreshes: frozen networks that take over weights when it begins.
-        counts: samples of a stream in a global batch, where they are not those of `[streams.NAME]`.
+        counts: samples of a stream in a global batch, if they differ from those of `[streams.NAME]`.
         until: metric of a validation, or NAME.METRIC of a named one: the phase ends before its last step when the
             metric stops improving.
         patience: validations without an improvement after which it ends.
@@ -114,11 +114,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the run is. Steps count from 0, so the first step has fraction 0.
+    """The progress of a run. Steps count from 0, so the first step has fraction 0.
 
     Attributes:
         step: optimiser steps done.
-        steps: of the whole run.
+        steps: optimiser steps of the whole run.
         phase: name of the phase.
         phase_step: steps done in the phase.
         phase_steps: steps of the phase.
@@ -205,7 +205,7 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
 
     @property
     def why_no_accumulation(self) -> str | None:
-        """Why a step cannot be split into micro batches and what to set instead; None where it can."""
+        """Why a step cannot be split into micro batches, and what to set instead; None if it can."""
         return None
 
     def targets(
@@ -238,14 +238,14 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
     ) -> MicroBatchResult:
         """Compute the losses of one micro batch.
 
-        Every term is formed on every rank: where labels or masks are missing, it is 0 times what it would have used, so
-        that all parameters take part in ZeRO's collectives everywhere.
+        Compute every term on every rank, also without labels or masks (as 0 times the prediction), so that all
+        parameters take part in ZeRO's collectives on every rank.
 
         Args:
             batches: by stream.
             targets: what `targets` returned for this micro batch.
             networks: by name; trained ones are engines in the phases in which they learn.
-            progress: of the run.
+            progress: progress of the run.
             whole: the global batch that this micro batch is part of.
         """
 

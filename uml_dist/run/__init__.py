@@ -1,1 +1,1 @@
-"""What a run folder holds: its configuration, status and checkpoints, and who reads them."""
+"""The run folder: writing and reading configuration, status and checkpoints."""

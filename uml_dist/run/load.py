@@ -1,4 +1,4 @@
-"""A trained run, read back: `load_run("runs/isic")`."""
+"""Loads a trained run: `load_run("runs/isic")`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The state of a network outside of any engine."""
+"""The state of a network outside its engine."""
 
 import re
 from collections.abc import Mapping

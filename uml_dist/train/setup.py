@@ -1,4 +1,4 @@
-"""Everything about a run that can be known and checked before any rank starts: cheap, and no network is built."""
+"""Checks a run before any rank starts: cheap, without building a network."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -216,23 +216,25 @@ def _validation(name: str, given: ValidationConfig, recipe: Recipe, split: Split
 def find_resume(
     setup: Setup, run: Path, resume: str, say: Callable[[str], object] = print
 ) -> tuple[Path, RunState] | None:
-    """The checkpoint to go on from, verified; None to start at step 0.
+    """Return the checkpoint to resume from, verified; None to start at step 0.
 
     Args:
-        setup: of the run as it is asked for now.
-        run: its folder.
-        resume: "auto" (the folder's newest whole checkpoint, if there is one) or "never".
-        say: is told, in one line, of damaged checkpoints that are left for an older one.
+        setup: the run as it is configured now.
+        run: the run folder.
+        resume: "auto" (the newest valid checkpoint of the folder, if any) or "never".
+        say: called with one line if damaged checkpoints are passed over for an older one.
 
     Raises:
-        UmlError: the folder holds a run and `resume` is "never"; or no checkpoint is valid; or the checkpoint is of
-            another recipe or of another configuration.
+        UmlError: the folder contains a run and `resume` is "never"; no checkpoint is valid; or the checkpoint has
+            another recipe or another configuration.
     """
     if run.exists() and not run.is_dir():
         raise UmlError(f"run folder {run} is a file: choose another --run")
     folder = run / "checkpoints"
     if resume == "never" and ((folder / "latest").exists() or checkpoints_in(folder)):
-        raise UmlError(f"run folder {run} holds a run already: resume it with --resume auto, or choose another --run")
+        raise UmlError(
+            f"run folder {run} already contains a run: resume it with --resume auto, or choose another --run"
+        )
     found = latest_valid(folder)
     if found is None:
         return None
@@ -240,8 +242,8 @@ def find_resume(
     state = read_state(checkpoint)
     if state.recipe != setup.config.recipe:
         raise UmlError(
-            f"checkpoint {checkpoint} is of recipe {state.recipe}, the configuration of recipe {setup.config.recipe}: "
-            "choose another --run"
+            f"checkpoint {checkpoint} has recipe {state.recipe}, but the configuration has recipe "
+            f"{setup.config.recipe}: choose another --run"
         )
     for name, digest in setup.digests.items():
         if state.data.get(name, digest) != digest:
@@ -260,7 +262,7 @@ def find_resume(
 
 
 def _with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A checkpoint's configuration with the settings that were added since; their defaults are what was done before."""
+    """Return a checkpoint's configuration with defaults for newer settings, which stand for the earlier behaviour."""
     try:
         return validate(stored, "checkpoint").model_dump(mode="json", exclude_none=True)
     except UmlError:  # a setting that no longer exists is a difference, which names it
@@ -268,7 +270,7 @@ def _with_defaults(stored: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def check_start(setup: Setup) -> None:
-    """Check the weights that a fresh run begins with; one that goes on needs them no more.
+    """Check the weights that a fresh run starts from; a resumed run does not need them.
 
     Raises:
         UmlError: they are missing, damaged or do not fit.
@@ -281,13 +283,15 @@ def check_start(setup: Setup) -> None:
 
 
 def _check_init(config: RunConfig, path: Path) -> None:
-    """What training is to start from must be there and, where that is known, of the same recipe."""
+    """Check that the weights to start from exist and, if known, have the same recipe."""
     checkpoint = find_checkpoint(path, "best") or find_checkpoint(path)
     if checkpoint is None and not (path.suffix == ".safetensors" and path.is_file()):
         raise UmlError(f"model.init = {str(path)!r} is neither a checkpoint, a run folder nor a safetensors file")
     recipe = read_state(checkpoint).recipe if checkpoint else config.recipe
     if recipe != config.recipe:
-        raise UmlError(f"model.init = {str(path)!r} is of recipe {recipe}, the configuration of recipe {config.recipe}")
+        raise UmlError(
+            f"model.init = {str(path)!r} has recipe {recipe}, but the configuration has recipe {config.recipe}"
+        )
 
 
 def _phases(config: RunConfig, recipe: Recipe, samples: int) -> tuple[tuple[Phase, int], ...]:

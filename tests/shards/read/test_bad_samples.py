@@ -82,7 +82,7 @@ BROKEN = {
     ),
     "no mask": ({"mask.png": None}, "mask", "component mask.png is missing"),
     "a mask of another size": ({"mask.png": encode_grey(ZEROS[1:])}, "mask", "mask.png: mask is 23x24, image is 24x24"),
-    "a mask value that is no class": ({"mask.png": encode_grey(ZEROS + 2)}, "mask", "value 2 is out of range"),
+    "a mask value that is not a class": ({"mask.png": encode_grey(ZEROS + 2)}, "mask", "value 2 is out of range"),
     "a mask with a palette": ({"mask.png": png(ZEROS, "P")}, "mask", "must be an 8-bit grey PNG"),
     "a mask with alpha": ({"mask.png": png(ZEROS, "RGBA")}, "mask", "must be an 8-bit grey PNG"),
     "a mask in 16 bits": (
@@ -90,7 +90,7 @@ BROKEN = {
         "mask",
         "must be an 8-bit grey PNG",
     ),
-    "a label that is no class": ({"json": b'{"label": 2}'}, "label", "label 2 is out of range: 2 classes"),
+    "a label that is not a class": ({"json": b'{"label": 2}'}, "label", "label 2 is out of range: 2 classes"),
     "a label in words": ({"json": b'{"label": "benign"}'}, "label", "label 'benign' is out of range"),
     "no label": ({"json": b"{}"}, "label", "the label is missing"),
     "json cut": ({"json": b'{"label": '}, "label", "json: Expecting value"),

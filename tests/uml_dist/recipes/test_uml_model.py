@@ -31,8 +31,8 @@ def recipe(*words: str, **manifest) -> UmlRecipe:
     ],
 )
 def test_what_is_formed_over_the_global_batch_is_not_accumulated(words, why):
-    said = recipe(*words).why_no_accumulation
-    assert said is None if why is None else (said or "").startswith(why)
+    reason = recipe(*words).why_no_accumulation
+    assert reason is None if why is None else (reason or "").startswith(why)
 
 
 def refused(*words: str, **manifest) -> str:

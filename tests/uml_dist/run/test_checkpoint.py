@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved comes back, what was damaged is said, and half a checkpoint is never the latest."""
+"""Checkpoints: saved state is restored, damage is reported, and an incomplete checkpoint is never the latest."""
 
 import json
 import struct

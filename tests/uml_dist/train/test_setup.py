@@ -242,7 +242,7 @@ def test_initial_weights_of_another_recipe_are_refused(partly_known, tmp_path):
     tree = uml_tree(partly_known)
     started(setup_of(tree), tmp_path, recipe="toy")
     line = refused(tree, f"model.init={tmp_path}")
-    assert line.endswith("is of recipe toy, the configuration of recipe uml")
+    assert line.endswith("has recipe toy, but the configuration has recipe uml")
 
 
 def test_weights_that_model_init_replaces_need_not_exist(toy_tree, tmp_path):
@@ -270,14 +270,14 @@ def test_run_resumes_from_its_checkpoint_unless_resume_is_never(partly_known, tm
     found = find_resume(setup, tmp_path, "auto")
     assert found is not None
     assert (found[0], found[1].step) == (saved, 3)
-    assert "holds a run already: resume it with --resume auto" in cannot_resume(setup, tmp_path, "never")
+    assert "already contains a run: resume it with --resume auto" in cannot_resume(setup, tmp_path, "never")
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(partly_known, tmp_path):
     setup = setup_of(uml_tree(partly_known))
     started(setup, tmp_path, recipe="toy")
     line = cannot_resume(setup, tmp_path)
-    assert "is of recipe toy, the configuration of recipe uml: choose another --run" in line
+    assert "has recipe toy, but the configuration has recipe uml: choose another --run" in line
 
 
 def test_a_damaged_checkpoint_is_refused(partly_known, tmp_path):
@@ -298,14 +298,14 @@ def test_older_checkpoint_replaces_a_damaged_one_and_the_user_is_told(partly_kno
     assert found is not None
     assert (found[0], found[1].step) == (older, 2)
     assert told == [f"checkpoint {latest}: state.json is missing or damaged: resuming from step-000002, which is valid"]
-    assert "holds a run already" in cannot_resume(setup, tmp_path, "never")
+    assert "already contains a run" in cannot_resume(setup, tmp_path, "never")
 
 
 def test_run_without_a_pointer_to_its_latest_checkpoint_can_be_resumed(partly_known, tmp_path):
     setup = setup_of(uml_tree(partly_known))
     saved = started(setup, tmp_path)
     (tmp_path / "checkpoints" / "latest").unlink()
-    assert "holds a run already" in cannot_resume(setup, tmp_path, "never")
+    assert "already contains a run" in cannot_resume(setup, tmp_path, "never")
     found = find_resume(setup, tmp_path, "auto")
     assert found is not None
     assert found[0] == saved
