@@ -76,5 +76,5 @@ def test_new_parameters_train_from_moments_of_zero(earlier, tmp_path, partly_kno
 def test_run_of_an_earlier_version_is_loaded_with_a_note(earlier):
     read = load_run(earlier[1], checkpoint="latest", device="cpu")
     assert len(read.notes) == 1
-    assert "had no mixer.levels.0.place_value_bias" in read.notes[0]
+    assert "lacks mixer.levels.0.place_value_bias" in read.notes[0]
     assert np.isfinite(sum(float(value.sum()) for value in read.networks["uml"].parameters()))

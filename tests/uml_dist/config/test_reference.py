@@ -48,7 +48,7 @@ def test_rows_state_type_default_and_range():
     assert found["data.workers"][:2] == ['integer or `"auto"`', '`"auto"`']
     assert found["streams.NAME.shards"][:2] == ["string", "required"]
     assert found["train.steps"][:3] == ["integer", "*none*", "> 0"]
-    assert found["objective.weights.mutual"][3] == "of the opinion on each pixel"
+    assert found["objective.weights.mutual"][3] == "weight of the mutual loss"
 
 
 def test_defaults_are_those_that_the_schema_fills_in():
