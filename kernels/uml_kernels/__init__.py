@@ -9,7 +9,7 @@ from uml_kernels.levels import LevelSums, level_sums
 from uml_kernels.opinion import EvidenceKind, Opinion, PredictiveMaps, opinion, predictive_maps
 from uml_kernels.resizing import resized
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CombinedLoss",
