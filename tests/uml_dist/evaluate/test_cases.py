@@ -5,14 +5,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from plain_recipe import evaluate
 from runs import PartlyKnown
+from uml_dist.batch import Prediction
 from uml_dist.errors import UmlError
-from uml_dist.evaluate import summarise
+from uml_dist.evaluate import Predictor, summarise
+from uml_dist.evaluate import evaluate as evaluate_all
+from uml_dist.evaluate.sheet import legend_of, write_sheet
+from uml_dist.metrics.families import STANDARD
 from uml_shards.importers import Options
 from uml_shards.importers.phantom import PhantomImporter
+from uml_shards.read.plan import InOrder
 from uml_shards.read.split import open_split
+from uml_shards.read.stream import Stream
 from uml_shards.write.writer import write_split
 from worlds import run_world
 
@@ -129,6 +136,35 @@ def test_overlapping_masks_are_refused_in_one_line_unless_no_pixels_are_predicte
     with pytest.raises(UmlError, match=r"the masks of .*val overlap"):
         evaluate(str(tmp_path / "val"), 4)
     assert len(evaluate(str(tmp_path / "val"), 4, says_pixels=False)[0]) == 3
+
+
+class Redness:
+    """Predicts both lesions where an image is red; a recipe as far as an evaluation is concerned."""
+
+    families = STANDARD
+
+    def predict(self, batch, networks):
+        red = batch.image[:, 0].sigmoid()
+        return Prediction(lesion_probability=torch.stack([red, 0.9 * red], 1), maps={"redness": red})
+
+
+def test_overlapping_lesions_are_evaluated_and_drawn(tmp_path):
+    importer = Overlapping(options=Options(size=16, counts={"val": 6}, lossless=True))
+    write_split(importer, "val", importer.splits()["val"], tmp_path / "val", quiet=True)
+    split = open_split(tmp_path / "val")
+    stream = Stream(split, InOrder(len(split)), (16, 16), split.manifest.statistics)
+    result = evaluate_all(Predictor(Redness(), {}, torch.device("cpu")), stream, 4, draws=50)
+    assert {"loss", "lesion_nll", "dice", "dice_lesion", "dice_rim", "iou_rim"} <= result.metrics.keys()
+    dices = []
+    for number in range(len(split)):
+        sample = split.read(number)
+        predicted = red_of(sample, split.manifest) >= 0
+        dices.append(2 * (predicted & (sample.mask[0] == 1)).sum() / (predicted.sum() + (sample.mask[0] == 1).sum()))
+    assert result.metrics["dice_lesion"] == pytest.approx(np.mean(dices))
+    assert [set(np.unique(example.predicted)) <= {0, 1, 2} for example in result.examples] == [True] * 6
+    write_sheet(tmp_path / "sheet.png", result.examples, legend_of(split.manifest), "lesions")
+    assert legend_of(split.manifest) == ("background", "lesion", "rim")
+    assert (tmp_path / "sheet.png").stat().st_size > 10_000
 
 
 @pytest.mark.distributed
