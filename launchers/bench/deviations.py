@@ -33,9 +33,9 @@ DEVIATIONS = {
     "group norm in the encoders": replace(PUBLISHED, encoder_norm=dict.fromkeys(TASKS, group_norm)),
     "group norm in the decoders": replace(PUBLISHED, decoder_norm=group_norm),
     "no normalisation in the head": replace(PUBLISHED, head_norm=False),
-    "depthwise convolutions repeat edges in the head": replace(PUBLISHED, head_padding="replicate"),
+    "edge padding in the head's depthwise convolutions": replace(PUBLISHED, head_padding="replicate"),
     "the head's 1x1 convolutions have biases": replace(PUBLISHED, head_bias=True),
-    "the last map has a bias": replace(PUBLISHED, class_bias=True),
+    "the last layer of the head has a bias": replace(PUBLISHED, class_bias=True),
     "last stages of the encoders are not built": replace(PUBLISHED, dead_stages=False),
 }
 BIAS = 0.04
