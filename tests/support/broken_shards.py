@@ -21,7 +21,7 @@ from uml_shards.write.writer import write_split
 
 
 class ThreePixelClasses(PhantomImporter):
-    """The phantom whose masks hold background and class 2."""
+    """The phantom with three pixel classes, whose masks contain only class 2."""
 
     def splits(self) -> dict[str, Source]:
         fields = {"classes": ("benign", "malignant"), "mask_classes": ("background", "lesion", "hair")}
@@ -33,7 +33,7 @@ class ThreePixelClasses(PhantomImporter):
 
 
 class OtherClasses(PhantomImporter):
-    """The phantom under other names."""
+    """The phantom with other class names."""
 
     def splits(self) -> dict[str, Source]:
         fields = {"classes": ("naevus", "melanoma"), "mask_classes": ("background", "lesion")}
@@ -41,7 +41,7 @@ class OtherClasses(PhantomImporter):
 
 
 def write_shards(folder: Path, kind: type[PhantomImporter], *names: str, size: int = 16) -> Path:
-    """Splits of 4 samples by an importer."""
+    """Write splits of 4 samples with an importer."""
     importer = kind(options=Options(size=size, counts={"train": 4, "val": 4, "test": 4}))
     for name in names:
         write_split(importer, name, importer.splits()[name], folder / name, quiet=True)
@@ -55,12 +55,12 @@ def restate(split: Path, **changes: Any) -> None:
 
 
 def missing(shards: Path, folder: Path) -> Path:
-    """No folder at all."""
+    """Return a folder that does not exist."""
     return folder / "absent"
 
 
 def empty(shards: Path, folder: Path) -> Path:
-    """A folder for the split, and nothing in it."""
+    """Create an empty folder for the split."""
     (folder / "train").mkdir(parents=True)
     return folder
 
@@ -74,7 +74,7 @@ def cut(shards: Path, folder: Path) -> Path:
 
 
 def without_tar(shards: Path, folder: Path) -> Path:
-    """A tar that is in the manifest only."""
+    """Remove a tar that the manifest lists."""
     copy = shutil.copytree(shards, folder / "without")
     (copy / "val" / "shard-000000.tar").unlink()
     return copy
@@ -88,19 +88,19 @@ def no_manifest(shards: Path, folder: Path) -> Path:
 
 
 def no_validation(shards: Path, folder: Path) -> Path:
-    """No split to validate on."""
+    """Write shards without a validation split."""
     return write_shards(folder / "alone", PhantomImporter, "train")
 
 
 def other_classes(shards: Path, folder: Path) -> Path:
-    """Train and validation with different classes."""
+    """Write training and validation splits with different classes."""
     copy = write_shards(folder / "other", OtherClasses, "val")
     shutil.copytree(shards / "train", copy / "train")
     return copy
 
 
 def grey(shards: Path, folder: Path) -> Path:
-    """Validation images of another number of channels than those of training."""
+    """Change the number of channels of the validation images."""
     copy = shutil.copytree(shards, folder / "grey")
     restate(copy / "val", channels=1, statistics={"mean": [0.5], "std": [0.2]})
     return copy
@@ -124,7 +124,7 @@ VGG_WEIGHTS = (
     *("model.width=1.0", "model.space_to_depth=1", "model.encoder.segmentation=vgg16"),
     "model.encoder.segmentation_weights=absent.pth",
 )
-"""Let an encoder start from a file that is not there."""
+"""Settings that start an encoder from a missing file."""
 
 WRONG_SETTINGS: dict[tuple[str, ...], str] = {
     ("model.classes=3",): r"model\.classes = 3, but the shards of train have 2 \(benign, malignant\): change one",
@@ -150,7 +150,7 @@ WRONG_SETTINGS: dict[tuple[str, ...], str] = {
 
 
 def write_plain(folder: Path, samples: Sequence[Mapping[str, bytes]], **names: Any) -> Path:
-    """A split of one tar: samples of keys case-0, case-1, ... and their components."""
+    """Write a split of one tar, with samples case-0, case-1, ... and their components."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_tar(folder / "a.tar", samples)
     index_plain(folder, overwrite=True, quiet=True, **names)
@@ -158,7 +158,7 @@ def write_plain(folder: Path, samples: Sequence[Mapping[str, bytes]], **names: A
 
 
 def swap_tar(folder: Path, samples: Sequence[Mapping[str, bytes]]) -> None:
-    """Put other samples into the tar of `write_plain`; index and sizes fit it, all else in the manifest stays."""
+    """Replace the samples in the tar of `write_plain`; in the manifest, only index, size and components change."""
     tar, manifest = folder / "a.tar", Manifest.load(folder)
     _write_tar(tar, samples)
     columns = sorted({*manifest.components, *(name for sample in samples for name in sample)})

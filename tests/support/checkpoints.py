@@ -10,7 +10,7 @@ from uml_dist.run.network_state import NetworkState
 
 
 def networks_of(seed: int = 0) -> dict[str, NetworkState]:
-    """Two networks, one of them with moments."""
+    """Return the states of two networks, one of them with moments."""
     generator = torch.Generator().manual_seed(seed)
     weights = {
         "head.weight": torch.randn(3, 4, generator=generator).T,  # not contiguous
@@ -25,7 +25,7 @@ def networks_of(seed: int = 0) -> dict[str, NetworkState]:
 
 
 def state_of(step: int = 5, **changes: Any) -> RunState:
-    """Where a run is after a step."""
+    """Return the run state after a step."""
     fields = {"recipe": "uml", "step": step, "phase": 1, "phase_step": 2, "positions": {"train": 40}}
     fields |= {"steps_of": {"student": 5}, "best": 0.75, "best_step": 4}
     fields |= {"config": {"train": {"steps": 9}, "optimizer": {"betas": [0.9, 0.999]}}, "versions": {"torch": "2"}}
@@ -38,6 +38,6 @@ def save(run: Path, step: int = 5, seed: int = 0) -> Path:
 
 
 def one_line(raised: Any) -> str:
-    """The message of an error, of one line."""
+    """Return the message of an error, which must be one line."""
     assert "\n" not in str(raised.value)
     return str(raised.value)

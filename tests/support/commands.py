@@ -1,4 +1,4 @@
-"""The programs of launchers/, called in the tests' own process."""
+"""Calls the programs of launchers/ in the process of the tests."""
 
 import importlib.util
 import sys
@@ -14,7 +14,7 @@ Done = tuple[Any, str, str]
 
 
 def load_script(path: Path) -> ModuleType:
-    """A program as a module, `main` not yet called."""
+    """Load a program as a module, without calling `main`."""
     specification = importlib.util.spec_from_file_location(f"{path.stem}_command", path)
     assert specification is not None
     assert specification.loader is not None
@@ -26,7 +26,7 @@ def load_script(path: Path) -> ModuleType:
 def command_of(
     module: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
-    """Calls a loaded program on the CPU, with the arguments of its command line."""
+    """Return a function that calls a loaded program on the CPU with command line arguments."""
 
     def run(*arguments: Any) -> Done:
         monkeypatch.setattr(sys, "argv", [str(module.__file__), "--cpu", *map(str, arguments)])

@@ -1,4 +1,4 @@
-"""How many GPU kernels a call launches, counted on tensors of device "meta" without a GPU."""
+"""Counts the GPU kernels that a call launches, on "meta" tensors and without a GPU."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ NO_KERNEL = {
     "squeeze", "unsqueeze", "permute", "transpose", "t", "unbind", "unflatten", "as_strided", "empty", "empty_like",
     "empty_strided", "new_empty",
 }  # fmt: skip
-"""Operators that move or make no data."""
+"""Operators that neither move nor create data."""
 
 
 class _Counter(TorchDispatchMode):
@@ -28,7 +28,7 @@ class _Counter(TorchDispatchMode):
 
 
 def launched(call: Callable[[], torch.Tensor]) -> tuple[list[str], list[str]]:
-    """Names of the Triton kernels and of torch's operators that a scalar loss and its `backward()` launch."""
+    """Return the names of the Triton kernels and torch operators that a scalar loss and its `backward()` launch."""
     with _Counter() as counter:
         kernels = [launch.name for launch in recorded(call)]
     return kernels, counter.names

@@ -1,4 +1,4 @@
-"""The losses as anyone would compose them of torch's own operations: reference in float64, yardstick in benchmarks."""
+"""The losses composed of torch operations: the float64 reference of tests and the baseline of benchmarks."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ def eager_evidence(logits: Tensor, kind: str = "softplus") -> Tensor:
 
 
 def logits_of(evidence: Tensor) -> Tensor:
-    """The logits whose softplus the evidence is."""
+    """Return the logits whose softplus is the evidence."""
     return evidence + torch.log(-torch.expm1(-evidence.double())).to(evidence.dtype)
 
 
@@ -23,7 +23,7 @@ def shares(target: Tensor, classes: int) -> Tensor:
 
 
 def eager_terms(logits: Tensor, target: Tensor, kind: str = "softplus") -> tuple[Tensor, Tensor, Tensor]:
-    """Expected cross-entropy, KL to the uniform Dirichlet and vacuity (B, *S) of logits and shares (B, C, *S)."""
+    """Return expected cross-entropy, KL to the uniform Dirichlet and vacuity (B, *S) of logits (B, C, *S)."""
     classes = logits.shape[1]
     alpha = eager_evidence(logits, kind) + 1
     strength = alpha.sum(1, keepdim=True)

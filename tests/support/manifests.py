@@ -1,4 +1,4 @@
-"""Manifests, for tests that need no shards."""
+"""Manifests for tests that need no shards."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from uml_shards.format.manifest import Manifest, Shard, Statistics
 
 
 def manifest_of(**changes: Any) -> Manifest:
-    """The manifest of 8 RGB images of 4 x 4 with two classes and two pixel classes, but for some changes."""
+    """Return the manifest of 8 RGB images of 4 x 4 with two classes and two pixel classes, with the given changes."""
     zeros = "0" * 64
     shard = Shard(
         name="shard-000000.tar", bytes=1, sha256=zeros, samples=8, index="shard-000000.index.npy", index_sha256=zeros

@@ -1,4 +1,4 @@
-"""UML's losses as section 2 of the specification writes them: digamma, lgamma and one-hot masks, through autograd."""
+"""UML's losses exactly as in section 2 of the specification: digamma, lgamma, one-hot masks and autograd."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def evidence_of(logits: Tensor) -> Tensor:
 def naive_loss(
     output: UmlOutput, mask: Tensor, label: Tensor, kl_weight: float, digamma: Digamma = torch.digamma
 ) -> Tensor:
-    """The total loss of section 2.8, of masks (B, H, W) and labels (B,) that are all there."""
+    """Return the total loss of section 2.8 for complete masks (B, H, W) and labels (B,)."""
     classification = _evidential(evidence_of(_precise(output.class_logits)), label, kl_weight, digamma)
     levels = [
         functional.interpolate(logits, mask.shape[1:], mode="bilinear", align_corners=True)
@@ -39,7 +39,7 @@ def _one_hot(target: Tensor, like: Tensor) -> Tensor:
 
 
 def _evidential(evidence: Tensor, target: Tensor, kl_weight: float, digamma: Digamma) -> Tensor:
-    """2.1 and 2.2: the expected cross-entropy and the KL divergence of what speaks for wrong classes."""
+    """2.1 and 2.2: the expected cross-entropy, and the KL divergence of the evidence for wrong classes."""
     evidence = _precise(evidence)
     classes, own, alpha = evidence.shape[1], _one_hot(target, evidence), evidence + 1
     error = (own * (digamma(alpha.sum(1, keepdim=True)) - digamma(alpha))).sum(1)
@@ -51,7 +51,7 @@ def _evidential(evidence: Tensor, target: Tensor, kl_weight: float, digamma: Dig
 
 
 def _dice(scores: Tensor, mask: Tensor) -> Tensor:
-    """2.5: minus the logarithm of the overlap with softmax, over the whole batch; mean over the classes."""
+    """2.5: negative logarithm of the overlap with the softmax over the batch, averaged over the classes."""
     probability = _precise(scores).softmax(1)
     own, places = _one_hot(mask, probability), (0, 2, 3)
     overlap = 2 * (probability * own).sum(places) + SMOOTH

@@ -1,4 +1,4 @@
-"""The parameters of `UmlNetwork` under the names, in the shapes and in the channel order of `NaiveUml`."""
+"""Converts the parameters of `UmlNetwork` to the names, shapes and channel order of `NaiveUml`."""
 
 import re
 from collections.abc import Mapping
@@ -15,30 +15,30 @@ JOINED = {
     "channel_query": 1, "channel_value": 1, "channel_out": 0, "channel_norm": 0, "place_query": 1, "place_value": 1,
     "out": 1,
 }  # fmt: skip
-"""Parameters of a level's mixer -> their dimension of joined channels."""
+"""Parameter of a level's mixer -> its dimension of concatenated channels."""
 FOURTH_MIXED = {
     "mutual.third.0.weight": 1,
     "navigator.reduce.weight": 1,
     "instructor.head.0.depthwise.weight": 0,
     "instructor.head.0.across.weight": 1,
 }
-"""Parameters that apply to the fourth mixed feature, which is joined channels too -> their dimension of them."""
+"""Parameter that is applied to the fourth mixed feature -> its dimension of concatenated channels."""
 EMBED = {"weight": "0.weight", "scale": "1.weight", "shift": "1.bias"}
-"""Parameters of an embedding of a mask -> those of the layers that it consists of."""
+"""Parameter of a mask embedding -> parameter of the layers of which it consists."""
 HEAD = {
     "adapted": ("depthwise", "across", None),
     "published": ("depthwise", "across", "norm", None),
 }
-"""What the layers of the classification's head are, in turn."""
+"""Layers of one block of the classification head, in order."""
 UNUSED = re.compile(
     r"mixer\.\d\.channel_(query|value)\.bias|.*num_batches_tracked"
     r"|classification_encoder\.layer4\..*|segmentation_encoder\.features\.(3[4-9]|4\d)\..*"
 )
-"""What no output of `NaiveUml` depends on; and the bias of `channel_value`, which that of `channel_out` absorbs."""
+"""Parameters that no output of `NaiveUml` depends on, and the redundant bias of `channel_value`."""
 
 
 def naive_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What makes a `NaiveUml` the same function as a `UmlNetwork` with this state; also maps gradients."""
+    """Return the state of a `NaiveUml` that equals a `UmlNetwork` with this state; also maps gradients."""
     joined = 2 * len(state["mixer.levels.3.project_classified"])
     head = HEAD["published" if "instructor.head.2.weight" in state else "adapted"]
     naive = {}
@@ -72,14 +72,14 @@ def _as_convolution(value: Tensor) -> Tensor:
 
 
 def _shuffled(value: Tensor, dim: int, joined: int) -> Tensor:
-    """The last channels, as many as joined, in the order after the channel shuffle."""
+    """Permute the last `joined` channels like the channel shuffle."""
     first = value.shape[dim] - joined
     order = torch.arange(joined).reshape(-1, SHUFFLE_GROUPS).T.flatten()
     return value.index_select(dim, torch.cat((torch.arange(first), first + order)))
 
 
 def fill_naive(naive: NaiveUml, network: UmlNetwork) -> None:
-    """Make a `NaiveUml` the same function as a `UmlNetwork`; what `UNUSED` names keeps its values, or is 0."""
+    """Copy the parameters of a `UmlNetwork` to a `NaiveUml`; those that match `UNUSED` are kept or set to 0."""
     missing, unexpected = naive.load_state_dict(naive_state(network.state_dict()), strict=False)
     assert unexpected == []
     assert [name for name in missing if not UNUSED.fullmatch(name)] == []
@@ -89,7 +89,7 @@ def fill_naive(naive: NaiveUml, network: UmlNetwork) -> None:
 
 @torch.no_grad()
 def give_statistics(network: nn.Module, image: Tensor) -> None:
-    """Let every frozen batch norm of a network hold the statistics of an image's features, as trained weights would."""
+    """Set the statistics of all frozen batch norms to those of an image's features, like trained weights."""
 
     def measure(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))

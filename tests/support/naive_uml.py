@@ -1,4 +1,4 @@
-"""UML as its specification is written (section 3), with no thought of cost: the reference for results and for speed.
+"""UML exactly as in section 3 of its specification, without optimisation: the reference for results and speed.
 
 Every concatenation, normalisation and upsampling is where the text has it, and the widest tensor of the mixer is formed
 at full resolution. By default everything is as the authors published it; `Switches` exchange what `UmlNetwork` does in
@@ -48,7 +48,7 @@ class Switches:
 
 
 def switches_of(model: UmlModel) -> Switches:
-    """What makes the reference do as `UmlNetwork` does with this configuration."""
+    """Return the switches with which the reference equals `UmlNetwork` with this configuration."""
     adapted = model.resolved("head") == "adapted"
     frozen = partial(PublishedFrozenNorm, epsilon=model.resolved("frozen_epsilon"))
     tasks: tuple[Task, ...] = ("classification", "segmentation")
@@ -132,7 +132,7 @@ class MutualDecoder(nn.Module):
 
 
 class MaskFusion(nn.Module):
-    """A feature joined with the embedding of a reliable mask, and a 1x1 convolution (within 3.4)."""
+    """Concatenates a feature with the embedding of a reliable mask, and applies a 1x1 convolution (part of 3.4)."""
 
     def __init__(self, channels: int, classes: int, dropout: float, norm: Norm) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class UncertaintyInstructor(nn.Module):
 
 
 class NaiveUml(nn.Module):
-    """The network of section 3; parts and outputs have the names of `UmlNetwork`'s.
+    """The network of section 3; parts and outputs have the same names as in `UmlNetwork`.
 
     Args:
         model: names the encoders, the width and the dropout.
@@ -252,7 +252,7 @@ class NaiveUml(nn.Module):
 
 
 def _encoder(model: UmlModel, task: Task, channels: int, switches: Switches) -> nn.Module:
-    """A published encoder; the compact one, which no paper has, is `UmlNetwork`'s own."""
+    """Build a published encoder; the compact one is not published and is shared with `UmlNetwork`."""
     choice = model.encoder_of(task)
     if choice.name not in PUBLISHED_ENCODERS:
         return choice.build(channels)

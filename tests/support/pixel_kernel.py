@@ -1,4 +1,4 @@
-"""A kernel that shows what the kernels' shared functions make of single pixels."""
+"""A kernel that evaluates the kernels' shared functions on single pixels."""
 
 import torch
 import triton
@@ -30,7 +30,7 @@ def _kernel(evidence, target, values, derivatives, N, C: tl.constexpr, SOFT: tl.
 
 
 def run(evidence: Tensor, target: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """See `pixel_terms.pixel_terms`."""
+    """Evaluate on the GPU or in the interpreter; see `pixel_terms.pixel_terms`."""
     count, classes = evidence.shape
     values, derivatives = evidence.new_empty(2, count), evidence.new_empty(2, count, classes)
     block = triton.next_power_of_2(count)

@@ -1,4 +1,4 @@
-"""Expected cross-entropy and KL of single pixels with their derivatives, of the code that every operation shares."""
+"""Evaluates the shared code of all operations: expected cross-entropy and KL of single pixels, with derivatives."""
 
 import os
 
@@ -12,7 +12,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def pixel_terms(evidence: Tensor, target: Tensor) -> tuple[Pair, Pair]:
-    """Values (2 of (N,)) and derivatives (2 of (N, C)) for evidence (N, C) and class numbers (N,) or shares (N, C)."""
+    """Return two values (N,) and two derivatives (N, C) for evidence (N, C) and class numbers (N,) or shares (N, C)."""
     if evidence.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
         from pixel_kernel import run
 

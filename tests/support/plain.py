@@ -1,4 +1,4 @@
-"""A training written out with nothing but torch, on one process: the reference that the Trainer is held against."""
+"""A training loop in plain torch on one process: the reference for the Trainer."""
 
 from copy import deepcopy
 from typing import Any
@@ -19,7 +19,7 @@ from uml_shards.read.loader import load
 
 
 def train_plainly(tree: dict[str, Any]) -> Trace:
-    """All phases of a recipe, in the plainest way."""
+    """Train all phases of a recipe."""
     config = validate(tree, "test")
     setup = prepare(config, 1)
     roles = setup.recipe.networks

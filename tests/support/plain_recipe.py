@@ -1,4 +1,4 @@
-"""A recipe without weights, whose predictions follow from the image alone, and evaluations by it in any world."""
+"""A recipe without weights that predicts from the colour of the image, and evaluations of it in any world."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from uml_shards.read.stream import Stream
 
 
 class PlainRecipe(Recipe):
-    """Malignant, or lesion, the more the redder; it notes which networks were in training when it was asked."""
+    """The redder, the more probable are malignant and lesion. Records the training mode of its networks."""
 
     name = "plain"
 

@@ -26,7 +26,7 @@ def norm(prefix: str, channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def res2net_keys() -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The keys of res2net50_v1b_26w_4s, and of timm's res2net50d: a deep stem and average pooling in the shortcut."""
+    """Yield the keys of res2net50_v1b_26w_4s and timm's res2net50d: deep stem, average pooling in the shortcut."""
     for place, inputs, outputs in ((0, 3, 32), (3, 32, 32), (6, 32, 64)):
         yield f"conv1.{place}.weight", (outputs, inputs, 3, 3)
         yield from norm(f"conv1.{place + 1}" if place < 6 else "bn1", outputs)
@@ -61,7 +61,7 @@ def vgg_keys(project: str) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield from norm(f"conv{stage}_{number}.bn" if ours else f"features.{place + 1}", width)
             place, inputs = place + 3, width
         place += 1
-    # Thin stand-ins for the classifiers, whose 120 M weights nobody reads.
+    # Small stand-ins for the classifiers, whose 120 M weights are not read.
     if project == "torchvision":
         yield from ((f"classifier.{layer}.{key}", (1,)) for layer in (0, 3, 6) for key in ("weight", "bias"))
     if project == "timm":
@@ -70,7 +70,7 @@ def vgg_keys(project: str) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def checkpoint(kind: str) -> dict[str, Tensor]:
-    """Tensors, each full of one number that tells it from the others, under every key of a published file."""
+    """Return a tensor for every key of a published file, each filled with a different number."""
     keys = res2net_keys() if kind.startswith("res2net") else vgg_keys(kind.rpartition(" ")[2])
     return {
         key: torch.tensor(index, dtype=torch.long if key.endswith("tracked") else torch.float32).expand(shape)
@@ -82,7 +82,7 @@ def checkpoint(kind: str) -> dict[str, Tensor]:
 def save(tensors: Mapping[str, Tensor], path: Path) -> Path:
     """Write a .safetensors or .pth file."""
     if path.suffix == ".safetensors":
-        # In half precision, as some are published.
+        # Some files are published in half precision.
         save_file({key: tensor.half().contiguous() for key, tensor in tensors.items()}, path)
     else:
         torch.save(tensors, path)
@@ -90,7 +90,7 @@ def save(tensors: Mapping[str, Tensor], path: Path) -> Path:
 
 
 def fill_statistics(module: nn.Module) -> None:
-    """Give frozen batch norms statistics and affine maps such as training leaves behind."""
+    """Set the statistics and affine parameters of frozen batch norms to random values, like after training."""
     for norm in module.modules():
         if isinstance(norm, FrozenBatchNorm):
             norm.weight.uniform_(0.5, 1.5)

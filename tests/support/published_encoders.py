@@ -1,4 +1,4 @@
-"""The encoders of UML as published (specification, section 3.1), read anew: Res2Net-50 v1b and VGG-16.
+"""The encoders of UML as published (specification, section 3.1), implemented independently: Res2Net-50 v1b and VGG-16.
 
 All stages are built, also those that the method never runs. Modules have the names of the published weight files.
 """
@@ -30,7 +30,7 @@ class PublishedFrozenNorm(nn.Module):
 
 
 class Bottle2neck(nn.Module):
-    """1x1, four scales of 3x3, 1x1, and a shortcut; the first block of a stage keeps its scales apart."""
+    """1x1, four scales of 3x3, 1x1, and a shortcut; the first block of a stage does not connect its scales."""
 
     def __init__(self, inputs: int, planes: int, stride: int, first: bool, norm: Norm) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Bottle2neck(nn.Module):
 
 
 class PublishedRes2Net(nn.Module):
-    """Taps after the stem (stride 1), and after the stages of 3, 4 and 6 blocks; the fourth stage is never run."""
+    """Outputs features after the stem (stride 1) and the stages of 3, 4 and 6 blocks; the fourth stage is not run."""
 
     def __init__(self, channels: int, widths: Sequence[int], norm: Norm, dead_stage: bool) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class PublishedRes2Net(nn.Module):
 
 
 class PublishedVgg(nn.Module):
-    """Taps conv1_2, conv2_2, conv3_3 and conv4_3, after normalisation and ReLU; the fifth stage is never run."""
+    """Outputs conv1_2, conv2_2, conv3_3 and conv4_3 after normalisation and ReLU; the fifth stage is not run."""
 
     def __init__(self, channels: int, widths: Sequence[int], norm: Norm, dead_stage: bool) -> None:
         super().__init__()

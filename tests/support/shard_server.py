@@ -1,4 +1,4 @@
-"""Servers of shards over HTTP, in a thread: a sound one, and some that fail in one way each."""
+"""HTTP servers of shards that run in a thread: a correct one, and one for each kind of failure."""
 
 import threading
 from base64 import b64encode
@@ -13,7 +13,7 @@ from uml_shards.keyed import keyed_uniform
 
 
 class ShardServer(ThreadingHTTPServer):
-    """Serves a folder, with ranges and tags, and counts.
+    """Serves a folder with ranges and ETags, and counts requests.
 
     Attributes:
         asked: for every request the path under the folder and the Range header.
@@ -43,18 +43,18 @@ class ShardServer(ThreadingHTTPServer):
         return f"http://{self.host}"
 
     def asked_names(self, ending: str = "") -> Counter[str]:
-        """How often each path was asked for."""
+        """Number of requests for each path."""
         return Counter(name for name, _ in self.asked if name.endswith(ending))
 
     def answer(self, handler: "_Handler", name: str, visit: int) -> None:
-        """Answer a request; `visit` counts the earlier ones for this name."""
+        """Answer a request; `visit` is the number of earlier requests for this name."""
         path = self.folder / name
         if not path.is_file():
             return handler.say(404)
         self.give(handler, name, path.read_bytes())
 
     def give(self, handler: "_Handler", name: str, data: bytes, tag: str = '"1"', cut: int | None = None) -> None:
-        """Send data, or the rest of it that is asked for; at most `cut` bytes of what was announced."""
+        """Send data or the requested range of it; at most `cut` of the announced bytes."""
         start = 0
         asked = handler.headers.get("Range")
         if self.ranges and asked and handler.headers.get("If-Range", tag) == tag:
@@ -73,7 +73,7 @@ class ShardServer(ThreadingHTTPServer):
 
 
 class Dropping(ShardServer):
-    """Closes the connection at a keyed place of its answer, twice for every tar and once for every index."""
+    """Closes the connection at a random but reproducible byte, twice for every tar and once for every index."""
 
     times = 2, 1
 
@@ -85,13 +85,13 @@ class Dropping(ShardServer):
 
 
 class DroppingOnce(Dropping):
-    """The same, once for every tar."""
+    """Does so once for every tar."""
 
     times = 1, 0
 
 
 class DroppingWithoutRanges(Dropping):
-    """The same, and knows no ranges."""
+    """Does so, and does not support ranges."""
 
     ranges = False
 
@@ -117,13 +117,13 @@ class Flipping(ShardServer):
 
 
 class FlippingOnce(Flipping):
-    """The same, the first time only."""
+    """Does so the first time only."""
 
     times = 1
 
 
 class Changing(ShardServer):
-    """Drops the connection in a first version of each tar, which is gone when the client comes back."""
+    """Drops the connection while sending a first version of each tar, and then serves another version."""
 
     def answer(self, handler: "_Handler", name: str, visit: int) -> None:
         data = (self.folder / name).read_bytes()
@@ -136,7 +136,7 @@ class Changing(ShardServer):
 
 
 class Shrinking(ShardServer):
-    """Announces more than there is, sends all there is, and then has nothing at the place asked for."""
+    """Announces more bytes than exist, sends all that exist, and then rejects the range of the rest."""
 
     def answer(self, handler: "_Handler", name: str, visit: int) -> None:
         data = (self.folder / name).read_bytes()
@@ -149,7 +149,7 @@ class Shrinking(ShardServer):
 
 
 class ShrinkingManifest(ShardServer):
-    """Drops the connection in a longer manifest, which is gone when the client comes back."""
+    """Drops the connection while sending a longer manifest, and then serves the current one."""
 
     ranges = False
 
@@ -160,7 +160,7 @@ class ShrinkingManifest(ShardServer):
 
 
 class Endless(ShardServer):
-    """Its indices are far longer than the manifest allows."""
+    """Sends indices that are much longer than the manifest allows."""
 
     def answer(self, handler: "_Handler", name: str, visit: int) -> None:
         data = (self.folder / name).read_bytes()
@@ -177,7 +177,7 @@ class Busy(ShardServer):
 
 
 class Silent(ShardServer):
-    """Sends half of a tar at its first visit, and then nothing more without closing."""
+    """Sends half of a tar at the first request, then stalls without closing the connection."""
 
     visits = 1
 
@@ -192,14 +192,14 @@ class Silent(ShardServer):
 
 
 class AlwaysSilent(Silent):
-    """The same at every visit, after the first without a byte."""
+    """Stalls at every request; after the first, without sending a byte."""
 
     visits = 1 << 30
     ranges = False
 
 
 class Redirecting(ShardServer):
-    """Sends everybody to another place."""
+    """Redirects every request."""
 
     target = ""
 
@@ -208,7 +208,7 @@ class Redirecting(ShardServer):
 
 
 class Guarded(ShardServer):
-    """Wants a user and a password, or the token of a signed URL."""
+    """Requires user and password, or the token of a signed URL."""
 
     pair, token = "reader:pa/ss", "token=abc123"
 
@@ -221,7 +221,7 @@ class Guarded(ShardServer):
 
 @contextmanager
 def serving(server: ShardServer) -> Iterator[ShardServer]:
-    """Let a server run in a thread, and end it."""
+    """Run a server in a thread, and stop it at the end."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
@@ -245,7 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.server.answer(self, name, visit)
         except ConnectionError:
-            pass  # the client has enough
+            pass  # the client has closed the connection
 
     def say(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
         self.send_response(status)

@@ -35,7 +35,7 @@ def _kernel(x, y, N, FUNCTION: tl.constexpr, BLOCK: tl.constexpr):
 
 
 def evaluate(function: str, x: Tensor) -> Tensor:
-    """The function of uml_kernels.special of this name, of float32 (N,)."""
+    """Evaluate a function of uml_kernels.special, by name, on float32 (N,)."""
     y = torch.empty_like(x)
     _kernel[(1,)](x, y, len(x), function, triton.next_power_of_2(len(x)))
     return y
@@ -54,7 +54,7 @@ lg2.approx.ftz."""
 
 @contextmanager
 def disturbed() -> Iterator[None]:
-    """Let the interpreter's 2^x, quotients and log2 err as a GPU's approximate units may, at random."""
+    """Add random errors, as large as those of a GPU's approximate units, to 2^x, quotients and log2."""
     from triton.runtime.interpreter import InterpreterBuilder
 
     random = np.random.default_rng(0)

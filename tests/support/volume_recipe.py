@@ -1,4 +1,4 @@
-"""Volumes with a bright ball in noise, and the smallest recipe that learns from some masks and from volumes without."""
+"""Volumes with a bright ball in noise, and a minimal recipe for labelled and unlabelled volumes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ RECIPES["volume"] = "volume_recipe:VolumeRecipe"
 
 
 class Balls(Importer):
-    """Ten volumes of several sizes; `garbage` draws other masks."""
+    """Ten volumes of different sizes; cases in `garbage` have random masks."""
 
     name = summary = licence = source = where = tree = "balls"
     default_size = 0
@@ -43,7 +43,7 @@ class Balls(Importer):
 
 
 def make_balls(folder: Path, garbage: frozenset[str] = frozenset()) -> Path:
-    """Shards of them, in `train` and, the same, in `val`."""
+    """Write the same volumes as shards of `train` and `val`."""
     importer = Balls(options=Options())
     importer.garbage = garbage
     for split in ("train", "val"):

@@ -28,12 +28,12 @@ from uml_shards import ShardError
 
 
 def train_each(trees: list[dict[str, Any]], runs: list[str] | None = None) -> list[Trace]:
-    """One training after the other, in one world."""
+    """Run several trainings one after another in one world."""
     return [train(tree, run) for tree, run in zip(trees, runs or [None] * len(trees), strict=True)]
 
 
 def train_and_stop_each(trees: list[dict[str, Any]], runs: list[str], stop_at: int) -> list[Trace]:
-    """Each training undisturbed, without a run folder; then again, in its run folder, stopped as a kill would."""
+    """Run each training uninterrupted without a run folder, then again in its run folder, stopped as if killed."""
     straight = train_each(trees)
     for tree, run in zip(trees, runs, strict=True):
         train(tree, run, stop_at=stop_at)
@@ -41,13 +41,13 @@ def train_and_stop_each(trees: list[dict[str, Any]], runs: list[str], stop_at: i
 
 
 def train_without_global_dice(tree: dict[str, Any]) -> Trace:
-    """The sums of the Dice terms stay on their rank."""
+    """Train without summing the Dice terms over ranks."""
     GlobalBatch.total = lambda self, local: local
     return train(tree)
 
 
 def train_with_torch_dropout(tree: dict[str, Any]) -> Trace:
-    """Dropout draws from torch's global generator, seeded alike on every rank."""
+    """Train with dropout from torch's global generator, which has the same seed on every rank."""
 
     def forward(self: nn.Module, feature: Tensor) -> Tensor:
         return nn.functional.dropout2d(feature, self.probability, self.training)
@@ -58,7 +58,7 @@ def train_with_torch_dropout(tree: dict[str, Any]) -> Trace:
 
 
 def train_without_zero_terms(tree: dict[str, Any]) -> Trace:
-    """A rank that has no label leaves the classification out instead of adding 0 times it."""
+    """Train with ranks that omit the classification if they have no label, instead of adding 0 times it."""
     terms = uml_recipe.uml_terms
 
     def without(output: Any, batch: Any, *others: Any) -> dict[str, Tensor]:
@@ -71,7 +71,7 @@ def train_without_zero_terms(tree: dict[str, Any]) -> Trace:
 
 
 def generators_around(tree: dict[str, Any]) -> tuple[list[int], list[int]]:
-    """The state of torch's and numpy's global generators before and after the steps of a training."""
+    """Return the states of torch's and numpy's global generators before and after a training."""
 
     def states() -> list[int]:
         return [hash(torch.get_rng_state().numpy().tobytes()), hash(np.random.get_state()[1].tobytes())]  # noqa: NPY002
@@ -87,16 +87,16 @@ def refusal_of(tree: dict[str, Any]) -> str:
         train(tree)
     except ShardError as error:
         return str(error)
-    raise AssertionError("it went on to its end")
+    raise AssertionError("the training did not fail")
 
 
 def train_validating(tree: dict[str, Any], run: str) -> Trace:
-    """A training with its validations."""
+    """Train with validations."""
     return train(tree, run, validate_too=True)
 
 
 def train_with_figures(jobs: list[tuple[dict[str, Any], str, list[dict[str, float]], int | None]]) -> None:
-    """Trainings one after the other, each with given figures instead of those of its validations.
+    """Run several trainings, and replace the metrics of their validations.
 
     Args:
         jobs: for each training its configuration, run folder, figures of the validations, and step to stop at.
@@ -107,7 +107,7 @@ def train_with_figures(jobs: list[tuple[dict[str, Any], str, list[dict[str, floa
 
 
 def starts_of(trees: list[dict[str, Any]]) -> list[Trace]:
-    """What each training begins with: stopped before its first step."""
+    """Return the state at the start of each training, stopped before its first step."""
     return [train(tree, stop_at=0) for tree in trees]
 
 
@@ -152,7 +152,7 @@ def train_as_the_command(
 
 
 def start_apart(tree: dict[str, Any], run: str) -> tuple[Any, str]:
-    """The exit code and the last words of a rank when only the first one finds a checkpoint."""
+    """Return exit code and stderr of a rank when only rank 0 finds a checkpoint."""
     setup = prepare(validate(tree, "test"), world_size())
     resume = find_resume(setup, Path(run), "auto") if torch.distributed.get_rank() == 0 else None
     output = io.StringIO()
