@@ -136,7 +136,7 @@ class CaseCollector:
         own = {name: np.concatenate(parts) for name, parts in self._columns.items()}
         rows = np.concatenate(self._rows) if self._rows else np.empty(0, dtype=np.int64)
         parts = [part for part in gather((rows, self._keys, own)) if part[1]]
-        shapes = {name: shape for rank in all_gather(_shapes(self._sums)) for name, shape in rank.items()}
+        shapes = {name: shape for one in all_gather(_shapes(self._sums)) for name, shape in one.items()}
         sums = {name: sum_on_first_rank(self._sums.get(name, np.zeros(shape))) for name, shape in shapes.items()}
         if rank() != 0 or not parts:
             return Cases(seed=self._seed)
