@@ -16,6 +16,7 @@ from uml_dist.cluster.process import run_process
 from uml_dist.cluster.training import Outcome, Training, Work, make_shards, train
 from uml_dist.errors import UmlError
 from uml_dist.launch import Devices, end_process, ensure_world, find_devices, read_world
+from uml_shards.errors import run_command
 
 HERE = Path(__file__).parent
 MARK = "cluster-check.txt"
@@ -45,16 +46,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main() -> int:
     """Run the check; return the exit code: 0 passed, 1 a check failed, 2 the user must change something."""
     options = parse(sys.argv[1:])
-    try:
-        if options.all_reduce:  # this process is a rank that the check started
-            run_rank(options.all_reduce, ensure_world(options.ranks, options.cpu).kind)
-            return 0
-        return check(options)
-    except UmlError as error:
-        if options.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: run(options), options.debug, (UmlError,))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the check, or a rank that the check has started."""
+    if options.all_reduce:
+        run_rank(options.all_reduce, ensure_world(options.ranks, options.cpu).kind)
+        return 0
+    return check(options)
 
 
 def check(options: argparse.Namespace) -> int:

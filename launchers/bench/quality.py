@@ -17,7 +17,7 @@ from quality_results import Result, compare, summarise
 from quality_runs import evaluate, train
 from uml_dist.errors import UmlError
 from uml_dist.launch import find_devices, planned_ranks, read_world
-from uml_shards import ShardError
+from uml_shards.errors import ShardError, run_command
 
 LAUNCHERS = Path(__file__).resolve().parents[1]
 
@@ -53,13 +53,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return the exit code: 0 success, 1 a training failed, 2 the user must change something."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return run(options)
-    except (UmlError, ShardError) as error:
-        if options.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: run(options), options.debug, (UmlError, ShardError))
 
 
 def run(options: argparse.Namespace) -> int:

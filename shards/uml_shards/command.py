@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .address import parse_location
-from .errors import ShardError, one_line
+from .errors import one_line, run_command
 from .importers import Importer, Options, find_importer, hidden_importers, importer_names
 from .read.draw import draw_labelled, refuse_existing, save_keys
 from .read.part import with_truth
@@ -33,13 +33,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "shards.py") -> int
         prog: name of the program in messages.
     """
     given = parse(arguments, prog)
-    try:
-        return given.run(given)
-    except ShardError as error:
-        if given.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: given.run(given), given.debug)
 
 
 def make(given: argparse.Namespace) -> int:

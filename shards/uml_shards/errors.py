@@ -1,5 +1,7 @@
-"""The error raised for problems that users can fix themselves."""
+"""The error raised for problems that users can fix themselves, and how commands report such errors."""
 
+import sys
+from collections.abc import Callable
 from typing import Literal
 
 Reason = Literal["image", "mask", "label", "tar", "remote", "other"]
@@ -23,3 +25,20 @@ class ShardError(ValueError):
 def one_line(error: BaseException) -> str:
     """Return the message of any error as one line, or its class where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def run_command(command: Callable[[], int], debug: bool, errors: tuple[type[Exception], ...] = (ShardError,)) -> int:
+    """Run a command and return its exit code; report an error that users can fix as one line, with exit code 2.
+
+    Args:
+        command: the command.
+        debug: whether to raise such errors instead.
+        errors: the errors that users can fix.
+    """
+    try:
+        return command()
+    except errors as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from uml_shards.errors import run_command
+
 from ..errors import UmlError
 from ..run.export import export
 from ..run.maintenance import check_run, prune_run, reshard_run
@@ -20,13 +22,7 @@ EXAMPLES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code: 0 success, 2 the user must change something."""
     given = parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return given.command(given)
-    except UmlError as error:
-        if given.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: given.command(given), given.debug, (UmlError,))
 
 
 def verify(given: argparse.Namespace) -> int:
@@ -80,5 +76,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             one.add_argument("--keep", type=int, required=True, help="number of newest valid checkpoints to keep")
         if name == "export":
             one.add_argument("--out", type=Path, required=True, help="folder to create")
-            one.add_argument("--checkpoint", choices=["best", "latest"], default="best", help="default: best")
+            one.add_argument(
+                "--checkpoint", default="best", help="best (default), best-NAME of a further validation, or latest"
+            )
     return parser.parse_args(arguments)
