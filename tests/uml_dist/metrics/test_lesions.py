@@ -7,7 +7,7 @@ import torch
 from case_rows import cases_of
 from manifests import manifest_of
 from uml_dist.batch import Batch, Prediction
-from uml_dist.metrics.families import Lesions
+from uml_dist.metrics.families import ImageClasses, Lesions
 from uml_dist.metrics.selection import check_selection, parse_selection
 from uml_dist.metrics.summary import definition_of, metric_names, summarise
 
@@ -51,6 +51,20 @@ def test_names_and_definitions_are_those_of_the_lesions():
     assert names == ["loss", "lesion_nll", *lesions]
     assert all(definition_of(name).text for name in names)
     check_selection(parse_selection("mean(dice_drusen, iou_bleeding)"), MANIFEST)
+
+
+def test_a_split_without_named_masks_has_no_columns_whatever_the_recipe_predicts():
+    """As the stream of grades of a recipe that predicts lesions and grades."""
+    batch = batch_of(torch.full((2, 2, 2), 255, dtype=torch.uint8))
+    prediction = Prediction(lesion_probability=torch.rand(2, 4, 2, 2))
+    assert Lesions().columns(batch, prediction, manifest_of(mask_classes=())) == {}
+
+
+def test_a_split_without_classes_has_no_columns_of_them_whatever_the_recipe_predicts():
+    """As the stream of lesions of that recipe."""
+    batch = batch_of(torch.zeros(2, 2, 2, 2, dtype=torch.uint8))
+    prediction = Prediction(image_probability=torch.rand(2, 5).softmax(1), image_vacuity=torch.rand(2))
+    assert ImageClasses().columns(batch, prediction, MANIFEST) == {}
 
 
 def test_recipes_without_lesion_maps_have_no_columns():

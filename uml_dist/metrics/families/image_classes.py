@@ -47,6 +47,8 @@ class ImageClasses(MetricFamily):
     def columns(self, batch: Batch, prediction: Prediction, manifest: Manifest) -> Mapping[str, Tensor]:
         """Return the probability of each class, the label's negative log-likelihood, and the vacuity."""
         columns: dict[str, Tensor] = {}
+        if not manifest.classes:  # a stream of a recipe with several tasks may have none
+            return columns
         if prediction.image_probability is not None:
             probability, label = prediction.image_probability.float(), batch.label
             columns |= {f"probability_{number}": probability[:, number] for number in range(probability.shape[1])}

@@ -35,7 +35,7 @@ class Lesions(MetricFamily):
 
     def columns(self, batch: Batch, prediction: Prediction, manifest: Manifest) -> Mapping[str, Tensor]:
         """Return likelihood and areas of each case; lesion l has the areas `intersection_l` and so on."""
-        if prediction.lesion_probability is None:
+        if prediction.lesion_probability is None or not manifest.mask_names:
             return {}
         probability, valid = prediction.lesion_probability.float(), batch.mask != IGNORE
         target = (batch.mask == 1) & valid
