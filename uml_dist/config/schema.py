@@ -4,6 +4,7 @@
 Everything is validated before any rank starts.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
@@ -303,6 +304,15 @@ class RunConfig(Section):
             for name, network in networks.items()
         }
         return {**tree, "networks": filled}
+
+    @model_validator(mode="after")
+    def _validations_can_name_files(self) -> "RunConfig":
+        for name in self.validations:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise ValueError(
+                    f"validations: the name {name!r} becomes a part of file names: use letters, digits, - and _"
+                )
+        return self
 
     @model_validator(mode="after")
     def _deepspeed_keys_are_free(self) -> "RunConfig":

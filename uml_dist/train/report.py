@@ -142,7 +142,7 @@ class Reporter:
             empty: the rule for empty masks that they follow.
             validation: name of the validation; "" for the main one.
         """
-        prefix = f"{validation}_" if validation else ""
+        prefix = f"{validation}." if validation else ""
         self._metrics.record_validation({f"{prefix}{name}": value for name, value in figures.items()})
         named = {f"validation_{prefix}{name}": value for name, value in figures.items()}
         self._folder.append_metrics({"step": step, "empty_masks": empty, **named})
@@ -159,7 +159,8 @@ class Reporter:
         # Not before: matplotlib takes a second, and on the other ranks nobody draws.
         from ..evaluate.sheet import legend_of, write_sheet
 
-        path = self._folder.path / "evaluation" / (validation or manifest.split) / "sheet.png"
+        name = f"{validation}-{manifest.split}" if validation else manifest.split
+        path = self._folder.path / "evaluation" / name / "sheet.png"
         heading = f"{self._folder.path.name}: {manifest.dataset} {manifest.split}, step {step}"
         write_sheet(path, examples, legend_of(manifest), heading)
         self.say(f"picture: {path}")

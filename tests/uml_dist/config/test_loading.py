@@ -32,6 +32,7 @@ def test_words_of_the_command_line_win_over_the_file(tmp_path):
         ("streams.train.cuont=3", "unknown key streams.train.cuont: did you mean streams.train.count?"),
         ("train.lr=0.1", "unknown key train.lr: did you mean optimizer.lr?"),
         ("networks.uml.optimizer.momentun=0", "networks.uml.optimizer.momentum?"),
+        ("validations.a/b.best=dice", "validations: the name 'a/b' becomes a part of file names"),
         ("zero.stage=4", "zero.stage = 4: Input should be 0, 1, 2 or 3"),
         ("streams.train.count=0", "greater than 0"),
         ("train.epochs=3", "give steps or epochs, not both"),
