@@ -12,6 +12,7 @@ from uml_dist.evaluate import evaluate
 from uml_dist.evaluate.results import metrics_record, write_cases
 from uml_dist.run.checkpoint import read_state
 from uml_dist.run.checkpoint_folder import step_of
+from uml_dist.run.export import export
 from worldly import train_each, train_validating
 from worlds import run_world
 
@@ -99,18 +100,21 @@ def test_a_run_has_several_validations_each_with_a_split_a_size_and_a_best_check
     run_world(2, train_validating, tree, str(tmp_path / "run"))
     folder = tmp_path / "run" / "checkpoints"
     validations = [record for record in records_of(tmp_path / "run") if "validation_confidence" in record]
-    small = [record for record in records_of(tmp_path / "run") if "validation_small_loss" in record]
-    training = [record for record in records_of(tmp_path / "run") if "validation_training_accuracy" in record]
+    small = [record for record in records_of(tmp_path / "run") if "validation_small.loss" in record]
+    training = [record for record in records_of(tmp_path / "run") if "validation_training.accuracy" in record]
     assert len(validations) == len(small) == len(training) == STEPS // 2
-    assert validations[-1]["validation_loss"] != small[-1]["validation_small_loss"]
+    assert validations[-1]["validation_loss"] != small[-1]["validation_small.loss"]
 
     def best_step(pointer):
         return step_of(folder / (folder / pointer).read_text().strip())
 
     assert best_step("best") == max(validations, key=lambda one: one["validation_confidence"])["step"]
-    assert best_step("best-small") == min(small, key=lambda one: one["validation_small_loss"])["step"]
-    assert best_step("best-training") == max(training, key=lambda one: one["validation_training_accuracy"])["step"]
+    assert best_step("best-small") == min(small, key=lambda one: one["validation_small.loss"])["step"]
+    assert best_step("best-training") == max(training, key=lambda one: one["validation_training.accuracy"])["step"]
     assert load_run(tmp_path / "run", "best-small", "cpu").state.step == best_step("best-small")
+    export(tmp_path / "run", tmp_path / "weights", "best-small")
+    assert read_state(tmp_path / "weights").step == best_step("best-small")
+    assert {path.name for path in (tmp_path / "run" / "evaluation").iterdir()} == {"val", "small-val", "training-train"}
 
 
 def test_a_metric_family_of_a_recipe_is_evaluated_like_the_standard_ones(partly_known, tmp_path):

@@ -142,7 +142,10 @@ def test_verify_finds_dangling_pointers(command, run, pointer, content, message)
 def test_run_without_a_best_checkpoint_verifies(command, run):
     (run / "checkpoints" / "best").unlink()
     assert command("verify", "--run", run)[0] == 0
-    assert_refused(command("export", "--run", run, "--out", run / "out"), "has no best checkpoint: .*--checkpoint")
+    assert_refused(
+        command("export", "--run", run, "--out", run / "out"),
+        r"has no checkpoint 'best': it has latest, step-\d+.*: choose one of them",
+    )
 
 
 def names(run: Path) -> list[str]:

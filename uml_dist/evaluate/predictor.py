@@ -1,4 +1,4 @@
-"""A recipe with its networks, ready to predict. Anything larger than a network's input will pass through here."""
+"""A recipe with its networks, ready to predict: the one place where predictions are made."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -18,15 +18,14 @@ from uml_shards.format.manifest import Manifest
 from ..config.schema import RunConfig
 from ..errors import UmlError
 from .checkpoint import RunState, read_networks, read_state, verify, write_checkpoint
-from .checkpoint_folder import find_checkpoint, name_of
+from .checkpoint_folder import name_of
 from .data import open_splits
-from .maintenance import checkpoints_of
 from .model_card import model_card
 from .network_state import NetworkState
 from .reader import RunReader
 
 
-def export(run: Path, out: Path, pointer: str = "best") -> list[Path]:
+def export(run: Path, out: Path, name: str = "best") -> list[Path]:
     """Write the networks of a checkpoint and a model card into a new folder.
 
     The folder is a checkpoint without the optimiser, so `model.init` accepts it. Paths of this machine are removed from
@@ -35,7 +34,7 @@ def export(run: Path, out: Path, pointer: str = "best") -> list[Path]:
     Args:
         run: the run folder.
         out: the folder to create.
-        pointer: "best", "latest" or "best-NAME".
+        name: "best", "best-NAME", "latest" or a name such as "step-000500".
 
     Returns:
         The files.
@@ -45,11 +44,8 @@ def export(run: Path, out: Path, pointer: str = "best") -> list[Path]:
     """
     if out.exists():
         raise UmlError(f"{out} already exists: choose another --out")
-    checkpoints_of(run)
     reader = RunReader(run)
-    checkpoint = find_checkpoint(run, pointer)
-    if checkpoint is None:
-        raise UmlError(f"run {run} has no {pointer} checkpoint: train it first, or choose the other by --checkpoint")
+    checkpoint = reader.checkpoint(name)
     verify(checkpoint)
     state = read_state(checkpoint)
     networks = {

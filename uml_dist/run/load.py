@@ -21,7 +21,6 @@ from ..launch.precision import computes_in_bf16
 from ..nn.keyed_dropout import name_layers
 from ..recipes import Recipe, recipe_class, trained_source
 from .checkpoint import RunState, read_networks, read_state, verify
-from .checkpoint_folder import find_checkpoint, place_of, pointers_in
 from .data import (
     Size,
     check_stream,
@@ -133,8 +132,8 @@ def load_run(
         UmlError: the run or the checkpoint is missing or damaged, or its shards are missing or have changed.
     """
     path = Path(path)
-    config = RunReader(path).config()
-    folder = _checkpoint(path, checkpoint)
+    reader = RunReader(path)
+    config, folder = reader.config(), reader.checkpoint(checkpoint)
     verify(folder)
     state = read_state(folder)
     kind = recipe_class(config.recipe)
@@ -158,18 +157,6 @@ def load_run(
     networks, lines = _networks(recipe, folder)
     networks = {name: network.to(chosen) for name, network in networks.items()}
     return Run(path, folder, state, config, recipe, networks, stream_sizes(config, splits), chosen, tuple(lines))
-
-
-def _checkpoint(run: Path, name: str) -> Path:
-    """Return the folder of a run's checkpoint."""
-    folder = run / "checkpoints"
-    named = find_checkpoint(run, name) if name in pointers_in(folder) else place_of(folder, name)
-    if named is not None and (named / "state.json").is_file() and named.parent == folder:
-        return named
-    there = [path.name for path in sorted(folder.glob("*")) if not path.name.startswith(".")]
-    if not there:
-        raise UmlError(f"run {run} has no checkpoint yet: train it first")
-    raise UmlError(f"run {run} has no checkpoint {name!r}: it has {', '.join(there)}")
 
 
 def _with_shards(config: RunConfig, first: str, shards: str | Path | None) -> RunConfig:

@@ -29,7 +29,7 @@ def check_run(run: Path) -> tuple[list[str], list[str]]:
     Raises:
         UmlError: the folder contains no run, or no checkpoint.
     """
-    folder = checkpoints_of(run)
+    folder = RunReader(run).checkpoints()
     names = named_by(folder)
     lines, problems = [], []
     for path in checkpoints_in(folder):
@@ -55,7 +55,7 @@ def prune_run(run: Path, keep: int) -> dict[str, int]:
     if keep < 1:
         raise UmlError(f"--keep {keep}: at least 1 is kept")
     try:
-        return prune(checkpoints_of(run), keep, lambda path: _damage(path) is None)
+        return prune(RunReader(run).checkpoints(), keep, lambda path: _damage(path) is None)
     except OSError as error:
         raise UmlError(f"checkpoints of {run} cannot be removed: {error}") from None
 
@@ -69,8 +69,8 @@ def reshard_run(run: Path, ranks: int, stage: int | None) -> list[str]:
     Raises:
         UmlError: the folder contains no run or no valid checkpoint, or the ranks do not divide the samples of a step.
     """
-    folder = checkpoints_of(run)
-    config = RunReader(run).config()
+    reader = RunReader(run)
+    folder, config = reader.checkpoints(), reader.config()
     valid = valid_ranks(config)
     if ranks not in valid:
         counts = ", ".join(f"streams.{name}.count = {stream.count}" for name, stream in config.streams.items())
@@ -95,19 +95,6 @@ def valid_ranks(config: RunConfig) -> list[int]:
     counts = [stream.count for stream in config.streams.values()]
     together = gcd(*counts, *(count for phase in config.phases for count in phase.counts.values()))
     return [number for number in range(1, together + 1) if together % number == 0]
-
-
-def checkpoints_of(run: Path) -> Path:
-    """Return the folder of a run's checkpoints, which contains at least one.
-
-    Raises:
-        UmlError: the folder contains no run, or no checkpoint.
-    """
-    RunReader(run)
-    folder = run / "checkpoints"
-    if not checkpoints_in(folder):
-        raise UmlError(f"run {run} has no checkpoint yet: train it first")
-    return folder
 
 
 def _damage(checkpoint: Path) -> str | None:

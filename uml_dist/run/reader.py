@@ -8,6 +8,7 @@ from typing import Any
 from ..config.loading import read_config
 from ..config.schema import RunConfig
 from ..errors import UmlError
+from .checkpoint_folder import checkpoints_in, find_checkpoint, place_of, pointers_in
 
 
 class RunReader:
@@ -33,6 +34,33 @@ class RunReader:
             UmlError: it cannot be read.
         """
         return read_config(self.path / "config.toml")
+
+    def checkpoints(self) -> Path:
+        """Return the folder of the run's checkpoints, which contains at least one.
+
+        Raises:
+            UmlError: the run has no checkpoint.
+        """
+        folder = self.path / "checkpoints"
+        if not checkpoints_in(folder):
+            raise UmlError(f"run {self.path} has no checkpoint yet: train it first")
+        return folder
+
+    def checkpoint(self, name: str) -> Path:
+        """Return the folder of a checkpoint.
+
+        Args:
+            name: "best", "best-NAME", "latest" or a name such as "step-000500".
+
+        Raises:
+            UmlError: the run has no such checkpoint.
+        """
+        folder = self.checkpoints()
+        named = find_checkpoint(self.path, name) if name in pointers_in(folder) else place_of(folder, name)
+        if named is not None and (named / "state.json").is_file() and named.parent == folder:
+            return named
+        there = [path.name for path in sorted(folder.glob("*")) if not path.name.startswith(".")]
+        raise UmlError(f"run {self.path} has no checkpoint {name!r}: it has {', '.join(there)}: choose one of them")
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield the records of metrics.jsonl: training steps have a `loss`, validations a `validation_loss`."""
