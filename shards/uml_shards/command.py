@@ -14,6 +14,8 @@ from .read.part import with_truth
 from .read.split import find_splits, open_split
 from .storage.cache import Cache
 from .storage.storage import open_storage
+from .write.key_table import find_key, save_key_table
+from .write.near_copies import NearCopy, near_copies
 from .write.plain import index_plain
 from .write.skipped import FILE_NAME as SKIPPED_NAME
 from .write.skipped import load_skipped, summarize
@@ -45,6 +47,8 @@ def make(given: argparse.Namespace) -> int:
     importer = kind(given.raw, options)
     out = given.out or Path("data/shards") / importer.name
     sources = importer.splits()
+    for text, count in sorted(importer.take_notes().items()):
+        print(f"note: {text}: {count}")
     left = sources if given.overwrite else unwritten(importer, sources, out)
     for split, source in left.items():
         write_split(
@@ -58,8 +62,10 @@ def make(given: argparse.Namespace) -> int:
             on_bad_sample=given.on_bad_sample,
             max_skipped=given.max_skipped,
         )
+    origins = {split: map(importer.origin, source.items) for split, source in sources.items()}
+    save_key_table(out, {split: dict(filter(None, pairs)) for split, pairs in origins.items()})
     _print_skipped(out / split for split in sources)
-    return info(argparse.Namespace(path=out))
+    return info(argparse.Namespace(path=out, key=None))
 
 
 def index(given: argparse.Namespace) -> int:
@@ -73,23 +79,30 @@ def index(given: argparse.Namespace) -> int:
         overwrite=given.overwrite,
         quiet=given.quiet,
     )
-    return info(given)
+    return info(argparse.Namespace(path=given.path, key=None))
 
 
 def check(given: argparse.Namespace) -> int:
     """Verify every byte and every sample."""
     path = parse_location(given.path)
-    problems = verify(path, cache=Cache(given.cache), quiet=given.quiet)
+    cache = Cache(given.cache)
+    problems = verify(path, cache=cache, quiet=given.quiet)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if not problems:
         print(f"{path}: no problems found")
+    if given.near_copies:
+        _print_near_copies(near_copies(find_splits(path), cache=cache, quiet=given.quiet))
     return 2 if problems else 0
 
 
 def info(given: argparse.Namespace) -> int:
-    """Print a summary of the manifests."""
+    """Print a summary of the manifests, or the raw file of a key."""
     path = parse_location(given.path)
+    if given.key:
+        split, file = find_key(Path(given.path), given.key)
+        print(f"{given.key} ({split}): {file}")
+        return 0
     splits = find_splits(path) or [path]
     manifests = [open_storage(split).load_manifest() for split in splits]
     row = "{:<8} {:>8} {:>7} {:>10} {:>9} {:>9}  {}"
@@ -107,6 +120,8 @@ def info(given: argparse.Namespace) -> int:
         kind = "volumes" if split.dimensions == 3 else "images"
         channels = "1 channel" if split.channels == 1 else f"{split.channels} channels"
         print(f"{split.split}: {kind} {size}, {channels}, mean {mean}, std {std}")
+        for text, count in split.notes.items():
+            print(f"{split.split}: {text}: {count}")
     first = manifests[0]
     masks = ", ".join(first.mask_classes or first.mask_names) or "none"
     print(f"data set: {first.dataset}\nmasks:    {masks}\nlicence:  {first.licence}\nsource:   {first.source}")
@@ -131,6 +146,13 @@ def datasets(given: argparse.Namespace) -> int:
     """Print a description of every importer. An unusable one of an installed package is a line with its problem."""
     print("\n\n".join([*map(_describe_or_problem, importer_names()), *hidden_importers()]))
     return 0
+
+
+def _print_near_copies(pairs: Sequence[NearCopy]) -> None:
+    for pair in pairs:
+        print(f"near copies: {pair}")
+    if not pairs:
+        print("near copies: none in different splits")
 
 
 def _describe_or_problem(name: str) -> str:
@@ -279,8 +301,13 @@ def _add_verify_and_info(commands: Any, shared: argparse.ArgumentParser) -> None
         command = commands.add_parser(name, parents=[shared], help=text)
         command.add_argument("path", metavar="PATH", help="a data set's folder, one of its splits, or a split's URL")
         command.set_defaults(run=run)
+        if name == "info":
+            command.add_argument("--key", help="print the raw file of this key instead, on the machine that made it")
         if name == "verify":
             command.add_argument("--cache", type=Path, help="cache folder for the files of a URL")
+            command.add_argument(
+                "--near-copies", action="store_true", help="also list images of different splits that look alike"
+            )
 
 
 def _add_draw(commands: Any, shared: argparse.ArgumentParser) -> None:

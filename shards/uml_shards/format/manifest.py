@@ -17,6 +17,9 @@ SCHEMA_VERSION = 2
 
 FILE_NAME = "manifest.json"
 
+KEY_TABLE = "keys.csv"
+"""Table from keys back to raw files, beside the splits of a data set; it is not part of the shards."""
+
 PLAIN_NAME = r"^[^/\\\x00-\x1f]*[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$"
 """A file name without a folder. Manifests may come from untrusted sources, so no other path is accepted."""
 
@@ -73,6 +76,7 @@ class Manifest(BaseModel):
         class_counts: number of labelled samples of each class.
         tasks: binary tasks for evaluation: name -> label numbers that count as positive.
         statistics: image statistics.
+        notes: what the importer noted about samples: text -> number of samples.
         options: options of the importer (seed, size, lossless, ...).
         licence: licence of the data.
         source: origin of the data and what to cite.
@@ -95,6 +99,7 @@ class Manifest(BaseModel):
     class_counts: tuple[int, ...] = ()
     tasks: dict[str, tuple[int, ...]] = {}
     statistics: Statistics
+    notes: dict[str, int] = {}
     options: dict[str, Any] = {}
     licence: str
     source: str
@@ -112,8 +117,11 @@ class Manifest(BaseModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the manifest, which includes the digests of the shards: equal for equal data anywhere."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """SHA-256 of the manifest, which includes the digests of the shards: equal for equal data anywhere.
+
+        The notes do not count: they describe how the data were made.
+        """
+        return hashlib.sha256(self.model_dump_json(exclude={"notes"}).encode()).hexdigest()
 
     @classmethod
     def load(cls, directory: str | Path) -> "Manifest":

@@ -2,6 +2,7 @@
 
 import difflib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +106,24 @@ class Importer(ABC):
             if self.options.counts:
                 raise ShardError(f"{self.name}: counts are only for generated data sets, not for imported ones")
         self.settings = _read_settings(self.name, self.settings_type, self.options.settings)
+        self._notes: Counter[str] = Counter()
+
+    def note(self, text: str, count: int = 1) -> None:
+        """Count something that users should know of, such as unused files or masks that lose a lesion when resized.
+
+        Call it in `splits` for the data set, which `shards.py make` prints, and in `encode` for the sample, which is
+        counted in the manifest and printed by `shards.py info`.
+
+        Args:
+            text: what was found and done, such as "masks blurred by JPEG, cut at half"; the same for all samples.
+            count: number to add.
+        """
+        self._notes[text] += count
+
+    def take_notes(self) -> Counter[str]:
+        """Return the notes since the last call."""
+        taken, self._notes = self._notes, Counter()
+        return taken
 
     @property
     def manifest_options(self) -> dict[str, Any]:
@@ -127,6 +146,13 @@ class Importer(ABC):
         Raises:
             ShardError: the raw data do not have the layout described in `tree`.
         """
+
+    def origin(self, item: Any) -> tuple[str, str] | None:
+        """Return the key and the raw file of an item, for importers whose keys hide the file names.
+
+        `shards.py make` writes them into a table that is not part of the shards.
+        """
+        return None
 
     @abstractmethod
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:

@@ -1,5 +1,6 @@
 """Import any data set in the raw layout of nnU-Net (v2, v1) or the Medical Segmentation Decathlon."""
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from ..sample import IGNORE
 from ..sources.volume_files import Volume, read_numbers, read_volume, refuse_other_place
 from ..sources.volume_preparing import Intensity, Preparation, Spacing, Window, encode_prepared
 from .base import Importer, Options, Source
-from .folder_tree import BESIDE
+from .duplicates import DUPLICATES, Duplicates, without_copies
+from .folder_tree import BESIDE, note_unused, raw_files
 from .keys import KeyKind, make_keys
 from .nnunet_json import Description, read_description, read_fold
 from .partition import Partition, refuse_shared, split_patients
 
+_LAYOUT = ("dataset.json", "imagesTr", "labelsTr", "imagesTs", "labelsTs", "splits_final.json")
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _KEPT = frozenset({"ct", "nonorm"})
 """Lower-case names of channels that are not normalised: CT has physical units, noNorm requests it."""
@@ -43,6 +46,7 @@ class Settings(BaseModel):
     test: float = Field(default=0.0, description="fraction of the cases for testing; not with imagesTs")
     folds: int = Field(default=0, description="2 or more: number of cross-validation folds, instead of val")
     fold: int = Field(default=0, description="the fold, of these or of splits_final.json, that is val, from 0")
+    duplicates: Duplicates = Field(default="error", description=DUPLICATES)
     keys: KeyKind = Field(
         default="hashed", description="hashed: hash of salt and case, hides names; names: the case name"
     )
@@ -102,6 +106,7 @@ needs the extra volumes"""
             ShardError: dataset.json is not supported, or files or settings do not match it.
         """
         assert self.raw is not None
+        self._check_names()
         description = read_description(self.raw / "dataset.json")
         cases = _find_cases(self.raw, "Tr", description)
         tests = _find_cases(self.raw, "Ts", description) if (self.raw / "imagesTs").is_dir() else {}
@@ -115,15 +120,22 @@ needs the extra volumes"""
             raise ShardError(f"nnunet: {len(both)} cases are in imagesTr and in imagesTs, first {both[0]}")
         try:
             split_of = self._split_of(cases, bool(tests)) | dict.fromkeys(tests, "test")
+            files = {name: case.images[0] for name, case in (cases | tests).items()}
+            split_of = without_copies(files, split_of, {}, self.settings.duplicates, self.note)
             keys = make_keys(split_of, self.settings.keys, self.settings.salt.get_secret_value())
         except ShardError as error:
             raise ShardError(f"nnunet: {error}") from None
         found: dict[str, list[_Item]] = {"train": [], "val": [], "test": []}
         for name, case in (cases | tests).items():
-            found[split_of[name]].append(_Item(keys[name], case, description))
+            if name in split_of:
+                found[split_of[name]].append(_Item(keys[name], case, description))
         segmented = any(case.labels for case in (cases | tests).values())
         mask_classes = description.labels if segmented else ()
         return {split: Source(items=items, mask_classes=mask_classes) for split, items in found.items() if items}
+
+    def origin(self, item: Any) -> tuple[str, str]:
+        """Return the key and the image file of an item; of several channels, the first one's."""
+        return item.key, str(item.case.images[0])
 
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
         """Encode the channels of a case as one volume, and its mask."""
@@ -137,6 +149,18 @@ needs the extra volumes"""
         ]
         how = Preparation(self.settings.spacing, self.settings.window, intensity)
         return item.key, encode_prepared(image, mask, how, path)
+
+    def _check_names(self) -> None:
+        """Note what is not used in RAW. A name that is almost one of the layout would lose labels or a test set."""
+        assert self.raw is not None
+        unused = [path for path in raw_files(self.raw) if path.relative_to(self.raw).parts[0] not in _LAYOUT]
+        missing = [name for name in _LAYOUT if not (self.raw / name).exists()]
+        for path in unused:
+            name = path.relative_to(self.raw).parts[0]
+            for meant in missing:
+                if difflib.get_close_matches(name.lower(), [meant.lower()], cutoff=0.8):
+                    raise ShardError(f"nnunet: {self.raw / name} is not part of the layout: did you mean {meant}?")
+        note_unused(self.raw, unused, self.note)
 
     def _split_of(self, cases: Mapping[str, _Case], tested: bool) -> dict[str, str]:
         """Map case -> split for the cases in imagesTr."""

@@ -73,6 +73,7 @@ def write_shard(task: Task, counts: Counts) -> Written:
     from webdataset.writer import TarWriter
 
     tally, labels, skipped = Tally(), {}, []
+    task.importer.take_notes()  # of the data set
     tar = task.unfinished.tar(task.number)
     path = tar.with_name(tar.name + TEMPORARY)
     with path.open("wb") as file:
@@ -85,6 +86,7 @@ def write_shard(task: Task, counts: Counts) -> Written:
                     components, sample = _encode(task.importer, task.layout, item)
                 except _BadSampleError as bad:
                     skipped.append(_skip(bad, task, counts))
+                    task.importer.take_notes()  # of a sample that is not stored
                 else:
                     if sample.key in labels:
                         raise ShardError(f"{task.importer.name}: two samples have the key {sample.key}")
@@ -125,7 +127,7 @@ def _encode(importer: Importer, layout: Layout, item: Any) -> tuple[dict[str, by
 def _count(sample: Sample, tally: Tally, importer: Importer) -> None:
     """Add a sample to a tally. A sample inconsistent with the others is an error even if bad samples are skipped."""
     try:
-        tally.add(sample)
+        tally.add(sample, importer.take_notes())
     except ShardError as error:
         raise ShardError(f"{importer.name}: sample {sample.key}: {error}") from None
 

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +10,10 @@ from numpy.typing import NDArray
 
 from ..errors import ShardError
 from ..format.manifest import Statistics
-from ..sample import Sample
+from ..sample import IGNORE, Sample
+
+EMPTY = "empty masks"
+UNKNOWN = "volumes with voxels of unknown size"
 
 UNITS = {True: 65535, False: 1 << 64}
 """Fixed-point scale of the sums, by whether values are unsigned. Unsigned values are fractions of full scale, in units
@@ -31,6 +35,7 @@ class Tally:
         scaled: whether the images are unsigned integers, whose values are fractions of full scale.
         sums: sum of the values of each channel, in `UNITS`.
         squares: sum of the squared values of each channel, in squares of `UNITS`.
+        notes: text -> number of samples, see `Importer.note`.
     """
 
     samples: int = 0
@@ -42,6 +47,7 @@ class Tally:
     scaled: bool = True
     sums: list[int] = field(default_factory=list)
     squares: list[int] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
 
     @property
     def channels(self) -> int:
@@ -53,8 +59,8 @@ class Tally:
         """(H, W) or (H, W, D) of all images, or None if sizes differ."""
         return next(iter(self.sizes)) if len(self.sizes) == 1 else None
 
-    def add(self, sample: Sample) -> None:
-        """Add one decoded sample.
+    def add(self, sample: Sample, notes: Mapping[str, int] | None = None) -> None:
+        """Add one decoded sample, and what the importer noted about it.
 
         Raises:
             ShardError: its image differs from earlier ones in channels, number of axes or kind of dtype.
@@ -73,6 +79,7 @@ class Tally:
                 scaled=sample.image.dtype.kind == "u",
                 sums=[total for total, _ in sums],
                 squares=[square for _, square in sums],
+                notes=Counter(notes) + _properties(sample),
             )
         )
 
@@ -94,6 +101,7 @@ class Tally:
         self.class_counts.update(other.class_counts)
         self.sizes |= other.sizes
         self.pixels += other.pixels
+        self.notes.update(other.notes)
 
     def statistics(self) -> Statistics:
         """Return mean and standard deviation of each channel, in exact integers up to the final division."""
@@ -118,6 +126,17 @@ class Tally:
             raise ShardError("images and volumes in one split: make two data sets of them")
         if self.scaled != other.scaled:
             raise ShardError("unsigned integers and other dtypes in one split: store all volumes in one dtype")
+
+
+def _properties(sample: Sample) -> Counter[str]:
+    """Return what a summary tells about a sample besides its counts: an empty mask, and the voxel size of a volume."""
+    found: Counter[str] = Counter()
+    if sample.mask is not None and not ((sample.mask != 0) & (sample.mask != IGNORE)).any():
+        found[EMPTY] += 1
+    if sample.image.ndim == 4:
+        spacing = sample.meta.get("spacing")
+        found[f"volumes with voxels of {' x '.join(f'{side:.4g}' for side in spacing)} mm" if spacing else UNKNOWN] += 1
+    return found
 
 
 def _sums(plane: NDArray) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Verify shards completely: digests of all files, decoding of every sample, all fields of the manifest."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..address import Address, Location, parse_location
 from ..errors import ShardError
-from ..format.decode import Layout, decode_sample
+from ..format.decode import Layout, decode_sample, find_image
 from ..format.index import NO_LABEL, build_index
 from ..format.manifest import Manifest, Shard
 from ..format.members import read_components
@@ -25,7 +25,9 @@ STATISTICS_TOLERANCE = 1e-3
 
 
 def verify(path: str | Location, *, cache: Cache | None = None, quiet: bool = False) -> list[str]:
-    """Check a split folder, or all splits of a data set. A split and its siblings must not share keys.
+    """Check a split folder, or all splits of a data set, which must share neither keys nor images.
+
+    The keys of a split are also compared with those of its siblings.
 
     Args:
         path: folder of the split or of the data set; or the URL of a split, whose cached files are read again.
@@ -39,15 +41,27 @@ def verify(path: str | Location, *, cache: Cache | None = None, quiet: bool = Fa
     splits = find_splits(path)
     if not splits:
         return [f"shard folder {path} and its subfolders contain no manifest.json: make shards first"]
-    problems = [problem for split in splits for problem in verify_split(split, cache=cache, quiet=quiet)]
+    images: dict[Location, dict[bytes, str]] = {split: {} for split in splits}
+    problems = [
+        line for split in splits for line in verify_split(split, cache=cache, quiet=quiet, images=images[split])
+    ]
     if isinstance(path, Address):
         return problems
     siblings = find_splits(path.resolve().parent) if splits == [path] else splits
-    return problems + shared_keys(siblings)
+    return problems + shared_keys(siblings) + shared_images(images)
 
 
-def verify_split(path: Location, *, cache: Cache | None = None, quiet: bool = False) -> list[str]:
-    """Check everything that a split's manifest states; returns one line per problem."""
+def verify_split(
+    path: Location, *, cache: Cache | None = None, quiet: bool = False, images: dict[bytes, str] | None = None
+) -> list[str]:
+    """Check everything that a split's manifest states; returns one line per problem.
+
+    Args:
+        path: folder or URL of the split.
+        cache: cache for the files of a URL; default if None.
+        quiet: whether to hide the progress bar.
+        images: is filled with digest of the stored image -> key, unless the split was made with duplicates=keep.
+    """
     storage = open_storage(path, cache)
     try:
         manifest = storage.load_manifest()
@@ -58,6 +72,8 @@ def verify_split(path: Location, *, cache: Cache | None = None, quiet: bool = Fa
     with tqdm(total=manifest.samples, desc=f"{path.name}", unit="sample", disable=quiet or None) as bar:
         for shard in manifest.shards:
             problems += check.shard(shard, bar)
+    if images is not None and manifest.options.get("duplicates") != "keep":
+        images.update(check.images)
     # If samples could not be read, wrong counts would only repeat the same problems.
     return problems or check.counts()
 
@@ -79,6 +95,26 @@ def shared_keys(splits: Sequence[Location]) -> list[str]:
     return problems
 
 
+def shared_images(images: Mapping[Location, Mapping[bytes, str]]) -> list[str]:
+    """Return one line for each pair of splits that contain the same image under different keys.
+
+    Args:
+        images: split -> digest of the stored image -> key.
+    """
+    problems = []
+    for one, other in combinations(images, 2):
+        both = images[one].keys() & images[other].keys()
+        common = sorted((images[one][digest], images[other][digest]) for digest in both)
+        common = [(key, copy) for key, copy in common if key != copy]
+        if common:
+            first, copy = common[0]
+            problems.append(
+                f"{one} and {other} share {len(common)} identical images, the first is {first} and {copy}: remove one "
+                "of each pair and make the shards again (the importer folder does so with duplicates=drop)"
+            )
+    return problems
+
+
 class _Check:
     """The state of the check of one split."""
 
@@ -86,6 +122,7 @@ class _Check:
         self.storage, self.path, self.manifest = storage, path, manifest
         self.layout = Layout.of(manifest)
         self.owners: dict[str, str] = {}
+        self.images: dict[bytes, str] = {}
         self.tally = Tally()
 
     def shard(self, shard: Shard, bar: tqdm) -> list[str]:
@@ -120,6 +157,7 @@ class _Check:
             self.owners[key] = shard.name
             try:
                 sample = decode_sample(key, components, self.layout)
+                self.images[hashlib.blake2b(components[find_image(components)], digest_size=16).digest()] = key
                 self.tally.add(sample)
             except ShardError as error:
                 yield f"{tar}: sample {key}: {error}"

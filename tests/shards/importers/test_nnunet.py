@@ -39,7 +39,7 @@ def write_tree(raw: Path, cases=("p1", "p2", "p3"), tests=(), **changes) -> Path
     describe(raw, **{"numTraining": len(cases), **changes})
     for part, names in (("Tr", cases), ("Ts", tests)):
         for number, name in enumerate(names):
-            save_nifti(raw / f"images{part}" / f"{name}_0000.nii.gz", anatomy() + number)
+            save_nifti(raw / f"images{part}" / f"{name}_0000.nii.gz", anatomy() + number + 10 * (part == "Ts"))
             save_nifti(raw / f"images{part}" / f"{name}_0001.nii.gz", *flipped(anatomy() * 2, ras_affine(), 1))
             if name != cases[-1]:
                 save_nifti(raw / f"labels{part}" / f"{name}.nii.gz", labels(number))
@@ -108,7 +108,7 @@ def test_the_decathlon_has_all_channels_in_one_file(tmp_path):
     save_nifti(raw / "imagesTr" / "BRATS_001.nii.gz", np.stack([anatomy(), anatomy() * 3], 3))
     (raw / "imagesTr" / "._BRATS_001.nii.gz").write_bytes(b"what macOS leaves")
     save_nifti(raw / "labelsTr" / "BRATS_001.nii.gz", labels() % 3)
-    save_nifti(raw / "imagesTs" / "BRATS_485.nii.gz", np.stack([anatomy(), anatomy() * 3], 3))
+    save_nifti(raw / "imagesTs" / "BRATS_485.nii.gz", np.stack([anatomy(), anatomy() * 4], 3))
     made = importer(raw, val="0", intensity="keep")
     sources = made.splits()
     for split, source in sources.items():
@@ -193,7 +193,10 @@ def folds(*content):
         (added("imagesTr/p4.nii.gz"), r"p4\.nii\.gz has no channel number before its extension"),
         (added("imagesTr/p4_0000.mha"), r"1 files of .*imagesTr do not end in \.nii\.gz, first p4_0000\.mha"),
         (added("labelsTr/p9.nii.gz"), r"1 files of labelsTr have no image, first .*p9\.nii\.gz"),
-        (lambda raw: (raw / "imagesTr").rename(raw / "images"), "imagesTr is missing"),
+        (
+            lambda raw: (raw / "imagesTr").rename(raw / "images"),
+            r"images is not part of the layout: did you mean imagesTr\?",
+        ),
         (lambda raw: write_tree(raw, tests=("p1",)), "1 cases are in imagesTr and in imagesTs, first p1"),
         (folds({"train": ["p1", "p2"], "val": ["p9"]}), r"setting val has no effect with .*splits_final\.json"),
         (
@@ -256,3 +259,34 @@ def test_invalid_settings_are_reported_in_one_line(tmp_path, size, words, reason
     raw = write_tree(tmp_path, tests=("t1",))
     with pytest.raises(ShardError, match=reason):
         importer(raw, size, **words).splits()
+
+
+def test_identical_images_of_train_and_test_are_refused_or_dropped(tmp_path):
+    raw = write_tree(tmp_path, tests=("t1",))
+    (raw / "imagesTs" / "t1_0000.nii.gz").write_bytes((raw / "imagesTr" / "p2_0000.nii.gz").read_bytes())
+    with pytest.raises(ShardError, match=r"t1_0000\S+ \(test\) and .*p2_0000\S+ \(train\) are the same"):
+        importer(raw, val="0").splits()
+    found = importer(raw, val="0", keys="names", duplicates="drop").splits()
+    assert {split: [item.key for item in source.items] for split, source in found.items()} == {
+        "train": ["p1", "p3"],
+        "test": ["t1"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("labelsTr", "labelstr"), ("labelsTr", "labelTr"), ("imagesTs", "ImagesTs"), ("labelsTs", "labels_Ts")],
+)
+def test_misspelt_folders_are_refused(tmp_path, name, wrong):
+    raw = write_tree(tmp_path, tests=("t1",))
+    (raw / name).rename(raw / wrong)
+    with pytest.raises(ShardError, match=f"{wrong} is not part of the layout: did you mean {name}?"):
+        importer(raw, val="0").splits()
+
+
+def test_files_beside_the_layout_are_noted(tmp_path):
+    raw = write_tree(tmp_path)
+    (raw / "README.md").write_text("")
+    made = importer(raw, val="0")
+    made.splits()
+    assert made.take_notes() == {f"files not used (.md), first {raw}/README.md": 1}

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from uml_shards.importers import Options, Source, find_importer
+from uml_shards.read.split import find_splits, open_split
+from uml_shards.write.near_copies import near_copies
 from uml_shards.write.verify import verify
 from uml_shards.write.writer import write_split
 
@@ -120,3 +122,47 @@ def test_wrong_label_in_the_index_is_detected(copy):
     shards[0]["index_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     change(folder, shards=shards)
     assert "its index states 7: make the shards again" in only(verify(folder, quiet=True))
+
+
+def folder_of(tmp_path, names_and_splits, **settings):
+    """Make shards of different random images, of which those of equal names are equal."""
+    raw = tmp_path / "raw"
+    (raw / "images").mkdir(parents=True)
+    rows = ["image,split"]
+    for number, (name, split) in enumerate(names_and_splits):
+        noise = np.random.default_rng(ord(name)).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        image = Image.fromarray(noise).resize((128, 128), Image.Resampling.BICUBIC)
+        image.save(raw / "images" / f"{number}.png")
+        rows.append(f"{number},{split}")
+    (raw / "labels.csv").write_text("\n".join(rows))
+    importer = find_importer("folder")(raw, Options(size=64, settings={"keys": "names", **settings}))
+    for split, source in importer.splits().items():
+        write_split(importer, split, source, tmp_path / "out" / split, quiet=True)
+    return tmp_path / "out"
+
+
+def test_identical_images_of_two_splits_are_detected(tmp_path):
+    out = folder_of(tmp_path, [("a", "train"), ("b", "train"), ("b", "test"), ("c", "test")], duplicates="keep")
+    assert verify(out, quiet=True) == []  # the manifest states that they were kept on purpose
+    for split in ("train", "test"):
+        options = json.loads((out / split / "manifest.json").read_text())["options"]
+        change(out / split, options={**options, "duplicates": "error"})
+    problem = only(verify(out, quiet=True))
+    assert "share 1 identical images, the first is 2 and 1: remove one of each pair" in problem
+
+
+def test_images_that_look_alike_are_listed(tmp_path):
+    pytest.importorskip("imagehash")
+    out = folder_of(tmp_path, [("a", "train"), ("b", "train"), ("c", "test")])
+    assert near_copies(find_splits(out), quiet=True) == []
+    sample = open_split(out / "train").read(0)
+    copy = tmp_path / "raw" / "images" / "3.jpg"
+    Image.fromarray(sample.image).resize((90, 90)).save(copy, quality=70)
+    with (tmp_path / "raw" / "labels.csv").open("a") as table:
+        table.write("\n3,test")
+    importer = find_importer("folder")(tmp_path / "raw", Options(size=64, settings={"keys": "names"}))
+    write_split(importer, "test", importer.splits()["test"], out / "test", quiet=True, overwrite=True)
+    (pair,) = near_copies(find_splits(out), quiet=True)
+    assert {pair.first[1], pair.second[1]} == {sample.key, "3"}
+    assert f"{out / 'train'} {sample.key}" in str(pair)
+    assert "look alike: their hashes differ in" in str(pair)
