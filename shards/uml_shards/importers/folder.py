@@ -8,24 +8,27 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from PIL.ImageFile import ImageFile
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from ..errors import ShardError
 from ..sample import IGNORE
 from ..sources.encode import encode_grey, encode_json, encode_opened
-from ..sources.masks import MaskValues, read_mask, resize_mask
-from ..sources.raw import load, open_raw, upright_size
+from ..sources.masks import LOST, MaskValues, read_mask, resize_mask
+from ..sources.raw import is_turned, load, open_raw, upright_size
 from ..sources.volume_preparing import Intensity, Preparation, Spacing, Window
 from .base import Importer, Options, Source
-from .folder_labels import Labels, read_labels
-from .folder_tree import find_images, find_masks, holds_volumes
+from .duplicates import DUPLICATES, Duplicates, without_copies
+from .folder_labels import Labels, find_table, read_labels
+from .folder_masks import Joining, MaskFiles, Observers, refuse_unknown_classes
+from .folder_tree import find_images, find_masks, holds_volumes, report_unused
 from .folder_volumes import encode_volume_files, with_own_masks
 from .keys import KeyKind, make_keys
 from .partition import Partition, refuse_shared, split_patients
 
 _SPLIT = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _DRAWN = frozenset({"val", "test", "folds", "fold"})
-_OF_PICTURES = frozenset({"channels"})
+_OF_PICTURES = frozenset({"channels", "exif"})
 _OF_VOLUMES = frozenset({"spacing", "window", "intensity"})
 
 
@@ -44,9 +47,32 @@ class Settings(BaseModel):
 
     classes: Names = Field(default=(), description="image classes in label order; empty: the labels found, sorted")
     mask_classes: Names = Field(default=("background", "lesion"), description="pixel classes, background first")
-    mask_values: MaskValues = Field(
-        default="binary", description="binary: any value except 0 is class 1; classes: class numbers, 255 = ignore"
+    labels: str = Field(
+        default="", description="table of labels, a path in RAW, or none; empty: labels.csv if there is one"
     )
+    mask_values: MaskValues = Field(
+        default="binary",
+        description="binary: 0 and one other value, or one file per class; nonzero: any value except 0 is foreground; "
+        "classes: class numbers, 255 = ignore",
+    )
+    mask_threshold: float | None = Field(
+        default=None, gt=0, le=1, description="soft maps: fraction of full scale from which a mask is foreground"
+    )
+    mask_cover: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="shrinking: fraction of a new pixel that a class must cover, such as 0.1, which keeps small "
+        "lesions; empty: the class at the pixel's centre",
+    )
+    observers: Observers = Field(
+        default="",
+        description="several masks of one class are drawings of observers: first, union, majority or consensus",
+    )
+    exif: Literal["upright", "stored"] = Field(
+        default="upright", description="masks fit images after their EXIF orientation, or as stored, without it"
+    )
+    duplicates: Duplicates = Field(default="error", description=DUPLICATES)
     channels: Literal["rgb", "grey"] = Field(
         default="rgb", description="rgb: grey images become RGB; grey: colour images are refused, 16 bits are kept"
     )
@@ -67,15 +93,20 @@ class Settings(BaseModel):
         default=SecretStr(""), exclude=True, description="your own secret for hashed keys; not stored"
     )
 
+    @field_validator("mask_threshold", "mask_cover", mode="before")
+    @classmethod
+    def _empty_is_none(cls, given: Any) -> Any:
+        return None if given == "" else given
+
     @model_validator(mode="after")
     def _check(self) -> "Settings":
         for names in (self.classes, self.mask_classes):
             if len(set(names)) != len(names):
                 raise ValueError(f"{','.join(names)} contains a class twice")
-        if len(self.mask_classes) < 2 or (self.mask_values == "binary" and len(self.mask_classes) > 2):
-            raise ValueError(
-                f"mask_classes={','.join(self.mask_classes)}: binary masks need 2 classes, others 2 or more"
-            )
+        if len(self.mask_classes) < 2:
+            raise ValueError(f"mask_classes={','.join(self.mask_classes)}: name background and at least one class")
+        if self.mask_threshold is not None and self.mask_values != "binary":
+            raise ValueError(f"mask_threshold has no effect with mask_values={self.mask_values}: remove it")
         if self.folds and "val" in self.model_fields_set:
             raise ValueError("val has no effect with folds, since a fold is val: remove val")
         return self
@@ -85,7 +116,7 @@ class Settings(BaseModel):
 class _Item:
     key: str
     image: Path
-    masks: tuple[Path, ...]
+    masks: MaskFiles
     label: int | None
 
 
@@ -105,9 +136,11 @@ class Folder(Importer):
 RAW/images/**   PNG, JPEG, TIFF or BMP, optionally in subfolders; or volumes (extra volumes): .nii, .nii.gz, .nrrd,
                 .h5 or .hdf5 with a dataset image, and folders of .dcm files, one series per folder
 RAW/masks/**    same path and name as the image, optionally followed by _ and any text: case 7.jpg, case 7_lesion.png;
-                several binary masks of an image are merged; an image without a mask is not segmented; the mask of
-                a .h5 file may be the dataset label in the same file
-RAW/labels.csv  column image, and optionally label, patient and split; an image without a label is unlabelled;
+                disjoint binary masks of an image are merged; an image without a mask is not segmented; the mask of
+                a .h5 file may be the dataset label in the same file; with several mask_classes, one file per class,
+                masks/<class>/<image> or <image>_<class>, or class numbers
+RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .xlsx with --set labels=FILE; an
+                image without a label is unlabelled;
                 without a column split, patients are drawn by --seed, or images if there is no column patient"""
     default_size = 256
     settings_type = Settings
@@ -139,19 +172,26 @@ RAW/labels.csv  column image, and optionally label, patient and split; an image 
             ShardError: files and rows do not match, a label is not a class, or a patient is in two splits.
         """
         assert self.raw is not None
-        images = find_images(self.raw / "images")
-        masks = find_masks(self.raw / "masks", images)
+        given = self.settings
+        table = find_table(self.raw, given.labels)
+        images = find_images(self.raw / "images", self.note)
+        masks = find_masks(self.raw / "masks", images, self.note)
         if self.volumes:
             masks = with_own_masks(images, masks)
-        labels = read_labels(self.raw / "labels.csv", images, self.raw / "images")
-        if self.settings.mask_values == "classes":
-            _refuse_several(masks)
-        classes = self.settings.classes or _sorted_labels(labels)
+        report_unused(self.raw, [table] if table else [], self.note)
+        labels = read_labels(table, images, self.raw / "images", given.classes, self.note)
+        files = self._joining.assign(masks, self.raw / "masks")
+        classes = given.classes or _sorted_labels(labels)
         numbers = self._numbers(labels, classes)
+        split_of = self._split_of(images, labels)
+        try:
+            split_of = without_copies(images, split_of, numbers, given.duplicates, self.note)
+        except ShardError as error:
+            raise ShardError(f"folder: {error}") from None
         keys = self._keys(images)
         found: dict[str, list[_Item]] = {"train": [], "val": [], "test": []}
-        for name, split in self._split_of(images, labels).items():
-            item = _Item(keys[name], images[name], masks.get(name, ()), numbers.get(name))
+        for name, split in split_of.items():
+            item = _Item(keys[name], images[name], files.get(name, ()), numbers.get(name))
             found.setdefault(split, []).append(item)
         return {
             split: Source(
@@ -164,32 +204,66 @@ RAW/labels.csv  column image, and optionally label, patient and split; an image 
             if items
         }
 
+    def origin(self, item: Any) -> tuple[str, str]:
+        """Return the key and the image file of an item."""
+        return item.key, str(item.image)
+
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
         """Encode image, mask and label of one file."""
         if self.volumes:
             return item.key, self._encode_volume(item)
         opened = open_raw(item.image)
-        mask = self._mask(item, upright_size(opened, item.image)) if item.masks else None
+        upright = self.settings.exif == "upright"
+        self._note_turned(opened, item)
+        drawn = upright_size(opened, item.image) if upright else (opened.height, opened.width)
+        mask = self._mask(item, drawn) if item.masks else None
         channels = 3 if self.settings.channels == "rgb" else 1
         extension, image, size = encode_opened(
-            opened, item.image, self.size, self.options.lossless, channels, upright=True
+            opened, item.image, self.size, self.options.lossless, channels, upright=upright
         )
         # Source bytes that are kept have not been decoded. Decoding them here reports damage with the file's name.
         load(opened, item.image)
         components = {extension: image, "json": encode_json(item.label)}
         if mask is not None:
-            components["mask.png"] = encode_grey(resize_mask(mask, size))
+            resized = resize_mask(mask, size, self.settings.mask_cover)
+            self._note_lost(mask, resized)
+            components["mask.png"] = encode_grey(resized)
         return item.key, components
 
     @property
     def _unused(self) -> frozenset[str]:
         return _OF_PICTURES if self.volumes else _OF_VOLUMES
 
+    @property
+    def _joining(self) -> Joining:
+        given = self.settings
+        return Joining(given.mask_classes, given.mask_values, given.observers, given.mask_threshold)
+
     def _encode_volume(self, item: _Item) -> dict[str, bytes]:
         given = self.settings
-        how = Preparation(given.spacing, given.window, given.intensity)
-        classes = len(given.mask_classes)
-        return encode_volume_files(item.image, item.masks, given.mask_values, classes, how, item.label)
+        how = Preparation(given.spacing, given.window, given.intensity, given.mask_cover)
+        return encode_volume_files(item.image, item.masks, self._joining, how, item.label, self.note)
+
+    def _note_turned(self, opened: ImageFile, item: _Item) -> None:
+        """Note an image with an EXIF orientation and a mask, since nothing shows on which pixels a mask was drawn."""
+        if not item.masks or not is_turned(opened, item.image):
+            return
+        if self.settings.exif == "stored":
+            if opened.format == "TIFF":
+                raise ShardError(f"{item.image}: exif=stored is not supported for a turned TIFF: store it upright")
+            self.note("images with mask and EXIF orientation, which was not applied (exif=stored)")
+        else:
+            self.note(
+                "images with mask turned by their EXIF orientation (if the masks were drawn on the stored pixels, use "
+                "exif=stored)"
+            )
+
+    def _note_lost(self, mask: NDArray[np.uint8], resized: NDArray[np.uint8]) -> None:
+        """Note a mask that lost a class, and a mask of class numbers that is probably a binary one."""
+        if set(np.unique(mask)) - set(np.unique(resized)) - {0, IGNORE}:
+            self.note(LOST)
+        if self.settings.mask_values == "classes" and IGNORE in mask and not ((mask > 0) & (mask < IGNORE)).any():
+            self.note("masks with only 0 and 255, which means ignore (if 255 is foreground, use mask_values=binary)")
 
     def _keys(self, images: Mapping[str, Path]) -> dict[str, str]:
         try:
@@ -198,20 +272,21 @@ RAW/labels.csv  column image, and optionally label, patient and split; an image 
             raise ShardError(f"folder: {error}") from None
 
     def _mask(self, item: _Item, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Merge all masks of an image, (H, W) like the image."""
-        classes = len(self.settings.mask_classes)
-        joined = np.zeros(size, dtype=np.uint8)
-        for path in item.masks:
-            mask = read_mask(path, self.settings.mask_values)
+        """Join all masks of an image, (H, W) like the image."""
+        given = self.settings
+
+        def read(path: Path) -> NDArray[np.uint8]:
+            mask = read_mask(path, given.mask_values, given.mask_threshold, self.note)
             if mask.shape != size:
+                pixels = "after its EXIF orientation" if given.exif == "upright" else "as stored"
+                hint = ": if the mask fits the stored pixels, use exif=stored" if mask.shape == size[::-1] else ""
                 sizes = f"{mask.shape[0]}x{mask.shape[1]}, but the image {item.image} is {size[0]}x{size[1]}"
-                raise ShardError(f"{path}: the mask is {sizes} (after its EXIF orientation): they must be equal")
-            if (wrong := mask[(mask >= classes) & (mask != IGNORE)]).size:
-                raise ShardError(
-                    f"{path}: mask value {wrong[0]} is not a class: there are {classes} classes, and 255 = ignore"
-                )
-            joined |= mask
-        return joined
+                raise ShardError(f"{path}: the mask is {sizes} ({pixels}): they must be equal{hint}")
+            if given.mask_values == "classes":
+                refuse_unknown_classes(mask, len(given.mask_classes), path)
+            return mask
+
+        return self._joining.join(item.masks, read, self.note)
 
     def _numbers(self, labels: Labels, classes: tuple[str, ...]) -> dict[str, int]:
         """Map image name -> label number."""
@@ -221,18 +296,13 @@ RAW/labels.csv  column image, and optionally label, patient and split; an image 
         return {name: classes.index(label) for name, label in labels.label.items()}
 
     def _split_of(self, images: Mapping[str, Path], labels: Labels) -> dict[str, str]:
-        """Map image name -> split."""
+        """Map image name -> split: drawn by patient, stated by the table, or both."""
         patients = labels.patient or {name: name for name in images}
-        settings = self.settings
+        given = self.settings
         try:
             if not labels.split:
-                partition = Partition(self.options.seed, settings.val, settings.test, settings.folds, settings.fold)
-                drawn = split_patients(patients.values(), partition)
+                drawn = split_patients(patients.values(), self._partition(given.test))
                 return {name: drawn[patients[name]] for name in images}
-            if unused := sorted(settings.model_fields_set & _DRAWN):
-                raise ShardError(
-                    f"setting {unused[0]} has no effect if labels.csv has a column split: remove one of them"
-                )
             members: dict[str, list[str]] = {}
             for name, split in labels.split.items():
                 if not _SPLIT.fullmatch(split):
@@ -241,20 +311,27 @@ RAW/labels.csv  column image, and optionally label, patient and split; an image 
                     )
                 members.setdefault(split, []).append(patients[name])
             refuse_shared(members)
-            return {name: labels.split[name] for name in images}
+            stated = {name: labels.split[name] for name in images}
+            return self._with_validation(stated, patients) if given.model_fields_set & _DRAWN else stated
         except ShardError as error:
             raise ShardError(f"folder: {error}") from None
 
+    def _with_validation(self, stated: Mapping[str, str], patients: Mapping[str, str]) -> dict[str, str]:
+        """Draw val, or a fold, from the patients of train, where the table states train and test only."""
+        settings = sorted(self.settings.model_fields_set & _DRAWN)
+        if "test" in settings or "val" in stated.values() or "train" not in stated.values():
+            unused = "test" if "test" in settings else settings[0]
+            raise ShardError(f"setting {unused} has no effect if the table states this split: remove one of them")
+        trained = {name for name, split in stated.items() if split == "train"}
+        drawn = split_patients((patients[name] for name in trained), self._partition(test=0))
+        return {name: drawn[patients[name]] if name in trained else split for name, split in stated.items()}
+
+    def _partition(self, test: float) -> Partition:
+        given = self.settings
+        return Partition(self.options.seed, given.val, test, given.folds, given.fold)
+
 
 IMPORTER = Folder
-
-
-def _refuse_several(masks: Mapping[str, tuple[Path, ...]]) -> None:
-    if several := [paths for paths in masks.values() if len(paths) > 1]:
-        raise ShardError(
-            f"folder: {len(several)} images have several masks, first {several[0][0].name} and {several[0][1].name}: "
-            "masks of class numbers cannot be merged"
-        )
 
 
 def _sorted_labels(labels: Labels) -> tuple[str, ...]:

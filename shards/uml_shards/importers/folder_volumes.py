@@ -1,17 +1,18 @@
 """The part of the importer `folder` for volumes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ShardError
-from ..sample import IGNORE
-from ..sources.hdf5 import has_label
-from ..sources.masks import MaskValues
+from ..sources.binary import foreground
+from ..sources.hdf5 import LABEL, has_label
+from ..sources.masks import BLURRED
 from ..sources.volume_files import Volume, ending, read_numbers, read_volume, refuse_other_place
 from ..sources.volume_preparing import Preparation, encode_prepared
+from .folder_masks import Joining, MaskFiles, refuse_unknown_classes
 
 
 def with_own_masks(images: Mapping[str, Path], masks: Mapping[str, tuple[Path, ...]]) -> dict[str, tuple[Path, ...]]:
@@ -29,33 +30,46 @@ def with_own_masks(images: Mapping[str, Path], masks: Mapping[str, tuple[Path, .
 
 
 def encode_volume_files(
-    image_path: Path, masks: Sequence[Path], values: MaskValues, classes: int, how: Preparation, label: int | None
+    image_path: Path,
+    masks: MaskFiles,
+    joining: Joining,
+    how: Preparation,
+    label: int | None,
+    note: Callable[[str], None],
 ) -> dict[str, bytes]:
     """Read and encode the components of one volume.
 
     Args:
         image_path: a file, or a folder of DICOM files.
-        masks: mask files, merged if there are several; empty if the volume is not segmented.
-        values: interpretation of the mask values.
-        classes: number of mask classes.
+        masks: mask files; empty if the volume is not segmented.
+        joining: how the mask files become one mask.
         how: preparation of the volume.
         label: image class.
+        note: told in one line what was done with the masks.
 
     Raises:
         ShardError: a file cannot be used, or a mask and the image do not have the same voxels.
     """
     image = read_volume(image_path)
-    read = [_read_mask(path, values, classes, image, image_path) for path in masks]
-    mask = np.bitwise_or.reduce(read) if read else None
-    return encode_prepared(image, mask, how, image_path, label)
+    mask = joining.join(masks, lambda path: _read_mask(path, joining, image, image_path, note), note) if masks else None
+    return encode_prepared(image, mask, how, image_path, label, note)
 
 
-def _read_mask(path: Path, values: MaskValues, classes: int, image: Volume, image_path: Path) -> NDArray[np.uint8]:
-    mask = read_numbers(path)
+def _read_mask(
+    path: Path, joining: Joining, image: Volume, image_path: Path, note: Callable[[str], None]
+) -> NDArray[np.uint8]:
+    if joining.values == "classes":
+        mask = read_numbers(path)
+        refuse_other_place(mask, path, image, image_path)
+        refuse_unknown_classes(mask.values, len(joining.classes), path)
+        return mask.values.astype(np.uint8)
+    mask = read_volume(path, LABEL)
+    if mask.values.ndim != 3:
+        raise ShardError(f"{path}: the mask has {mask.values.shape[3]} channels, but must have one number per voxel")
     refuse_other_place(mask, path, image, image_path)
-    numbers = mask.values
-    if values == "binary":
-        return (numbers != 0).astype(np.uint8)
-    if (wrong := numbers[((numbers < 0) | (numbers >= classes)) & (numbers != IGNORE)]).size:
-        raise ShardError(f"{path}: mask value {wrong[0]} is not a class: there are {classes} classes, and 255 = ignore")
-    return numbers.astype(np.uint8)
+    if joining.values == "nonzero":
+        return (mask.values != 0).astype(np.uint8)
+    drawn, blurred = foreground(mask.values, path, joining.threshold)
+    if blurred:
+        note(BLURRED)
+    return drawn

@@ -20,6 +20,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..errors import ShardError
+from ..sources.binary import foreground
 from ..sources.encode import encode_grey, encode_image, encode_json
 from ..sources.nifti import open_nifti, read_nifti
 from .base import Importer, Options, Source
@@ -138,7 +139,7 @@ needs the extras volumes, and tables for .xlsx"""
             grey = _stretched(item.image, item.slice)
         else:
             grey = _windowed(item.image, self.settings.low, self.settings.high)[..., item.slice]
-        tumour = read_nifti(item.mask)[..., item.slice] > 0
+        tumour = _marked(item.mask)[..., item.slice]
         image = Image.fromarray(np.flipud(np.rot90(grey)))
         mask = Image.fromarray(np.flipud(np.rot90(tumour)).astype(np.uint8))
         size = (self.size, self.size) if self.size else image.size
@@ -203,7 +204,13 @@ def _tumour(image: Path, mask: Path) -> NDArray[np.int64]:
     """Return the number of tumour pixels in each slice."""
     if (shape := open_nifti(image).shape) != (marked := open_nifti(mask).shape):
         raise ShardError(f"ispy1: {image} is {shape}, {mask} is {marked}: they must have the same shape")
-    return (read_nifti(mask) > 0).sum((0, 1))
+    return _marked(mask).sum((0, 1), dtype=np.int64)
+
+
+@lru_cache(maxsize=2)
+def _marked(path: Path) -> NDArray[np.uint8]:
+    """Return 1 where a mask marks the tumour."""
+    return foreground(read_nifti(path), path)[0]
 
 
 @lru_cache(maxsize=2)

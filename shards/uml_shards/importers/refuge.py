@@ -19,6 +19,7 @@ from ..errors import ShardError
 from ..sources.encode import encode_file, encode_grey, encode_image, encode_json
 from ..sources.raw import open_raw
 from ..sources.table import read_table
+from ..sources.walk import walk_files
 from .base import Importer, Source
 
 # Folders of images and of annotations, as the archives unpack and under other common names.
@@ -135,7 +136,7 @@ def _items(folder: Path, truth: Path) -> list[_Item]:
 
 def _by_stem(folder: Path, ending: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in walk_files(folder):
         if path.suffix.lower() != ending or path.name.startswith("."):
             continue
         if path.stem in found:
@@ -149,7 +150,7 @@ def _by_stem(folder: Path, ending: str) -> dict[str, Path]:
 def _table(truth: Path) -> dict[str, int]:
     """Read labels by image name from all tables in the folder with a label column; empty without one."""
     labels: dict[str, int] = {}
-    for path in sorted(truth.rglob("*")):
+    for path in walk_files(truth):
         if path.suffix.lower() not in (".csv", ".xlsx") or path.name.startswith((".", "~")):
             continue
         for number, row in enumerate(read_table(path), start=2):

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ShardError, one_line
+from .dicom_files import dicom_kind
 from .raw_volume import RawVolume, missing_library, refuse_large
-
-ENDING = ".dcm"
 
 _GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SeriesInstanceUID")
 _PIXELS = (
@@ -46,7 +45,7 @@ def read_series(folder: Path) -> RawVolume:
             frames; or the files are not the slices of one series, evenly spaced along their normal.
     """
     files = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
-    slices = [_read(path) for path in files if path.suffix.lower() == ENDING]
+    slices = [_read(path) for path in files if path.is_file() and dicom_kind(path) == "slice"]
     if len(slices) < 2:
         raise ShardError(f"{folder} contains {len(slices)} DICOM files: a volume needs 2 slices or more")
     first = slices[0]

@@ -151,6 +151,17 @@ def turn(opened: ImageFile, path: Path) -> Image.Transpose | None:
         raise ShardError(f"{path} cannot be decoded: {one_line(error)}") from None
 
 
+def is_turned(opened: ImageFile, path: Path) -> bool:
+    """Whether the file has an EXIF orientation other than upright. Call it before decoding the pixels.
+
+    Raises:
+        ShardError: the EXIF data, or the PNG that contains them, are damaged.
+    """
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        return opened.tag_v2.get(ExifTags.Base.Orientation, 1) != 1
+    return turn(opened, path) is not None
+
+
 def upright_size(opened: ImageFile, path: Path) -> tuple[int, int]:
     """Return (H, W) of the image after applying its EXIF orientation."""
     return (opened.width, opened.height) if turns_sides(turn(opened, path)) else (opened.height, opened.width)

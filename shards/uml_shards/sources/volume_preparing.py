@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +13,9 @@ from pydantic import AfterValidator, BeforeValidator
 
 from ..errors import ShardError
 from ..format.volume import IMAGE, MASK, encode_volume
+from ..sample import IGNORE
 from .encode import encode_json
+from .masks import LOST
 from .raw_volume import missing_library, refuse_large
 from .volume_files import Volume
 
@@ -55,15 +57,22 @@ class Preparation:
         spacing: voxel size to resample to, in mm along each axis; () keeps the volume's spacing.
         window: range (low, high) to which values are clipped; () disables clipping.
         intensity: intensity mode for all channels, or one mode per channel.
+        mask_cover: fraction of a new voxel that a class of the mask must cover; None takes the class at its centre.
     """
 
     spacing: tuple[float, ...] = ()
     window: tuple[float, ...] = ()
     intensity: Intensity | Sequence[Intensity] = "keep"
+    mask_cover: float | None = None
 
 
 def encode_prepared(
-    image: Volume, mask: NDArray[np.uint8] | None, how: Preparation, path: Path, label: int | None = None
+    image: Volume,
+    mask: NDArray[np.uint8] | None,
+    how: Preparation,
+    path: Path,
+    label: int | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> dict[str, bytes]:
     """Prepare a volume and encode it as components. The only metadata kept are spacing and affine.
 
@@ -73,6 +82,7 @@ def encode_prepared(
         how: preparation to apply.
         path: path of the image, for error messages.
         label: image class.
+        note: told in one line if the mask loses a class when it is resampled.
 
     Raises:
         ShardError: the volume cannot be scaled or resampled.
@@ -82,8 +92,39 @@ def encode_prepared(
     components = {IMAGE: encode_volume(prepared.values), "json": encode_json(label, meta)}
     if mask is not None:
         drawn = Volume(mask, image.affine, image.stated)
-        components[MASK] = encode_volume(resample(drawn, how.spacing, path, nearest=True).values)
+        made = resample_mask(drawn, how.spacing, path, how.mask_cover).values
+        if note and set(np.unique(mask)) - set(np.unique(made)) - {0, IGNORE}:
+            note(LOST)
+        components[MASK] = encode_volume(made)
     return components
+
+
+def resample_mask(mask: Volume, spacing: Sequence[float], path: Path, cover: float | None = None) -> Volume:
+    """Resample a mask of class numbers without mixing classes.
+
+    Args:
+        mask: (H, W, D) uint8, 255 = ignore.
+        spacing: voxel size in mm along each axis; () keeps the mask.
+        path: path of the volume, for error messages.
+        cover: None takes the class at the centre of each new voxel (NEAREST), which may lose small lesions. Otherwise a
+            new voxel gets the class, except for background, that covers most of it, if that is at least this fraction.
+            The covered part is estimated by linear interpolation after a Gaussian, which is up to 0.3 times too low
+            for a single voxel.
+
+    Raises:
+        ShardError: see `resample`.
+    """
+    made = resample(mask, spacing, path, nearest=True)
+    if cover is None or made is mask:
+        return made
+    values = np.zeros(made.values.shape, np.uint8)
+    most = np.full(values.shape, np.nextafter(np.float32(cover), np.float32(0)))
+    for number in np.unique(mask.values[mask.values != 0]):
+        covered = Volume((mask.values == number).astype(np.float32), mask.affine, mask.stated)
+        share = resample(covered, spacing, path).values
+        values[share > most] = number
+        most = np.maximum(most, share)
+    return Volume(values, made.affine, made.stated)
 
 
 def scale(image: Volume, how: Preparation, path: Path) -> Volume:

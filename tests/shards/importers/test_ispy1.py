@@ -1,5 +1,7 @@
 """Tests of the I-SPY 1 importer, on synthetic volumes."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -180,6 +182,10 @@ def test_a_split_is_written_and_read(tmp_path):
     [
         (lambda raw: ispy1_mask(raw, 1002).unlink(), "patient 1002 in the table is missing"),
         (lambda raw: save_volume(ispy1_mask(raw, 1002), np.zeros((12, 10, 7))), "must have the same shape"),
+        (
+            lambda raw: save_volume(ispy1_mask(raw, 1002), np.arange(math.prod(ISPY1_SHAPE)).reshape(ISPY1_SHAPE) % 3),
+            r"1002_tumor_mask\.nii: a binary mask must have the values 0 and 1, or 0 and 255, but this one has 0, 1, 2",
+        ),
         (lambda raw: save_volume(ispy1_mask(raw, 1002), np.zeros(ISPY1_SHAPE)), "marks no tumour"),
         (lambda raw: save_volume(ispy1_mask(raw, 1002), np.full(ISPY1_SHAPE, np.nan)), "960 NaN or infinite values"),
         (lambda raw: ispy1_mask(raw, 1002).write_bytes(b"cut"), "cannot be opened"),

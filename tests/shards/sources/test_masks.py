@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from uml_shards import ShardError
-from uml_shards.sources.masks import read_mask, resize_mask
+from uml_shards.sources.masks import BLURRED, read_mask, resize_mask
 
 DRAWN = (np.add.outer(np.arange(11) // 3, np.arange(14) // 4) % 3).astype(np.uint8)
 BINARY = (DRAWN > 0).astype(np.uint8)
@@ -43,9 +43,8 @@ def overlay() -> np.ndarray:
 BINARY_MASKS = {
     "0 and 255": Image.fromarray(BINARY * 255),
     "0 and 1": Image.fromarray(BINARY),
-    "three greys": Image.fromarray(DRAWN * 100),
     "1 bit": Image.fromarray(BINARY.astype(bool)),
-    "palette": with_palette(DRAWN, BLACK_RED_GREEN),
+    "palette": with_palette(BINARY, BLACK_RED_GREEN),
     "palette whose index 2 is black as well": with_palette(
         BINARY + 2 * (DRAWN == 0).astype(np.uint8), [0, 0, 0, 255, 255, 255, 0, 0, 0]
     ),
@@ -109,7 +108,7 @@ def test_grey_values_of_few_bits_are_not_stretched(tmp_path, bits):
         assert image.mode == "L"
         assert np.asarray(image).max() == 2 * 255 // (2**bits - 1)
     np.testing.assert_array_equal(read_mask(path, "classes"), DRAWN)
-    np.testing.assert_array_equal(read_mask(path, "binary"), BINARY)
+    np.testing.assert_array_equal(read_mask(path, "nonzero"), BINARY)
 
 
 def turned() -> Image.Exif:
@@ -146,3 +145,45 @@ def test_resizing_creates_no_new_classes():
     found = resize_mask(DRAWN * 100, (23, 9))
     assert found.shape == (23, 9)
     assert set(np.unique(found)) <= {0, 100, 200}
+
+
+def test_blurred_masks_of_any_format_are_cut_and_noted(tmp_path):
+    drawn = np.kron(BINARY, np.ones((21, 21), np.uint8))
+    with Image.open(save(tmp_path / "mask.jpg", Image.fromarray(drawn * 255), quality=60)) as noisy:
+        grey = np.asarray(noisy)
+    for name, image in {
+        "mask.jpg": Image.fromarray(drawn * 255),
+        "grey.png": Image.fromarray(grey),
+        "palette.png": with_palette(grey, [value for value in range(256) for _ in range(3)]),
+        "alpha.png": with_alpha(rgb(grey * 0), grey),
+    }.items():
+        notes = []
+        path = save(tmp_path / name, image, **({"quality": 60} if name == "mask.jpg" else {}))
+        found = read_mask(path, "binary", note=notes.append)
+        np.testing.assert_array_equal(found, drawn, err_msg=name)
+        assert notes == [BLURRED]
+
+
+def test_colours_of_a_palette_are_different_classes(tmp_path):
+    path = save(tmp_path / "mask.png", with_palette(DRAWN, BLACK_RED_GREEN))
+    with pytest.raises(ShardError, match="has 0, 1, 2: for class numbers use mask_values=classes"):
+        read_mask(path, "binary")
+    np.testing.assert_array_equal(read_mask(path, "nonzero"), BINARY)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (1, 1), (2, 3), (3, 2)])
+def test_covered_share_keeps_lesions_that_nearest_loses(place):
+    """A lesion of 3 x 3 pixels anywhere in blocks of 4 x 4 covers at least 0.14 of one of them."""
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8 + place[0] : 11 + place[0], 12 + place[1] : 15 + place[1]] = 1
+    shares = mask.reshape(8, 4, 8, 4).mean(axis=(1, 3))
+    np.testing.assert_array_equal(resize_mask(mask, (8, 8), cover=0.1), shares >= 0.1)
+    assert resize_mask(mask, (8, 8), cover=0.1).any()
+
+
+def test_covered_share_decides_between_classes():
+    mask = np.zeros((4, 8), np.uint8)
+    mask[:, :2], mask[:, 2], mask[:, 4:] = 1, 2, 255
+    mask[:, 4] = 2
+    np.testing.assert_array_equal(resize_mask(mask, (1, 2), cover=0.2), [[1, 255]])
+    np.testing.assert_array_equal(resize_mask(mask, (1, 2), cover=0.6), [[0, 255]])

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from uml_shards import ShardError
 from uml_shards.format.volume import decode_volume, decode_volume_mask
+from uml_shards.sources.masks import LOST
 from uml_shards.sources.raw_volume import MAX_VOXELS
 from uml_shards.sources.volume_files import Volume
-from uml_shards.sources.volume_preparing import Preparation, encode_prepared, resample, scale
+from uml_shards.sources.volume_preparing import Preparation, encode_prepared, resample, resample_mask, scale
 from volume_writers import anatomy, ras_affine
 
 HERE = Path("volume")
@@ -43,6 +44,28 @@ def test_resampling_preserves_a_linear_ramp(shape, old, new):
     rim = [math.ceil((4 * max(0, r - 1) / 2 + 1.5) / r) for r in ratio]
     inside = tuple(slice(n, m - n) for n, m in zip(rim, found.values.shape, strict=True))
     np.testing.assert_allclose(found.values[inside], ramp(found)[inside], atol=2e-3)
+
+
+@given(place=st.tuples(*[st.integers(0, 11)] * 3), cover=st.floats(0.02, 0.08))
+@settings(max_examples=30, deadline=None)
+def test_covered_share_keeps_a_voxel_that_nearest_loses(place, cover):
+    mask = np.zeros((12, 12, 12), np.uint8)
+    mask[place] = 3
+    volume = Volume(mask, np.eye(4))
+    kept = resample_mask(volume, (2, 2, 2), HERE, cover).values
+    assert kept.shape == resample_mask(volume, (2, 2, 2), HERE).values.shape == (6, 6, 6)
+    assert set(np.unique(kept)) == {0, 3}
+    assert kept[tuple(side // 2 for side in place)] == 3
+
+
+def test_lost_classes_of_volumes_are_noted():
+    mask = np.zeros((12, 12, 12), np.uint8)
+    mask[3, 3, 3] = 1
+    notes: list[str] = []
+    for cover in (None, 0.001):
+        how = Preparation(spacing=(4, 4, 4), mask_cover=cover)
+        encode_prepared(Volume(anatomy((12, 12, 12)), np.eye(4)), mask, how, HERE, note=notes.append)
+    assert notes == [LOST]
 
 
 def test_resampling_keeps_integers_and_channels_and_never_mixes_classes():
