@@ -36,7 +36,8 @@ def write_isic2017(
         (images / f"ISIC-2017_{official}_Data_metadata.csv").write_text("image_id,age_approximate,sex\n")
         (images / "ISIC_1_superpixels.png").write_bytes(b"beside the images in the official set")
         for number, key in enumerate(ISIC2017_ROWS):
-            Image.fromarray(np.full((16, 16, 3), 60 * number, np.uint8)).save(images / f"{key}.jpg")
+            grey = 60 * number + 20 * officials.index(official)
+            Image.fromarray(np.full((16, 16, 3), grey, np.uint8)).save(images / f"{key}.jpg")
             Image.fromarray(mask).save(masks / f"{key}_segmentation.png")
         rows = "".join(f"{key},{row}\n" for key, row in ISIC2017_ROWS.items())
         isic2017_table(root, official).write_text(ISIC2017_HEADER + rows)

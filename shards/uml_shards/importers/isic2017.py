@@ -5,16 +5,28 @@ keratosis. An image with neither is a nevus, which gives three classes. The two 
 """
 
 import csv
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from ..errors import ShardError
 from ..sources.encode import encode_file, encode_grey, encode_json, read_binary_mask
 from .base import Importer, Source
+from .duplicates import DUPLICATES, Duplicates, without_copies
 
 _SPLITS = {"train": "Training", "val": "Validation", "test": "Test_v2"}
 _COLUMNS = ("image_id", "melanoma", "seborrheic_keratosis")
+
+
+class Settings(BaseModel):
+    """Settings of the importer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    duplicates: Duplicates = Field(default="keep", description=DUPLICATES)
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,8 @@ RAW/ISIC-2017_Training_Part3_GroundTruth.csv
 RAW/ISIC-2017_Validation_Data/...       and so on, as for Training
 RAW/ISIC-2017_Test_v2_Data/...          and so on; optional"""
     default_size = 256
+    settings_type = Settings
+    settings: Settings
 
     def splits(self) -> dict[str, Source]:
         """Return train and val, and test if its images are present.
@@ -51,23 +65,38 @@ RAW/ISIC-2017_Test_v2_Data/...          and so on; optional"""
             ShardError: a folder, file, column or label is missing or invalid.
         """
         assert self.raw is not None
-        found = {}
-        for split, official in _SPLITS.items():
-            if split == "test" and not (self.raw / f"ISIC-2017_{official}_Data").is_dir():
-                continue
-            found[split] = Source(
-                items=_items(self.raw, official),
+        items = {
+            split: _items(self.raw, official)
+            for split, official in _SPLITS.items()
+            if split != "test" or (self.raw / f"ISIC-2017_{official}_Data").is_dir()
+        }
+        kept = self._without_copies(items)
+        return {
+            split: Source(
+                items=[item for item in members if f"{split}/{item.key}" in kept],
                 classes=("nevus", "melanoma", "seborrheic_keratosis"),
                 mask_classes=("background", "lesion"),
                 tasks={"melanoma": (1,), "seborrheic_keratosis": (2,)},
             )
-        return found
+            for split, members in items.items()
+        }
 
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
         """Encode image, mask and label of one lesion."""
         extension, image, size = encode_file(item.image, self.size, self.options.lossless)
         mask = encode_grey(read_binary_mask(item.mask, size))
         return item.key, {extension: image, "mask.png": mask, "json": encode_json(item.label)}
+
+    def _without_copies(self, items: Mapping[str, Sequence[_Item]]) -> Collection[str]:
+        """Return <split>/<key> of the items to use. One image of train is also in val."""
+        every = [(f"{split}/{item.key}", split, item) for split, members in items.items() for item in members]
+        split_of = {name: split for name, split, _ in every}
+        labels = {name: item.label for name, _, item in every}
+        images = {name: item.image for name, _, item in every}
+        try:
+            return without_copies(images, split_of, labels, self.settings.duplicates, self.note)
+        except ShardError as error:
+            raise ShardError(f"isic2017: {error}") from None
 
 
 IMPORTER = Isic2017

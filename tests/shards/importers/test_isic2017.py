@@ -148,3 +148,16 @@ def test_real_counts_are_those_published(tmp_path):
     few = replace(sources["val"], items=sources["val"].items[:6])
     manifest = write_split(importer, "val", few, tmp_path, quiet=True)
     assert (manifest.samples, manifest.masked, manifest.size) == (6, 6, (256, 256))
+
+
+def test_an_image_of_two_splits_is_kept_and_noted_or_dropped(tmp_path):
+    raw = write_isic2017(tmp_path)
+    train, val = (Isic2017(raw).splits()[split].items[0] for split in ("train", "val"))
+    train.image.write_bytes(val.image.read_bytes())
+    importer = Isic2017(raw)
+    assert len(importer.splits()["train"].items) == 3
+    assert importer.take_notes()["identical images in several splits (duplicates=keep)"] == 1
+    items = Isic2017(raw, Options(settings={"duplicates": "drop"})).splits()["train"].items
+    assert train.key not in {item.key for item in items}
+    with pytest.raises(ShardError, match=r"isic2017: .* are the same image"):
+        Isic2017(raw, Options(settings={"duplicates": "error"})).splits()
