@@ -1,7 +1,7 @@
 """Import your own data without code: a folder of images, with optional masks and an optional table of labels."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -118,6 +118,7 @@ class _Item:
     image: Path
     masks: MaskFiles
     label: int | None
+    patient: str | None
 
 
 class Folder(Importer):
@@ -188,10 +189,11 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
             split_of = without_copies(images, split_of, numbers, given.duplicates, self.note)
         except ShardError as error:
             raise ShardError(f"folder: {error}") from None
-        keys = self._keys(images)
+        keys, patients = self._keys(images), self._keys(sorted(set(labels.patient.values())))
         found: dict[str, list[_Item]] = {"train": [], "val": [], "test": []}
         for name, split in split_of.items():
-            item = _Item(keys[name], images[name], files.get(name, ()), numbers.get(name))
+            patient = patients.get(labels.patient.get(name, ""))
+            item = _Item(keys[name], images[name], files.get(name, ()), numbers.get(name), patient)
             found.setdefault(split, []).append(item)
         return {
             split: Source(
@@ -223,7 +225,7 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
         )
         # Source bytes that are kept have not been decoded. Decoding them here reports damage with the file's name.
         load(opened, item.image)
-        components = {extension: image, "json": encode_json(item.label)}
+        components = {extension: image, "json": encode_json(item.label, _meta(item))}
         if mask is not None:
             resized = resize_mask(mask, size, self.settings.mask_cover)
             self._note_lost(mask, resized)
@@ -242,7 +244,7 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
     def _encode_volume(self, item: _Item) -> dict[str, bytes]:
         given = self.settings
         how = Preparation(given.spacing, given.window, given.intensity, given.mask_cover)
-        return encode_volume_files(item.image, item.masks, self._joining, how, item.label, self.note)
+        return encode_volume_files(item.image, item.masks, self._joining, how, item.label, self.note, _meta(item))
 
     def _note_turned(self, opened: ImageFile, item: _Item) -> None:
         """Note an image with an EXIF orientation and a mask, since nothing shows on which pixels a mask was drawn."""
@@ -265,9 +267,9 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
         if self.settings.mask_values == "classes" and IGNORE in mask and not ((mask > 0) & (mask < IGNORE)).any():
             self.note("masks with only 0 and 255, which means ignore (if 255 is foreground, use mask_values=binary)")
 
-    def _keys(self, images: Mapping[str, Path]) -> dict[str, str]:
+    def _keys(self, names: Iterable[str]) -> dict[str, str]:
         try:
-            return make_keys(images, self.settings.keys, self.settings.salt.get_secret_value())
+            return make_keys(names, self.settings.keys, self.settings.salt.get_secret_value())
         except ShardError as error:
             raise ShardError(f"folder: {error}") from None
 
@@ -332,6 +334,11 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
 
 
 IMPORTER = Folder
+
+
+def _meta(item: _Item) -> dict[str, str]:
+    """Return the entries of a sample's json besides the label."""
+    return {} if item.patient is None else {"patient": item.patient}
 
 
 def _sorted_labels(labels: Labels) -> tuple[str, ...]:

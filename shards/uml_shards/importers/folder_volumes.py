@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ def encode_volume_files(
     how: Preparation,
     label: int | None,
     note: Callable[[str], None],
+    meta: Mapping[str, Any],
 ) -> dict[str, bytes]:
     """Read and encode the components of one volume.
 
@@ -46,13 +48,14 @@ def encode_volume_files(
         how: preparation of the volume.
         label: image class.
         note: told in one line what was done with the masks.
+        meta: other entries of the json.
 
     Raises:
         ShardError: a file cannot be used, or a mask and the image do not have the same voxels.
     """
     image = read_volume(image_path)
     mask = joining.join(masks, lambda path: _read_mask(path, joining, image, image_path, note), note) if masks else None
-    return encode_prepared(image, mask, how, image_path, label, note)
+    return encode_prepared(image, mask, how, image_path, label, note, meta)
 
 
 def _read_mask(

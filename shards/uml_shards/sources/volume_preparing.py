@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -73,6 +73,7 @@ def encode_prepared(
     path: Path,
     label: int | None = None,
     note: Callable[[str], None] | None = None,
+    meta: Mapping[str, Any] | None = None,
 ) -> dict[str, bytes]:
     """Prepare a volume and encode it as components. The only metadata kept are spacing and affine.
 
@@ -83,13 +84,14 @@ def encode_prepared(
         path: path of the image, for error messages.
         label: image class.
         note: told in one line if the mask loses a class when it is resampled.
+        meta: other entries of the json.
 
     Raises:
         ShardError: the volume cannot be scaled or resampled.
     """
     prepared = resample(scale(image, how, path), how.spacing, path)
-    meta = {"spacing": list(prepared.spacing), "affine": prepared.affine.tolist()}
-    components = {IMAGE: encode_volume(prepared.values), "json": encode_json(label, meta)}
+    place = {"spacing": list(prepared.spacing), "affine": prepared.affine.tolist()}
+    components = {IMAGE: encode_volume(prepared.values), "json": encode_json(label, {**(meta or {}), **place})}
     if mask is not None:
         drawn = Volume(mask, image.affine, image.stated)
         made = resample_mask(drawn, how.spacing, path, how.mask_cover).values

@@ -1,9 +1,12 @@
 """Tests of finding and reading the table of labels: nothing is lost, and no missing value becomes a class."""
 
 import csv
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from uml_shards import ShardError
 from uml_shards.importers import Options, find_importer
@@ -200,3 +203,20 @@ def test_validation_is_drawn_beside_a_stated_test_split(tmp_path, given):
     assert patients["test"] == set(range(5))
     assert patients["train"] | patients["val"] == set(range(5, 20))
     assert not patients["train"] & patients["val"]
+
+
+@pytest.mark.parametrize("keys", ["hashed", "names"])
+def test_samples_know_their_patient_under_a_key(tmp_path, keys):
+    raw = tmp_path / "raw"
+    for number in range(4):
+        path = raw / "images" / f"i{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(path)
+    rows = ["image,patient", "i0,Jane Doe", "i1,Jane Doe", "i2,P2", "i3,P3"]
+    (raw / "labels.csv").write_text("\n".join(rows))
+    made, found = source(raw, keys=keys, salt="secret")
+    patients = [json.loads(made.encode(item)[1]["json"])["patient"] for item in found.items]
+    assert len(set(patients)) == 3
+    assert patients[0] == patients[1]
+    assert ("Jane_Doe" in patients) == (keys == "names")
+    assert "Jane Doe" not in patients
