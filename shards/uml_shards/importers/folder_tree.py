@@ -50,7 +50,10 @@ def find_images(folder: Path, note: Note | None = None) -> dict[str, Path]:
             the images, or a file has an unsupported extension.
     """
     if not folder.is_dir():
-        raise ShardError(f"folder: {folder} is missing (`shards.py datasets` prints the tree)")
+        names = [path.name for path in folder.parent.iterdir() if path.is_dir()]
+        near = [name for name in names if difflib.get_close_matches(name.lower(), [folder.name])]
+        hint = f": did you mean {folder.parent / near[0]}? Rename it" if near else ""
+        raise ShardError(f"folder: {folder} is missing (`shards.py datasets` prints the tree){hint}")
     pictures, volumes = _scan(folder, note)
     if pictures and volumes:
         first = min(volumes.values())[0]

@@ -1,7 +1,6 @@
 """List the files of a folder, through links, and leave none out silently."""
 
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
@@ -28,7 +27,7 @@ def is_hidden(name: PurePath) -> bool:
 def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
     try:
         found = folder.stat()
-        entries = [Path(entry.path) for entry in os.scandir(folder)]
+        entries = list(os.scandir(folder))
     except OSError as error:
         raise ShardError(f"folder {folder} cannot be read: {error.strerror}") from None
     # Device and inode identify a folder however it is reached.
@@ -36,16 +35,20 @@ def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
     if place in above:
         raise ShardError(f"{folder} is a link to a folder that contains it: remove the link")
     for entry in entries:
-        try:
-            mode = entry.stat().st_mode
-        except OSError as error:
-            problem = "leads nowhere: restore its target, or remove it" if entry.is_symlink() else error.strerror
-            raise ShardError(
-                f"{entry} {'is a link that' if entry.is_symlink() else 'cannot be read:'} {problem}"
-            ) from None
-        if stat.S_ISDIR(mode) and not entry.name.startswith("."):
-            yield from _files(entry, (*above, place))
-        elif stat.S_ISDIR(mode) or stat.S_ISREG(mode):
-            yield entry
+        kind, path = _kind(entry), Path(entry.path)
+        if kind == "folder" and not entry.name.startswith("."):
+            yield from _files(path, (*above, place))
+        elif kind:
+            yield path
+        elif entry.is_symlink():
+            raise ShardError(f"{path} is a link that leads nowhere: restore its target, or remove it")
         else:
-            raise ShardError(f"{entry} is neither a file nor a folder: remove it")
+            raise ShardError(f"{path} is neither a file nor a folder: remove it")
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Return "folder", "file", or "" for anything else. Only links cost a call of the system."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+    except OSError:  # such as a link to itself
+        return ""

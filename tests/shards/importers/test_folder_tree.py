@@ -98,6 +98,13 @@ def test_images_in_other_folders_are_refused(tmp_path, name, reason):
         everything(raw)
 
 
+@pytest.mark.parametrize("name", ["Images", "IMAGES", "image", "imagess"])
+def test_a_misspelt_folder_of_images_is_named(tmp_path, name):
+    picture(tmp_path / name / "a.png")
+    with pytest.raises(ShardError, match=rf"images is missing .*: did you mean .*/{name}\? Rename it"):
+        everything(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("image", "mask"),
     [

@@ -40,6 +40,10 @@ def broken_link(folder):
     (folder / "gone.png").symlink_to(folder / "nothing")
 
 
+def link_to_itself(folder):
+    (folder / "self.png").symlink_to(folder / "self.png")
+
+
 def pipe(folder):
     os.mkfifo(folder / "pipe.png")
 
@@ -49,6 +53,7 @@ def pipe(folder):
     [
         (loop, "back is a link to a folder that contains it: remove the link"),
         (broken_link, r"gone\.png is a link that leads nowhere: restore its target, or remove it"),
+        (link_to_itself, r"self\.png is a link that leads nowhere"),
         (pipe, r"pipe\.png is neither a file nor a folder: remove it"),
     ],
 )
