@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from .address import parse_location
-from .errors import one_line, run_command
+from .errors import one_line, print_error, run_command
 from .importers import Importer, Options, find_importer, hidden_importers, importer_names
 from .read.draw import draw_labelled, refuse_existing, save_keys
 from .read.part import with_truth
 from .read.split import find_splits, open_split
 from .storage.cache import Cache
 from .storage.storage import open_storage
+from .text import printable
 from .write.plain import index_plain
 from .write.skipped import FILE_NAME as SKIPPED_NAME
 from .write.skipped import load_skipped, summarize
@@ -81,9 +82,9 @@ def check(given: argparse.Namespace) -> int:
     path = parse_location(given.path)
     problems = verify(path, cache=Cache(given.cache), quiet=given.quiet)
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print_error(problem)
     if not problems:
-        print(f"{path}: no problems found")
+        print(f"{printable(str(path))}: no problems found")
     return 2 if problems else 0
 
 

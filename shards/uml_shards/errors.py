@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from .text import message_of
+
 Reason = Literal["image", "mask", "label", "tar", "remote", "other"]
 """The faulty part: a component of a sample, the tar that contains it, or the server that provides the tar."""
 
@@ -12,20 +14,21 @@ Reason = Literal["image", "mask", "label", "tar", "remote", "other"]
 class ShardError(ValueError):
     """A shard, manifest, sample or raw data set is missing, damaged or invalid.
 
-    The message is one line: what is wrong, where, and what to do.
+    The message is one line: what is wrong, where, and what to do. It is made printable and shortened if necessary, as
+    it may contain names of files and text of libraries.
 
     Attributes:
         reason: kind of the error; skipped samples are counted by it.
     """
 
     def __init__(self, message: str, reason: Reason = "other") -> None:
-        super().__init__(message)
+        super().__init__(message_of(message))
         self.reason: Reason = reason
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of any error as one line, or its class where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return the message of any error as one printable line, or its class where it has none."""
+    return message_of(" ".join(str(error).split())) or type(error).__name__
 
 
 def reason_of(error: Exception) -> str:
@@ -54,6 +57,11 @@ def reading(path: object, reason: Reason = "other") -> Iterator[None]:
         raise ShardError(f"{path} cannot be read: {reason_of(error)}", reason) from error
 
 
+def print_error(problem: object) -> None:
+    """Print a problem on stderr as one line, `error: ...`, whatever it contains."""
+    print(f"error: {message_of(problem)}", file=sys.stderr, flush=True)
+
+
 def run_command(command: Callable[[], int], debug: bool, errors: tuple[type[Exception], ...] = (ShardError,)) -> int:
     """Run a command and return its exit code; report an error that users can fix as one line, with exit code 2.
 
@@ -67,5 +75,5 @@ def run_command(command: Callable[[], int], debug: bool, errors: tuple[type[Exce
     except errors as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2

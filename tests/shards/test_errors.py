@@ -1,8 +1,10 @@
 """How commands report errors that users can fix."""
 
+import pickle
+
 import pytest
 
-from uml_shards.errors import ShardError, reading, run_command
+from uml_shards.errors import ShardError, one_line, print_error, reading, run_command
 
 
 def fail() -> int:
@@ -50,3 +52,24 @@ def test_errors_that_name_their_cause_are_not_changed_while_reading():
         fail()
     with pytest.raises(KeyboardInterrupt), reading("a.nii"):
         raise KeyboardInterrupt
+
+
+HOSTILE = ("\x1b[2J\nerror: forged", "a" * 10**6, "\u202e\udcff")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_whatever_a_message_contains_is_one_printable_line(text, capsys):
+    def fail() -> int:
+        raise ShardError(f"{text} is missing")
+
+    assert run_command(fail, debug=False) == 2
+    print_error(text)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("error: ") and line.isprintable() and len(line) <= 1007 for line in lines)
+    assert one_line(OSError(text)).isprintable()
+
+
+def test_an_error_survives_the_way_from_a_worker_process():
+    error = pickle.loads(pickle.dumps(ShardError("\x1b[2J", "mask")))
+    assert (str(error), error.reason) == ("\\x1b[2J", "mask")
