@@ -11,6 +11,7 @@ from uml_shards import ShardError
 from ..config.loading import dump, read_config
 from ..errors import UmlError
 from ..launch import ensure_world, exit_with_error, planned_ranks
+from ..run.reader import run_folder
 from ..train.setup import check_start, find_resume, prepare
 
 
@@ -25,7 +26,7 @@ def parse(arguments: Sequence[str], default_config: Path | None = None) -> argpa
     parser.add_argument("--config", type=Path, default=default_config, help=f"TOML file{default}")
     parser.add_argument("--num_gpus", type=int, help="workers on this node: GPUs, or CPU processes without GPUs")
     parser.add_argument("--cpu", action="store_true", help="train on the CPU even if there are GPUs")
-    parser.add_argument("--run", type=Path, help="run folder (default: runs/<recipe>-<data>-<time>)")
+    parser.add_argument("--run", type=run_folder, help="run folder (default: runs/<recipe>-<data>-<time>)")
     parser.add_argument(
         "--resume",
         choices=["never", "auto"],
