@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .address import parse_location
+from .arguments import ArgumentParser
 from .errors import one_line, print_error, run_command
 from .importers import Importer, Options, find_importer, hidden_importers, importer_names
 from .read.draw import draw_labelled, refuse_existing, save_keys
@@ -197,10 +198,10 @@ def _positive(text: str) -> int:
 
 def parse(arguments: Sequence[str] | None = None, prog: str = "shards.py") -> argparse.Namespace:
     """Parse the command line."""
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = ArgumentParser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
     shared.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser = argparse.ArgumentParser(prog=prog, description=DESCRIPTION, epilog=EXAMPLE)
+    parser = ArgumentParser(prog=prog, description=DESCRIPTION, epilog=EXAMPLE)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_make, _add_index, _add_verify_and_info, _add_draw, _add_datasets):
         add(commands, shared)

@@ -291,7 +291,7 @@ def test_model_card_shows_text_of_others_without_markup(command, run, tmp_path):
     assert not re.search("<(b|i|img)", card)
 
 
-@pytest.mark.parametrize("name", ["a\x1b[2J", "a\nerror: forged", "\u202ea"])
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\nerror: forged", "\u202ea", "\x1b[2J/a"])
 def test_a_run_folder_of_a_deceptive_name_is_refused(name, capsys):
     with pytest.raises(SystemExit, match="2"):
         checkpoint.main(["verify", "--run", name])

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from uml_shards.arguments import ArgumentParser
 from uml_shards.errors import print_error, run_command
 
 from ..errors import UmlError
@@ -61,7 +62,7 @@ def export_run(given: argparse.Namespace) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=f"example: {EXAMPLES['verify']}")
+    parser = ArgumentParser(description=__doc__, epilog=f"example: {EXAMPLES['verify']}")
     commands = parser.add_subparsers(required=True, metavar="verify|reshard|prune|export")
     for name, command in (("verify", verify), ("reshard", reshard), ("prune", prune), ("export", export_run)):
         one = commands.add_parser(

@@ -9,6 +9,7 @@ from typing import get_args
 import torch.distributed as distributed
 
 from uml_shards import ShardError, Split
+from uml_shards.arguments import ArgumentParser
 from uml_shards.errors import print_error
 from uml_shards.read.truth import EmptyRule
 
@@ -34,7 +35,7 @@ from ..train.rank_batch import loader_workers
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Evaluate a trained run: metrics with intervals, a row per case, and a picture of a dozen cases.",
         epilog="example: python launchers/evaluate.py --run runs/isic --split test",
     )

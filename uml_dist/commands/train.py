@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uml_shards import ShardError
+from uml_shards.arguments import ArgumentParser
 
 from ..config.loading import dump, read_config
 from ..errors import UmlError
@@ -17,7 +18,7 @@ from ..train.setup import check_start, find_resume, prepare
 
 def parse(arguments: Sequence[str], default_config: Path | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Train a recipe on GPUs, or on CPU processes if there are none.",
         epilog="example: deepspeed launchers/train.py --num_gpus 8 train.steps=2000 zero.stage=2",
     )

@@ -95,7 +95,7 @@ def run_folder(text: str) -> Path:
     """Parse the path of a run folder on the command line; its name appears in tables, pictures and metrics."""
     path = Path(text)
     try:
-        check_name(path.resolve().name, "run folder")
+        check_name(path.resolve().name if text.isprintable() else text, "run folder")
     except ShardError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return path
