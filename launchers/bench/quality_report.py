@@ -1,11 +1,11 @@
 """Writes the table and the CSV of the quality benchmark."""
 
-import csv
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from quality_results import Compared, Comparison, Interval, Result, Summary
+from uml_shards.text import csv_table
 
 WIDTH = 40
 
@@ -26,12 +26,12 @@ def printed_table(title: str, comparison: Comparison) -> str:
 def write_rows(path: Path, results: Sequence[Result]) -> None:
     """Write the CSV: a row per method, seed and metric, with data, settings, versions and machine."""
     facts = list(dict.fromkeys(name for result in results for name in result.facts))
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["method", "seed", "metric", "value", *facts])
-        for result in results:
-            common = [result.facts.get(name, "") for name in facts]
-            writer.writerows([result.method, result.seed, *pair, *common] for pair in _rounded(result))
+    rows = [
+        [result.method, result.seed, *pair, *(result.facts.get(name, "") for name in facts)]
+        for result in results
+        for pair in _rounded(result)
+    ]
+    path.write_text(csv_table([["method", "seed", "metric", "value", *facts], *rows]), encoding="utf-8")
 
 
 def printed_interval(interval: Interval | None) -> str:

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from .address import parse_location
-from .errors import one_line, run_command
+from .arguments import ArgumentParser
+from .errors import one_line, print_error, run_command
 from .importers import Importer, Options, find_importer, hidden_importers, importer_names
 from .read.draw import draw_labelled, refuse_existing, save_keys
 from .read.part import with_truth
 from .read.split import find_splits, open_split
 from .storage.cache import Cache
 from .storage.storage import open_storage
+from .text import printable
 from .write.key_table import find_key, save_key_table
 from .write.near_copies import NearCopy, near_copies
 from .write.plain import index_plain
@@ -48,7 +50,7 @@ def make(given: argparse.Namespace) -> int:
     out = given.out or Path("data/shards") / importer.name
     sources = importer.splits()
     for text, count in sorted(importer.take_notes().items()):
-        print(f"note: {text}: {count}")
+        print(f"note: {printable(text)}: {count}")
     left = sources if given.overwrite else unwritten(importer, sources, out)
     for split, source in left.items():
         write_split(
@@ -88,9 +90,9 @@ def check(given: argparse.Namespace) -> int:
     cache = Cache(given.cache)
     problems = verify(path, cache=cache, quiet=given.quiet)
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print_error(problem)
     if not problems:
-        print(f"{path}: no problems found")
+        print(f"{printable(str(path))}: no problems found")
     if given.near_copies:
         _print_near_copies(near_copies(find_splits(path), cache=cache, quiet=given.quiet))
     return 2 if problems else 0
@@ -101,7 +103,7 @@ def info(given: argparse.Namespace) -> int:
     path = parse_location(given.path)
     if given.key:
         split, file = find_key(Path(given.path), given.key)
-        print(f"{given.key} ({split}): {file}")
+        print(f"{given.key} ({split}): {printable(file)}")
         return 0
     splits = find_splits(path) or [path]
     manifests = [open_storage(split).load_manifest() for split in splits]
@@ -121,7 +123,7 @@ def info(given: argparse.Namespace) -> int:
         channels = "1 channel" if split.channels == 1 else f"{split.channels} channels"
         print(f"{split.split}: {kind} {size}, {channels}, mean {mean}, std {std}")
         for text, count in split.notes.items():
-            print(f"{split.split}: {text}: {count}")
+            print(f"{split.split}: {printable(text)}: {count}")
     first = manifests[0]
     masks = ", ".join(first.mask_classes or first.mask_names) or "none"
     print(f"data set: {first.dataset}\nmasks:    {masks}\nlicence:  {first.licence}\nsource:   {first.source}")
@@ -150,7 +152,7 @@ def datasets(given: argparse.Namespace) -> int:
 
 def _print_near_copies(pairs: Sequence[NearCopy]) -> None:
     for pair in pairs:
-        print(f"near copies: {pair}")
+        print(f"near copies: {printable(str(pair))}")
     if not pairs:
         print("near copies: none in different splits")
 
@@ -218,10 +220,10 @@ def _positive(text: str) -> int:
 
 def parse(arguments: Sequence[str] | None = None, prog: str = "shards.py") -> argparse.Namespace:
     """Parse the command line."""
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = ArgumentParser(add_help=False)
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
     shared.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser = argparse.ArgumentParser(prog=prog, description=DESCRIPTION, epilog=EXAMPLE)
+    parser = ArgumentParser(prog=prog, description=DESCRIPTION, epilog=EXAMPLE)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_make, _add_index, _add_verify_and_info, _add_draw, _add_datasets):
         add(commands, shared)

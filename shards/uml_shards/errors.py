@@ -1,8 +1,11 @@
 """The error raised for problems that users can fix themselves, and how commands report such errors."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
+
+from .text import message_of
 
 Reason = Literal["image", "mask", "label", "tar", "remote", "other"]
 """The faulty part: a component of a sample, the tar that contains it, or the server that provides the tar."""
@@ -11,20 +14,52 @@ Reason = Literal["image", "mask", "label", "tar", "remote", "other"]
 class ShardError(ValueError):
     """A shard, manifest, sample or raw data set is missing, damaged or invalid.
 
-    The message is one line: what is wrong, where, and what to do.
+    The message is one line: what is wrong, where, and what to do. It is made printable and shortened if necessary, as
+    it may contain names of files and text of libraries.
 
     Attributes:
         reason: kind of the error; skipped samples are counted by it.
     """
 
     def __init__(self, message: str, reason: Reason = "other") -> None:
-        super().__init__(message)
+        super().__init__(message_of(message))
         self.reason: Reason = reason
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of any error as one line, or its class where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return the message of any error as one printable line, or its class where it has none."""
+    return message_of(" ".join(str(error).split())) or type(error).__name__
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a library could not read a file: one line, without the path, of at most 300 characters."""
+    reason = getattr(error, "strerror", None) or one_line(error)
+    if isinstance(error, LookupError):  # its message is only the key
+        reason = f"{type(error).__name__}: {reason}"
+    return str(reason)[:300]
+
+
+@contextmanager
+def reading(path: object, reason: Reason = "other") -> Iterator[None]:
+    """Report any error of a library on the bytes of a file as one line that names the file.
+
+    Libraries raise errors of many classes on damaged files, and their results may read the file later. Everything that
+    is taken from a file should therefore become a number, text or array within this block.
+
+    Raises:
+        ShardError: "PATH cannot be read: ..."; errors that are a `ShardError` already are not changed.
+    """
+    try:
+        yield
+    except ShardError:
+        raise
+    except Exception as error:
+        raise ShardError(f"{path} cannot be read: {reason_of(error)}", reason) from error
+
+
+def print_error(problem: object) -> None:
+    """Print a problem on stderr as one line, `error: ...`, whatever it contains."""
+    print(f"error: {message_of(problem)}", file=sys.stderr, flush=True)
 
 
 def run_command(command: Callable[[], int], debug: bool, errors: tuple[type[Exception], ...] = (ShardError,)) -> int:
@@ -40,5 +75,5 @@ def run_command(command: Callable[[], int], debug: bool, errors: tuple[type[Exce
     except errors as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2

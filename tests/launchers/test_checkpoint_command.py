@@ -277,6 +277,27 @@ def test_model_card_describes_the_weights(command, run, partly_known, tmp_path):
     assert str(partly_known.parent) not in card + (tmp_path / "out" / "state.json").read_text()
 
 
+def test_model_card_shows_text_of_others_without_markup(command, run, tmp_path):
+    evaluation = run / "evaluation" / "test" / "metrics.json"
+    evaluation.parent.mkdir(parents=True)
+    metrics = {"dice_<img src=x onerror=1>": 0.25, "a\n| b": "[x](javascript:1)"}
+    record = {"checkpoint": "step-000004", "dataset": "<b>\x1b[2J", "split": "`x`", "metrics": metrics}
+    evaluation.write_text(json.dumps({**record, "empty_masks": "<i>", "intervals": {}}))
+    command("export", "--run", run, "--out", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Evaluation on &lt;b&gt;\\\\x1b\\[2J, split \\`x\\`, with" in card
+    assert "| dice\\_&lt;img src=x onerror=1&gt; | 0.2500 |  |" in card
+    assert "| a\\\\n\\| b | \\[x\\](javascript:1) |  |" in card
+    assert not re.search("<(b|i|img)", card)
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\nerror: forged", "\u202ea", "\x1b[2J/a"])
+def test_a_run_folder_of_a_deceptive_name_is_refused(name, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        checkpoint.main(["verify", "--run", name])
+    assert capsys.readouterr().err.splitlines()[-1].endswith("contains characters that are not printable: rename it")
+
+
 def test_model_card_names_the_mean_that_chose_the_weights_and_the_rule_for_empty_masks(command, partly_known, tmp_path):
     mean = "mean(accuracy, dice)"
     tree = uml_tree(partly_known, train__best="mean(accuracy,dice)", train__empty_masks="leave-out")

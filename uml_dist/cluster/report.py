@@ -1,12 +1,13 @@
 """Writes the tables, CSV files and plot of a check."""
 
-import csv
 import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from uml_shards.text import csv_table
 
 from .all_reduce import Collectives, Reduced
 from .compare import Check
@@ -109,8 +110,5 @@ def _when() -> dict[str, str]:
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()})
+    cells = [[f"{value:.4g}" if isinstance(value, float) else value for value in row.values()] for row in rows]
+    path.write_text(csv_table([list(rows[0]), *cells]), encoding="utf-8")

@@ -5,11 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from uml_shards.errors import run_command
+from uml_shards.arguments import ArgumentParser
+from uml_shards.errors import print_error, run_command
 
 from ..errors import UmlError
 from ..run.export import export
 from ..run.maintenance import check_run, prune_run, reshard_run
+from ..run.reader import run_folder
 
 EXAMPLES = {
     "verify": "python launchers/checkpoint.py verify --run runs/isic",
@@ -31,7 +33,7 @@ def verify(given: argparse.Namespace) -> int:
     for line in lines:
         print(line)
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print_error(problem)
     return 2 if problems else 0
 
 
@@ -60,14 +62,14 @@ def export_run(given: argparse.Namespace) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=f"example: {EXAMPLES['verify']}")
+    parser = ArgumentParser(description=__doc__, epilog=f"example: {EXAMPLES['verify']}")
     commands = parser.add_subparsers(required=True, metavar="verify|reshard|prune|export")
     for name, command in (("verify", verify), ("reshard", reshard), ("prune", prune), ("export", export_run)):
         one = commands.add_parser(
             name, help=command.__doc__, description=command.__doc__, epilog=f"example: {EXAMPLES[name]}"
         )
         one.set_defaults(command=command)
-        one.add_argument("--run", type=Path, required=True, help="run folder")
+        one.add_argument("--run", type=run_folder, required=True, help="run folder")
         one.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if name == "reshard":
             one.add_argument("--ranks", type=int, required=True, help="number of workers to resume with")

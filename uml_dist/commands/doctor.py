@@ -7,13 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from uml_shards.arguments import ArgumentParser
+
 from ..doctor.checks import run_checks
 from ..doctor.report import as_json, exit_code, table, verdict
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__,
         epilog="example: python launchers/doctor.py --run runs/isic. Exit code: 0 without problems, 2 with problems.",
     )

@@ -4,12 +4,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import get_args
 
 import torch.distributed as distributed
 
 from uml_shards import ShardError, Split
+from uml_shards.arguments import ArgumentParser
+from uml_shards.errors import print_error
 from uml_shards.read.truth import EmptyRule
 
 from ..distributed.ranks import device_of
@@ -28,16 +29,17 @@ from ..launch import (
 )
 from ..run.folder import versions
 from ..run.load import Run, load_run
+from ..run.reader import run_folder
 from ..train.rank_batch import loader_workers
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Evaluate a trained run: metrics with intervals, a row per case, and a picture of a dozen cases.",
         epilog="example: python launchers/evaluate.py --run runs/isic --split test",
     )
-    parser.add_argument("--run", type=Path, required=True, help="run folder")
+    parser.add_argument("--run", type=run_folder, required=True, help="run folder")
     parser.add_argument("--split", help="split of the data set (default: the validation split)")
     parser.add_argument("--stream", help="stream whose data set has the split (default: the recipe's first)")
     parser.add_argument("--checkpoint", default="best", help="best (default), latest, or a name such as step-000500")
@@ -80,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UmlError, ShardError, OSError) as error:
         if options.debug:
             raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print_error(error)
         if world.size > 1:
             # Exit without synchronisation: a failed rank cannot take part in it, and the others must not wait for it.
             os._exit(2)

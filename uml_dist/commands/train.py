@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uml_shards import ShardError
+from uml_shards.arguments import ArgumentParser
 
 from ..config.loading import dump, read_config
 from ..errors import UmlError
 from ..launch import ensure_world, exit_with_error, planned_ranks
+from ..run.reader import run_folder
 from ..train.setup import check_start, find_resume, prepare
 
 
 def parse(arguments: Sequence[str], default_config: Path | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description="Train a recipe on GPUs, or on CPU processes if there are none.",
         epilog="example: deepspeed launchers/train.py --num_gpus 8 train.steps=2000 zero.stage=2",
     )
@@ -25,7 +27,7 @@ def parse(arguments: Sequence[str], default_config: Path | None = None) -> argpa
     parser.add_argument("--config", type=Path, default=default_config, help=f"TOML file{default}")
     parser.add_argument("--num_gpus", type=int, help="workers on this node: GPUs, or CPU processes without GPUs")
     parser.add_argument("--cpu", action="store_true", help="train on the CPU even if there are GPUs")
-    parser.add_argument("--run", type=Path, help="run folder (default: runs/<recipe>-<data>-<time>)")
+    parser.add_argument("--run", type=run_folder, help="run folder (default: runs/<recipe>-<data>-<time>)")
     parser.add_argument(
         "--resume",
         choices=["never", "auto"],

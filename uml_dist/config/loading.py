@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, get_origin
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
+from uml_shards.text import shown
+
 from ..errors import UmlError
 from ..registry import find_class
 from .schema import RunConfig, resumable_mark, table_of
@@ -63,6 +65,9 @@ def validate(tree: Mapping[str, Any], where: str) -> RunConfig:
         tree: the parsed TOML.
         where: name of the source, for error messages.
     """
+    for key, text in _texts(tree):
+        if not text.isprintable():
+            raise UmlError(f"{where}: {key}: {shown(text)} contains characters that are not printable: remove them")
     name = tree.get("recipe")
     if not isinstance(name, str):
         raise UmlError(f'{where} does not name a recipe: write recipe = "uml" at its top')
@@ -121,6 +126,19 @@ def valid_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from valid_keys(
                 table, f"{prefix}{name}.NAME." if get_origin(field.annotation) is dict else f"{prefix}{name}."
             )
+
+
+def _texts(tree: Any, key: str = "a key") -> Iterator[tuple[str, str]]:
+    """Yield (key, text) of every key and every text in a tree; keys are dotted, and themselves texts."""
+    if isinstance(tree, str):
+        yield key, tree
+    elif isinstance(tree, Mapping):
+        for name, value in tree.items():
+            yield "a key", name
+            yield from _texts(value, name if key == "a key" else f"{key}.{name}")
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _texts(value, key)
 
 
 def _first_complaint(error: ValidationError, schema: type[BaseModel]) -> str:

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Sequence
 
+from uml_shards.text import printable
+
 from .finding import Finding
 
 MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
@@ -13,7 +15,7 @@ def table(findings: Sequence[Finding]) -> str:
     width = max((len(finding.name) for finding in findings), default=0)
     lines = []
     for finding in findings:
-        lines.append(f"{MARKS[finding.state]:<8} {finding.name:<{width}}  {finding.message}")
+        lines.append(f"{MARKS[finding.state]:<8} {finding.name:<{width}}  {printable(finding.message)}")
         if finding.remedy:
             lines.append(f"{'':<{10 + width}} -> {finding.remedy}")
     return "\n".join(lines)

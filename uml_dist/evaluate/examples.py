@@ -12,6 +12,7 @@ from uml_shards.format.manifest import Manifest
 from uml_shards.read.stream import Stream
 from uml_shards.read.truth import EmptyRule
 from uml_shards.sample import IGNORE
+from uml_shards.text import shorten
 
 from ..batch import Batch, Prediction
 from ..metrics.cases import Cases
@@ -19,6 +20,9 @@ from ..metrics.columns import Columns
 from .predictor import Predictor
 
 COUNT = 12
+
+NAME_LENGTH = 24
+"""Longest key or class in the title of a case, in characters."""
 
 
 @dataclass(frozen=True)
@@ -159,14 +163,14 @@ def _titles(columns: Columns) -> list[tuple[str, bool]]:
     names = columns.manifest.classes
     titles = []
     for index, key in enumerate(columns.cases.keys):
-        parts = [key if len(key) <= 24 else f"{key[:11]}…{key[-12:]}"]
+        parts = [shorten(key, NAME_LENGTH)]
         label = int(columns.label[index])
         wrong = False
         if columns.has("image_nll"):
             number = int(columns.predicted[index])
             wrong = label not in (-1, number)
-            known = names[label] if label >= 0 else "?"
-            parts.append(f"{known} → {names[number]} {columns.probability[index, number]:.2f}")
+            known = shorten(names[label], NAME_LENGTH) if label >= 0 else "?"
+            parts.append(f"{known} → {shorten(names[number], NAME_LENGTH)} {columns.probability[index, number]:.2f}")
         if columns.has("image_vacuity"):
             parts.append(f"vacuity {columns.column('image_vacuity')[index]:.2f}")
         if columns.masked[index] and columns.foreground:

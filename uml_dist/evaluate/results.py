@@ -1,7 +1,5 @@
 """The files of an evaluation, metrics.json and cases.csv, and the printed table."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from uml_shards.durable import replace_text
+from uml_shards.text import csv_table
 
 from ..metrics.columns import Columns
 from ..metrics.summary import EMPTY_RULES, definition_of, intervals, is_overlap
@@ -48,7 +47,10 @@ def write_metrics(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def write_cases(path: Path, result: Evaluation) -> None:
-    """Write cases.csv: a row per case by key, six digits, an empty cell for a figure that a case lacks."""
+    """Write cases.csv: a row per case by key, six digits, an empty cell for a figure that a case lacks.
+
+    Keys and classes that a spreadsheet would run as formulas get a leading apostrophe, see `uml_shards.text.csv_value`.
+    """
     columns = Columns(result.cases, result.manifest, result.empty)
     table: dict[str, Iterable[Any]] = {
         "key": result.cases.keys,
@@ -56,12 +58,9 @@ def write_cases(path: Path, result: Evaluation) -> None:
     }
     for family in result.families:
         table |= family.table(columns)
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table)
-    writer.writerows([_cell(value) for value in row] for row in zip(*table.values(), strict=True))
+    rows = [[_cell(value) for value in row] for row in zip(*table.values(), strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, text.getvalue())
+    replace_text(path, csv_table([list(table), *rows]))
 
 
 def printed_table(record: Mapping[str, Any]) -> str:

@@ -14,8 +14,9 @@ from PIL import Image
 
 from uml_shards.durable import replace_bytes
 from uml_shards.format.manifest import Manifest
+from uml_shards.text import printable, shorten
 
-from .examples import Example
+from .examples import NAME_LENGTH, Example
 
 WIDTH = 1600
 """Pixels."""
@@ -74,13 +75,12 @@ def draw_sheet(examples: Sequence[Example], classes: Sequence[str], heading: str
     tall = side * examples[0].image.shape[0] / examples[0].image.shape[1]
     height = round(HEADING + rows * (TITLE + tall + 8) + FOOT)
     page = _Page(height)
-    page.write(MARGIN, 16, heading, size=11.0, weight="bold")
+    page.write(MARGIN, 16, heading, size=11.0, weight="bold", width=WIDTH - 2 * MARGIN)
     for index, example in enumerate(examples):
         left = MARGIN + (index % columns) * (block + GAP)
         top = HEADING + (index // columns) * (TITLE + tall + 8)
-        page.write(
-            left, top + 12, example.title + ("    wrong" if example.wrong else ""), WRONG if example.wrong else "k"
-        )
+        title = example.title + ("    wrong" if example.wrong else "")
+        page.write(left, top + 12, title, WRONG if example.wrong else "k", width=block)
         for number, (name, draw) in enumerate(panels.items()):
             place = (left + number * (side + PANEL_GAP), top + TITLE, side, tall)
             page.show(draw(example), place)
@@ -98,6 +98,7 @@ class _Page:
     def __init__(self, height: int) -> None:
         self.height = height
         self.figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
+        self.canvas = FigureCanvasAgg(self.figure)
 
     def axes(self, place: Pixels):
         left, top, width, tall = place
@@ -119,12 +120,18 @@ class _Page:
         anchor: str = "left",
         weight: str = "normal",
         boxed: bool = False,
+        width: float = WIDTH,
     ) -> None:
+        """Write a line of text, shortened to a width in pixels."""
+        text = shorten(printable(text), int(width / 3))  # no letter is narrower, and drawing a longer text takes long
         box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 1.5} if boxed else None
-        self.figure.text(
+        drawn = self.figure.text(
             left / WIDTH, 1.0 - middle / self.height, text, color=colour, fontsize=size, fontweight=weight,
             horizontalalignment=anchor, verticalalignment="center", parse_math=False, bbox=box,
         )  # fmt: skip
+        while (found := drawn.get_window_extent(self.canvas.get_renderer()).width) > width and len(text) > 1:
+            text = shorten(text, min(len(text) - 1, int(len(text) * width / found)))
+            drawn.set_text(text)
 
     def colour_bar(self, scale: ScalarMappable, place: Pixels) -> None:
         bar = self.figure.colorbar(scale, cax=self.axes(place))
@@ -133,7 +140,11 @@ class _Page:
 
     def legend(self, classes: Sequence[str], middle: float) -> None:
         left = MARGIN
-        for number, name in list(enumerate(classes))[1:]:
+        for number, name in list(enumerate(shorten(name, NAME_LENGTH) for name in classes))[1:]:
+            if left > WIDTH / 2:
+                self.write(left, middle, f"and {len(classes) - number} more")
+                left += 80
+                break
             axes = self.axes((left, middle - 6, 12, 12))
             axes.set_axis_off()
             axes.imshow([[to_rgb(_colour(number))]], aspect="auto")
@@ -142,7 +153,7 @@ class _Page:
         words = ["above each case: label → predicted class with its probability"]
         if classes:
             words += ["white line: outline of the truth", "grey: ignored, or not there"]
-        self.write(left, middle, "      ".join(words), size=SMALL)
+        self.write(left, middle, "      ".join(words), size=SMALL, width=WIDTH - MARGIN - left)
 
 
 def _panels(examples: Sequence[Example], scale: ScalarMappable) -> dict[str, Callable[[Example], Picture]]:

@@ -6,6 +6,7 @@ from typing import Any
 import tomli_w
 
 from uml_shards.format.manifest import Manifest
+from uml_shards.text import markdown, markdown_code, printable
 
 from ..metrics.selection import parse_selection
 from ..metrics.summary import EMPTY_RULES, is_overlap
@@ -33,10 +34,10 @@ def model_card(
         evaluations: records that `evaluate.py` wrote.
     """
     parts = [
-        f"# {state.recipe}, step {state.step}",
+        f"# {markdown(state.recipe)}, step {state.step}",
         CAUTION,
         "## Networks",
-        _table(("file", "values"), [(f"`{name}.safetensors`", f"{count:,}") for name, count in networks.items()])
+        _table(("file", "values"), [(f"{name}.safetensors", f"{count:,}") for name, count in networks.items()])
         + "\n\nWeights are stored in float32. `MANIFEST.json` contains the sha256 of every file except this page.",
         "## Load",
         _loading(networks),
@@ -46,7 +47,7 @@ def model_card(
         "## Figures",
         *_figures(validation, evaluations, parse_selection(state.config["train"]["best"]).name),
         "## Configuration",
-        "Paths and URLs are shortened to their last part.\n\n```toml\n" + tomli_w.dumps(state.config).strip() + "\n```",
+        f"Paths and URLs are shortened to their last part.\n\n```toml\n{_toml(state.config)}\n```",
         "## Versions",
         _table(("package", "version"), list(state.versions.items())),
     ]
@@ -57,21 +58,23 @@ def _loading(networks: Mapping[str, int]) -> str:
     text = "To start training from these weights, set `model.init` to this folder:\n\n"
     text += "    python launchers/train.py --num_gpus 2 model.init=FOLDER train.steps=500"
     if len(networks) == 1:
-        text += f"\n\nor to its one file, `model.init=FOLDER/{next(iter(networks))}.safetensors`."
+        text += f"\n\nor to its one file, {markdown_code(f'model.init=FOLDER/{next(iter(networks))}.safetensors')}."
     text += "\n\nUse the `[model]` settings below. Heads for other classes are initialised from scratch."
     return text
 
 
 def _data(name: str, digest: str | None, manifest: Manifest | None) -> str:
-    lines = [f"- stream `{name}`, digest of its manifest {f'`{digest}`' if digest else 'not recorded'}"]
+    lines = [
+        f"- stream {markdown_code(name)}, digest of its manifest {markdown_code(digest) if digest else 'not recorded'}"
+    ]
     if manifest is None:
         return lines[0] + "; these shards were not available at export, so licence and source are not known"
-    lines.append(f"  - {manifest.dataset}, split {manifest.split}, {manifest.samples} samples")
+    lines.append(f"  - {markdown(manifest.dataset)}, split {markdown(manifest.split)}, {manifest.samples} samples")
     if manifest.classes:
-        lines.append(f"  - classes {', '.join(manifest.classes)}")
+        lines.append(f"  - classes {markdown(', '.join(manifest.classes))}")
     if manifest.mask_classes:
-        lines.append(f"  - pixel classes {', '.join(manifest.mask_classes)}")
-    lines += [f"  - licence: {_line(manifest.licence)}", f"  - source: {_line(manifest.source)}"]
+        lines.append(f"  - pixel classes {markdown(', '.join(manifest.mask_classes))}")
+    lines += [f"  - licence: {markdown(manifest.licence)}", f"  - source: {markdown(manifest.source)}"]
     return "\n".join(lines)
 
 
@@ -81,10 +84,10 @@ def _figures(validation: Mapping[str, Any], evaluations: Sequence[Mapping[str, A
         intervals = record.get("intervals", {})
         rows = [(name, _number(value), _interval(intervals.get(name))) for name, value in record["metrics"].items()]
         title = f"Evaluation on {record.get('dataset')}, split {record.get('split')}, with 95 % intervals over cases:"
-        parts.append(f"{title}\n\n{_table(('metric', 'value', 'interval'), rows)}{_empty_masks(record)}")
+        parts.append(f"{markdown(title)}\n\n{_table(('metric', 'value', 'interval'), rows)}{_empty_masks(record)}")
     if validation:
         rows = [(name, _number(value)) for name, value in validation["metrics"].items()]
-        title = f"Validation at step {validation['step']}; the best checkpoint is chosen by `{best}`:"
+        title = f"Validation at step {validation['step']}; the best checkpoint is chosen by {markdown_code(best)}:"
         parts.append(f"{title}\n\n{_table(('metric', 'value'), rows)}{_empty_masks(validation)}")
     return parts or ["None: the run was not validated."]
 
@@ -94,12 +97,12 @@ def _empty_masks(record: Mapping[str, Any]) -> str:
     rule = record.get("empty_masks")
     if not rule or not any(map(is_overlap, record["metrics"])):
         return ""
-    return f"\n\nEmpty masks: {EMPTY_RULES.get(rule, rule)}."
+    return f"\n\nEmpty masks: {markdown(EMPTY_RULES.get(rule, str(rule)))}."
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    lines = [head, ["---"] * len(head), *([markdown(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _number(value: Any) -> str:
@@ -110,5 +113,6 @@ def _interval(ends: Any) -> str:
     return " to ".join(map(_number, ends)) if ends else ""
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())
+def _toml(config: Mapping[str, Any]) -> str:
+    # No line can end the block of code, as TOML quotes every text and key with a backtick.
+    return "\n".join(map(printable, tomli_w.dumps(config).strip().split("\n")))

@@ -1,9 +1,13 @@
 """Reads what a run has left in its folder: configuration, status, figures and evaluations. Nothing is changed."""
 
+import argparse
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from uml_shards.errors import ShardError
+from uml_shards.names import check_name
 
 from ..config.loading import read_config
 from ..config.schema import RunConfig
@@ -85,6 +89,16 @@ class RunReader:
             for record in json_objects(path, lines=False):
                 if record.get("checkpoint") == checkpoint:
                     yield record
+
+
+def run_folder(text: str) -> Path:
+    """Parse the path of a run folder on the command line; its name appears in tables, pictures and metrics."""
+    path = Path(text)
+    try:
+        check_name(path.resolve().name if text.isprintable() else text, "run folder")
+    except ShardError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path
 
 
 def read_status(run: Path) -> Mapping[str, Any] | None:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ShardError
+from ..names import check_name
 from .decode import find_image
 
 BLOCK = 512
@@ -160,6 +161,8 @@ def _add(entries: list[Entry], finished: set[str], member: tarfile.TarInfo, path
     if member.size == 0:
         raise ShardError(f"{path}: member {name!r} is empty")
     key = folder + separator + stem
+    check_name(key, f"{path}: key of a sample")
+    check_name(extension, f"{path}: component of sample {key}")
     if "path" in member.pax_headers:
         raise ShardError(f"{path}: member name {name!r} is not plain ASCII and is stored in a PAX header: rename it")
     if not entries or entries[-1].key != key:

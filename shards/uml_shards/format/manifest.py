@@ -4,11 +4,12 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..address import Location
 from ..durable import replace_text
 from ..errors import ShardError
+from ..names import check_file_name, check_name, check_text
 from ..sample import PICTURES
 from .volume import IMAGE as VOLUME
 
@@ -59,7 +60,7 @@ class Shard(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Description of a split.
+    """Description of a split. Names and texts follow the rules of `uml_shards.names`.
 
     Attributes:
         schema_version: schema version of the file; readers refuse any other.
@@ -104,6 +105,30 @@ class Manifest(BaseModel):
     licence: str
     source: str
     shards: tuple[Shard, ...] = Field(min_length=1)
+
+    @field_validator("classes", "mask_classes", "mask_names", "components", "tasks")
+    @classmethod
+    def _check_names(cls, names: Any) -> Any:
+        for name in names:
+            check_name(name)
+        return names
+
+    @field_validator("dataset", "split")
+    @classmethod
+    def _check_file_name(cls, name: str) -> str:
+        return check_file_name(name)  # runs are named after the data set, and folders of results after the split
+
+    @field_validator("notes")
+    @classmethod
+    def _check_notes(cls, notes: dict[str, int]) -> dict[str, int]:
+        for text in notes:
+            check_text(text)
+        return notes
+
+    @field_validator("licence", "source")
+    @classmethod
+    def _check_text(cls, text: str) -> str:
+        return check_text(text)
 
     @property
     def samples(self) -> int:
@@ -155,7 +180,8 @@ class Manifest(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
-            problem = f"{path} is not a manifest of schema version {SCHEMA_VERSION}: {where}: {first['msg']}"
+            message = first["msg"].removeprefix("Value error, ")
+            problem = f"{path} is not a manifest of schema version {SCHEMA_VERSION}: {where}: {message}"
             hint = ": another version wrote these shards, make them again" if where == "schema_version" else ""
             raise ShardError(problem + hint) from None
 

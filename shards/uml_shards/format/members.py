@@ -13,6 +13,7 @@ import numpy as np
 
 from ..address import Location
 from ..errors import ShardError
+from ..names import check_name
 from .index import BLOCK
 from .patch import Part
 from .volume import HEADER_BYTES, IMAGE, MASK
@@ -42,7 +43,7 @@ def read_components(
         if name != stem + b"." + extension.encode() or stated != size or len(component) != size:
             _refuse(stem, extension, path)
         found[extension] = component
-    return _text(stem), found
+    return _key(stem, path), found
 
 
 def read_parts(descriptor: int, record: np.void, names: Sequence[str], path: Location) -> tuple[str, dict[str, Part]]:
@@ -61,7 +62,7 @@ def read_parts(descriptor: int, record: np.void, names: Sequence[str], path: Loc
         if name != stem + b"." + extension.encode() or stated != size or len(data) != BLOCK + wanted:
             _refuse(stem, extension, path)
         found[extension] = Part(base + start, size, data[BLOCK:])
-    return _text(stem), found
+    return _key(stem, path), found
 
 
 def read_key(descriptor: int, record: np.void, names: Sequence[str], path: Location) -> str:
@@ -73,7 +74,7 @@ def read_key(descriptor: int, record: np.void, names: Sequence[str], path: Locat
     base, present = _unpack(record, names, path)
     start, extension = min((start, extension) for extension, start, _ in present)
     name, _ = _header(os.pread(descriptor, BLOCK, max(base + start - BLOCK, 0)), 0)
-    return _text(_stem(name, extension, path))
+    return _key(_stem(name, extension, path), path)
 
 
 _HEADER = Struct("100s24x12s121x5s")
@@ -116,6 +117,13 @@ def _stem(name: bytes, extension: str, path: Location) -> bytes:
         problem = f"{path}: found {_text(name)[:40]!r} where the index states a component {extension}: verify the shard"
         raise ShardError(problem, "tar")
     return stem
+
+
+def _key(stem: bytes, path: Location) -> str:
+    try:
+        return check_name(_text(stem), f"{path}: key of a sample")
+    except ShardError as error:
+        raise ShardError(str(error), "tar") from None
 
 
 def _refuse(stem: bytes, extension: str, path: Location) -> NoReturn:

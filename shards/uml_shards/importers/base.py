@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from ..errors import ShardError
+from ..names import check_name
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class NoSettings(BaseModel):
 class Source:
     """A split found by an importer: cheap to create and to pickle, with nothing decoded.
 
+    Raises:
+        ShardError: a name of a class, mask or task is not allowed, see `uml_shards.names.check_name`.
+
     Attributes:
         items: one small record per sample, interpreted only by the importer.
         classes: names of the image classes, in label order; () without labels.
@@ -55,6 +59,17 @@ class Source:
     mask_classes: tuple[str, ...] = ()
     mask_names: tuple[str, ...] = ()
     tasks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        kinds = {
+            "class": self.classes,
+            "mask class": self.mask_classes,
+            "mask": self.mask_names,
+            "task": self.tasks,
+        }
+        for kind, names in kinds.items():
+            for name in names:
+                check_name(name, kind)
 
 
 class Importer(ABC):

@@ -1,12 +1,14 @@
 """Read the table of labels, patients and splits of the importer `folder`."""
 
 import difflib
+import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import ShardError
+from ..names import check_name
 from ..sources.table import read_table
 from ..sources.walk import is_hidden
 from .folder_tree import normal_name, raw_files, without_ending
@@ -129,6 +131,8 @@ def read_labels(
     for column in ("patient", "split"):
         if column in columns:
             _refuse_gaps(path, column, images, found[column])
+    for label in set(found["label"].values()):
+        check_name(label, f"folder: {path}: label")
     _refuse_ambiguous(path, found, accepted)
     return Labels(found["label"], found["patient"], found["split"])
 
@@ -179,10 +183,10 @@ def _cells(
 
 
 def _text(cell: Any) -> str:
-    """Return the text of a cell. Workbooks may store 1 as 1.0."""
+    """Return the text of a cell, in Unicode's composed form. Workbooks may store 1 as 1.0."""
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
-    return "" if cell is None else str(cell).strip()
+    return "" if cell is None else unicodedata.normalize("NFC", str(cell).strip())
 
 
 def _refuse_gaps(path: Path, column: str, images: Mapping[str, Path], given: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ShardError
+from ..names import check_name
 from ..sample import IGNORE
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd")
@@ -78,6 +79,7 @@ def _labels(entry: Any, path: Path) -> tuple[tuple[str, ...], int | None]:
     if len(numbers) != len(entry):
         raise ShardError(f"nnunet: {path}: two labels have the same name: rename one")
     for name, number in numbers.items():
+        check_name(name, f"nnunet: {path}: label")
         if isinstance(number, list):
             raise ShardError(
                 f"nnunet: {path}: label {name!r} is a region, {number}, which is not supported: give each voxel one "

@@ -7,11 +7,11 @@ in them: it is neither part of the shards nor fetched from a URL, and only its o
 import csv
 import os
 from collections.abc import Mapping
-from io import StringIO
 from pathlib import Path
 
-from ..errors import ShardError
+from ..errors import ShardError, reading
 from ..format.manifest import KEY_TABLE
+from ..text import csv_table, csv_value
 
 
 def save_key_table(folder: Path, files: Mapping[str, Mapping[str, str]]) -> None:
@@ -26,15 +26,12 @@ def save_key_table(folder: Path, files: Mapping[str, Mapping[str, str]]) -> None
     """
     if not any(files.values()):
         return
-    table = StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("split", "key", "file"))
-    writer.writerows((split, key, file) for split, keys in files.items() for key, file in keys.items())
+    rows = [(split, key, file) for split, keys in files.items() for key, file in keys.items()]
     path = folder / KEY_TABLE
     try:
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(table.getvalue())
+            file.write(csv_table([("split", "key", "file"), *rows]))
     except OSError as error:
         raise ShardError(f"{path} cannot be written: {error.strerror}") from None
 
@@ -55,8 +52,8 @@ def find_key(folder: Path, key: str) -> tuple[str, str]:
             f"{folder} has no {KEY_TABLE}: only the importers folder and nnunet write it, on the machine "
             "that makes the shards"
         )
-    with path.open(newline="", encoding="utf-8") as file:
+    with reading(path), path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            if row["key"] == key:
-                return row["split"], row["file"]
+            if csv_value(row["key"]) == key:
+                return csv_value(row["split"]), csv_value(row["file"])
     raise ShardError(f"{path} does not contain the key {key!r}")

@@ -20,6 +20,7 @@ from ..format.decode import Layout, decode_sample
 from ..format.index import NO_LABEL, make_index, save_index, scan_tar
 from ..format.manifest import FILE_NAME, PLAIN_NAME, Manifest, Shard
 from ..format.members import read_components
+from ..names import check_file_name, check_name
 from ..sample import IGNORE, Sample
 from .tally import Tally
 from .unfinished import FOLDER
@@ -54,6 +55,11 @@ def index_plain(
             behind.
     """
     folder = Path(folder)
+    name = folder.resolve().name
+    dataset = check_file_name(dataset or name, f"{folder}: data set")
+    split = check_file_name(split or name, f"{folder}: split")
+    for given in (*classes, *mask_classes):
+        check_name(given, f"{folder}: class")
     tars = _find(folder, overwrite)
     components: set[str] = set()
     samples = 0
@@ -67,10 +73,9 @@ def index_plain(
         with tqdm(total=samples, desc=folder.name, unit="sample", disable=quiet or None) as bar:
             shards = [_index_tar(tar, columns, seen, bar) for tar in tars]
         largest_value = seen.largest_value()
-        name = folder.resolve().name
         manifest = Manifest(
-            dataset=dataset or name,
-            split=split or name,
+            dataset=dataset,
+            split=split,
             channels=seen.tally.channels,
             size=seen.tally.size,
             classes=tuple(classes) or _numbers(max(seen.tally.class_counts, default=-1)),

@@ -15,6 +15,7 @@ from ..format.decode import Layout, decode_sample
 from ..format.index import scan_tar
 from ..importers.base import Importer
 from ..sample import Sample
+from ..text import message_of
 from .skipped import Skipped
 from .tally import Tally
 from .unfinished import Unfinished, Written
@@ -65,7 +66,7 @@ class _BadSampleError(Exception):
 
     def __init__(self, item: str, reason: str) -> None:
         super().__init__(item, reason)
-        self.item, self.reason = item, reason
+        self.item, self.reason = message_of(item), message_of(reason)
 
 
 def write_shard(task: Task, counts: Counts) -> Written:

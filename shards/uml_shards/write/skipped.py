@@ -5,8 +5,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
+
+from ..errors import reading
+from ..text import csv_table, csv_value, message_of
 
 FILE_NAME = "skipped.csv"
 
@@ -38,20 +40,21 @@ class Skipped:
 
 def skipped_csv(skipped: Iterable[Skipped]) -> str:
     """Return the CSV table stored beside the shards: one row per sample, in the order of writing."""
-    table = StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("item", "reason"))
-    writer.writerows((sample.item, sample.reason) for sample in skipped)
-    return table.getvalue()
+    return csv_table([("item", "reason"), *((sample.item, sample.reason) for sample in skipped)])
 
 
 def load_skipped(folder: str | Path) -> list[Skipped]:
-    """Read the skipped samples of a split folder; empty if there is no table."""
+    """Read the skipped samples of a split folder; empty if there is no table.
+
+    Raises:
+        ShardError: the table cannot be read.
+    """
     path = Path(folder) / FILE_NAME
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [Skipped(row["item"], row["reason"]) for row in csv.DictReader(file)]
+    with reading(path), path.open(newline="", encoding="utf-8") as file:
+        rows = [(csv_value(row["item"]), csv_value(row["reason"])) for row in csv.DictReader(file)]
+    return [Skipped(message_of(item), message_of(reason)) for item, reason in rows]
 
 
 def summarize(skipped: Sequence[Skipped]) -> str:

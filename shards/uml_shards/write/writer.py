@@ -15,6 +15,7 @@ from ..format.index import make_index, save_index
 from ..format.manifest import FILE_NAME, Manifest, Shard
 from ..importers.base import Importer, Source
 from ..keyed import keyed_permutation
+from ..names import check_file_name, check_text
 from .fingerprint import fingerprint_of
 from .skipped import load_skipped, skipped_csv
 from .tally import Tally
@@ -65,6 +66,10 @@ def write_split(
             shards are kept for the next run.
     """
     folder = Path(folder)
+    check_file_name(importer.name, "importer")
+    check_file_name(split, f"{importer.name}: split")
+    check_text(importer.licence, f"{importer.name}: licence")
+    check_text(importer.source, f"{importer.name}: source")
     if not source.items:
         raise ShardError(f"{importer.name}: split {split} has no samples")
     runs = _cut(source.items, importer.name, split, samples_per_shard)

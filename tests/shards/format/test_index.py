@@ -119,3 +119,10 @@ def test_damaged_header_is_not_taken_as_the_end(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ShardError, match="truncated or damaged after 1 samples"):
         scan_tar(path)
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J.jpg", "a\nb.jpg", " a.jpg", "a.j\x07pg", "a.jpg "])
+def test_deceptive_names_of_members_are_refused_in_one_line(tmp_path, name):
+    with pytest.raises(ShardError, match=r"a\.tar: .*the name '.*: rename it$") as caught:
+        scan_tar(write_tar(tmp_path / "a.tar", [(name, b"J")]))
+    assert str(caught.value).isprintable()

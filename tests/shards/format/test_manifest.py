@@ -54,3 +54,23 @@ def test_invalid_field_is_named_in_a_one_line_error(tmp_path, change, named):
 def test_missing_folder_error_explains_how_to_make_shards(tmp_path):
     with pytest.raises(ShardError, match="does not exist: make shards first"):
         Manifest.load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("field", ["classes", "mask_classes", "mask_names", "components", "tasks", "dataset", "split"])
+def test_deceptive_names_are_refused_in_one_line(field):
+    name = "\x1b[2Ja\nerror: forged"
+    value = {"dataset": name, "split": name, "tasks": {name: [0]}}.get(field, ["b", name])
+    with pytest.raises(ShardError, match=rf"m is not a manifest .*: {field}: the name '\\x1b\[2Ja\\nerror"):
+        Manifest.parse(json.dumps({**STATED, field: value}).encode(), "m")
+
+
+@pytest.mark.parametrize("field", ["dataset", "split"])
+def test_names_that_become_folders_are_no_paths(field):
+    with pytest.raises(ShardError, match=rf"{field}: the name '\.\./x' contains / or"):
+        Manifest.parse(json.dumps({**STATED, field: "../x"}).encode(), "m")
+
+
+@pytest.mark.parametrize("field", ["licence", "source"])
+def test_licence_and_source_are_printable(field):
+    with pytest.raises(ShardError, match=rf"{field}: the text '\\x1b\[2J' contains"):
+        Manifest.parse(json.dumps({**STATED, field: "\x1b[2J"}).encode(), "m")

@@ -153,7 +153,7 @@ def test_numbers_that_stand_for_a_missing_value_are_refused(tmp_path, values, co
         ("label", ["1", "1.0", "0", "1", "0", "0"], "'1' and '1.0'"),
         ("label", ["Benign", "benign", "x", "x", "x", "x"], "'Benign' and 'benign'"),
         ("label", ["grade 1", "grade-1", "x", "x", "x", "x"], "'grade 1' and 'grade-1'"),
-        ("label", ["Größe", "Gro\u0308ße", "x", "x", "x", "x"], "and"),
+        ("label", ["Größe", "größe", "x", "x", "x", "x"], "'Größe' and 'größe'"),
         ("patient", ["P1", "p1", "P2", "P3", "P4", "P5"], "'P1' and 'p1'"),
         ("patient", ["001", "1", "2", "3", "4", "5"], "'001' and '1'"),
     ],
@@ -180,6 +180,21 @@ def test_other_splits_keep_their_names(tmp_path, split):
     raw = tree(tmp_path)
     write_table(raw / "labels.csv", "split", [split, "train", "train", "val", "val", "test"])
     assert split in Folder(raw, Options()).splits()
+
+
+def test_the_encoding_of_accents_makes_no_class(tmp_path):
+    raw = tree(tmp_path)
+    write_table(raw / "labels.csv", "label", ["Größe", "Gro\u0308ße", "x", "x", "x", "x"])
+    assert source(raw)[1].classes == ("Größe", "x")
+
+
+@pytest.mark.parametrize("label", ["\x1b[2Jx", "a\nerror: forged", "A" * 200, "\u202etxet"])
+def test_labels_that_cannot_be_shown_are_refused(tmp_path, label):
+    raw = tree(tmp_path)
+    write_table(raw / "labels.csv", "label", [label, "x", "x", "x", "x", "x"])
+    with pytest.raises(ShardError, match=r"labels\.csv: label: the name .*: rename it") as caught:
+        source(raw)
+    assert str(caught.value).isprintable()
 
 
 def test_ordinary_values_are_neither_missing_nor_alike():

@@ -11,7 +11,7 @@ import pytest
 from uml_shards import Manifest, ShardError, open_split
 from uml_shards.importers import Importer, Options, Source
 from uml_shards.sources.encode import encode_file, encode_grey, encode_json
-from uml_shards.write.skipped import Skipped, load_skipped, summarize
+from uml_shards.write.skipped import Skipped, load_skipped, skipped_csv, summarize
 from uml_shards.write.unfinished import FOLDER
 from uml_shards.write.verify import verify
 from uml_shards.write.writer import write_split
@@ -176,3 +176,25 @@ def test_interrupted_skipping_keeps_the_list_and_its_count(raw, tmp_path):
     assert sum(len(record["skipped"]) for record in records) >= 1
     write(raw, tmp_path / "train")
     assert len(load_skipped(tmp_path / "train")) == 5
+
+
+def test_items_and_reasons_are_read_as_they_were_written(tmp_path):
+    skipped = [Skipped('=HYPERLINK("http://x")', "raw/@SUM(1).png cannot be opened"), Skipped("-1", '\'=a, "b"')]
+    (tmp_path / "skipped.csv").write_text(skipped_csv(skipped))
+    assert "'=HYPERLINK" in (tmp_path / "skipped.csv").read_text()
+    assert load_skipped(tmp_path) == skipped
+
+
+def test_names_of_raw_files_reach_the_list_as_printable_text(raw, tmp_path):
+    bad = "\x1b[2J\nerror: forged"
+    (raw / f"{bad}.png").write_bytes(b"not an image")
+    write(raw, tmp_path / "train", ["k01", bad])
+    ((_, reason),) = [(one.item, one.reason) for one in load_skipped(tmp_path / "train")]
+    assert r"\x1b[2J\nerror: forged.png cannot be opened" in reason
+    assert all(line.isprintable() for line in (tmp_path / "train" / "skipped.csv").read_text().splitlines())
+
+
+def test_a_damaged_list_is_one_error_that_names_it(tmp_path):
+    (tmp_path / "skipped.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ShardError, match=r"skipped\.csv cannot be read: KeyError"):
+        load_skipped(tmp_path)

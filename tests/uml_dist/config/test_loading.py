@@ -81,3 +81,18 @@ def test_every_key_has_a_description_or_a_telling_name():
     assert "streams.NAME.count" in keys
     assert "networks.NAME.optimizer.lr" in keys
     assert "phases.steps" in keys
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"recipe": "uml\x1b[2J"}, "recipe"),
+        ({"streams": {"train": {"shards": "a\nerror: forged"}}}, r"streams\.train\.shards"),
+        ({"phases": [{"name": "\u202ex"}]}, r"phases\.name"),
+        ({"train": {"\x1b[2J": 1}}, "a key"),
+    ],
+)
+def test_texts_that_act_on_a_terminal_are_refused_in_one_line(change, place):
+    with pytest.raises(UmlError, match=rf"^tree: {place}: '.*' contains characters that are not printable") as caught:
+        validate({**TREE, **change}, "tree")
+    assert str(caught.value).isprintable()

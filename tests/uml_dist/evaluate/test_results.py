@@ -81,14 +81,24 @@ def test_writing_again_changes_no_byte(split, cases, tmp_path):
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
 
 
-def test_a_key_with_commas_quotes_and_line_ends_stays_one_cell(tmp_path):
-    key = 'a,"b"\nc'
+def test_a_key_with_commas_and_quotes_stays_one_cell(tmp_path):
+    key = 'a,"b";c'
     case = {"key": key, "label": 1, "probability_0": 0.25, "probability_1": 0.75, "image_nll": 0.2876820724517809}
     write_cases(tmp_path / "cases.csv", result_of(cases_of([case]), manifest_of()))
     with (tmp_path / "cases.csv").open(newline="") as stream:
         (row,) = csv.DictReader(stream)
     expected = {"key": key, "label": "malignant", "prediction": "malignant", "image_nll": "0.287682"}
     assert row == {**expected, "probability_benign": "0.25", "probability_malignant": "0.75"}
+
+
+def test_keys_and_classes_are_no_formulas(tmp_path):
+    case = {"key": "=1+1", "label": 1, "probability_0": 0.25, "probability_1": 0.75, "image_nll": 0.25}
+    manifest = manifest_of(classes=("@SUM(1)", '=HYPERLINK("http://x")'))
+    write_cases(tmp_path / "cases.csv", result_of(cases_of([case]), manifest))
+    with (tmp_path / "cases.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["key"], row["label"], row["image_nll"]) == ("'=1+1", '\'=HYPERLINK("http://x")', "0.25")
+    assert not any(cell.startswith(("=", "@")) for cell in [*row, *row.values()])
 
 
 def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):

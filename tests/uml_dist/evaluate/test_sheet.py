@@ -1,16 +1,18 @@
 """The picture: which cases it shows, and that what they hold can be seen in it."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from case_rows import cases_of
 from manifests import manifest_of
 from uml_dist.evaluate import examples
 from uml_dist.evaluate.examples import Example
-from uml_dist.evaluate.sheet import COLOURS, WIDTH, write_sheet
+from uml_dist.evaluate.sheet import COLOURS, WIDTH, draw_sheet, write_sheet
 
 CLASSES = ("background", "lesion")
 
@@ -124,3 +126,14 @@ def test_what_a_case_has_not_is_grey_and_what_none_has_is_no_panel(tmp_path):
     write_sheet(tmp_path / "image.png", [example(1, (20, 40), **nothing)], (), "a run")
     picture = pixels_of(tmp_path / "image.png")
     assert near(picture, (128, 128, 128)) == pytest.approx(320 * 160, rel=0.1)
+
+
+def test_texts_of_any_length_are_shortened_to_the_width_of_the_picture():
+    long = "W" * 10_000 + "\n$x$"
+    figure = draw_sheet([replace(example(1), title=long), example(2)], ["background", *[long] * 200], long)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    words = [text for text in figure.texts if text.get_text()]
+    assert sum("…" in text.get_text() for text in words) > 3
+    assert all(text.get_window_extent(renderer).x1 <= WIDTH for text in words)
+    assert all(text.get_text().isprintable() for text in words)
+    assert any("more" in text.get_text() for text in words)

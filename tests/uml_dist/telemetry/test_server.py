@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from urllib.request import urlopen
@@ -112,3 +113,64 @@ def test_forked_worker_does_not_keep_the_port(metrics: Metrics):
         os.close(wake)
         os.waitpid(worker, 0)
         os.close(wait)
+
+
+def connect(server: MetricsServer) -> socket.socket:
+    return socket.create_connection((HOST, server.port), timeout=10)
+
+
+def wait_for_answer(server: MetricsServer) -> None:
+    """Scrape until the place of an earlier client is free."""
+    for _ in range(200):
+        try:
+            scrape(server)
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    pytest.fail("its place is still taken")
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Wait until the server ends a connection, which it does without an answer."""
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_connections_beyond_the_limit_are_closed_at_once(metrics: Metrics):
+    server = serve_metrics(metrics.registry, 0, connections=2, seconds=1000.0)
+    assert server is not None
+    silent = [connect(server), connect(server)]
+    assert all(is_closed(connect(server)) for _ in range(20))
+    silent[0].close()
+    silent[1].sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+    with silent[1].makefile("rb") as answer:
+        assert answer.readline().endswith(b"200 OK\r\n")
+    server.stop()
+
+
+def test_clients_that_send_nothing_or_a_part_of_a_request_are_disconnected(metrics: Metrics):
+    server = serve_metrics(metrics.registry, 0, connections=3, seconds=0.1)
+    assert server is not None
+    clients = [connect(server) for _ in range(3)]
+    clients[1].sendall(b"GET /met")
+    clients[2].sendall(b"GET /metrics HTTP/1.0\r\nHost: x\r\n")
+    assert all(map(is_closed, clients))
+    wait_for_answer(server)
+    server.stop()
+
+
+def test_a_client_that_reads_nothing_is_disconnected(metrics: Metrics, capfd: pytest.CaptureFixture[str]):
+    # More text than the buffers of a connection hold.
+    metrics.record_log(loss={"x" * 10_000_000: 0.0}, learning_rate={}, grad_norm={}, vacuity={})
+    server = serve_metrics(metrics.registry, 0, connections=1, seconds=1.0)
+    assert server is not None
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        client.connect((HOST, server.port))
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        wait_for_answer(server)
+    server.stop()
+    assert capfd.readouterr() == ("", "")
