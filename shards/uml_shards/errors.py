@@ -31,7 +31,7 @@ def one_line(error: BaseException) -> str:
 def reason_of(error: Exception) -> str:
     """Return why a library could not read a file: one line, without the path, of at most 300 characters."""
     reason = getattr(error, "strerror", None) or one_line(error)
-    if isinstance(error, LookupError):  # its message is only the key
+    if isinstance(error, LookupError) and str(error):  # its message is only the key
         reason = f"{type(error).__name__}: {reason}"
     return str(reason)[:300]
 
