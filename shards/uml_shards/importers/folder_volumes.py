@@ -44,14 +44,17 @@ def encode_volume_files(
     Raises:
         ShardError: a file cannot be used, or a mask and the image do not have the same voxels.
     """
-    image = read_volume(image_path)
-    read = [_read_mask(path, values, classes, image, image_path) for path in masks]
+    image = read_volume(image_path, how.voxel_size)
+    drawn = {path: read_numbers(path, how.voxel_size) for path in masks}
+    read = [_classes(mask, path, values, classes, image, image_path) for path, mask in drawn.items()]
     mask = np.bitwise_or.reduce(read) if read else None
     return encode_prepared(image, mask, how, image_path, label)
 
 
-def _read_mask(path: Path, values: MaskValues, classes: int, image: Volume, image_path: Path) -> NDArray[np.uint8]:
-    mask = read_numbers(path)
+def _classes(
+    mask: Volume, path: Path, values: MaskValues, classes: int, image: Volume, image_path: Path
+) -> NDArray[np.uint8]:
+    """Return the class numbers of a mask of an image."""
     refuse_other_place(mask, path, image, image_path)
     numbers = mask.values
     if values == "binary":

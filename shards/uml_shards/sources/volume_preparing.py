@@ -55,17 +55,19 @@ class Preparation:
         spacing: voxel size to resample to, in mm along each axis; () keeps the volume's spacing.
         window: range (low, high) to which values are clipped; () disables clipping.
         intensity: intensity mode for all channels, or one mode per channel.
+        voxel_size: voxel size of files that state none, in mm along each axis; () if it is unknown.
     """
 
     spacing: tuple[float, ...] = ()
     window: tuple[float, ...] = ()
     intensity: Intensity | Sequence[Intensity] = "keep"
+    voxel_size: tuple[float, ...] = ()
 
 
 def encode_prepared(
     image: Volume, mask: NDArray[np.uint8] | None, how: Preparation, path: Path, label: int | None = None
 ) -> dict[str, bytes]:
-    """Prepare a volume and encode it as components. The only metadata kept are spacing and affine.
+    """Prepare a volume and encode it as components. Of its metadata, only a known spacing and affine are kept.
 
     Args:
         image: volume from `read_volume`.
@@ -78,7 +80,7 @@ def encode_prepared(
         ShardError: the volume cannot be scaled or resampled.
     """
     prepared = resample(scale(image, how, path), how.spacing, path)
-    meta = {"spacing": list(prepared.spacing), "affine": prepared.affine.tolist()}
+    meta = {"spacing": list(prepared.spacing), "affine": prepared.affine.tolist()} if prepared.stated else {}
     components = {IMAGE: encode_volume(prepared.values), "json": encode_json(label, meta)}
     if mask is not None:
         drawn = Volume(mask, image.affine, image.stated)
@@ -127,14 +129,16 @@ def resample(volume: Volume, spacing: Sequence[float], path: Path, nearest: bool
     Raises:
         ShardError: scipy is missing, the file does not state its spacing, or there would be too many voxels.
     """
-    ratio = np.asarray([new / old for new, old in zip(spacing, volume.spacing, strict=False)])
-    ratio[np.abs(ratio - 1) < _SAME] = 1
-    if (ratio == 1).all():
+    if not len(spacing):
         return volume
     if not volume.stated:
         raise ShardError(
-            f"{path} does not state its voxel size: leave the setting spacing empty, or store the size in the file"
+            f"{path} does not state its voxel size: give it in mm, such as voxel_size=1,1,1, or leave spacing empty"
         )
+    ratio = np.asarray(spacing) / np.asarray(volume.spacing)
+    ratio[np.abs(ratio - 1) < _SAME] = 1
+    if (ratio == 1).all():
+        return volume
     shape = np.asarray(volume.values.shape[:3])
     target = [max(1, round(side)) for side in shape / ratio]
     refuse_large((*target, *volume.values.shape[3:]), path)
