@@ -116,8 +116,8 @@ def is_jpeg(opened: Image.Image) -> bool:
 
 
 def is_sixteen_bit(opened: Image.Image) -> bool:
-    """Whether the image is 16-bit grey. Pillow before 11 opens such a PNG as "I", which in a TIFF means 32 bits."""
-    return opened.mode in _SIXTEEN_BIT or (opened.mode == "I" and opened.format == "PNG")
+    """Whether the image is 16-bit grey."""
+    return opened.mode in _SIXTEEN_BIT
 
 
 def bits(opened: Image.Image, path: Path) -> int:
