@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from pydantic import ValidationError
+
 Reason = Literal["image", "mask", "label", "tar", "remote", "other"]
 """The faulty part: a component of a sample, the tar that contains it, or the server that provides the tar."""
 
@@ -30,6 +32,10 @@ def one_line(error: BaseException) -> str:
 
 def reason_of(error: Exception) -> str:
     """Return why a library could not read a file: one line, without the path, of at most 300 characters."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        return f"{place}: {first['msg']}"[:300] if place else first["msg"][:300]
     reason = getattr(error, "strerror", None) or one_line(error)
     if isinstance(error, LookupError) and str(error):  # its message is only the key
         reason = f"{type(error).__name__}: {reason}"
