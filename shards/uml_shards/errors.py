@@ -66,11 +66,11 @@ def run_command(command: Callable[[], int], debug: bool, errors: tuple[type[Exce
     Args:
         command: the command.
         debug: whether to raise such errors instead.
-        errors: the errors that users can fix.
+        errors: the errors that users can fix; those of the system, such as a name that is too long, are too.
     """
     try:
         return command()
-    except errors as error:
+    except (*errors, OSError) as error:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
