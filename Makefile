@@ -3,6 +3,7 @@
 SHELL := bash
 VENV ?= .venv
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.uml-dist-installed
 
@@ -115,9 +116,9 @@ clean: ## remove caches and build products, but keep data, runs and the environm
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find uml_dist kernels shards launchers tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.uml-dist-installed: pyproject.toml constraints.txt
+$(VENV)/.uml-dist-installed: pyproject.toml $(CONSTRAINTS)
 	@[ -x "$(BIN)/python" ] || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "error: $(PYTHON) is not Python 3.11 or newer: choose one, such as make PYTHON=python3.12" >&2; exit 2; }
 	[ -x "$(BIN)/python" ] || $(PYTHON) -m venv "$(VENV)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
 	@touch $@

@@ -5,8 +5,11 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from commands import load_script
 
 ROOT = Path(__file__).parents[1]
 # What people type; a name leaves this list with a major version only.
@@ -88,3 +91,24 @@ def test_pinned_versions_are_within_what_the_project_allows():
     for requirement in map(requirements.Requirement, wanted):
         assert requirement.name in pinned, f"{requirement.name} is not pinned"
         assert requirement.specifier.contains(pinned[requirement.name]), requirement
+
+
+def lowest() -> ModuleType:
+    return load_script(ROOT / ".ci" / "lowest.py")
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "shards/pyproject.toml", "kernels/pyproject.toml"])
+def test_every_direct_dependency_has_one_lower_bound(file):
+    requirements = lowest().requirements_of(ROOT / file)
+    constraints = lowest().lowest_versions(requirements)
+    names = [line.partition("==")[0] for line in constraints]
+    assert len(names) == len(set(names)), "two lower bounds"
+    everything = lowest().lowest_versions(lowest().requirements_of(ROOT / "pyproject.toml"))
+    assert set(constraints) <= set(everything), "a bound differs from that of the project"
+
+
+def test_lowest_versions_are_constraints_for_pip():
+    given = ["b>=1.2", "a.c>=0.19.8,<0.20", "b>=1.2", "t>=3.6; platform_system == 'Linux'"]
+    assert lowest().lowest_versions(given) == ["a.c==0.19.8", "b==1.2", "t==3.6; platform_system == 'Linux'"]
+    with pytest.raises(ValueError, match="'free' has no lower bound"):
+        lowest().lowest_versions(["free"])

@@ -1,5 +1,9 @@
-"""The error that users of the trainer can fix themselves."""
+"""The error that users of the trainer can fix themselves, and the guard around what others have written."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from uml_shards.errors import reason_of
 from uml_shards.text import message_of
 
 
@@ -11,3 +15,18 @@ class UmlError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message_of(message))
+
+
+@contextmanager
+def refusing(problem: str, remedy: str = "", kind: type[UmlError] = UmlError) -> Iterator[None]:
+    """Report any error of a library on the contents of a file as one line: "PROBLEM: reason: REMEDY".
+
+    Raises:
+        UmlError: of the kind given; errors that are a `UmlError` already are not changed.
+    """
+    try:
+        yield
+    except UmlError:
+        raise
+    except Exception as error:
+        raise kind(": ".join(part for part in (problem, reason_of(error), remedy) if part)) from error

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from pydantic import ValidationError
+
 from .text import message_of
 
 Reason = Literal["image", "mask", "label", "tar", "remote", "other"]
@@ -31,10 +33,19 @@ def one_line(error: BaseException) -> str:
     return message_of(" ".join(str(error).split())) or type(error).__name__
 
 
+def print_error(problem: object) -> None:
+    """Print a problem on stderr as one line, `error: ...`, whatever it contains."""
+    print(f"error: {message_of(problem)}", file=sys.stderr, flush=True)
+
+
 def reason_of(error: Exception) -> str:
     """Return why a library could not read a file: one line, without the path, of at most 300 characters."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        return f"{place}: {first['msg']}"[:300] if place else first["msg"][:300]
     reason = getattr(error, "strerror", None) or one_line(error)
-    if isinstance(error, LookupError):  # its message is only the key
+    if isinstance(error, LookupError) and str(error):  # its message is only the key
         reason = f"{type(error).__name__}: {reason}"
     return str(reason)[:300]
 
@@ -57,22 +68,17 @@ def reading(path: object, reason: Reason = "other") -> Iterator[None]:
         raise ShardError(f"{path} cannot be read: {reason_of(error)}", reason) from error
 
 
-def print_error(problem: object) -> None:
-    """Print a problem on stderr as one line, `error: ...`, whatever it contains."""
-    print(f"error: {message_of(problem)}", file=sys.stderr, flush=True)
-
-
 def run_command(command: Callable[[], int], debug: bool, errors: tuple[type[Exception], ...] = (ShardError,)) -> int:
     """Run a command and return its exit code; report an error that users can fix as one line, with exit code 2.
 
     Args:
         command: the command.
         debug: whether to raise such errors instead.
-        errors: the errors that users can fix.
+        errors: the errors that users can fix; those of the system, such as a name that is too long, are too.
     """
     try:
         return command()
-    except errors as error:
+    except (*errors, OSError) as error:
         if debug:
             raise
         print_error(error)

@@ -96,6 +96,21 @@ def test_dry_run_prints_the_needs_of_the_run(command, write, folder, partly_know
     assert list((folder / "here").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--run", "a" * 5000),
+        ("streams.train.split=" + "a" * 5000,),
+        ("streams.train.shards=" + "a" * 5000,),
+        ("model.init=" + "a" * 5000,),
+    ],
+    ids=["run", "split", "shards", "init"],
+)
+def test_names_that_are_too_long_are_refused_in_one_line(command, write, folder, partly_known, words):
+    path = write(uml_tree(partly_known))
+    assert_refused(command("--config", path, "--dry-run", *words), folder, "File name too long")
+
+
 @pytest.mark.parametrize("wrong", WRONG_SHARDS, ids=lambda wrong: wrong.__name__)
 def test_wrong_shards_are_refused_in_one_line(command, write, folder, partly_known, wrong):
     shards = wrong(partly_known, folder / "shards")

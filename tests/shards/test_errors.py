@@ -1,5 +1,6 @@
 """How commands report errors that users can fix."""
 
+import os
 import pickle
 
 import pytest
@@ -19,6 +20,11 @@ def test_exit_code_is_that_of_the_command(capsys):
 def test_an_error_that_users_can_fix_is_one_line_on_stderr(capsys):
     assert run_command(fail, debug=False) == 2
     assert capsys.readouterr() == ("", "error: tar a.tar is missing: copy it again\n")
+
+
+def test_an_error_of_the_system_is_one_line(capsys):
+    assert run_command(lambda: len(os.listdir("a" * 300)), debug=False) == 2
+    assert capsys.readouterr().err == f"error: [Errno 36] File name too long: '{'a' * 300}'\n"
 
 
 def test_debug_and_other_errors_keep_their_traceback():

@@ -7,11 +7,10 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import UmlError
+from ..errors import UmlError, refusing
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 COUNTERS = re.compile(r"(.*\.)?num_batches_tracked")
@@ -69,7 +68,8 @@ def load_weights(module: nn.Module, path: str | Path, published: Published) -> s
     if shapes:
         raise UmlError(f"weights {path}: the file has {_few(shapes)}: it is for another architecture")
     if not any(tensor.is_meta for tensor in own.values()):
-        module.load_state_dict(given)
+        with refusing(f"weights {path} do not fit", "download the file again"):
+            module.load_state_dict(given)
     line = f"weights {path}: not used: {_few(unused) if unused else 'none'}"
     return f"{line}; first convolution summed over RGB, as the images are grey" if summed else line
 
@@ -104,18 +104,18 @@ def _sum_over_rgb(given: dict[str, Tensor], first: str, own: torch.Size, path: s
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix not in SUFFIXES:
         raise UmlError(f"weights {path} are neither a .safetensors nor a .pth file: choose such a file")
-    if not path.is_file():
-        raise UmlError(f"weights {path}: there is no such file: download it first")
-    try:
+    with refusing(f"weights {path} are not a valid weight file", "download the file again"):
+        if not path.is_file():
+            raise UmlError(f"weights {path}: there is no such file: download it first")
         if path.suffix == ".safetensors":
             return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UmlError(f"weights {path} cannot be read: {error.strerror or error}") from None
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UmlError(f"weights {path} are not a valid weight file ({reason}): download the file again") from None
-    if not isinstance(tensors, dict) or not all(isinstance(each, Tensor) for each in tensors.values()):
+        try:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        except UnpicklingError:  # its message suggests to run the code in the file
+            raise ValueError("it is damaged, or contains more than tensors") from None
+    if not isinstance(tensors, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()
+    ):
         raise UmlError(f"weights {path} are not a plain dictionary of tensors: save only the state_dict")
     return tensors
 

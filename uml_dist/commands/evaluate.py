@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = load_run(options.run, options.checkpoint, "cpu", options.shards)
         split = run.open_split(options.split or run.config.train.validate_split, options.stream)
         world, devices = enter(options)
-    except (UmlError, ShardError) as error:
+    except (UmlError, ShardError, OSError) as error:
         if options.debug:
             raise
         exit_with_error(error)

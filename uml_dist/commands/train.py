@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None, default_config: Path | None = N
             print(dry_run(setup, ranks) + "\n" if is_main else "", end="")
             return 0
         devices = ensure_world(options.num_gpus, options.cpu)
-    except (UmlError, ShardError) as error:
+    except (UmlError, ShardError, OSError) as error:
         if options.debug:
             raise
         exit_with_error(error)

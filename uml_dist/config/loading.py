@@ -1,6 +1,7 @@
 """Reads configurations: parses TOML, applies `table.key=value` overrides and validates against the recipe's schema."""
 
 import difflib
+import reprlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,11 +10,18 @@ from typing import Any, NamedTuple, get_origin
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
+from uml_shards.errors import reason_of
 from uml_shards.text import shown
 
-from ..errors import UmlError
+from ..errors import UmlError, refusing
 from ..registry import find_class
 from .schema import RunConfig, resumable_mark, table_of
+
+MAX_BYTES = 1 << 20
+"""Largest configuration file, in bytes."""
+
+MAX_LEVELS = 16
+"""Deepest nesting of tables and lists in a configuration; no setting is deeper than 5."""
 
 
 def read_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunConfig:
@@ -28,34 +36,49 @@ def read_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunCo
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Read a TOML file into nested dicts."""
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UmlError(f"configuration {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UmlError(f"configuration {path} is not valid TOML: {str(error).splitlines()[0]}") from None
+    """Read a TOML file into nested dicts.
+
+    Raises:
+        UmlError: it cannot be read, is not TOML, or nests tables or lists too deeply.
+    """
+    with refusing(f"configuration {path} cannot be read"):
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES} bytes")
+    with refusing(f"configuration {path} is not valid TOML"):
+        return _copy(tomllib.loads(data.decode()))
 
 
 def apply_overrides(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Return a copy of a tree with `table.key=value` overrides applied; values that are not TOML become strings."""
-    tree = _copy(tree)
+    changed: dict[str, Any] = _copy(tree)
     for word in overrides:
         path, equals, text = word.partition("=")
         if not equals or not path:
             raise UmlError(f"argument {word!r} is not a setting: write table.key=value, such as train.steps=2000")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
+        if path.count(".") >= MAX_LEVELS:
+            raise UmlError(f"argument {word[:60]!r} names a table more than {MAX_LEVELS} levels deep")
+        value = _value(text)
         *tables, key = path.split(".")
-        table = tree
+        table = changed
         for name in tables:
             table = table.setdefault(name, {})
             if not isinstance(table, dict):
                 raise UmlError(f"argument {word!r}: {name} is a value, not a table")
         table[key] = value
-    return tree
+    return changed
+
+
+def _value(text: str) -> Any:
+    """Return the value of TOML, or the text itself if it is not one value."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+        return _copy(parsed["value"]) if len(parsed) == 1 else text
+    except tomllib.TOMLDecodeError:
+        return text
+    except Exception as error:
+        raise UmlError(f"argument {text[:60]!r} cannot be read: {reason_of(error)}") from None
 
 
 def validate(tree: Mapping[str, Any], where: str) -> RunConfig:
@@ -151,7 +174,7 @@ def _first_complaint(error: ValidationError, schema: type[BaseModel]) -> str:
         return f"key {key} is missing"
     message = complaint["msg"].removeprefix("Value error, ")
     given = complaint["input"]
-    value = f" = {given!r}" if isinstance(given, str | int | float | bool) else ""
+    value = f" = {reprlib.repr(given)}" if isinstance(given, str | int | float | bool) else ""
     return f"{key}{value}: {message}" if key else message
 
 
@@ -175,5 +198,16 @@ def _nearest(parts: list[str], schema: type[BaseModel]) -> str:
     return f"; valid here: {', '.join(key.rpartition('.')[2] for key in siblings)}" if siblings else ""
 
 
-def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+def _copy(tree: Any, levels: int = MAX_LEVELS) -> Any:
+    """Return a copy of nested tables and lists.
+
+    Raises:
+        ValueError: they are nested more deeply than `levels`.
+    """
+    if not isinstance(tree, Mapping | list):
+        return tree
+    if not levels:
+        raise ValueError(f"tables and lists are nested more than {MAX_LEVELS} levels deep")
+    if isinstance(tree, list):
+        return [_copy(value, levels - 1) for value in tree]
+    return {key: _copy(value, levels - 1) for key, value in tree.items()}

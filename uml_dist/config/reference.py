@@ -153,7 +153,7 @@ def _other_defaults(schema: type[RunConfig]) -> Iterator[str]:
 def _row(root: type[RunConfig], key: str, path: str, field: FieldInfo) -> str:
     mark = " +" if resumable_mark(root, f"{path}.{key}".lstrip(".")) else ""
     default = "required" if field.is_required() else _value(field.default)
-    cells = (f"`{key}`{mark}", _type(field.annotation), default, _range(field), _cell(field.description or ""))
+    cells = (f"`{key}`{mark}", _type(field.annotation), default, range_of(field), _cell(field.description or ""))
     return f"| {' | '.join(cells)} |"
 
 
@@ -185,15 +185,24 @@ def _value(value: Any) -> str:
     return f"`{list(value)}`" if isinstance(value, tuple) else f"`{value}`"
 
 
-def _range(field: FieldInfo) -> str:
-    """Return the bounds of a number."""
+def range_of(field: FieldInfo) -> str:
+    """Return the bounds of a number, or of the numbers in a list or table."""
     found = [
         f"{sign} {getattr(bound, name):g}"
-        for bound in field.metadata
+        for bound in (*field.metadata, *_bounds_within(field.annotation))
         for kind, name, sign in BOUNDS
         if isinstance(bound, kind)
     ]
-    return ", ".join(found)
+    return ", ".join(dict.fromkeys(found))
+
+
+def _bounds_within(annotation: Any) -> Iterator[Any]:
+    """Yield the metadata of the parts of a type."""
+    for part in get_args(annotation):
+        if isinstance(part, FieldInfo):
+            yield from part.metadata
+        else:
+            yield from _bounds_within(part)
 
 
 def _meaning(schema: type[BaseModel]) -> str:

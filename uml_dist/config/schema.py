@@ -4,6 +4,7 @@
 Everything is validated before any rank starts.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
+from uml_shards.format.picture import MAX_PIXELS
 from uml_shards.read.truth import EmptyRule
 
 
@@ -37,20 +39,33 @@ Schedule = Literal["constant", "poly", "cosine", "step"]
 Augment = Literal["none", "light"]
 
 
-def _positive(size: int | tuple[int, int, int]) -> int | tuple[int, int, int]:
-    if min(size if isinstance(size, tuple) else (size,)) < 1:
+MAX_STEPS = 10**9
+"""Largest number of steps: more than any run takes, and far from the limits of integers."""
+
+MAX_BATCH = 1 << 16
+"""Largest number of samples in a global batch."""
+
+
+def _possible(size: int | tuple[int, int, int]) -> int | tuple[int, int, int]:
+    sides = size if isinstance(size, tuple) else (size, size)
+    if min(sides) < 1:
         raise ValueError("must be greater than 0")
+    if math.prod(sides) > MAX_PIXELS:
+        raise ValueError(f"must be at most {MAX_PIXELS} pixels or voxels in all")
     return size
 
 
-Size = Annotated[int | tuple[int, int, int], AfterValidator(_positive)]
+Size = Annotated[int | tuple[int, int, int], AfterValidator(_possible)]
 """Height and width of images, or [H, W, D] of patches of volumes."""
 
 
 class Section(BaseModel):
-    """A table of the configuration: immutable, without unknown keys."""
+    """A table of the configuration: immutable, without unknown keys, its numbers finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Weight = Annotated[float, Field(ge=0)]
 
 
 class StreamConfig(Section):
@@ -70,15 +85,15 @@ class StreamConfig(Section):
         default=None,
         description="file with the keys of the labelled samples, one per line; default: those with a mask or a label",
     )
-    count: int = Field(gt=0, description="samples of the stream in a global batch (its slots)")
-    sampling: Literal["epoch", "balanced"] | dict[str, float] = Field(
+    count: int = Field(gt=0, le=MAX_BATCH, description="samples of the stream in a global batch (its slots)")
+    sampling: Literal["epoch", "balanced"] | dict[str, Weight] = Field(
         default="epoch",
         description="epoch: each sample once; balanced: all classes equally often; or the frequency of each class "
         "by name",
     )
     size: Size | None = Field(default=None, description="size of its images or patches; default: data.size")
     augment: Augment | None = Field(default=None, description="its augmentation; default: data.augment")
-    weights: tuple[float, ...] | None = Field(
+    weights: tuple[Weight, ...] | None = Field(
         default=None, description="frequency of each data set of shards and more_shards; default: each sample once"
     )
 
@@ -103,7 +118,7 @@ class StreamConfig(Section):
 class DataConfig(Section):
     """`[data]`: how samples are read."""
 
-    workers: Annotated[int | Literal["auto"], RESUMABLE] = Field(
+    workers: Annotated[Annotated[int, Field(ge=0, le=256)] | Literal["auto"], RESUMABLE] = Field(
         default="auto", description="processes per rank that read ahead; auto: none on the CPU, up to 4 with a GPU"
     )
     size: Size | None = Field(
@@ -121,9 +136,10 @@ class DataConfig(Section):
     cache_gigabytes: Annotated[float | None, RESUMABLE] = Field(
         default=None,
         gt=0,
+        le=1e6,
         description="largest size of the cache; the least recently used shards are removed; default: no limit",
     )
-    window: int = Field(default=256, gt=0, description="samples among which a slot shuffles")
+    window: int = Field(default=256, gt=0, le=10**6, description="samples among which a slot shuffles")
     on_bad_sample: Annotated[Literal["error", "skip"], RESUMABLE] = Field(
         default="error",
         description="error: stop at an unreadable sample; skip: replace it by a placeholder of weight 0",
@@ -134,11 +150,12 @@ class ModelConfig(Section):
     """`[model]`: keys that the models of all recipes have."""
 
     classes: int | None = Field(
-        default=None, gt=1, description="number of image classes that the shards must have; default: any"
+        default=None, gt=1, le=1 << 15, description="number of image classes that the shards must have; default: any"
     )
     mask_classes: int | None = Field(
         default=None,
         gt=1,
+        le=255,
         description="number of pixel classes that the shards must have, background included; default: any",
     )
     init: Annotated[str | None, RESUMABLE] = Field(
@@ -149,23 +166,30 @@ class ModelConfig(Section):
     )
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerConfig(Section):
     """`[optimizer]`, and `[networks.NAME.optimizer]` on top of it: the optimiser and the learning rate schedule."""
 
     name: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="torch's optimiser of this name")
-    lr: float = Field(default=1e-3, gt=0, description="base learning rate")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="betas of adam and adamw")
+    lr: float = Field(default=1e-3, gt=0, le=100, description="base learning rate")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), description="betas of adam and adamw")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of sgd")
-    weight_decay: float = Field(default=1e-5, ge=0, description="L2 for adam and sgd, decoupled for adamw")
+    weight_decay: float = Field(default=1e-5, ge=0, le=100, description="L2 for adam and sgd, decoupled for adamw")
     schedule: Schedule = Field(default="constant", description="schedule of the learning rate after the warmup")
-    warmup: int = Field(default=0, ge=0, description="steps over which the learning rate rises linearly from 0")
+    warmup: int = Field(
+        default=0, ge=0, le=MAX_STEPS, description="steps over which the learning rate rises linearly from 0"
+    )
     hold: float = Field(
         default=0.3, ge=0, lt=1, description="poly: share of the steps at the base rate before the decay"
     )
-    power: float = Field(default=0.9, gt=0, description="poly: exponent of the decay")
-    step_every: int = Field(default=2500, gt=0, description="step: number of steps between two reductions")
+    power: float = Field(default=0.9, gt=0, le=100, description="poly: exponent of the decay")
+    step_every: int = Field(
+        default=2500, gt=0, le=MAX_STEPS, description="step: number of steps between two reductions"
+    )
     step_factor: float = Field(default=0.1, gt=0, lt=1, description="step: factor of each reduction")
-    floor: float = Field(default=1e-5, ge=0, description="lower bound of the learning rate")
+    floor: float = Field(default=1e-5, ge=0, le=100, description="lower bound of the learning rate")
     clip: float = Field(default=0.0, ge=0, description="largest norm of the gradient; 0: no clipping")
 
 
@@ -179,8 +203,10 @@ class PhaseConfig(Section):
     """`[[phases]]`: one of the recipe's phases, where it differs from the recipe's defaults."""
 
     name: str = Field(description="name of the phase")
-    steps: int | None = Field(default=None, gt=0, description="its optimiser steps; default: its share of train.steps")
-    counts: dict[str, Annotated[int, Field(gt=0)]] = Field(
+    steps: int | None = Field(
+        default=None, gt=0, le=MAX_STEPS, description="its optimiser steps; default: its share of train.steps"
+    )
+    counts: dict[str, Annotated[int, Field(gt=0, le=MAX_BATCH)]] = Field(
         default={}, description="samples in a global batch by stream; default: streams.NAME.count"
     )
     until: str | None = Field(
@@ -188,30 +214,40 @@ class PhaseConfig(Section):
         description="metric of a validation (NAME.METRIC of a named one): the phase ends when it stops improving",
     )
     patience: int | None = Field(
-        default=None, gt=0, description="validations without an improvement of until after which the phase ends"
+        default=None,
+        gt=0,
+        le=MAX_STEPS,
+        description="validations without an improvement of until after which the phase ends",
     )
 
 
 class TrainConfig(Section):
     """`[train]`: the run."""
 
-    steps: int | None = Field(default=None, gt=0, description="optimiser steps of the whole run")
-    epochs: float | None = Field(default=None, gt=0, description="passes over the first stream, instead of steps")
+    steps: int | None = Field(default=None, gt=0, le=MAX_STEPS, description="optimiser steps of the whole run")
+    epochs: float | None = Field(
+        default=None, gt=0, le=1e6, description="passes over the first stream, instead of steps"
+    )
     micro_batch: Annotated[int | None, RESUMABLE] = Field(
         default=None,
         gt=0,
+        le=MAX_BATCH,
         description="largest number of samples per rank and forward pass, from which the accumulation follows; "
         "default: no accumulation",
     )
-    seed: int = Field(default=0, ge=0, description="seed of initial weights, order, augmentation and dropout")
+    seed: int = Field(
+        default=0, ge=0, lt=1 << 63, description="seed of initial weights, order, augmentation and dropout"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="fp32",
         description="precision of the networks; losses stay in float32. auto: bf16 if the GPU or processor supports "
         "it, else fp32",
     )
-    log_every: Annotated[int, RESUMABLE] = Field(default=10, gt=0, description="steps between two log lines")
+    log_every: Annotated[int, RESUMABLE] = Field(
+        default=10, gt=0, le=MAX_STEPS, description="steps between two log lines"
+    )
     validate_every: Annotated[int, RESUMABLE] = Field(
-        default=500, gt=0, description="steps between two validations; the last one is at the end"
+        default=500, gt=0, le=MAX_STEPS, description="steps between two validations; the last one is at the end"
     )
     validate_split: str = Field(default="val", description="split of the first stream's data set for validation")
     best: Annotated[str, RESUMABLE] = Field(
@@ -249,8 +285,12 @@ class ZeroConfig(Section):
 class CheckpointConfig(Section):
     """`[checkpoint]`: how often the run is saved, and which checkpoints are kept."""
 
-    every: int = Field(default=500, gt=0, description="steps between two checkpoints; the last one is at the end")
-    keep: int = Field(default=2, gt=0, description="number of newest checkpoints to keep, besides the best ones")
+    every: int = Field(
+        default=500, gt=0, le=MAX_STEPS, description="steps between two checkpoints; the last one is at the end"
+    )
+    keep: int = Field(
+        default=2, gt=0, le=MAX_STEPS, description="number of newest checkpoints to keep, besides the best ones"
+    )
 
 
 class MetricsConfig(Section):
@@ -319,11 +359,20 @@ class RunConfig(Section):
         for key, ours in DERIVED_FROM.items():
             if key in self.deepspeed:
                 raise ValueError(f"deepspeed.{key} is derived: set {ours} instead")
+        if not _is_finite(self.deepspeed):
+            raise ValueError("deepspeed contains a number that is infinite or NaN")
         return self
 
     def optimizer_of(self, network: str) -> OptimizerConfig:
         """Return the optimiser settings of a trained network."""
         return self.networks[network].optimizer if network in self.networks else self.optimizer
+
+
+def _is_finite(tree: Any) -> bool:
+    """Whether all numbers in nested tables and lists are finite."""
+    if isinstance(tree, Mapping | list):
+        return all(_is_finite(part) for part in (tree.values() if isinstance(tree, Mapping) else tree))
+    return not isinstance(tree, float) or math.isfinite(tree)
 
 
 DERIVED_FROM = {

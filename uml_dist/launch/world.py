@@ -268,7 +268,7 @@ def enter_world(environment: MutableMapping[str, str] | None = None) -> World:
     return world
 
 
-def exit_with_error(error: ValueError, environment: Mapping[str, str] | None = None) -> NoReturn:
+def exit_with_error(error: Exception, environment: Mapping[str, str] | None = None) -> NoReturn:
     """Exit because of an error that every rank detects before the ranks connect; the node's first rank prints one line.
 
     That rank exits with code 2. The other ranks exit silently with code 0: if a launcher sees any rank fail, it kills

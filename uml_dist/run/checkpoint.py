@@ -14,17 +14,20 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic_core import from_json
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from uml_shards.durable import sync, sync_folder, write_text
 
-from ..errors import UmlError
+from ..errors import UmlError, refusing
 from .checkpoint_folder import (
     USE_ANOTHER,
     DamagedError,
@@ -41,10 +44,13 @@ from .network_state import NetworkState
 
 FORMAT = 1
 
+Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
 
 @dataclass
 class RunState:
-    """The progress of a run.
+    """The progress of a run. What a checkpoint states is checked against these types when it is read.
 
     Attributes:
         recipe: name of the recipe.
@@ -63,20 +69,26 @@ class RunState:
         versions: versions of the libraries that wrote the checkpoint.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     recipe: str
-    step: int = 0
-    phase: int = 0
-    phase_step: int = 0
-    positions: dict[str, int] = field(default_factory=dict)
-    steps_of: dict[str, int] = field(default_factory=dict)
-    best: float | None = None
-    best_step: int | None = None
-    more_best: dict[str, float] = field(default_factory=dict)
-    until_best: float | None = None
-    until_misses: int = 0
+    step: Count = 0
+    phase: Count = 0
+    phase_step: Count = 0
+    positions: dict[str, Count] = field(default_factory=dict)
+    steps_of: dict[str, Count] = field(default_factory=dict)
+    best: Number | None = None
+    best_step: Count | None = None
+    more_best: dict[str, Number] = field(default_factory=dict)
+    until_best: Number | None = None
+    until_misses: Count = 0
     data: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+
+_STATE = TypeAdapter(RunState)
+_DIGESTS = TypeAdapter(dict[str, str])
 
 
 def save_checkpoint(folder: Path, networks: Mapping[str, NetworkState], run: RunState) -> Path:
@@ -154,8 +166,10 @@ def latest_valid(folder: Path) -> tuple[Path, str | None] | None:
     pointer = folder / "latest"
     if pointer.exists():
         try:
-            latest = place_of(folder, read_pointer(pointer))
-            there = [latest, *(path for path in there if step_of(path) < step_of(latest))]
+            latest = read_pointer(pointer)
+            if place_of(folder, latest) not in there:
+                raise DamagedError(f"pointer {pointer} names {latest}, which does not exist")
+            there = [path for path in there if step_of(path) <= step_of(folder / latest)]
         except DamagedError as error:
             left.append(_wrong(error))
     elif there:
@@ -184,17 +198,18 @@ def read_state(checkpoint: Path) -> RunState:
         DamagedError: state.json is missing or damaged.
         UmlError: it has another format.
     """
-    try:
-        tree = json.loads((checkpoint / "state.json").read_text())
+    with _reading(checkpoint, "state.json"):
+        tree = from_json((checkpoint / "state.json").read_bytes())
         if tree.pop("format") != FORMAT:
             raise UmlError(
                 f"checkpoint {checkpoint} does not have format {FORMAT}: read it with the version that wrote it"
             )
-        return RunState(**tree)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, UmlError):
-            raise
-        raise DamagedError(f"checkpoint {checkpoint} has no readable state.json{USE_ANOTHER}") from None
+        return _STATE.validate_python(tree)
+
+
+def _reading(checkpoint: Path, name: str) -> AbstractContextManager[None]:
+    """Report any error in a JSON file of a checkpoint as damage."""
+    return refusing(f"checkpoint {checkpoint} has no readable {name}", USE_ANOTHER.removeprefix(": "), DamagedError)
 
 
 def verify(checkpoint: Path) -> None:
@@ -203,12 +218,10 @@ def verify(checkpoint: Path) -> None:
     Raises:
         DamagedError: a file is missing, has changed, or contains tensors that are not in the list of digests.
     """
-    try:
-        digests = json.loads((checkpoint / "MANIFEST.json").read_text())
-        if not isinstance(digests, dict) or "state.json" not in digests:
-            raise ValueError
-    except (OSError, ValueError):
-        raise DamagedError(f"checkpoint {checkpoint} has no readable MANIFEST.json{USE_ANOTHER}") from None
+    with _reading(checkpoint, "MANIFEST.json"):
+        digests = _DIGESTS.validate_json((checkpoint / "MANIFEST.json").read_bytes())
+        if "state.json" not in digests:
+            raise ValueError("it does not list state.json")
     for name in sorted({*digests, *(path.name for path in checkpoint.glob("*.safetensors"))}):
         if not _is(checkpoint, name, digests.get(name)):
             raise DamagedError(f"checkpoint {checkpoint}: {name} is missing or damaged{USE_ANOTHER}")
@@ -266,10 +279,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UmlError: it cannot be read.
     """
-    try:
+    with refusing(f"{path} cannot be read as safetensors"):
         return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UmlError(f"{path} cannot be read as safetensors: {str(error).splitlines()[0]}") from None
 
 
 def sha256_of(path: Path) -> str:

@@ -18,7 +18,7 @@ from uml_shards.durable import replace_text
 
 from ..errors import UmlError
 
-NAME = re.compile(r"step-[0-9]{6,}")
+NAME = re.compile(r"step-[0-9]{6,18}")
 
 USE_ANOTHER = ": use another checkpoint"
 """The remedy at the end of an error about a damaged checkpoint."""
@@ -71,8 +71,11 @@ def read_pointer(pointer: Path) -> str:
     Raises:
         DamagedError: it cannot be read, or is not the name of a checkpoint.
     """
+    if pointer.exists() and not pointer.is_file():  # a pipe, for example, would be waited for
+        raise DamagedError(f"pointer {pointer} is not a file{USE_ANOTHER}")
     try:
-        name = pointer.read_bytes().decode("utf-8", "replace").strip()
+        with pointer.open("rb") as stream:
+            name = stream.read(100).decode("utf-8", "replace").strip()
     except OSError as error:
         raise DamagedError(f"pointer {pointer} cannot be read: {error.strerror}{USE_ANOTHER}") from None
     if not NAME.fullmatch(name):

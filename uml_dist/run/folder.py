@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic_core import from_json
+
 from uml_shards.durable import replace_text
 
 from ..config.loading import dump
@@ -70,16 +72,18 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         if not self.writes or not path.is_file():
             return
-        kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
+        kept = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _step(line) <= step]
         replace_text(path, "".join(line + "\n" for line in kept))
 
 
 def _step(line: str) -> float:
     """Return the step of a line of metrics.jsonl; infinite for a line that a kill has truncated."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        record = from_json(line)
+    except ValueError:
         return math.inf
+    step = record.get("step") if isinstance(record, dict) else None
+    return step if isinstance(step, int) else math.inf
 
 
 def versions() -> dict[str, str]:

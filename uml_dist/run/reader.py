@@ -1,10 +1,11 @@
 """Reads what a run has left in its folder: configuration, status, figures and evaluations. Nothing is changed."""
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import from_json
 
 from uml_shards.errors import ShardError
 from uml_shards.names import check_name
@@ -12,7 +13,7 @@ from uml_shards.names import check_name
 from ..config.loading import read_config
 from ..config.schema import RunConfig
 from ..errors import UmlError
-from .checkpoint_folder import checkpoints_in, find_checkpoint, place_of, pointers_in
+from .checkpoint_folder import NAME, checkpoints_in, find_checkpoint, place_of, pointers_in
 
 
 class RunReader:
@@ -60,7 +61,11 @@ class RunReader:
             UmlError: the run has no such checkpoint.
         """
         folder = self.checkpoints()
-        named = find_checkpoint(self.path, name) if name in pointers_in(folder) else place_of(folder, name)
+        named = None
+        if name in pointers_in(folder):
+            named = find_checkpoint(self.path, name)
+        elif NAME.fullmatch(name):
+            named = place_of(folder, name)
         if named is not None and (named / "state.json").is_file() and named.parent == folder:
             return named
         there = [path.name for path in sorted(folder.glob("*")) if not path.name.startswith(".")]
@@ -77,8 +82,8 @@ class RunReader:
             figures = {
                 key.removeprefix("validation_"): value for key, value in record.items() if key.startswith("validation_")
             }
-            at = record.get("step", step + 1)
-            if figures and at <= step:
+            at = record.get("step")
+            if figures and isinstance(at, int) and at <= step:
                 before = last["metrics"] if last.get("step") == at else {}
                 last = {"step": at, "metrics": {**before, **figures}, "empty_masks": record.get("empty_masks")}
         return last
@@ -110,7 +115,7 @@ def read_status(run: Path) -> Mapping[str, Any] | None:
     path = run / "status.json"
     if not path.is_file():
         return None
-    status = json.loads(path.read_text(encoding="utf-8"))
+    status = from_json(path.read_bytes())
     if not isinstance(status, dict):
         raise ValueError(f"{path} is not a JSON object")
     return status
@@ -124,7 +129,7 @@ def json_objects(path: Path, lines: bool = True) -> Iterator[dict[str, Any]]:
         return
     for part in text.splitlines() if lines else [text]:
         try:
-            record = json.loads(part)
+            record = from_json(part)
         except ValueError:
             continue
         if isinstance(record, dict):

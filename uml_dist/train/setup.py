@@ -1,5 +1,6 @@
 """Checks a run before any rank starts: cheap, without building a network."""
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -17,7 +18,7 @@ from ..config.loading import differences, is_resumable, validate
 from ..config.schema import PhaseConfig, RunConfig, ValidationConfig
 from ..errors import UmlError
 from ..metrics.selection import Selection, check_selection, parse_selection
-from ..recipes import Phase, Progress, Recipe, recipe_class
+from ..recipes import Phase, Progress, Recipe, Trained, recipe_class
 from ..run.checkpoint import RunState, latest_valid, read_state
 from ..run.checkpoint_folder import checkpoints_in, find_checkpoint
 from ..run.data import (
@@ -169,6 +170,7 @@ def prepare(config: RunConfig, ranks: int) -> Setup:
         check_dimensions(kind, split.manifest, title)
         check_stream(config, kind, stream, split.manifest, manifests, title)
     recipe = kind(config, manifests)
+    _check_networks(config, recipe)
     sizes = stream_sizes(config, splits)
     validations = tuple(
         _validation(name, _validations(config)[name], recipe, split, sizes[stream])
@@ -292,6 +294,20 @@ def _check_init(config: RunConfig, path: Path) -> None:
         raise UmlError(
             f"model.init = {str(path)!r} has recipe {recipe}, but the configuration has recipe {config.recipe}"
         )
+
+
+def _check_networks(config: RunConfig, recipe: Recipe) -> None:
+    """Check that `[networks.NAME]` names networks that are trained.
+
+    Raises:
+        UmlError: one is not.
+    """
+    trained = [name for name, network in recipe.networks.items() if isinstance(network, Trained)]
+    for name in config.networks:
+        if name not in trained:
+            near = difflib.get_close_matches(name, trained, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(trained)}"
+            raise UmlError(f"networks.{name}: recipe {config.recipe} trains no network {name!r}: {hint}")
 
 
 def _phases(config: RunConfig, recipe: Recipe, samples: int) -> tuple[tuple[Phase, int], ...]:

@@ -29,7 +29,7 @@ from .partition import Partition, refuse_shared, split_patients
 _SPLIT = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _DRAWN = frozenset({"val", "test", "folds", "fold"})
 _OF_PICTURES = frozenset({"channels", "exif"})
-_OF_VOLUMES = frozenset({"spacing", "window", "intensity"})
+_OF_VOLUMES = frozenset({"voxel_size", "spacing", "window", "intensity"})
 
 
 def _names(text: Any) -> Any:
@@ -75,6 +75,9 @@ class Settings(BaseModel):
     duplicates: Duplicates = Field(default="error", description=DUPLICATES)
     channels: Literal["rgb", "grey"] = Field(
         default="rgb", description="rgb: grey images become RGB; grey: colour images are refused, 16 bits are kept"
+    )
+    voxel_size: Spacing = Field(
+        default=(), description="volumes: voxel size in mm along x, y, z of files that state none; empty: unknown"
     )
     spacing: Spacing = Field(default=(), description="volumes: voxel size in mm along x, y, z; empty: as stored")
     window: Window = Field(default=(), description="volumes: low,high to clip values to; empty: no clipping")
@@ -243,7 +246,7 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
 
     def _encode_volume(self, item: _Item) -> dict[str, bytes]:
         given = self.settings
-        how = Preparation(given.spacing, given.window, given.intensity, given.mask_cover)
+        how = Preparation(given.spacing, given.window, given.intensity, given.mask_cover, given.voxel_size)
         return encode_volume_files(item.image, item.masks, self._joining, how, item.label, self.note, _meta(item))
 
     def _note_turned(self, opened: ImageFile, item: _Item) -> None:

@@ -23,7 +23,7 @@ NO_TABLE = "none"
 _COLUMNS = ("image", "label", "patient", "split")
 _SPLITS = ("train", "val", "test")
 _TABLES = (".csv", ".tsv", ".xlsx")
-_OTHER_TABLES = (".xls", ".ods", ".parquet", ".feather", ".sav")
+_OTHER_TABLES = (".xls", ".ods", ".parquet", ".feather")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The part of the importer `folder` for volumes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +53,29 @@ def encode_volume_files(
     Raises:
         ShardError: a file cannot be used, or a mask and the image do not have the same voxels.
     """
-    image = read_volume(image_path)
-    mask = joining.join(masks, lambda path: _read_mask(path, joining, image, image_path, note), note) if masks else None
+    image = read_volume(image_path, how.voxel_size)
+
+    def read(mask_path: Path) -> NDArray[np.uint8]:
+        return _read_mask(mask_path, joining, how.voxel_size, image, image_path, note)
+
+    mask = joining.join(masks, read, note) if masks else None
     return encode_prepared(image, mask, how, image_path, label, note, meta)
 
 
 def _read_mask(
-    path: Path, joining: Joining, image: Volume, image_path: Path, note: Callable[[str], None]
+    path: Path,
+    joining: Joining,
+    voxel_size: Sequence[float],
+    image: Volume,
+    image_path: Path,
+    note: Callable[[str], None],
 ) -> NDArray[np.uint8]:
     if joining.values == "classes":
-        mask = read_numbers(path)
+        mask = read_numbers(path, voxel_size)
         refuse_other_place(mask, path, image, image_path)
         refuse_unknown_classes(mask.values, len(joining.classes), path)
         return mask.values.astype(np.uint8)
-    mask = read_volume(path, LABEL)
+    mask = read_volume(path, voxel_size, LABEL)
     if mask.values.ndim != 3:
         raise ShardError(f"{path}: the mask has {mask.values.shape[3]} channels, but must have one number per voxel")
     refuse_other_place(mask, path, image, image_path)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..errors import ShardError
+from ..errors import ShardError, reading
 from ..sources.encode import encode_file, encode_grey, encode_json, read_binary_mask
 from .base import Importer, Source
 from .duplicates import DUPLICATES, Duplicates, without_copies
@@ -126,14 +126,11 @@ def _files(folder: Path, ending: str) -> dict[str, Path]:
 
 
 def _labels(table: Path) -> dict[str, int]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not set(_COLUMNS) <= set(reader.fieldnames or ()):
-                raise ShardError(f"isic2017: {table} needs the columns {', '.join(_COLUMNS)}")
-            rows = [[row[column] for column in _COLUMNS] for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ShardError(f"isic2017: {table} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    with reading(f"isic2017: {table}"), table.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if not set(_COLUMNS) <= set(reader.fieldnames or ()):
+            raise ShardError(f"isic2017: {table} needs the columns {', '.join(_COLUMNS)}")
+        rows = [[row[column] for column in _COLUMNS] for row in reader]
     if not rows:
         raise ShardError(f"isic2017: {table} has no rows")
     labels: dict[str, int] = {}

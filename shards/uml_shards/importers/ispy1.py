@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ..errors import ShardError
 from ..sources.binary import foreground
 from ..sources.encode import encode_grey, encode_image, encode_json
-from ..sources.nifti import open_nifti, read_nifti
+from ..sources.nifti import nifti_shape, read_nifti
 from .base import Importer, Options, Source
 from .ispy1_table import SHARES, draw_splits, order_splits, read_outcomes
 
@@ -202,7 +202,7 @@ def choose_upward(sizes: NDArray[np.int64], count: int) -> list[int]:
 
 def _tumour(image: Path, mask: Path) -> NDArray[np.int64]:
     """Return the number of tumour pixels in each slice."""
-    if (shape := open_nifti(image).shape) != (marked := open_nifti(mask).shape):
+    if (shape := nifti_shape(image)) != (marked := nifti_shape(mask)):
         raise ShardError(f"ispy1: {image} is {shape}, {mask} is {marked}: they must have the same shape")
     return _marked(mask).sum((0, 1), dtype=np.int64)
 

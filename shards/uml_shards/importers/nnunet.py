@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    voxel_size: Spacing = Field(
+        default=(), description="voxel size in mm along x, y, z of files that state none; empty: unknown"
+    )
     spacing: Spacing = Field(default=(), description="voxel size in mm along x, y, z; empty: as stored")
     window: Window = Field(
         default=(), description="low,high to clip the values of every channel to; empty: no clipping"
@@ -140,8 +143,11 @@ needs the extra volumes"""
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
         """Encode the channels of a case as one volume, and its mask."""
         path = item.case.images[0]
-        image = _read_image(item.case.images)
-        mask = _read_labels(item.case.labels, image, path, item.description) if item.case.labels else None
+        size = self.settings.voxel_size
+        image = _read_image(item.case.images, size)
+        mask = None
+        if item.case.labels:
+            mask = _classes(read_numbers(item.case.labels, size), item.case.labels, image, path, item.description)
         kind = self.settings.intensity
         intensity: list[Intensity] = [
             kind if kind != "auto" else "keep" if name.lower() in _KEPT else "volume"
@@ -225,9 +231,9 @@ def _files(folder: Path, ending: str) -> dict[str, Path]:
     return {path.name.removesuffix(ending): path for path in files if path.name.endswith(ending)}
 
 
-def _read_image(paths: tuple[Path, ...]) -> Volume:
+def _read_image(paths: tuple[Path, ...], voxel_size: Sequence[float]) -> Volume:
     """Read an image with its channels on the last axis."""
-    first, *others = (read_volume(path) for path in paths)
+    first, *others = (read_volume(path, voxel_size) for path in paths)
     if not others:
         return first
     for path, volume in zip(paths, (first, *others), strict=True):
@@ -237,8 +243,10 @@ def _read_image(paths: tuple[Path, ...]) -> Volume:
     return Volume(np.stack([first.values, *(other.values for other in others)], axis=3), first.affine, first.stated)
 
 
-def _read_labels(path: Path, image: Volume, image_path: Path, description: Description) -> NDArray[np.uint8]:
-    labels = read_numbers(path)
+def _classes(
+    labels: Volume, path: Path, image: Volume, image_path: Path, description: Description
+) -> NDArray[np.uint8]:
+    """Return the class numbers of the labels of an image."""
     refuse_other_place(labels, path, image, image_path)
     numbers, ignored = labels.values, labels.values == description.ignore
     if (wrong := numbers[((numbers < 0) | (numbers >= len(description.labels))) & ~ignored]).size:

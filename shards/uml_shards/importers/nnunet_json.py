@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ShardError
+from ..errors import ShardError, reading
 from ..names import check_name
 from ..sample import IGNORE
 
@@ -102,11 +102,8 @@ def _labels(entry: Any, path: Path) -> tuple[tuple[str, ...], int | None]:
 
 
 def _load(path: Path, kind: type) -> Any:
-    try:
+    with reading(f"nnunet: {path}"):
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ShardError(f"nnunet: {path} cannot be read: {reason}") from None
     if not isinstance(content, kind):
         raise ShardError(f"nnunet: {path} must contain a JSON {'list' if kind is list else 'object'}")
     return content

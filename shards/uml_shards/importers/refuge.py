@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..errors import ShardError
+from ..errors import ShardError, reading
 from ..sources.encode import encode_file, encode_grey, encode_image, encode_json
-from ..sources.raw import open_raw
+from ..sources.raw import load, open_raw
 from ..sources.table import read_table
 from ..sources.walk import walk_files
 from .base import Importer, Source
@@ -110,6 +110,7 @@ ImgName and "Glaucoma Label" or "Label(Glaucoma=1)"; splits without images are o
             _same_size(item, mask)
             box = _disc_box(mask, self.settings.margin, item.mask)
             height, width = (self.size, self.size) if self.size else (box[3] - box[1], box[2] - box[0])
+            load(opened, item.image)
             cropped = opened.convert("RGB").resize((width, height), Image.Resampling.BICUBIC, box=box)
             extension, image = encode_image(np.asarray(cropped), self.options.lossless)
             mask, meta = mask[box[1] : box[3], box[0] : box[2]], {"crop": box}
@@ -183,10 +184,8 @@ def _read_mask(path: Path) -> NDArray[np.uint8]:
         ShardError: the mask is not grey, or has values other than 0, 128 and 255.
     """
     opened = open_raw(path)
-    try:
+    with reading(path):
         drawn = np.asarray(opened.convert("L") if opened.mode == "P" else opened)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ShardError(f"{path} cannot be decoded: {' '.join(str(error).split())}") from None
     if drawn.ndim == 3 and (drawn == drawn[..., :1]).all():
         drawn = drawn[..., 0]
     if drawn.ndim != 2:

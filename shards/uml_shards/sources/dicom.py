@@ -5,13 +5,14 @@ identifiers.
 """
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ShardError, one_line
+from ..errors import ShardError, one_line, reading
 from .dicom_files import dicom_kind
 from .raw_volume import RawVolume, missing_library, refuse_large
 
@@ -24,13 +25,16 @@ _PIXELS = (
 _VALUES = ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "BurnedInAnnotation")
 _WHITELIST = [*_GEOMETRY, *_PIXELS, *_VALUES]
 
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, RuntimeError, NotImplementedError)
+_DEFAULTS = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0, "NumberOfFrames": 1.0}
 
 _UNEVEN = 0.01
 """Tolerance of slice positions, as a fraction of the slice distance."""
 
 _PARALLEL = 1e-3
 """Tolerance of direction cosines, and of pixel spacings in mm, between slices."""
+
+_EXACT = 1 << 53
+"""Integers up to this size are exact in float64."""
 
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -51,58 +55,141 @@ def read_series(folder: Path) -> RawVolume:
     first = slices[0]
     for other in slices[1:]:
         _refuse_different(first, other, folder)
-    across, down = np.asarray(first.ImageOrientationPatient, np.float64).reshape(2, 3)
-    normal = np.cross(across, down)
-    places = np.asarray([found.ImagePositionPatient for found in slices], np.float64)
+    normal = np.cross(first.across, first.down)
+    places = np.stack([found.place for found in slices])
     order = np.argsort(places @ normal, kind="stable")
     step = _step(places[order], normal, folder)
-    refuse_large((first.Columns, first.Rows, len(slices)), folder)
-    rows, columns = map(float, first.PixelSpacing)
+    refuse_large((*first.pixels.shape, len(slices)), folder)
+    rows, columns = first.spacing
     affine = np.eye(4)
-    affine[:3] = np.stack([across * columns, down * rows, step, places[order[0]]], axis=1)
-    values = np.stack([_values(slices[number], folder).T for number in order], axis=2)
-    return RawVolume(values, _TO_RAS @ affine)
+    affine[:3] = np.stack([first.across * columns, first.down * rows, step, places[order[0]]], axis=1)
+    return RawVolume(np.stack([slices[number].values().T for number in order], axis=2), _TO_RAS @ affine)
 
 
-def _read(path: Path) -> Any:
-    """Read the whitelisted tags of a file, and refuse unsupported files."""
+@dataclass(frozen=True)
+class _Slice:
+    """What is read from a file.
+
+    Attributes:
+        series: identifier of the series.
+        place: (3,) position of the first pixel, in mm.
+        across: (3,) direction of a row.
+        down: (3,) direction of a column.
+        spacing: (2,) distance of rows and of columns, in mm.
+        pixels: (rows, columns) the stored values.
+        slope: factor of the stored values.
+        intercept: added to them after that.
+    """
+
+    series: str
+    place: NDArray[np.float64]
+    across: NDArray[np.float64]
+    down: NDArray[np.float64]
+    spacing: NDArray[np.float64]
+    pixels: NDArray[Any]
+    slope: float
+    intercept: float
+
+    def values(self) -> NDArray[Any]:
+        """Return the rescaled values (rows, columns)."""
+        slope, intercept = self.slope, self.intercept
+        if (slope, intercept) == (1, 0):
+            return self.pixels
+        largest = abs(slope) * float(np.abs(self.pixels.astype(np.float64)).max()) + abs(intercept)
+        if slope.is_integer() and intercept.is_integer() and largest < _EXACT:
+            whole = self.pixels.astype(np.int64) * int(slope) + int(intercept)
+            return whole.astype(np.result_type(*(np.min_scalar_type(value) for value in (whole.min(), whole.max()))))
+        with np.errstate(over="ignore"):  # infinite values are refused
+            return (self.pixels * slope + intercept).astype(np.float32)
+
+
+def _read(path: Path) -> _Slice:
+    """Read the whitelisted tags and the pixels of a file, and refuse unsupported files.
+
+    pydicom converts a tag when it is used, which fails for odd values; so only numbers, text and arrays leave this
+    function.
+    """
     try:
         import pydicom
-        from pydicom.errors import InvalidDicomError
     except ModuleNotFoundError:
         raise missing_library(path, "pydicom") from None
-    try:
-        with warnings.catch_warnings(action="ignore"):  # damage is reported as an error
-            found = pydicom.dcmread(path, specific_tags=_WHITELIST)
-            missing = [name for name in (*_GEOMETRY, "Rows", "Columns", "PixelData") if not found.get(name)]
-            shapes = {name: len(found[name].value) for name in _GEOMETRY[:3] if name not in missing}
-    except (*_DAMAGE, InvalidDicomError) as error:
-        raise ShardError(f"{path} cannot be read: {one_line(error)}") from None
-    if missing or list(shapes.values()) != [3, 6, 2]:
-        raise ShardError(f"{path} is not a slice of a volume: missing or invalid {', '.join(missing or shapes)}")
-    if int(found.get("NumberOfFrames") or 1) != 1:
-        raise ShardError(
-            f"{path} contains {found.NumberOfFrames} frames: store one slice per file, or the volume as NIfTI"
+    with reading(path), warnings.catch_warnings(action="ignore"):  # damage is reported as an error
+        found = pydicom.dcmread(path, specific_tags=_WHITELIST)
+        missing = [name for name in (*_GEOMETRY, "Rows", "Columns", "PixelData") if not found.get(name)]
+        if missing:
+            raise ShardError(f"{path} is not a slice of a volume: it lacks {', '.join(missing)}")
+        _refuse_unsupported(found, path)
+        orientation = _numbers(found, "ImageOrientationPatient", 6, path).reshape(2, 3)
+        if not np.allclose(orientation @ orientation.T, np.eye(2), rtol=0, atol=_UNEVEN):
+            raise ShardError(f"{path}: ImageOrientationPatient must be two perpendicular directions of length 1")
+        spacing = _numbers(found, "PixelSpacing", 2, path)
+        slope, intercept = (float(_numbers(found, name, 1, path)[0]) for name in ("RescaleSlope", "RescaleIntercept"))
+        if not (spacing > 0).all() or slope == 0:
+            raise ShardError(f"{path}: PixelSpacing must be positive, and RescaleSlope not 0")
+        refuse_large([int(_numbers(found, name, 1, path)[0]) for name in ("Rows", "Columns")], path)
+        return _Slice(
+            series=str(found.SeriesInstanceUID),
+            place=_numbers(found, "ImagePositionPatient", 3, path),
+            across=orientation[0],
+            down=orientation[1],
+            spacing=spacing,
+            pixels=_pixels(found, path),
+            slope=slope,
+            intercept=intercept,
         )
-    if found.get("PhotometricInterpretation") != "MONOCHROME2":
-        kind = found.get("PhotometricInterpretation")
+
+
+def _refuse_unsupported(found: Any, path: Path) -> None:
+    """Refuse files of several frames, in colour, with a look-up table or with text in their pixels."""
+    if (frames := _numbers(found, "NumberOfFrames", 1, path)[0]) != 1:
+        raise ShardError(f"{path} contains {frames:g} frames: store one slice per file, or the volume as NIfTI")
+    if (kind := str(found.get("PhotometricInterpretation"))) != "MONOCHROME2":
         raise ShardError(f"{path} has the photometric interpretation {kind}: must be MONOCHROME2, grey with 0 as black")
     if found.get("ModalityLUTSequence"):
         raise ShardError(f"{path} uses a modality look-up table, which is not supported: store the volume as NIfTI")
-    if found.get("BurnedInAnnotation") == "YES":
+    if "YES" in str(found.get("BurnedInAnnotation")).upper():
         raise ShardError(f"{path} is marked as containing patient text in its pixels: remove the text or the file")
-    return found
 
 
-def _refuse_different(first: Any, other: Any, folder: Path) -> None:
+def _numbers(found: Any, name: str, count: int, path: Path) -> NDArray[np.float64]:
+    """Return the finite numbers (count,) of a tag."""
+    try:
+        value = found.get(name)
+        numbers = np.atleast_1d(np.asarray(_DEFAULTS[name] if value is None else value, np.float64))
+    except Exception:  # of pydicom, which converts the tag here, or of numpy
+        numbers = np.empty(0)
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        raise ShardError(f"{path}: {name} must be {count} number{'s' if count > 1 else ''}")
+    return numbers
+
+
+def _pixels(found: Any, path: Path) -> NDArray[Any]:
+    """Return the stored values (rows, columns)."""
+    try:
+        pixels: NDArray[Any] = np.array(found.pixel_array)
+    except Exception as error:
+        syntax = getattr(found.file_meta.get("TransferSyntaxUID"), "name", "no transfer syntax")
+        # pydicom appends a list of libraries to the first sentence
+        raise ValueError(f"pixels cannot be decoded ({syntax}): {one_line(error).split('. ')[0]}") from error
+    if pixels.ndim != 2:
+        raise ShardError(f"{path}: a slice must have 2 dimensions, but has {pixels.ndim}: {pixels.shape}")
+    return pixels
+
+
+def _refuse_different(first: _Slice, other: _Slice, folder: Path) -> None:
     """Check that two slices have equal series, size, orientation and pixel spacing."""
-    if first.SeriesInstanceUID != other.SeriesInstanceUID:
+    if first.series != other.series:
         raise ShardError(f"{folder} contains files of several series: give each series its own folder")
-    for name in ("Rows", "Columns"):
-        if first[name].value != other[name].value:
-            raise ShardError(f"{folder}: slices differ in {name}, {first[name].value} and {other[name].value}")
-    for name in ("ImageOrientationPatient", "PixelSpacing"):
-        if not np.allclose(first[name].value, other[name].value, rtol=0, atol=_PARALLEL):
+    for axis, name in enumerate(("Rows", "Columns")):
+        if first.pixels.shape[axis] != other.pixels.shape[axis]:
+            numbers = f"{first.pixels.shape[axis]} and {other.pixels.shape[axis]}"
+            raise ShardError(f"{folder}: slices differ in {name}, {numbers}")
+    places = {
+        "ImageOrientationPatient": [(one.across, one.down) for one in (first, other)],
+        "PixelSpacing": [one.spacing for one in (first, other)],
+    }
+    for name, (one, two) in places.items():
+        if not np.allclose(one, two, rtol=0, atol=_PARALLEL):
             raise ShardError(f"{folder}: slices differ in {name}: remove the slices that do not belong to the volume")
 
 
@@ -119,33 +206,3 @@ def _step(places: NDArray[np.float64], normal: NDArray[np.float64], folder: Path
     if np.linalg.norm(step - (step @ normal) * normal) > _UNEVEN * usual:
         raise ShardError(f"{folder}: the slices are shifted sideways (tilted gantry): resample the volume first")
     return step
-
-
-def _values(found: Any, folder: Path) -> NDArray[Any]:
-    """Return the rescaled values (rows, columns) of a slice."""
-    syntax = "no transfer syntax"
-    try:
-        syntax = found.file_meta.TransferSyntaxUID.name
-        with warnings.catch_warnings(action="ignore"):
-            stored: NDArray[Any] = found.pixel_array
-        slope, intercept = _number(found, "RescaleSlope", 1), _number(found, "RescaleIntercept", 0)
-    except _DAMAGE as error:
-        raise ShardError(f"{folder}: pixels cannot be decoded ({syntax}): {_first_sentence(error)}") from None
-    if stored.ndim != 2:
-        raise ShardError(f"{folder}: slices must have 2 dimensions, but have {stored.ndim}: {stored.shape}")
-    if (slope, intercept) == (1, 0):
-        return stored
-    if slope.is_integer() and intercept.is_integer():
-        whole = stored.astype(np.int64) * int(slope) + int(intercept)
-        return whole.astype(np.result_type(*(np.min_scalar_type(value) for value in (whole.min(), whole.max()))))
-    return (stored * slope + intercept).astype(np.float32)
-
-
-def _number(found: Any, name: str, default: float) -> float:
-    value = found.get(name)
-    return default if value is None else float(value)
-
-
-def _first_sentence(error: BaseException) -> str:
-    """Return the first sentence of an error; pydicom appends a list of libraries."""
-    return one_line(error).split(". ")[0][:200]

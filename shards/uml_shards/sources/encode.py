@@ -37,9 +37,9 @@ def encode_opened(
 ) -> tuple[str, bytes, tuple[int, int]]:
     """Encode an opened image file as a component, resized to size x size without keeping the aspect ratio.
 
-    If no change is needed, the source bytes are kept without metadata. Otherwise the image becomes a JPEG of quality 95
-    without chroma subsampling. It becomes a PNG if `lossless` is set, if it has 16 bits, or if a lossless file keeps
-    its size.
+    If no change is needed, the source bytes are kept without metadata, unless their end marker is missing. Otherwise
+    the image becomes a JPEG of quality 95 without chroma subsampling. It becomes a PNG if `lossless` is set, if it has
+    16 bits, or if a lossless file keeps its size.
 
     Args:
         opened: image opened by `open_raw`.
@@ -64,7 +64,9 @@ def encode_opened(
     same = target == (width, height)
     extension = _EXTENSIONS.get(opened.format or "")
     if extension and same and method is None and _is_plain(opened, channels):
-        return extension, _without_metadata(path, extension), (height, width)
+        kept = without_metadata(path.read_bytes(), extension)
+        if kept is not None:
+            return extension, kept, (height, width)
     wide, high = (int(RESIZE_MARGIN * side) for side in target)
     opened.draft(opened.mode, (high, wide) if turns_sides(method) else (wide, high))
     image = load_plain(opened, path)
@@ -80,13 +82,6 @@ def _is_plain(opened: ImageFile, channels: int | None) -> bool:
     sixteen = is_sixteen_bit(opened)
     has = 3 if opened.mode == "RGB" else 1
     return (opened.mode in ("L", "RGB") or sixteen) and channels in (None, has)
-
-
-def _without_metadata(path: Path, extension: str) -> bytes:
-    try:
-        return without_metadata(path.read_bytes(), extension)
-    except ShardError as error:
-        raise ShardError(f"{path} {error}") from None
 
 
 def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:

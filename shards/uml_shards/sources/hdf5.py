@@ -4,39 +4,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..errors import ShardError, one_line
-from .raw_volume import RawVolume, missing_library, refuse_large
+from ..errors import ShardError, reading
+from .raw_volume import RawVolume, checked_spacing, missing_library, refuse_large
 
 IMAGE = "image"
 LABEL = "label"
-
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, RuntimeError, MemoryError)
+SPACING = "spacing"
 
 
 def read_hdf5(path: Path, name: str) -> RawVolume:
-    """Read a dataset of a file. Its attribute `spacing`, if present, is the voxel size in mm along each axis.
+    """Read a dataset of a file.
+
+    The attribute `spacing` of the image, its label or the file is the voxel size in mm along each axis, and that of all
+    datasets: they have the same voxels.
 
     Raises:
-        ShardError: h5py is missing, or the file itself contains no such dataset with 3 or 4 axes.
+        ShardError: h5py is missing; the file itself contains no such dataset with 3 or 4 axes; or attributes `spacing`
+            are not valid or differ.
     """
     h5py = _library(path)
-    try:
-        with h5py.File(path, "r") as file:
-            dataset = _dataset(file, name, h5py)
-            if dataset is None:
-                raise ShardError(f"{path} contains no dataset {name!r}: it has {', '.join(file) or 'none'}")
-            if dataset.ndim not in (3, 4):
-                raise ShardError(f"{path}: dataset {name} must have 3 or 4 dimensions, but has {dataset.ndim}")
-            refuse_large(dataset.shape, path)
-            spacing = np.asarray(dataset.attrs.get("spacing", (1, 1, 1)), np.float64)
-            if spacing.shape != (3,):
-                raise ShardError(f"{path}: attribute spacing of {name} must be 3 numbers, mm along each axis")
-            return RawVolume(np.asarray(dataset), np.diag([*spacing, 1.0]), "spacing" in dataset.attrs)
-    except ShardError:
-        raise
-    except _DAMAGE as error:
-        raise ShardError(f"{path} cannot be read: {one_line(error)}") from None
+    with reading(path), h5py.File(path, "r") as file:
+        dataset = _dataset(file, name, h5py)
+        if dataset is None:
+            raise ShardError(f"{path} contains no dataset {name!r}: it has {', '.join(file) or 'none'}")
+        if dataset.ndim not in (3, 4):
+            raise ShardError(f"{path}: dataset {name} must have 3 or 4 dimensions, but has {dataset.ndim}")
+        refuse_large(dataset.shape, path)
+        spacing = _spacing(file, path, h5py)
+        affine = np.eye(4) if spacing is None else np.diag([*spacing, 1.0])
+        return RawVolume(np.asarray(dataset), affine, spacing is not None)
 
 
 def has_label(path: Path) -> bool:
@@ -47,9 +45,9 @@ def has_label(path: Path) -> bool:
     """
     h5py = _library(path)
     try:
-        with h5py.File(path, "r") as file:
+        with reading(path), h5py.File(path, "r") as file:
             return LABEL in file
-    except _DAMAGE:
+    except ShardError:
         return False
 
 
@@ -67,3 +65,25 @@ def _dataset(file: Any, name: str, h5py: Any) -> Any:
         return None
     dataset = file[name]
     return dataset if isinstance(dataset, h5py.Dataset) and not (dataset.external or dataset.is_virtual) else None
+
+
+def _spacing(file: Any, path: Path, h5py: Any) -> NDArray[np.float64] | None:
+    """Return the voxel size (3,) that the file states in one or more places; None if it states none."""
+    places = {f"dataset {name}": _dataset(file, name, h5py) for name in (IMAGE, LABEL)} | {"file": file}
+    stated = {
+        place: checked_spacing(owner.attrs[SPACING], f"{path}: attribute {SPACING} of the {place}")
+        for place, owner in places.items()
+        if owner is not None and SPACING in owner.attrs
+    }
+    if not stated:
+        return None
+    (place, spacing), *others = stated.items()
+    for other, found in others:
+        if not np.allclose(found, spacing, rtol=1e-3, atol=0):
+            values = f"{_text(spacing)} in the {place} and {_text(found)} in the {other}"
+            raise ShardError(f"{path}: attribute {SPACING} is {values}: correct one of them")
+    return spacing
+
+
+def _text(spacing: NDArray[np.float64]) -> str:
+    return ",".join(f"{side:g}" for side in spacing)

@@ -1,14 +1,14 @@
 """Read NRRD files. Needs the extra `volumes`."""
 
-import zlib
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ShardError, one_line
-from .raw_volume import RawVolume, missing_library, refuse_large
+from ..errors import ShardError, reading
+from .raw_volume import RawVolume, checked_spacing, missing_library, refuse_large
 
 _TO_RAS = {
     "right-anterior-superior": (1, 1, 1),
@@ -19,8 +19,6 @@ _TO_RAS = {
     "lps": (-1, -1, 1),
 }
 
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, StopIteration, MemoryError, zlib.error)
-
 
 def read_nrrd(path: Path) -> RawVolume:
     """Read a 3D volume with its data in the same file.
@@ -30,20 +28,13 @@ def read_nrrd(path: Path) -> RawVolume:
     """
     try:
         import nrrd
-        from nrrd.errors import NRRDError
     except ModuleNotFoundError:
         raise missing_library(path, "pynrrd") from None
-    try:
-        with path.open("rb") as file:
-            header = nrrd.read_header(file)
-            _refuse(header, path)
-            values = nrrd.read_data(header, file, str(path))
-            affine, stated = _affine(header, path)
-    except ShardError:
-        raise
-    except (*_DAMAGE, NRRDError) as error:
-        raise ShardError(f"{path} cannot be read: {one_line(error)}") from None
-    return RawVolume(values, affine, stated)
+    with reading(path), path.open("rb") as file, warnings.catch_warnings(action="ignore"):  # damage is an error
+        header = nrrd.read_header(file)
+        _refuse(header, path)
+        affine, stated = _affine(header, path)
+        return RawVolume(np.asarray(nrrd.read_data(header, file, str(path))), affine, stated)
 
 
 def _refuse(header: Any, path: Path) -> None:
@@ -59,12 +50,13 @@ def _refuse(header: Any, path: Path) -> None:
 def _affine(header: Any, path: Path) -> tuple[NDArray[np.float64], bool]:
     """Return the affine from voxels to mm in RAS, and whether the file states the voxel size."""
     affine = np.eye(4)
+    if "space directions" not in header:
+        spacings = np.asarray(header.get("spacings", [np.nan]), np.float64)
+        if np.isnan(spacings).all():
+            return affine, False
+        affine[:3, :3] = np.diag(checked_spacing(spacings, f"{path}: spacings"))
+        return affine, True
     space = str(header.get("space", "")).lower()
-    if not space and "space directions" not in header:
-        spacings = header.get("spacings")
-        if spacings is not None:
-            affine[:3, :3] = np.diag(spacings)
-        return affine, spacings is not None
     if space not in _TO_RAS:
         raise ShardError(f"{path} has the space {space!r}: must be one of {', '.join(sorted(_TO_RAS))}")
     if any(unit != "mm" for unit in header.get("space units", ())):

@@ -3,18 +3,19 @@
 Silent conversions of decoders are refused: 16-bit colour cut to 8 bits, dropped transparency, dropped pages.
 """
 
-import struct
 import warnings
 from io import BytesIO
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from ..errors import ShardError, one_line
+from ..errors import ShardError, reading
+from .metadata import png_chunks
 
 MAX_SOURCE_PIXELS = 1 << 28
 """Largest raw image or mask that is opened, in pixels; real dermoscopy masks have up to 30 million."""
@@ -23,12 +24,6 @@ MAX_SOURCE_PIXELS = 1 << 28
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
-
-# All errors that Pillow raises on damaged files.
-_DAMAGE = (
-    *(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError),
-    *(struct.error, Image.DecompressionBombError),
-)
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -48,26 +43,26 @@ def open_raw(path: Path) -> ImageFile:
         ShardError: the file is missing, is not PNG, JPEG, TIFF or BMP, is too large, has several pages, or cannot be
             decoded without loss.
     """
+    # Raw masks exceed Pillow's limit, which warns on stderr. Our limit is checked below, before decoding.
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        data = path.read_bytes()
-        # Raw masks exceed Pillow's limit, which warns on stderr. Our limit is checked below, before decoding.
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            with warnings.catch_warnings(action="ignore"):  # damage is reported as an error below
+        with reading(path), warnings.catch_warnings(action="ignore"):  # damage is reported as an error
+            data = path.read_bytes()
+            try:
                 opened = Image.open(BytesIO(data), formats=_FORMATS)
-                pages = 1 if is_jpeg(opened) else getattr(opened, "n_frames", 1)
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-    except _DAMAGE as error:
-        reason = getattr(error, "strerror", None) or "it is not a PNG, JPEG, TIFF or BMP file, or it is damaged"
-        raise ShardError(f"{path} cannot be opened: {reason}") from None
+            except UnidentifiedImageError:  # its message shows an object, not the file
+                raise ValueError("it is not a PNG, JPEG, TIFF or BMP file, or it is damaged") from None
+            pages = 1 if is_jpeg(opened) else int(getattr(opened, "n_frames", 1))
+            zero_is_white = isinstance(opened, TiffImagePlugin.TiffImageFile) and opened.tag_v2.get(262) == 0
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
     if opened.width * opened.height > MAX_SOURCE_PIXELS:
         raise ShardError(f"{path}: {opened.height}x{opened.width} exceeds the limit of {MAX_SOURCE_PIXELS} pixels")
     if pages != 1:
         raise ShardError(f"{path}: contains {pages} pages, must contain one")
     if bits(opened, path) > 8 and not is_sixteen_bit(opened) and opened.mode not in ("I", "F"):
         raise ShardError(f"{path}: 16-bit colour is not supported: store the image with 8 bits per channel")
-    if isinstance(opened, TiffImagePlugin.TiffImageFile) and is_sixteen_bit(opened) and opened.tag_v2.get(262) == 0:
+    if zero_is_white and is_sixteen_bit(opened):
         raise ShardError(f"{path}: 16-bit TIFF in which 0 is white would be read inverted: store it with 0 as black")
     return opened
 
@@ -78,10 +73,8 @@ def load(opened: ImageFile, path: Path) -> None:
     Raises:
         ShardError: the data are damaged.
     """
-    try:
+    with reading(path), warnings.catch_warnings(action="ignore"):  # damage is reported as an error
         opened.load()
-    except _DAMAGE as error:
-        raise ShardError(f"{path} cannot be decoded: {one_line(error)}") from None
 
 
 def load_plain(opened: ImageFile, path: Path) -> Image.Image:
@@ -96,18 +89,19 @@ def load_plain(opened: ImageFile, path: Path) -> Image.Image:
     mode = opened.mode
     if mode in ("L", "RGB") or is_sixteen_bit(opened):
         return opened
-    if mode == "1":
-        return opened.convert("L")
-    if mode in ("CMYK", "YCbCr"):
-        return opened.convert("RGB")
-    if mode not in ("P", "PA", "LA", "RGBA"):
-        raise ShardError(
-            f"{path}: image mode {mode} is not supported: store it as 8-bit grey or RGB, or as 16-bit grey"
-        )
-    image = opened.convert("RGBA") if mode in ("P", "PA") else opened
-    if image.getchannel("A").getextrema() != (255, 255):
-        raise ShardError(f"{path}: some pixels are transparent: store the image on a background, without alpha")
-    return image.convert("L" if mode == "LA" else "RGB")
+    with reading(path):  # palettes and transparency are interpreted here
+        if mode == "1":
+            return opened.convert("L")
+        if mode in ("CMYK", "YCbCr"):
+            return opened.convert("RGB")
+        if mode not in ("P", "PA", "LA", "RGBA"):
+            raise ShardError(
+                f"{path}: image mode {mode} is not supported: store it as 8-bit grey or RGB, or as 16-bit grey"
+            )
+        image = opened.convert("RGBA") if mode in ("P", "PA") else opened
+        if image.getchannel("A").getextrema() != (255, 255):
+            raise ShardError(f"{path}: some pixels are transparent: store the image on a background, without alpha")
+        return image.convert("L" if mode == "LA" else "RGB")
 
 
 def as_array(image: Image.Image) -> NDArray[Any]:
@@ -122,18 +116,23 @@ def is_jpeg(opened: Image.Image) -> bool:
 
 
 def is_sixteen_bit(opened: Image.Image) -> bool:
-    """Whether the image is 16-bit grey. Pillow before 11 opens such a PNG as "I", which in a TIFF means 32 bits."""
-    return opened.mode in _SIXTEEN_BIT or (opened.mode == "I" and opened.format == "PNG")
+    """Whether the image is 16-bit grey."""
+    return opened.mode in _SIXTEEN_BIT
 
 
 def bits(opened: Image.Image, path: Path) -> int:
-    """Return the bits per channel in the file, which the decoded pixels do not reveal."""
-    if opened.format == "PNG":
-        with path.open("rb") as file:
-            return file.read(25)[24]
-    if isinstance(opened, TiffImagePlugin.TiffImageFile):
-        found = opened.tag_v2.get(258, 1)
-        return max(found) if isinstance(found, tuple) else int(found)
+    """Return the bits per channel in the file, which the decoded pixels do not reveal.
+
+    Raises:
+        ShardError: the header is damaged.
+    """
+    with reading(path):
+        if opened.format == "PNG":
+            head = takewhile(lambda chunk: chunk[0] != b"IDAT", png_chunks(path.read_bytes()))
+            return max(chunk[16] for name, chunk in head if name == b"IHDR")
+        if isinstance(opened, TiffImagePlugin.TiffImageFile):
+            found = opened.tag_v2.get(258, 1)
+            return int(max(found) if isinstance(found, tuple) else found)
     return 8
 
 
@@ -145,10 +144,8 @@ def turn(opened: ImageFile, path: Path) -> Image.Transpose | None:
     """
     if opened.format == "TIFF":  # Pillow applies the orientation itself
         return None
-    try:
+    with reading(path):
         return _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
-    except _DAMAGE as error:
-        raise ShardError(f"{path} cannot be decoded: {one_line(error)}") from None
 
 
 def is_turned(opened: ImageFile, path: Path) -> bool:

@@ -22,7 +22,7 @@ class RawVolume:
     Attributes:
         values: (x, y, z) or (x, y, z, channels), scaled as stated in the file; the axes may have any direction.
         affine: (4, 4) float64, voxel -> mm in RAS: right, anterior and superior of the patient.
-        stated: whether the file states the voxel size; otherwise 1 mm is assumed.
+        stated: whether the file states the voxel size; if not, the voxels of the affine have 1 mm.
     """
 
     values: NDArray[Any]
@@ -33,6 +33,25 @@ class RawVolume:
 def missing_library(path: Path, library: str) -> ShardError:
     """Return the error for a file whose reader is not installed."""
     return ShardError(f"{path} needs {library}: pip install 'uml-shards[volumes]'")
+
+
+def checked_spacing(numbers: Any, what: str) -> NDArray[np.float64]:
+    """Return a voxel size in mm along each axis, (3,).
+
+    Args:
+        numbers: the numbers in the file.
+        what: what they are and where, for the error.
+
+    Raises:
+        ShardError: they are not 3 positive numbers.
+    """
+    try:
+        spacing = np.asarray(numbers, np.float64)
+    except (TypeError, ValueError):
+        spacing = np.empty(0)
+    if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise ShardError(f"{what} must be 3 positive numbers, mm along each axis")
+    return spacing
 
 
 def refuse_large(shape: Sequence[int], path: Path) -> None:

@@ -1,5 +1,6 @@
 """Read volume files of any supported format in a common orientation and a dtype that shards support."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ShardError
+from ..errors import ShardError, reading
 from .dicom import read_series
 from .hdf5 import IMAGE, LABEL, read_hdf5
 from .nifti import read_nifti_volume
@@ -21,6 +22,12 @@ VOLUMES = (".nii.gz", ".nii", ".nrrd", ".h5", ".hdf5")
 _SAME_PLACE = 0.1
 """Largest distance between corresponding corners of two volumes of a patient, in voxels."""
 
+_SIZES = (1e-6, 1e4)
+"""Smallest and largest voxel size, in mm: microscopy and whole bodies lie far inside."""
+
+_FLAT = 1e-4
+"""Volume of the voxel below which an affine has no inverse, as a fraction of a cuboid with the same edges."""
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -30,7 +37,7 @@ class Volume:
         values: (H, W, D) or (H, W, D, channels), along x, y and z; int16 or float32. Unsigned dtypes are not used:
             files of one data set often mix signed and unsigned integers, and shards scale unsigned ones to [0, 1].
         affine: (4, 4) float64, voxel -> mm in RAS.
-        stated: whether the file states the voxel size; otherwise 1 mm is assumed.
+        stated: whether the voxel size is known; if not, the voxels of the affine have 1 mm.
     """
 
     values: NDArray[Any]
@@ -50,13 +57,14 @@ def ending(name: str) -> str:
     return name[len(name) - len(found) :]
 
 
-def read_volume(path: Path, dataset: str = IMAGE) -> Volume:
+def read_volume(path: Path, voxel_size: Sequence[float] = (), dataset: str = IMAGE) -> Volume:
     """Read a volume.
 
     Integers without a scale become int16 if they fit; all other values become float32.
 
     Args:
         path: a file, or a folder of DICOM files.
+        voxel_size: voxel size in mm along x, y and z of a file that states none; () if it is unknown.
         dataset: name of the dataset in an HDF5 file.
 
     Raises:
@@ -67,14 +75,13 @@ def read_volume(path: Path, dataset: str = IMAGE) -> Volume:
     values = raw.values[..., 0] if raw.values.ndim == 4 and raw.values.shape[3] == 1 else raw.values
     if values.ndim not in (3, 4) or not values.size:
         raise ShardError(f"{path}: shape {values.shape} is not valid for a volume")
-    if not np.isfinite(raw.affine).all() or not abs(np.linalg.det(raw.affine[:3, :3])) > 0:
-        raise ShardError(f"{path}: the affine has no inverse, so the voxel size is undefined: fix the header")
+    _refuse_affine(raw.affine, path)
     values, affine = _oriented(values, raw.affine, path)
-    return Volume(_plain(values, path), affine, raw.stated)
+    return _with_size(Volume(_plain(values, path), affine, raw.stated), voxel_size)
 
 
-def read_numbers(path: Path) -> Volume:
-    """Read the numbers of a mask. In an HDF5 file, the dataset `label` is read.
+def read_numbers(path: Path, voxel_size: Sequence[float] = ()) -> Volume:
+    """Read the numbers of a mask, see `read_volume`. In an HDF5 file, the dataset `label` is read.
 
     Returns:
         A volume with integer values (H, W, D): int16 or int64.
@@ -82,7 +89,7 @@ def read_numbers(path: Path) -> Volume:
     Raises:
         ShardError: see `read_volume`; or the mask has channels or non-integer values.
     """
-    volume = read_volume(path, LABEL)
+    volume = read_volume(path, voxel_size, LABEL)
     if volume.values.ndim != 3:
         raise ShardError(f"{path}: the mask has {volume.values.shape[3]} channels, but must have one number per voxel")
     if volume.values.dtype.kind != "f":
@@ -95,6 +102,8 @@ def read_numbers(path: Path) -> Volume:
 def refuse_other_place(volume: Volume, path: Path, image: Volume, image_path: Path) -> None:
     """Check that two volumes have the same shape and position.
 
+    A voxel size that only one of them states is taken for both.
+
     Raises:
         ShardError: shape or position differ.
     """
@@ -102,11 +111,16 @@ def refuse_other_place(volume: Volume, path: Path, image: Volume, image_path: Pa
     if one != other:
         sizes = f"{'x'.join(map(str, one))}, but the image {image_path} is {'x'.join(map(str, other))}"
         raise ShardError(f"{path}: the volume is {sizes} (along x, y, z): the shapes must be equal")
+    here = _with_size(volume, image.spacing if image.stated else ())
+    there = _with_size(image, volume.spacing if volume.stated else ())
     corners = np.asarray([(*corner, 1) for corner in product(*((0, side - 1) for side in one))])
-    apart = float(np.linalg.norm(corners @ (volume.affine - image.affine).T, axis=1).max())
-    if apart > _SAME_PLACE * min(image.spacing):
+    apart = float(np.linalg.norm(corners @ (here.affine - there.affine).T, axis=1).max())
+    if apart > _SAME_PLACE * min(there.spacing):
+        silent = next((at for at, one in ((path, volume), (image_path, image)) if not one.stated), None)
+        unknown = f", and {silent} does not state its voxel size" if silent and volume.stated != image.stated else ""
         raise ShardError(
-            f"{path}: the volume is up to {apart:.3g} mm away from the image {image_path}: their affines must be equal"
+            f"{path}: the volume is up to {apart:.3g} mm away from the image {image_path}{unknown}: "
+            "their affines must be equal"
         )
 
 
@@ -123,6 +137,18 @@ def _read(path: Path, dataset: str) -> RawVolume:
     raise ShardError(f"{path}: must be one of {', '.join(VOLUMES)}, or a folder of .dcm files")
 
 
+def _refuse_affine(affine: NDArray[np.float64], path: Path) -> None:
+    """Refuse an affine that states no place or no possible voxel size."""
+    with np.errstate(all="ignore"):
+        sizes = np.linalg.norm(affine[:3, :3], axis=0)
+        flat = not abs(np.linalg.det(affine[:3, :3] / sizes)) > _FLAT
+    if flat or not np.isfinite(affine).all():
+        raise ShardError(f"{path}: the affine has no inverse, so the voxel size is undefined: fix the header")
+    low, high = _SIZES
+    if not ((low <= sizes) & (sizes <= high)).all():
+        raise ShardError(f"{path}: the voxel size is {_text(sizes)} mm, outside {low:g} to {high:g} mm: fix the header")
+
+
 def _oriented(
     values: NDArray[Any], affine: NDArray[np.float64], path: Path
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -131,9 +157,22 @@ def _oriented(
         from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
     except ModuleNotFoundError:
         raise missing_library(path, "nibabel") from None
-    orientation = io_orientation(affine)
-    turned = np.asarray(affine @ inv_ornt_aff(orientation, values.shape[:3]), np.float64)
-    return np.asarray(apply_orientation(values, orientation)), turned
+    with reading(path):
+        orientation = io_orientation(affine)
+        turned = np.asarray(affine @ inv_ornt_aff(orientation, values.shape[:3]), np.float64)
+        return np.asarray(apply_orientation(values, orientation)), turned
+
+
+def _with_size(volume: Volume, size: Sequence[float]) -> Volume:
+    """Return the volume with a voxel size, in mm along each axis, if its own is unknown and one is given."""
+    if volume.stated or not len(size):
+        return volume
+    ratio = np.asarray(size) / np.asarray(volume.spacing)
+    return Volume(volume.values, volume.affine @ np.diag([*ratio, 1.0]))
+
+
+def _text(sizes: NDArray[np.float64]) -> str:
+    return " x ".join(f"{size:.3g}" for size in sizes)
 
 
 def _plain(values: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -58,12 +58,14 @@ class Preparation:
         window: range (low, high) to which values are clipped; () disables clipping.
         intensity: intensity mode for all channels, or one mode per channel.
         mask_cover: fraction of a new voxel that a class of the mask must cover; None takes the class at its centre.
+        voxel_size: voxel size of files that state none, in mm along each axis; () if it is unknown.
     """
 
     spacing: tuple[float, ...] = ()
     window: tuple[float, ...] = ()
     intensity: Intensity | Sequence[Intensity] = "keep"
     mask_cover: float | None = None
+    voxel_size: tuple[float, ...] = ()
 
 
 def encode_prepared(
@@ -75,7 +77,7 @@ def encode_prepared(
     note: Callable[[str], None] | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> dict[str, bytes]:
-    """Prepare a volume and encode it as components. The only metadata kept are spacing and affine.
+    """Prepare a volume and encode it as components. Of its metadata, only a known spacing and affine are kept.
 
     Args:
         image: volume from `read_volume`.
@@ -90,7 +92,7 @@ def encode_prepared(
         ShardError: the volume cannot be scaled or resampled.
     """
     prepared = resample(scale(image, how, path), how.spacing, path)
-    place = {"spacing": list(prepared.spacing), "affine": prepared.affine.tolist()}
+    place = {"spacing": list(prepared.spacing), "affine": prepared.affine.tolist()} if prepared.stated else {}
     components = {IMAGE: encode_volume(prepared.values), "json": encode_json(label, {**(meta or {}), **place})}
     if mask is not None:
         drawn = Volume(mask, image.affine, image.stated)
@@ -170,14 +172,16 @@ def resample(volume: Volume, spacing: Sequence[float], path: Path, nearest: bool
     Raises:
         ShardError: scipy is missing, the file does not state its spacing, or there would be too many voxels.
     """
-    ratio = np.asarray([new / old for new, old in zip(spacing, volume.spacing, strict=False)])
-    ratio[np.abs(ratio - 1) < _SAME] = 1
-    if (ratio == 1).all():
+    if not len(spacing):
         return volume
     if not volume.stated:
         raise ShardError(
-            f"{path} does not state its voxel size: leave the setting spacing empty, or store the size in the file"
+            f"{path} does not state its voxel size: give it in mm, such as voxel_size=1,1,1, or leave spacing empty"
         )
+    ratio = np.asarray(spacing) / np.asarray(volume.spacing)
+    ratio[np.abs(ratio - 1) < _SAME] = 1
+    if (ratio == 1).all():
+        return volume
     shape = np.asarray(volume.values.shape[:3])
     target = [max(1, round(side)) for side in shape / ratio]
     refuse_large((*target, *volume.values.shape[3:]), path)

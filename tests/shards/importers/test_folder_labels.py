@@ -41,7 +41,7 @@ def source(raw: Path, **settings: str):
         ("Labels.csv", "did you mean labels.csv"),
         ("LABELS.CSV", "did you mean labels.csv"),
         ("label.csv", "did you mean labels.csv"),
-        ("lables.csv", "did you mean labels.csv"),
+        ("labelz.csv", "did you mean labels.csv"),
         ("labels (1).csv", "did you mean labels.csv"),
         ("labels.tsv", "did you mean labels.csv"),
         ("labels.csv.txt", "did you mean labels.csv"),

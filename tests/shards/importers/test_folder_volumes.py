@@ -10,6 +10,7 @@ from PIL import Image
 
 from commands import load_script
 from uml_shards import ShardError, open_split
+from uml_shards.format.volume import parse_header
 from uml_shards.importers import Options, find_importer
 from uml_shards.write.verify import verify
 from uml_shards.write.writer import write_split
@@ -82,7 +83,7 @@ def test_volumes_of_every_format_are_imported_voxel_for_voxel(tmp_path, capsys):
     labels = {key: sample.label for key, sample in samples.items()}
     assert labels == {"a_scan_v1": 0, "site_1_B": 1, "heart_mri": 0, "ct_head": 1, "ct_neck": None}
     assert samples["ct_head"].meta == {"spacing": [0.5, 0.75, 2.0], "affine": ras_affine().tolist()}
-    assert samples["heart_mri"].meta["spacing"] == [1, 1, 1]
+    assert not samples["heart_mri"].meta
     assert (split.manifest.size, split.manifest.channels, split.manifest.masked) == ((7, 6, 5), 1, 4)
     options = split.manifest.options
     assert (options["size"], options["spacing"], options["intensity"]) == (0, [], "keep")
@@ -122,6 +123,18 @@ def test_settings_are_applied_to_the_volume(tmp_path):
     assert manifest.options["spacing"] == [1, 1.5, 2]
 
 
+def test_a_voxel_size_is_asked_for_where_files_state_none(tmp_path):
+    save_hdf5(tmp_path / "images" / "a.h5", image=anatomy(), label=lesion())
+    assert json.loads(encoded(importer(tmp_path))["json"]).keys() == {"label"}
+    with pytest.raises(ShardError, match=r"a\.h5 does not state its voxel size: give it in mm, such as voxel_size="):
+        encoded(importer(tmp_path, spacing="1,1,1"))
+    made = importer(tmp_path, voxel_size="0.5,1,2", spacing="1,1,1")
+    stored = encoded(made)
+    assert json.loads(stored["json"])["spacing"] == pytest.approx([1, 1, 1])
+    assert parse_header(stored["npy"], len(stored["npy"]), "npy").shape == (4, 6, 10, 1)
+    assert made.manifest_options["voxel_size"] == [0.5, 1, 2]
+
+
 def test_masks_of_class_numbers(tmp_path):
     numbers = lesion().astype(np.float32) * 2
     numbers[0, 0, 0] = 255
@@ -141,6 +154,7 @@ def test_masks_of_class_numbers(tmp_path):
     [
         (96, {}, r"--size 96 has no effect for volumes: use --set spacing=1,1,1, in mm"),
         (None, {"channels": "grey"}, "setting channels has no effect for volumes"),
+        (None, {"voxel_size": "1,nan,1"}, "must be 3 positive numbers"),
         (None, {"spacing": "1,1"}, "spacing='1,1': must be 3 positive numbers"),
         (None, {"spacing": "1,0,1"}, "must be 3 positive numbers"),
         (None, {"window": "3,3"}, "window='3,3': must be low,high"),
@@ -154,7 +168,7 @@ def test_settings_without_effect_for_volumes_are_refused(tmp_path, size, given, 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["spacing=1,1,1", "window=0,1", "intensity=volume"])
+@pytest.mark.parametrize("name", ["spacing=1,1,1", "voxel_size=1,1,1", "window=0,1", "intensity=volume"])
 def test_settings_without_effect_for_2d_images_are_refused(tmp_path, name):
     (tmp_path / "images").mkdir()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "images" / "a.png")

@@ -127,7 +127,7 @@ def test_unreadable_image_leaves_no_split(tmp_path):
     raw = write_isic2017(tmp_path / "raw")
     (raw / "ISIC-2017_Training_Data" / "ISIC_2.jpg").write_bytes(b"no image")
     importer = Isic2017(raw, Options(size=16))
-    with pytest.raises(ShardError, match=r"ISIC_2\.jpg cannot be opened"):
+    with pytest.raises(ShardError, match=r"ISIC_2\.jpg cannot be read"):
         write_split(importer, "train", importer.splits()["train"], tmp_path / "train", quiet=True)
     assert not (tmp_path / "train").exists()
 

@@ -188,7 +188,7 @@ def test_a_split_is_written_and_read(tmp_path):
         ),
         (lambda raw: save_volume(ispy1_mask(raw, 1002), np.zeros(ISPY1_SHAPE)), "marks no tumour"),
         (lambda raw: save_volume(ispy1_mask(raw, 1002), np.full(ISPY1_SHAPE, np.nan)), "960 NaN or infinite values"),
-        (lambda raw: ispy1_mask(raw, 1002).write_bytes(b"cut"), "cannot be opened"),
+        (lambda raw: ispy1_mask(raw, 1002).write_bytes(b"cut"), "cannot be read"),
         (
             lambda raw: save_volume(ispy1_mask(raw, 1002), np.zeros((*ISPY1_SHAPE, 2))),
             "must have 3 dimensions, but has 4",

@@ -76,7 +76,7 @@ def test_crop_shows_the_complete_disc_enlarged(tmp_path):
             lambda raw: (raw / "Annotation-Training400/x.csv").write_text("ImgName,Glaucoma Label\nn0002,2\n"),
             "row 2: label '2' of n0002 must be 0 or 1",
         ),
-        (lambda raw: next(raw.rglob("*.xlsx")).write_bytes(b"no zip"), "xlsx is not a workbook"),
+        (lambda raw: next(raw.rglob("*.xlsx")).write_bytes(b"no zip"), "xlsx cannot be read: File is not a zip file"),
     ],
 )
 def test_invalid_raw_data_are_reported_in_one_line(tmp_path, spoil, message):

@@ -234,6 +234,6 @@ def test_damaged_files_are_reported_in_one_line(tmp_path, ending):
     whole = path.read_bytes()
     for length in (0, 10, 60, len(whole) // 2):
         path.write_bytes(whole[:length])
-        with pytest.raises(ShardError, match=r"cannot be (opened|decoded)") as caught:
+        with pytest.raises(ShardError, match=r"cannot be read") as caught:
             encode_file(path, 16, lossless=False)
         assert "\n" not in str(caught.value)

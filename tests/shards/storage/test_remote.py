@@ -267,6 +267,10 @@ def test_transfers_of_other_schemes_are_resumed(made, cache):
 
         protocol = "breaking"
 
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:  # older versions of fsspec do not know our protocol
+            return super()._strip_protocol(path.removeprefix("breaking://"))
+
         def open(self, path: str, *arguments, **words):
             file = super().open(path, *arguments, **words)
             opened.append(path)

@@ -75,7 +75,7 @@ def test_bad_samples_are_skipped_and_listed_with_their_reasons(raw, tmp_path):
         rows = {row["item"]: row["reason"] for row in csv.DictReader(table)}
     assert rows["k03"] == "mask.png: value 7 is out of range: 2 mask classes, and 255 = ignore"
     assert rows["k16"] == "component json is missing"
-    assert rows[repr(("k11", 1))].startswith(f"{raw / 'k11.png'} cannot be opened")
+    assert rows[repr(("k11", 1))].startswith(f"{raw / 'k11.png'} cannot be read")
     assert rows[repr(("k14", "opened"))].endswith("cannot be read: No such file or directory")
     assert len(rows) == 5
 
@@ -117,7 +117,7 @@ def test_shards_with_skipped_samples_are_rewritten_without_skipping(raw, tmp_pat
 
 def test_repaired_file_is_read_when_the_run_continues(raw, tmp_path):
     keys = ["k01", "k02", "k11"]
-    with pytest.raises(ShardError, match=r"k11\.png cannot be opened"):
+    with pytest.raises(ShardError, match=r"k11\.png cannot be read"):
         write(raw, tmp_path / "train", keys, samples_per_shard=1, on_bad_sample="error")
     (raw / "k11.png").write_bytes(encode_grey(np.full((4, 4), 3, np.uint8)))
     assert write(raw, tmp_path / "train", keys, samples_per_shard=1, on_bad_sample="error").samples == 3
@@ -155,7 +155,7 @@ def test_summary_counts_by_reason_regardless_of_file_and_number(raw, tmp_path):
     write(raw, tmp_path / "train")
     lines = summarize(load_skipped(tmp_path / "train")).splitlines()
     assert lines[0] == "       2  mask.png: value N is out of range: N mask classes, and N = ignore"
-    assert [line for line in lines if line.startswith("       1  FILE cannot be opened: ")]
+    assert [line for line in lines if line.startswith("       1  FILE cannot be read: ")]
     assert "       1  FILE cannot be read: No such file or directory" in lines
     assert len(lines) == 4
 

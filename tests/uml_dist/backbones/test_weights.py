@@ -187,9 +187,10 @@ def test_files_without_weights_are_refused_in_one_line(tmp_path, capsys):
         path.write_bytes(b"<html>not found</html>" * 9)
         assert "are not a valid weight file" in line(name)
     path = tmp_path / "weights.pth"
-    for content in ({"model": {"a": torch.ones(1)}}, [torch.ones(1)]):
+    for content in ({"model": {"a": torch.ones(1)}}, [torch.ones(1)], {0: torch.ones(1)}, {"a": torch.ones(1), 1: 2}):
         torch.save(content, path)
         assert "are not a plain dictionary of tensors: save only the state_dict" in line()
     torch.save({"weight": Harmful()}, path)
-    assert "are not a valid weight file" in line()
+    assert "are not a valid weight file: it is damaged, or contains more than tensors" in line()
+    assert "are not a valid weight file: File name too long" in line("a" * 5000 + ".pth")
     assert capsys.readouterr().out == ""

@@ -47,7 +47,7 @@ def test_rows_state_type_default_and_range():
     assert found["optimizer.momentum"][:3] == ["number", "`0.9`", ">= 0, < 1"]
     assert found["data.workers"][:2] == ['integer or `"auto"`', '`"auto"`']
     assert found["streams.NAME.shards"][:2] == ["string", "required"]
-    assert found["train.steps"][:3] == ["integer", "*none*", "> 0"]
+    assert found["train.steps"][:3] == ["integer", "*none*", "> 0, <= 1e+09"]
     assert found["objective.weights.mutual"][3] == "weight of the mutual loss"
 
 

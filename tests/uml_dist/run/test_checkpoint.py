@@ -3,11 +3,13 @@
 import json
 import struct
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 
 from checkpoints import networks_of, one_line, save, state_of
+from damage import damaged
 from uml_dist.errors import UmlError
 from uml_dist.run import checkpoint as checkpoint_module
 from uml_dist.run.checkpoint import load_tensors, read_networks, read_state, verify
@@ -94,7 +96,7 @@ def test_a_list_of_digests_that_is_none_is_one_line(tmp_path, content):
     (saved / "MANIFEST.json").unlink()
     if content is not None:
         (saved / "MANIFEST.json").write_text(content)
-    with pytest.raises(UmlError, match=r"has no readable MANIFEST\.json: use another checkpoint") as raised:
+    with pytest.raises(UmlError, match=r"has no readable MANIFEST\.json: .+: use another checkpoint") as raised:
         verify(saved)
     one_line(raised)
 
@@ -105,9 +107,86 @@ def test_a_state_that_is_none_is_one_line(tmp_path, content):
     (saved / "state.json").unlink()
     if content is not None:
         (saved / "state.json").write_text(content)
-    with pytest.raises(UmlError, match=r"has no readable state\.json: use another checkpoint") as raised:
+    with pytest.raises(UmlError, match=r"has no readable state\.json: .+: use another checkpoint") as raised:
         read_state(saved)
     one_line(raised)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"step": "5"}, "step: Input should be a valid integer"),
+        ({"step": True}, "step: Input should be a valid integer"),
+        ({"step": 5.5}, "step: Input should be a valid integer"),
+        ({"step": -1}, "step: Input should be greater than or equal to 0"),
+        ({"step": 10**30}, "step: Input should be less than 9223372036854775808"),
+        ({"phase": None}, "phase: Input should be a valid integer"),
+        ({"positions": [1]}, "positions: Input should be a valid dictionary"),
+        ({"positions": {"train": -4}}, "positions.train: Input should be greater than or equal to 0"),
+        ({"best": "0.5"}, "best: Input should be a valid number"),
+        ({"best": float("nan")}, "best: Input should be a finite number"),
+        ({"until_best": float("inf")}, "until_best: Input should be a finite number"),
+        ({"config": 3}, "config: Input should be a valid dictionary"),
+        ({"data": {"train": 3}}, "data.train: Input should be a valid string"),
+        ({"recipe": ["uml"]}, "recipe: Input should be a valid string"),
+        ({"more": 1}, "more: Unexpected keyword argument"),
+    ],
+)
+def test_a_state_of_other_types_or_out_of_range_is_one_line(tmp_path, changes, reason):
+    saved = save(tmp_path)
+    tree = json.loads((saved / "state.json").read_text())
+    (saved / "state.json").write_text(json.dumps({**tree, **changes}))
+    with pytest.raises(UmlError, match=r"step-000005 has no readable state\.json: ") as raised:
+        read_state(saved)
+    assert reason in one_line(raised)
+
+
+@pytest.mark.parametrize("content", ["[" * 99999, '{"format": ' * 99999, '{"format": 1, "step": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize("name", ["state.json", "MANIFEST.json"])
+def test_json_that_would_overwhelm_the_parser_is_one_line(tmp_path, name, content):
+    saved = save(tmp_path)
+    (saved / name).write_text(content)
+    with pytest.raises(UmlError, match=rf"has no readable {name}: ") as raised:
+        (read_state if name == "state.json" else verify)(saved)
+    one_line(raised)
+
+
+def test_a_damaged_file_of_a_checkpoint_is_never_read_as_another_one(tmp_path):
+    saved, random = save(tmp_path), Random(0)
+    files = {path: path.read_bytes() for path in sorted(saved.iterdir())}
+    for path, data in files.items():
+        for _ in range(60):
+            path.write_bytes(damaged(data, random))
+            message = refusal_of(saved)
+            assert message is None or "\n" not in message
+            assert message or path.read_bytes() == data or path.name == "MANIFEST.json"
+        path.write_bytes(data)
+    assert refusal_of(saved) is None
+
+
+@pytest.mark.parametrize("name", ["state.json", "student.safetensors"])
+def test_a_damaged_file_that_nobody_has_verified_is_read_or_refused_in_one_line(tmp_path, name):
+    saved, random = save(tmp_path), Random(1)
+    data = (saved / name).read_bytes()
+    for _ in range(200):
+        (saved / name).write_bytes(damaged(data, random))
+        try:
+            read_networks(saved)
+        except UmlError as error:
+            message = str(error)
+        else:
+            continue
+        assert "\n" not in message
+
+
+def refusal_of(checkpoint: Path) -> str | None:
+    """Return the error of a checkpoint; None if it is valid."""
+    try:
+        verify(checkpoint)
+        read_state(checkpoint)
+    except UmlError as error:
+        return str(error)
+    return None
 
 
 def test_a_checkpoint_of_another_format_says_so(tmp_path):

@@ -212,7 +212,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "bytes": (lambda run: (run / "checkpoints/step-000007/MANIFEST.json").write_bytes(b"\xff"), "no readable MANIFEST"),
     "state": (lambda run: (run / "checkpoints/step-000007/state.json").write_text("{}"), "state.json is missing or"),
     "extra": (lambda run: (run / "checkpoints/step-000007/more.safetensors").touch(), "more.safetensors is missing or"),
-    "gone": (lambda run: shutil.rmtree(run / "checkpoints/step-000007"), "step-000007 has no readable MANIFEST.json"),
+    "gone": (
+        lambda run: shutil.rmtree(run / "checkpoints/step-000007"),
+        "latest names step-000007, which does not exist",
+    ),
 }
 
 
@@ -233,7 +236,20 @@ def test_the_newest_whole_one_before_a_damaged_one_is_taken(tmp_path, damage):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"rubbish", b"\xff\xfe", b"../step-000005", b"/etc", b".", b"step-000005/..", None]
+    "content",
+    [
+        b"step-000001",
+        b"step-" + b"9" * 300,
+        b"step-" + b"9" * 9000,
+        b"",
+        b"rubbish",
+        b"\xff\xfe",
+        b"../step-000005",
+        b"/etc",
+        b".",
+        b"step-000005/..",
+        None,
+    ],
 )
 def test_a_pointer_to_no_checkpoint_of_its_folder_is_none(tmp_path, content):
     for step in (5, 6):
@@ -243,13 +259,26 @@ def test_a_pointer_to_no_checkpoint_of_its_folder_is_none(tmp_path, content):
     pointer.unlink()
     if content is not None:
         pointer.write_bytes(content)
-        with pytest.raises(UmlError, match=r"latest does not name a checkpoint: use another checkpoint"):
-            find_checkpoint(tmp_path)
+        if content != b"step-000001":  # which is a name, but of no checkpoint here
+            with pytest.raises(UmlError, match=r"latest does not name a checkpoint: use another checkpoint"):
+                find_checkpoint(tmp_path)
     found = latest_valid(tmp_path / "checkpoints")
     assert found is not None
     assert found[0].name == "step-000006"
     assert found[1] is not None
     assert f"pointer {pointer} " in found[1]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_a_pointer_that_is_not_a_file_is_passed_over_without_waiting(tmp_path, make):
+    saved = save(tmp_path, 5)
+    pointer = tmp_path / "checkpoints" / "latest"
+    pointer.unlink()
+    make(pointer)
+    found = latest_valid(tmp_path / "checkpoints")
+    assert found is not None
+    assert found[0] == saved
+    assert f"pointer {pointer} is not a file: resuming from" in str(found[1])
 
 
 def test_checkpoints_beyond_the_latest_are_not_gone_on_from(tmp_path):

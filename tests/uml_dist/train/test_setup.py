@@ -227,6 +227,14 @@ def test_workers_load_ahead_for_a_gpu_only_by_default(partly_known, monkeypatch,
     assert loader_workers(validate(apply_overrides(tree, words), "run.toml"), on_gpu, local_ranks) == workers
 
 
+@pytest.mark.parametrize(
+    ("word", "hint"), [("networks.umm.optimizer.lr=0.1", "did you mean uml?"), ("networks.zz={}", "it has uml")]
+)
+def test_settings_of_a_network_that_is_not_trained_are_refused(partly_known, word, hint):
+    name = word.split(".")[1].split("=")[0]
+    assert refused(uml_tree(partly_known), word) == f"networks.{name}: recipe uml trains no network {name!r}: {hint}"
+
+
 def test_every_augmentation_can_be_configured():
     assert set(get_args(DataConfig.model_fields["augment"].annotation)) == set(AUGMENTATIONS)
 
@@ -286,7 +294,7 @@ def test_a_damaged_checkpoint_is_refused(partly_known, tmp_path):
     path.write_text(path.read_text().replace('"step": 3', '"step": 4'))
     assert "state.json is missing or damaged: no checkpoint is valid: copy one" in cannot_resume(setup, tmp_path)
     (tmp_path / "checkpoints" / "latest").write_text("step-000009\n")
-    assert "step-000009 has no readable MANIFEST.json" in cannot_resume(setup, tmp_path)
+    assert "latest names step-000009, which does not exist" in cannot_resume(setup, tmp_path)
 
 
 def test_older_checkpoint_replaces_a_damaged_one_and_the_user_is_told(partly_known, tmp_path):

@@ -116,11 +116,12 @@ class UmlModel(ModelConfig):
         "in the authors' code",
     )
     width: float | None = Field(
-        default=None, gt=0, description="factor of all channels; default: the profile's (1/8 or 1)"
+        default=None, gt=0, le=16, description="factor of all channels; default: the profile's (1/8 or 1)"
     )
     space_to_depth: int | None = Field(
         default=None,
         ge=1,
+        le=64,
         description="side of the blocks of pixels that become one point with all of their values as channels; in the "
         "output a point has scores for each of its pixels; default: the profile's (2 for compact, else 1)",
     )
@@ -145,6 +146,7 @@ class UmlModel(ModelConfig):
     frozen_epsilon: float | None = Field(
         default=None,
         ge=0,
+        le=1,
         description="added to the variance in frozen batch norm; default: the profile's (1e-5, or 0 for release)",
     )
     decoder_norm: DecoderNorm | None = Field(
