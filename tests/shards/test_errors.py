@@ -2,7 +2,7 @@
 
 import pytest
 
-from uml_shards.errors import ShardError, run_command
+from uml_shards.errors import ShardError, reading, run_command
 
 
 def fail() -> int:
@@ -26,3 +26,27 @@ def test_debug_and_other_errors_keep_their_traceback():
         run_command(lambda: 1 // 0, debug=False)
     with pytest.raises(ShardError):
         run_command(fail, debug=False, errors=(KeyError,))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("two\n lines"), "two lines"),
+        (KeyError(7), "KeyError: 7"),
+        (RecursionError(), "RecursionError"),
+        (MemoryError(), "MemoryError"),
+        (OSError(36, "File name too long", "/a/b"), "File name too long"),
+        (ValueError("7" * 5000), "7" * 300),
+    ],
+)
+def test_any_error_while_reading_is_one_line_that_names_the_file(error, reason):
+    with pytest.raises(ShardError) as caught, reading("a.nii", "mask"):
+        raise error
+    assert (str(caught.value), caught.value.reason) == (f"a.nii cannot be read: {reason}", "mask")
+
+
+def test_errors_that_name_their_cause_are_not_changed_while_reading():
+    with pytest.raises(ShardError, match=r"^tar a\.tar is missing: copy it again$"), reading("a.nii"):
+        fail()
+    with pytest.raises(KeyboardInterrupt), reading("a.nii"):
+        raise KeyboardInterrupt
