@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
+from broken_shards import restate_digests
 from uml_shards import ShardError, open_split
 from uml_shards.importers import Options, find_importer
 from uml_shards.importers.phantom_pictures import draw
@@ -148,6 +149,7 @@ def test_damaged_image_error_names_shard_key_and_reason(copy):
     data = tar.read_bytes()
     at = data.index(components["png"]) + len(components["png"]) // 2
     tar.write_bytes(data[:at] + bytes(20) + data[at + 20 :])
+    restate_digests(copy)
     with pytest.raises(ShardError, match=rf"shard-000000\.tar: sample {key}: png: cannot be") as caught:
         open_split(copy).read(0)
     assert "\n" not in str(caught.value)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from broken_shards import restate_digests
 from uml_shards import ShardError, open_split
 from uml_shards.importers import Options
 from uml_shards.importers.phantom import PhantomImporter
@@ -37,6 +38,7 @@ def damaged(made, tmp_path_factory):
     at = data.index(components["jpg"])
     data[at : at + 4] = bytes(byte ^ 0xFF for byte in data[at : at + 4])
     tar.write_bytes(data)
+    restate_digests(folder)
     return folder
 
 

@@ -60,7 +60,11 @@ def test_wrong_settings_are_reported_in_one_line(partly_known, words):
 @pytest.mark.parametrize(
     ("best", "changes", "message"),
     [
-        ("mean(dice, accuracy)", {"labelled": 0}, "accuracy needs an image with a label, but split val has none"),
+        (
+            "mean(dice, accuracy)",
+            {"labelled": 0, "class_counts": [0, 0]},
+            "accuracy needs an image with a label, but split val has none",
+        ),
         ("mean(dice, accuracy)", {"masked": 0}, "dice needs an image with a mask, but split val has none"),
         ("auroc", {"class_counts": [12, 0]}, "auroc needs an image of malignant, but split val has none"),
     ],
