@@ -22,7 +22,7 @@ from ..address import Address
 from ..errors import one_line
 from .pace import Pace, PacedSocket, within
 
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 20.0
 """Longest time for a connection, for a complete response header, and without a byte of the file."""
 
 LEAST_RATE = 10_000

@@ -1,6 +1,7 @@
 """Tests of scanning tars and of index files."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -147,6 +148,27 @@ def test_tar_that_breaks_the_format_is_refused(tmp_path, parts, reason):
     with pytest.raises(ShardError, match=reason) as caught:
         scan_tar(write_tar(tmp_path / "a.tar", parts))
     assert "\n" not in str(caught.value)
+    assert str(caught.value).count("a.tar") == 1
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path, make):
+    make(tmp_path / "a.tar")
+    with pytest.raises(ShardError, match=r"a\.tar cannot be read: it is not a regular file$") as caught:
+        scan_tar(tmp_path / "a.tar")
+    assert str(caught.value).count("a.tar") == 1
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE])
+def test_member_of_negative_size_does_not_send_the_scan_back(tmp_path, kind):
+    path = write_tar(tmp_path / "a.tar", members("a", "b"))
+    data = bytearray(path.read_bytes())
+    header = tarfile.TarInfo("b.jpg")
+    header.type, header.size = kind, -3584
+    data[3584 : 3584 + 512] = header.tobuf(tarfile.GNU_FORMAT)
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match=r"a\.tar: the tar is|a\.tar cannot be read"):
+        scan_tar(path)
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])

@@ -1,5 +1,6 @@
 """Tests of parts of a split: their samples, and that unlabelled samples are bare images."""
 
+import os
 import pickle
 import shutil
 
@@ -198,6 +199,12 @@ def test_corrupt_annotations_do_not_affect_unlabelled_samples(whole, tmp_path, w
     assert after.keys() == before.keys()
     assert after.labels().tolist() == before.labels().tolist() == [-1] * 6
     assert all(same(after.read(number), before.read(number)) for number in range(6))
+
+
+def test_list_that_is_a_pipe_is_refused_at_once(whole, tmp_path):
+    os.mkfifo(tmp_path / "ids.txt")
+    with pytest.raises(ShardError, match=r"list .*ids\.txt cannot be read: it is not a regular file"):
+        part_of(whole, "labelled", tmp_path / "ids.txt")
 
 
 def test_list_determines_the_part_and_may_have_comments(whole, write_list):

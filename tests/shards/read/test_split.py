@@ -1,8 +1,10 @@
 """Tests of reading samples by number: same samples in any process, and errors for files that do not match."""
 
+import errno
 import hashlib
 import json
 import multiprocessing
+import os
 import pickle
 import shutil
 
@@ -89,6 +91,27 @@ def test_data_set_folder_error_names_its_splits(made):
 def test_missing_folder_is_reported_in_one_line(tmp_path):
     with pytest.raises(ShardError, match="does not exist: make shards first"):
         open_split(tmp_path / "absent")
+
+
+def test_name_that_is_too_long_is_reported_in_one_line(copy):
+    with pytest.raises(ShardError, match="cannot be read: File name too long"):
+        open_split(copy / ("x" * 300))
+    restate(copy, name="x" * 300)
+    with pytest.raises(ShardError, match="cannot be read: File name too long"):
+        open_split(copy)
+
+
+def test_disk_that_fails_while_a_sample_is_read_is_reported_in_one_line(made, monkeypatch):
+    split = open_split(made)
+    split.read(0)
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(ShardError, match=r"shard-000000\.tar cannot be read: Input/output error") as caught:
+        split.read(0)
+    assert caught.value.reason == "tar"
 
 
 def test_missing_tar_is_detected_on_opening(copy):
