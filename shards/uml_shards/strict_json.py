@@ -31,7 +31,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def first_problem(error: ValidationError) -> str:
-    """Return the first problem that a model found, as `place: problem`; the place is "the file" for all of it."""
+    """Return the first problem that a model found, as `place: problem`, or `problem` if it concerns the whole."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the file"
-    return f"{place}: {first['msg'].removeprefix('Value error, ')}"
+    place = ".".join(str(part) for part in first["loc"])
+    return (f"{place}: " if place else "") + first["msg"].removeprefix("Value error, ")

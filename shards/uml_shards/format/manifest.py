@@ -192,7 +192,7 @@ class Manifest(BaseModel):
         except ValidationError as error:
             problem = first_problem(error)
         except Exception as error:  # whatever the parser raises on damaged data
-            problem = f"the file: {one_line(error)}"
+            problem = one_line(error)
         hint = ": another version wrote these shards, make them again" if problem.startswith("schema_version") else ""
         raise ShardError(f"{path} is not a manifest of schema version {SCHEMA_VERSION}: {problem}{hint}")
 
