@@ -129,9 +129,9 @@ def decode_label(components: Mapping[str, bytes], layout: Layout) -> tuple[int |
         return None, meta
     label = stated[0]
     if stated[-1] != label:
-        raise ShardError(f"json states label {label!r}, cls states {stated[-1]!r}")
+        raise ShardError(f"json states label {repr(label)[:40]}, cls states {stated[-1]}")
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < layout.classes:
-        raise ShardError(f"label {label!r} is out of range: {layout.classes} classes")
+        raise ShardError(f"label {repr(label)[:40]} is out of range: {layout.classes} classes")
     return label, meta
 
 
