@@ -188,7 +188,12 @@ class Manifest(BaseModel):
             ShardError: the manifest does not match the schema.
         """
         try:
-            return cls.model_validate(parse_json(data))
+            manifest = cls.model_validate(parse_json(data))
+            # That of several splits, which is never stored beside shards, may contain names twice.
+            files = [name for shard in manifest.shards for name in (shard.name, shard.index)]
+            if len(set(files)) < len(files):
+                raise ValueError("shards contains the same file twice")
+            return manifest
         except ValidationError as error:
             problem = first_problem(error)
         except Exception as error:  # whatever the parser raises on damaged data

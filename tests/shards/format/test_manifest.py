@@ -53,6 +53,7 @@ def test_samples_are_summed_over_the_shards():
         ({"statistics": {"mean": [0.1], "std": [0.1]}}, "statistics.mean has 1 numbers, but there are 3 channels"),
         ({"statistics": {"mean": [0.1] * 3, "std": [0.1] * 2}}, "statistics.std has 2 numbers"),
         ({"statistics": {"mean": [0.1] * 3, "std": [0.1, 0.1, -0.1]}}, r"statistics\.std\.2"),
+        ({"shards": STATED["shards"][:1] * 2}, "shards contains the same file twice"),
         ({"labelled": 6}, "labelled is 6, but there are 5 samples"),
         ({"masked": -1}, "masked"),
         ({"classes": ["a"]}, "class_counts has 0 numbers of sum 0, but there are 1 classes and 0 labelled samples"),
