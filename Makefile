@@ -17,7 +17,7 @@ endif
 export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help install demo shards bench bench-static bench-errors bench-micro bench-step bench-shards bench-deviations \
-    bench-quality tune gpu-check cluster-check test test-quick test-kernels test-triton test-distributed test-real lint \
+    bench-quality tune gpu-check cluster-check test test-quick test-kernels test-triton test-distributed test-real fuzz lint \
     format clean
 
 DATASET ?= phantom
@@ -100,6 +100,9 @@ test-distributed: $(STAMP) ## run the multi-process tests, and those that start 
 
 test-real: $(STAMP) ## run the tests on real images, in the folder named by UML_REAL_DATA
 	$(BIN)/python -m pytest -m real $(ARGS)
+
+fuzz: $(STAMP) ## read thousands of damaged files of every kind; table of outcomes; ARGS="--inputs 20000 --seed 1"
+	$(BIN)/python tests/fuzz.py $(ARGS)
 
 lint: $(STAMP) ## ruff, its formatter, pyright, the direction of imports, spelling
 	$(BIN)/ruff check .

@@ -69,7 +69,8 @@ class Batch:
         return self._from_meta("affine", np.full((4, 4), np.nan))
 
     def _from_meta(self, name: str, unknown: np.ndarray) -> Tensor:
-        values = [meta.get(name, unknown) for meta in self.meta or ({},) * len(self)]
+        stated = [meta.get(name) for meta in self.meta or ({},) * len(self)]
+        values = [unknown if value is None else value for value in stated]
         return torch.from_numpy(np.asarray(values, dtype=np.float64))
 
     @property

@@ -31,7 +31,7 @@ import numpy as np
 from uml_shards import Manifest, Split, open_split
 from uml_shards.format import jpeg
 from uml_shards.format.decode import decode_sample
-from uml_shards.format.index import index_dtype, save_index
+from uml_shards.format.index import NO_LABEL, index_dtype, save_index
 from uml_shards.format.manifest import Shard, Statistics
 from uml_shards.importers import Options, find_importer
 from uml_shards.read.plan import Plan
@@ -140,6 +140,7 @@ def million(count: int) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         path, shards = Path(folder), []
         index = np.zeros(SAMPLES, index_dtype(len(COMPONENTS)))
+        index["label"] = NO_LABEL
         index["base"] = np.arange(SAMPLES) * 65536
         index["start"], index["size"] = (512, 40000, 45000), (30000, 300, 2000)
         for number in range(count):

@@ -68,6 +68,32 @@ def reading(path: object, reason: Reason = "other") -> Iterator[None]:
         raise ShardError(f"{path} cannot be read: {reason_of(error)}", reason) from error
 
 
+def reason_of(error: Exception) -> str:
+    """Return why a library could not read a file: one line, without the path, of at most 300 characters."""
+    reason = getattr(error, "strerror", None) or one_line(error)
+    if isinstance(error, LookupError):  # its message is only the key
+        reason = f"{type(error).__name__}: {reason}"
+    return str(reason)[:300]
+
+
+@contextmanager
+def reading(path: object, reason: Reason = "other") -> Iterator[None]:
+    """Report any error of a library on the bytes of a file as one line that names the file.
+
+    Libraries raise errors of many classes on damaged files, and their results may read the file later. Everything that
+    is taken from a file should therefore become a number, text or array within this block.
+
+    Raises:
+        ShardError: "PATH cannot be read: ..."; errors that are a `ShardError` already are not changed.
+    """
+    try:
+        yield
+    except ShardError:
+        raise
+    except Exception as error:
+        raise ShardError(f"{path} cannot be read: {reason_of(error)}", reason) from error
+
+
 def run_command(command: Callable[[], int], debug: bool, errors: tuple[type[Exception], ...] = (ShardError,)) -> int:
     """Run a command and return its exit code; report an error that users can fix as one line, with exit code 2.
 

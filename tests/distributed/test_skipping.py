@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from broken_shards import restate_digests
 from runs import train, uml_tree
 from uml_shards import open_split
 from worldly import refusal_of
@@ -25,6 +26,7 @@ def damage(shards, folder, chosen):
         with (copy / "train" / split.manifest.shards[shard].name).open("r+b") as file:
             file.seek(start + 100)
             file.write(bytes(int(place["size"][column]) - 100))
+    restate_digests(copy / "train")
     return copy
 
 

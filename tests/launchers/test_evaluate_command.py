@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from broken_shards import restate_digests
 from commands import command_of, load_script
 from runs import train, uml_tree
 from shard_server import ShardServer, serving
@@ -147,6 +148,7 @@ def test_bad_sample_is_one_line_and_leaves_no_metrics(command, run_folder, partl
     image = max(data.find(b"\xff\xd8\xff"), data.find(b"\x89PNG"))
     data[image : image + 64] = bytes(64)
     tar.write_bytes(data)
+    restate_digests(broken / "val")
     code, _, error = command("--run", run_folder, "--shards", broken)
     assert code == 2
     assert re.fullmatch(r"error: [^\n]*shard-000000.tar[^\n]+\n", error)

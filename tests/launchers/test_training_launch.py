@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from broken_shards import restate_digests
 from worlds import free_port
 
 pytestmark = pytest.mark.launch
@@ -88,6 +89,7 @@ def test_bad_sample_ends_all_ranks_with_one_line_and_exit_code_2(tmp_path):
     jpeg = data.index(b"\xff\xd8\xff")
     data[jpeg : jpeg + 64] = bytes(64)
     tar.write_bytes(data)
+    restate_digests(shards / "train")
     run = tmp_path / "run"
     process = start((), shards, run, "train.steps=20", "metrics.enabled=false")
     output, errors = process.communicate(timeout=120)

@@ -158,14 +158,24 @@ def write_plain(folder: Path, samples: Sequence[Mapping[str, bytes]], **names: A
 
 
 def swap_tar(folder: Path, samples: Sequence[Mapping[str, bytes]]) -> None:
-    """Replace the samples in the tar of `write_plain`; in the manifest, only index, size and components change."""
+    """Replace the samples in the tar of `write_plain`; in the manifest, only components, sizes and digests change."""
     tar, manifest = folder / "a.tar", Manifest.load(folder)
     _write_tar(tar, samples)
     columns = sorted({*manifest.components, *(name for sample in samples for name in sample)})
     save_index(build_index(tar, columns), folder / "a.index.npy")
-    digest = hashlib.sha256((folder / "a.index.npy").read_bytes()).hexdigest()
-    shard = manifest.shards[0].model_copy(update={"bytes": tar.stat().st_size, "index_sha256": digest})
-    manifest.model_copy(update={"shards": (shard,), "components": tuple(columns)}).save(folder)
+    manifest.model_copy(update={"components": tuple(columns)}).save(folder)
+    restate_digests(folder)
+
+
+def restate_digests(folder: Path) -> None:
+    """State the present sizes and digests of all tars and indices in the manifest of a split."""
+    manifest = Manifest.load(folder)
+    shards = []
+    for shard in manifest.shards:
+        tar, index = ((folder / name).read_bytes() for name in (shard.name, shard.index))
+        digests = {"sha256": hashlib.sha256(tar).hexdigest(), "index_sha256": hashlib.sha256(index).hexdigest()}
+        shards.append(shard.model_copy(update={"bytes": len(tar), **digests}))
+    manifest.model_copy(update={"shards": tuple(shards)}).save(folder)
 
 
 def _write_tar(path: Path, samples: Sequence[Mapping[str, bytes]]) -> None:

@@ -6,7 +6,10 @@ from uml_shards.format.manifest import Manifest, Shard, Statistics
 
 
 def manifest_of(**changes: Any) -> Manifest:
-    """Return the manifest of 8 RGB images of 4 x 4 with two classes and two pixel classes, with the given changes."""
+    """Return the manifest of 8 RGB images of 4 x 4 with two classes and two pixel classes, with the given changes.
+
+    Unless `class_counts` are given, the classes occur equally often.
+    """
     zeros = "0" * 64
     shard = Shard(
         name="shard-000000.tar", bytes=1, sha256=zeros, samples=8, index="shard-000000.index.npy", index_sha256=zeros
@@ -26,4 +29,7 @@ def manifest_of(**changes: Any) -> Manifest:
         "source": "a test",
         "shards": (shard,),
     }
-    return Manifest(**{**fields, **changes})
+    fields |= changes
+    classes, labelled = len(fields["classes"]), fields["labelled"] if fields["classes"] else 0
+    counts = tuple(labelled // classes + (number < labelled % classes) for number in range(classes))
+    return Manifest(**{"class_counts": counts, **fields, "labelled": labelled})

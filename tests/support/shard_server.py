@@ -198,6 +198,34 @@ class AlwaysSilent(Silent):
     ranges = False
 
 
+OK = b"HTTP/1.1 200 OK\r\n"
+
+TRICKLES = {
+    "body": (OK + b"Content-Length: 1000000\r\n\r\n", b"x"),
+    "body without a length": (OK + b"\r\n", b"x"),
+    "status line": (b"HTTP/1.1 200 ", b"x"),
+    "header": (OK + b"X-Long: ", b"x"),
+    "headers": (OK, b"X: y\r\n"),
+    "interim responses": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "size of a chunk": (OK + b"Transfer-Encoding: chunked\r\n\r\n1", b"0"),
+    "extension of a chunk": (OK + b"Transfer-Encoding: chunked\r\n\r\n1; ", b"x"),
+    "trailers": (OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"X: y\r\n"),
+}
+"""Part of an answer that never ends -> the bytes before it, and the bytes that are repeated."""
+
+
+class Trickling(ShardServer):
+    """Sends an answer without end, one piece after a pause at a time."""
+
+    opening, repeated = TRICKLES["body"]
+    pause = 0.01
+
+    def answer(self, handler: "_Handler", name: str, visit: int) -> None:
+        handler.wfile.write(self.opening)
+        while not self.closing.wait(self.pause):
+            handler.wfile.write(self.repeated)
+
+
 class Redirecting(ShardServer):
     """Redirects every request."""
 

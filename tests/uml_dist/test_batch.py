@@ -112,11 +112,12 @@ def test_placeholders_keep_their_place_without_weight_and_say_why():
 def test_geometry_of_volumes_comes_with_the_batch_and_is_nan_where_it_is_unknown():
     affine = np.diag([0.5, 0.5, 3.0, 1.0])
     known = sample_of("a", meta={"spacing": [0.5, 0.5, 3.0], "affine": affine.tolist(), "patient": "P"})
-    batch = collate(stream_of(), [known, sample_of("b")], [0, 1])
+    null = sample_of("c", meta={"spacing": None, "affine": None})
+    batch = collate(stream_of(), [known, sample_of("b"), null], [0, 1, 2])
     assert batch.spacing[0].tolist() == [0.5, 0.5, 3.0]
     assert torch.equal(batch.affine[0], torch.from_numpy(affine))
-    assert batch.spacing[1].isnan().all()
-    assert batch.affine[1].isnan().all()
+    assert batch.spacing[1:].isnan().all()
+    assert batch.affine[1:].isnan().all()
     assert [dict(meta) for meta in batch.meta][1] == {}
     assert batch.meta[0]["patient"] == "P"
 

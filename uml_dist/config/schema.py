@@ -139,6 +139,11 @@ class DataConfig(Section):
         le=1e6,
         description="largest size of the cache; the least recently used shards are removed; default: no limit",
     )
+    verify: Annotated[Literal["first-use", "never"], RESUMABLE] = Field(
+        default="first-use",
+        description="first-use: compare the sha256 of each local shard with the manifest's before its first read, "
+        "once until the file changes; never: do not. Shards behind URLs are always compared",
+    )
     window: int = Field(default=256, gt=0, le=10**6, description="samples among which a slot shuffles")
     on_bad_sample: Annotated[Literal["error", "skip"], RESUMABLE] = Field(
         default="error",

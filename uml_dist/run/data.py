@@ -39,7 +39,8 @@ def open_stream_split(config: RunConfig, name: str, split: str) -> Split:
 
 def _open(config: RunConfig, shards: str, split: str) -> Split:
     """Open a split of shards in a folder or behind a URL."""
-    return open_split(parse_location(shards) / split, Cache(config.data.cache, config.data.cache_gigabytes))
+    data = config.data
+    return open_split(parse_location(shards) / split, Cache(data.cache, data.cache_gigabytes), data.verify)
 
 
 def stream_sizes(config: RunConfig, splits: Mapping[str, Samples]) -> dict[str, Size]:

@@ -182,6 +182,7 @@ def prepare(config: RunConfig, ranks: int) -> Setup:
         rank_batch = setup.rank_batch(phase, 0, ranks)
         for name, count in rank_batch.counts.items():
             make_plan(config, name, splits[name], count)  # fails here, and not on every rank
+        setup.streams(phase)  # as well
         if rank_batch.accumulation > 1 and recipe.why_no_accumulation:
             raise UmlError(
                 f"train.micro_batch = {config.train.micro_batch} splits a step into {rank_batch.accumulation} micro "

@@ -1,6 +1,5 @@
 """Decode the components of a sample and check them against the manifest."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import Reason, ShardError, one_line
+from ..errors import Reason, ShardError, reason_of
 from ..sample import IGNORE, PICTURES, Sample
+from ..strict_json import parse_json
+from .geometry import check_geometry
 from .manifest import Manifest
 from .picture import decode_image, decode_mask
 from .volume import IMAGE, MASK, decode_volume, decode_volume_mask
@@ -73,6 +74,8 @@ def decode_sample(key: str, components: Mapping[str, bytes], layout: Layout) -> 
         check_image(image.shape, layout)
         part = "label"
         label, meta = decode_label(components, layout)
+        if extension == IMAGE:
+            check_geometry(meta)
         part = "mask"
         mask = (_volume_mask if extension == IMAGE else _masks)(components, layout, image.shape[:-1])
         return Sample(key=key, image=image, mask=mask, label=label, meta=meta)
@@ -126,9 +129,9 @@ def decode_label(components: Mapping[str, bytes], layout: Layout) -> tuple[int |
         return None, meta
     label = stated[0]
     if stated[-1] != label:
-        raise ShardError(f"json states label {label!r}, cls states {stated[-1]!r}")
+        raise ShardError(f"json states label {repr(label)[:40]}, cls states {stated[-1]}")
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < layout.classes:
-        raise ShardError(f"label {label!r} is out of range: {layout.classes} classes")
+        raise ShardError(f"label {repr(label)[:40]} is out of range: {layout.classes} classes")
     return label, meta
 
 
@@ -138,9 +141,9 @@ def _json(data: bytes | None, layout: Layout) -> dict[str, Any]:
     if data is None:
         raise ShardError("component json is missing")
     try:
-        meta = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ShardError(f"json: {one_line(error)}") from None
+        meta = parse_json(data)
+    except Exception as error:
+        raise ShardError(f"json: cannot be read: {reason_of(error)}") from None
     if not isinstance(meta, dict) or (layout.described and "label" not in meta):
         raise ShardError('json: must be an object with "label" set to a class number or null')
     return meta

@@ -14,21 +14,27 @@ of a sample in the same order.
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ShardError
+from ..address import Location
+from ..errors import ShardError, reading
+from ..files import open_regular
 from ..names import check_name
 from .decode import find_image
+from .manifest import Manifest, Shard
+from .npy import parse_npy_header
 
 BLOCK = 512
 """Size of a tar header in bytes, and the multiple that data are padded to."""
 
 NO_LABEL = -1
 """Label of a sample without a label."""
+
+HEADER_BYTES = 8 * BLOCK
+"""Upper bound for the header of an index file."""
 
 NAME_BYTES = 100
 """Longest member name that fits a plain tar header."""
@@ -66,19 +72,16 @@ def scan_tar(path: str | Path) -> list[Entry]:
     path = Path(path)
     entries: list[Entry] = []
     finished: set[str] = set()
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                _add(entries, finished, member, path)
-            end = tar.offset
-    except FileNotFoundError:
-        raise ShardError(f"{path} does not exist") from None
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise ShardError(f"{path}: the tar cannot be read to its end: {' '.join(str(error).split())}") from None
-    with path.open("rb") as file:
+    with reading(path), open(open_regular(path), "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        last = -1
+        for member in tar:
+            if member.offset <= last:  # a negative size, with which tarfile would never come to an end
+                raise ShardError(f"{path}: the tar is damaged after {len(entries)} samples: make it again")
+            last = member.offset
+            _add(entries, finished, member, path)
         # tarfile takes a tar that is cut between two members, or has a damaged header, for complete. Only the end
         # marker shows the damage.
-        file.seek(end)
+        file.seek(tar.offset)
         if file.read(2 * BLOCK) != bytes(2 * BLOCK):
             raise ShardError(f"{path}: the tar is truncated or damaged after {len(entries)} samples: make it again")
     if not entries:
@@ -129,19 +132,57 @@ def save_index(index: NDArray[np.void], path: str | Path) -> None:
         np.lib.format.write_array(file, index, version=(1, 0), allow_pickle=False)
 
 
-def parse_index(data: bytes, components: int, path: str | Path) -> NDArray[np.void]:
-    """Parse the bytes of an index file (.npy). Pickles are never loaded.
+def index_bytes(samples: int, components: int) -> int:
+    """Return the largest size of an index file."""
+    return HEADER_BYTES + samples * index_dtype(components).itemsize
+
+
+def parse_index(data: bytes, shard: Shard, manifest: Manifest, path: Location) -> NDArray[np.void]:
+    """Parse the bytes of an index file (.npy) and check that its rows fit the shard.
+
+    Args:
+        data: bytes of the file.
+        shard: entry of the manifest.
+        manifest: manifest of the split.
+        path: path of the index, for error messages.
 
     Raises:
-        ShardError: the data are not an index of this number of components.
+        ShardError: the data are not an index of the shard's samples and components, or a row points outside of the tar.
     """
+    dtype = index_dtype(len(manifest.components))
     try:
-        index = np.lib.format.read_array(BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
-        raise ShardError(f"{path} is not an index file: {' '.join(str(error).split())}") from None
-    if index.dtype != index_dtype(components) or index.ndim != 1:
-        raise ShardError(f"{path} is not an index of {components} components: make the shards again")
+        header = parse_npy_header(data)
+    except ValueError as error:
+        raise ShardError(f"{path} is not an index file: {error}") from None
+    if header.descr != repr(dtype.descr) or header.fortran or len(header.shape) != 1:
+        raise ShardError(f"{path} is not an index of {len(manifest.components)} components: make the shards again")
+    rows = header.shape[0]
+    if rows != shard.samples:
+        raise ShardError(f"{path}: indexes {rows} samples, the manifest states {shard.samples}")
+    if len(data) != header.start + rows * dtype.itemsize:
+        raise ShardError(f"{path}: has {len(data)} bytes, but {rows} rows need {header.start + rows * dtype.itemsize}")
+    index = np.frombuffer(data, dtype, offset=header.start)
+    _check_rows(index, shard, len(manifest.classes), path)
     return index
+
+
+def _check_rows(index: NDArray[np.void], shard: Shard, classes: int, path: Location) -> None:
+    """Check that the samples of an index follow one another in the tar, and that their labels are class numbers."""
+    present = index["size"] > 0
+    ends = np.where(present, index["start"].astype(np.uint64) + index["size"], 0).max(axis=1)
+    empty = ~present.any(axis=1)
+    early = (present & (index["start"] < BLOCK)).any(axis=1)
+    # A base near 2^64 would wrap around when the sample's length is added.
+    limits = np.append(index["base"][1:], np.uint64(shard.bytes))
+    late = (ends > limits) | (index["base"] > limits - np.minimum(ends, limits))
+    wrong = empty | early | late | (index["label"] < NO_LABEL) | (index["label"] >= classes)
+    if wrong.any():
+        row = int(wrong.argmax())
+        label = int(index["label"][row])
+        problem = "points outside of the tar or into another sample"
+        if not NO_LABEL <= label < classes:
+            problem = f"has label {label}, which is out of range: {classes} classes"
+        raise ShardError(f"{path}: the row of sample {row} {problem}: make the shards again")
 
 
 def _add(entries: list[Entry], finished: set[str], member: tarfile.TarInfo, path: Path) -> None:
@@ -152,7 +193,7 @@ def _add(entries: list[Entry], finished: set[str], member: tarfile.TarInfo, path
         raise ShardError(f"{path}: member name {name!r} is absolute or leaves the folder, which is not allowed")
     if member.isdir():
         return
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
         raise ShardError(f"{path}: member {name!r} is a link or a special file, which is not allowed")
     folder, separator, last = name.rpartition("/")
     stem, dot, extension = last.partition(".")

@@ -1,16 +1,20 @@
 """The manifest: the JSON file that describes a split, stored beside its tars."""
 
 import hashlib
+import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..address import Location
 from ..durable import replace_text
-from ..errors import ShardError
+from ..errors import ShardError, one_line
+from ..files import read_regular
 from ..names import check_file_name, check_name, check_text
-from ..sample import PICTURES
+from ..sample import IGNORE, PICTURES
+from ..strict_json import first_problem, parse_json
+from .picture import MAX_PIXELS
 from .volume import IMAGE as VOLUME
 
 SCHEMA_VERSION = 2
@@ -20,6 +24,21 @@ FILE_NAME = "manifest.json"
 
 KEY_TABLE = "keys.csv"
 """Table from keys back to raw files, beside the splits of a data set; it is not part of the shards."""
+
+MAX_BYTES = 1 << 26
+"""Largest manifest that is read; enough for 200 000 shards."""
+
+MAX_NUMBER = 1 << 48
+"""Upper bound of all counts and sizes in bytes: 64-bit integers can add and multiply them."""
+
+MAX_CHANNELS = 1 << 12
+"""Largest number of channels of an image or a volume."""
+
+MAX_VOXELS = 1 << 32
+"""Largest number of voxels: the index has 32 bits for the size of a component."""
+
+MAX_CLASSES = 1 << 16
+"""Largest number of image classes: a larger label is probably not a class number."""
 
 PLAIN_NAME = r"^[^/\\\x00-\x1f]*[^/\\\x00-\x1f.][^/\\\x00-\x1f]*$"
 """A file name without a folder. Manifests may come from untrusted sources, so no other path is accepted."""
@@ -31,10 +50,10 @@ class Statistics(BaseModel):
     Unsigned integers are scaled to [0, 1] by their largest value; signed integers and floats are taken as they are.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mean: tuple[float, ...]
-    std: tuple[float, ...]
+    std: tuple[Annotated[float, Field(ge=0)], ...]
 
 
 class Shard(BaseModel):
@@ -52,9 +71,9 @@ class Shard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=PLAIN_NAME)
-    bytes: int = Field(gt=0)
+    bytes: int = Field(gt=0, le=MAX_NUMBER)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    samples: int = Field(gt=0)
+    samples: int = Field(gt=0, le=MAX_NUMBER)
     index: str = Field(pattern=PLAIN_NAME)
     index_sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
@@ -89,15 +108,15 @@ class Manifest(BaseModel):
     schema_version: Literal[2] = SCHEMA_VERSION
     dataset: str
     split: str
-    channels: int = Field(gt=0)
-    size: Annotated[tuple[int, ...], Field(min_length=2, max_length=3)] | None
-    classes: tuple[str, ...] = ()
-    mask_classes: tuple[str, ...] = ()
+    channels: int = Field(gt=0, le=MAX_CHANNELS)
+    size: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=2, max_length=3)] | None
+    classes: Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES)] = ()
+    mask_classes: Annotated[tuple[str, ...], Field(max_length=IGNORE)] = ()
     mask_names: tuple[str, ...] = ()
-    components: tuple[str, ...]
+    components: Annotated[tuple[str, ...], Field(min_length=1)]
     labelled: int = Field(ge=0)
     masked: int = Field(ge=0)
-    class_counts: tuple[int, ...] = ()
+    class_counts: tuple[Annotated[int, Field(ge=0)], ...] = ()
     tasks: dict[str, tuple[int, ...]] = {}
     statistics: Statistics
     notes: dict[str, int] = {}
@@ -130,6 +149,32 @@ class Manifest(BaseModel):
     def _check_text(cls, text: str) -> str:
         return check_text(text)
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in ("classes", "mask_classes", "mask_names", "components"):
+            values: tuple[str, ...] = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} contains the same name twice")
+        for name in ("mean", "std"):
+            if (length := len(getattr(self.statistics, name))) != self.channels:
+                raise ValueError(f"statistics.{name} has {length} numbers, but there are {self.channels} channels")
+        for name in ("labelled", "masked"):
+            if (count := getattr(self, name)) > self.samples:
+                raise ValueError(f"{name} is {count}, but there are {self.samples} samples")
+        if len(self.class_counts) != len(self.classes) or sum(self.class_counts) != self.labelled:
+            raise ValueError(
+                f"class_counts has {len(self.class_counts)} numbers of sum {sum(self.class_counts)}, but there are "
+                f"{len(self.classes)} classes and {self.labelled} labelled samples"
+            )
+        for name, labels in self.tasks.items():
+            if not all(0 <= label < len(self.classes) for label in labels):
+                raise ValueError(f"tasks.{name} names a label that is not one of {len(self.classes)} classes")
+        if self.size is not None and len(self.size) != self.dimensions:
+            raise ValueError(f"size has {len(self.size)} numbers, but the components are of {self.dimensions}D images")
+        if self.size is not None and math.prod(self.size) > (MAX_PIXELS if len(self.size) == 2 else MAX_VOXELS):
+            raise ValueError("size is larger than any image that is read")
+        return self
+
     @property
     def samples(self) -> int:
         """Number of samples in the split."""
@@ -157,8 +202,8 @@ class Manifest(BaseModel):
         """
         path = Path(directory) / FILE_NAME
         try:
-            data = path.read_bytes()
-        except FileNotFoundError:
+            data = read_regular(path, MAX_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
             if any(path.parent.glob("*.tar")):
                 hint = f"for plain webdataset tars run `python launchers/shards.py index {path.parent}`"
                 raise ShardError(f"shard folder {path.parent} contains tars but no manifest.json: {hint}") from None
@@ -176,14 +221,18 @@ class Manifest(BaseModel):
             ShardError: the manifest does not match the schema.
         """
         try:
-            return cls.model_validate_json(data)
+            manifest = cls.model_validate(parse_json(data))
+            # That of several splits, which is never stored beside shards, may contain names twice.
+            files = [name for shard in manifest.shards for name in (shard.name, shard.index)]
+            if len(set(files)) < len(files):
+                raise ValueError("shards contains the same file twice")
+            return manifest
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            message = first["msg"].removeprefix("Value error, ")
-            problem = f"{path} is not a manifest of schema version {SCHEMA_VERSION}: {where}: {message}"
-            hint = ": another version wrote these shards, make them again" if where == "schema_version" else ""
-            raise ShardError(problem + hint) from None
+            problem = first_problem(error)
+        except Exception as error:  # whatever the parser raises on damaged data
+            problem = one_line(error)
+        hint = ": another version wrote these shards, make them again" if problem.startswith("schema_version") else ""
+        raise ShardError(f"{path} is not a manifest of schema version {SCHEMA_VERSION}: {problem}{hint}")
 
     def save(self, directory: str | Path) -> None:
         """Write the manifest into a split folder, atomically."""

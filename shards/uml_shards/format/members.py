@@ -3,7 +3,6 @@
 The tar headers in between are checked, so a tar that does not match its index is detected at the first read.
 """
 
-import os
 from collections.abc import Sequence
 from functools import cache
 from struct import Struct
@@ -13,6 +12,7 @@ import numpy as np
 
 from ..address import Location
 from ..errors import ShardError
+from ..files import read_range
 from ..names import check_name
 from .index import BLOCK
 from .patch import Part
@@ -34,7 +34,7 @@ def read_components(
         ShardError: the tar does not contain the sample at this offset.
     """
     base, present = _unpack(record, names, path)
-    data = os.pread(descriptor, max([start + size for _, start, size in present]), base)
+    data = read_range(descriptor, max([start + size for _, start, size in present]), base)
     stem, found = b"", {}
     for extension, start, size in present:
         name, stated = _header(data, start - BLOCK)
@@ -56,7 +56,7 @@ def read_parts(descriptor: int, record: np.void, names: Sequence[str], path: Loc
     stem, found = b"", {}
     for extension, start, size in present:
         wanted = min(size, HEADER_BYTES) if extension in (IMAGE, MASK) else size
-        data = os.pread(descriptor, BLOCK + wanted, max(base + start - BLOCK, 0))
+        data = read_range(descriptor, BLOCK + wanted, max(base + start - BLOCK, 0))
         name, stated = _header(data, 0)
         stem = stem or _stem(name, extension, path)
         if name != stem + b"." + extension.encode() or stated != size or len(data) != BLOCK + wanted:
@@ -73,7 +73,7 @@ def read_key(descriptor: int, record: np.void, names: Sequence[str], path: Locat
     """
     base, present = _unpack(record, names, path)
     start, extension = min((start, extension) for extension, start, _ in present)
-    name, _ = _header(os.pread(descriptor, BLOCK, max(base + start - BLOCK, 0)), 0)
+    name, _ = _header(read_range(descriptor, BLOCK, max(base + start - BLOCK, 0)), 0)
     return _key(_stem(name, extension, path), path)
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ..errors import Reason, ShardError
 from ..sample import IGNORE, Sample
 from .decode import Layout, check_image, decode_label
+from .geometry import check_geometry
 from .volume import IMAGE, MASK, check_classes, check_finite, parse_header, read_patch
 
 
@@ -59,6 +60,7 @@ def read_patch_sample(
         check_finite(image)
         part = "label"
         label, meta = decode_label({name: found.head for name, found in parts.items()}, layout)
+        check_geometry(meta)
         part = "mask"
         mask = _read_mask(descriptor, parts.get(MASK), layout, volume, corner, inside)
     except ShardError as error:

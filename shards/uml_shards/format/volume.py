@@ -5,7 +5,6 @@ covers most of the last axis. Pickles are never loaded, and the header must matc
 """
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,8 +12,10 @@ from io import BytesIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ShardError
+from ..errors import ShardError, reading
+from ..files import read_into
 from ..sample import IGNORE
+from .npy import parse_npy_header
 
 IMAGE = "npy"
 """Extension of the image component: (H, W, D), or (H, W, D, channels)."""
@@ -73,19 +74,16 @@ def parse_header(data: bytes, size: int, extension: str) -> Header:
     Raises:
         ShardError: the data are not a .npy file in C order with a supported dtype, or size and shape do not match.
     """
-    file = BytesIO(data)
-    try:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("its version is not 1.0")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    except (ValueError, TypeError, SyntaxError, EOFError, OverflowError, MemoryError) as error:
-        raise ShardError(f"{extension}: not a .npy file of version 1.0: {' '.join(str(error).split())}") from None
-    if fortran:
+    with reading(f"{extension}:"):
+        stated = parse_npy_header(data)
+        dtype = np.dtype(stated.descr.strip("'"))
+    if stated.fortran:
         raise ShardError(f"{extension}: must be in C order, but is in Fortran order")
+    shape = stated.shape
     _check(shape, dtype, extension)
     if extension == IMAGE and len(shape) == 3:
         shape = (*shape, 1)
-    header = Header(tuple(shape), dtype, file.tell())
+    header = Header(shape, dtype, stated.start)
     if header.bytes != size:
         raise ShardError(f"{extension}: has {size} bytes, but shape {_text(shape)} of {dtype} needs {header.bytes}")
     return header
@@ -134,7 +132,7 @@ def read_patch(
     patch = np.empty((size[0], size[1], *header.shape[2:]), header.dtype)
     for step in range(size[0]):
         first = offset + header.start + ((corner[0] + step) * plane + corner[1] * row) * item
-        if os.preadv(descriptor, [patch[step].reshape(-1).view(np.uint8).data], first) != size[1] * row * item:
+        if read_into(descriptor, patch[step].reshape(-1).view(np.uint8).data, first) != size[1] * row * item:
             raise ShardError(f"{extension}: the tar ends before the last voxel: verify the shard")
     return patch[:, :, corner[2] : corner[2] + size[2]]
 

@@ -5,9 +5,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ShardError
+from ..errors import ShardError, reading
+from ..files import read_regular
 from .samples import PartName, Samples
 from .split import Split
+
+MAX_LIST_BYTES = 1 << 30
+"""Largest list of keys that is read; enough for ten million keys."""
 
 
 def part_of(whole: Samples, name: PartName, ids: Path | None = None) -> Samples:
@@ -47,10 +51,10 @@ def read_keys(path: Path) -> dict[str, int]:
     Raises:
         ShardError: the file cannot be read, contains no key, or contains a key twice.
     """
+    with reading(f"list {path}"):
+        data = read_regular(path, MAX_LIST_BYTES)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise ShardError(f"list {path} cannot be read: {error.strerror}") from None
+        lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ShardError(f"list {path} is not UTF-8 text: write one key per line") from None
     found: dict[str, int] = {}

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..address import Address, Location, parse_location
-from ..errors import ShardError
+from ..errors import ShardError, reading, reason_of
+from ..files import open_regular
 from ..format.decode import Layout, decode_sample
 from ..format.index import NO_LABEL, parse_index
 from ..format.manifest import FILE_NAME, Manifest, Shard
@@ -25,7 +26,8 @@ from ..format.volume import IMAGE, MASK
 from ..sample import PICTURES, Sample
 from ..storage.cache import Cache
 from ..storage.prefetch import Prefetch
-from ..storage.storage import Storage, check_size, open_storage
+from ..storage.storage import Storage, open_storage
+from ..storage.verified import Verify, check_size
 
 OPEN_FILES = 128
 """Largest number of tars that a process keeps open; most systems allow 1024 files."""
@@ -43,17 +45,19 @@ class Split:
     Args:
         path: the split's folder or URL.
         cache: cache for the files of a URL; default if None.
+        verify: "first-use": each process compares the sha256 of a local tar with the manifest's before its first
+            read, unless that was done before and the file has not changed since; "never": it does not.
 
     Attributes:
         path: location of the split; an `Address` is printed without password.
 
     Raises:
-        ShardError: a file is missing, or manifest, index and size of a tar do not match. The tars are not read.
+        ShardError: a file is missing, or manifest, index and size of a tar do not match. The tars are not read yet.
     """
 
-    def __init__(self, path: str | Location, cache: Cache | None = None) -> None:
+    def __init__(self, path: str | Location, cache: Cache | None = None, verify: Verify = "first-use") -> None:
         self.path = parse_location(path)
-        self._storage = open_storage(self.path, cache)
+        self._storage = open_storage(self.path, cache, verify)
         self.manifest = self._storage.load_manifest()
         self.layout = Layout.of(self.manifest)
         self._indices = self._load_indices()
@@ -86,7 +90,10 @@ class Split:
         """
         shard, row = self.locate(number)
         file = self._file(shard)
-        return read_components(file.descriptor, self._indices[shard][row], self.manifest.components, file.path)
+        try:
+            return read_components(file.descriptor, self._indices[shard][row], self.manifest.components, file.path)
+        except OSError as error:
+            raise ShardError(f"{file.path} cannot be read: {reason_of(error)}", "tar") from None
 
     def read(self, number: int) -> Sample:
         """Read, decode and check a sample.
@@ -98,7 +105,7 @@ class Split:
         key, components = self.components(number)
         try:
             return decode_sample(key, components, self.layout)
-        except ShardError as error:
+        except Exception as error:
             raise self._named(error, number, key) from None
 
     def read_patch(self, number: int, size: Sequence[int], place: Sequence[float]) -> Sample:
@@ -114,10 +121,11 @@ class Split:
         """
         shard, row = self.locate(number)
         file = self._file(shard)
-        key, parts = read_parts(file.descriptor, self._indices[shard][row], self.manifest.components, file.path)
+        with reading(file.path, "tar"):
+            key, parts = read_parts(file.descriptor, self._indices[shard][row], self.manifest.components, file.path)
         try:
             return read_patch_sample(file.descriptor, key, parts, self.layout, size, place)
-        except ShardError as error:
+        except Exception as error:
             raise self._named(error, number, key) from None
 
     def prefetch(self, number: int) -> None:
@@ -160,25 +168,24 @@ class Split:
         keys = []
         for shard, index in enumerate(self._indices):
             file = self._file(shard)
-            keys += [read_key(file.descriptor, record, self.manifest.components, file.path) for record in index]
+            with reading(file.path, "tar"):
+                keys += [read_key(file.descriptor, record, self.manifest.components, file.path) for record in index]
         return tuple(keys)
 
-    def _named(self, error: ShardError, number: int, key: str) -> ShardError:
-        """Return an error that names the sample."""
+    def _named(self, error: Exception, number: int, key: str) -> ShardError:
+        """Return an error that names the sample, for any error of a decoder."""
         shard, _ = self.locate(number)
-        return ShardError(f"{self.path / self.manifest.shards[shard].name}: sample {key}: {error}", error.reason)
+        problem, reason = (str(error), error.reason) if isinstance(error, ShardError) else (reason_of(error), "other")
+        return ShardError(f"{self.path / self.manifest.shards[shard].name}: sample {key}: {problem}", reason)
 
     def _load_indices(self) -> list[NDArray[np.void]]:
-        shards, components = self.manifest.shards, len(self.manifest.components)
-        # The indices are parsed sequentially: numpy parses their headers with `ast`, which occasionally fails in
-        # several threads of Python 3.11.
+        def load(shard: Shard) -> NDArray[np.void]:
+            return load_checked_index(self._storage, self.path, shard, self.manifest)
+
         if not isinstance(self.path, Address):
-            return [load_checked_index(self._storage, self.path, shard, self.manifest) for shard in shards]
+            return [load(shard) for shard in self.manifest.shards]
         with ThreadPoolExecutor(FETCHES) as pool:
-            fetched = list(pool.map(lambda shard: self._storage.read_index(shard, components), shards))
-        return [
-            _check_index(data, self.path, shard, self.manifest) for data, shard in zip(fetched, shards, strict=True)
-        ]
+            return list(pool.map(load, self.manifest.shards))
 
     def _file(self, shard: int) -> "_File":
         file = self._files.get(shard)
@@ -195,34 +202,38 @@ class Split:
         return file
 
 
-def open_split(path: str | Location, cache: Cache | None = None) -> Split:
+def open_split(path: str | Location, cache: Cache | None = None, verify: Verify = "first-use") -> Split:
     """Open a split folder, such as data/shards/phantom/train, or the URL of one.
 
     Args:
         path: folder or URL of the split. URLs may be http, https or any scheme supported by fsspec.
         cache: cache for the files of a URL; default if None.
+        verify: whether to hash each tar in a folder at its first use; see `Split`.
 
     Raises:
         ShardError: the split does not exist, the path is a data set instead of a split, or files do not match or cannot
             be fetched.
     """
     path = parse_location(path)
-    if isinstance(path, Path) and not (path / FILE_NAME).exists():
-        names = ", ".join(split.name for split in find_splits(path))
-        if names:
-            raise ShardError(f"shard folder {path} is a data set: choose one of its splits: {names}")
-    return Split(path, cache)
+    if isinstance(path, Path) and (splits := find_splits(path)) and splits != [path]:
+        names = ", ".join(split.name for split in splits)
+        raise ShardError(f"shard folder {path} is a data set: choose one of its splits: {names}")
+    return Split(path, cache, verify)
 
 
 def find_splits(path: str | Location) -> Sequence[Location]:
     """Return the splits at a path: the path itself, or those inside it, sorted by name; empty if there are none.
 
     A URL is assumed to be a split, since the contents of a remote folder cannot be listed.
+
+    Raises:
+        ShardError: the folder cannot be read.
     """
     path = parse_location(path)
-    if isinstance(path, Address) or (path / FILE_NAME).exists():
+    if isinstance(path, Address):
         return [path]
-    return sorted(manifest.parent for manifest in path.glob(f"*/{FILE_NAME}"))
+    with reading(path):
+        return [path] if (path / FILE_NAME).exists() else sorted(m.parent for m in path.glob(f"*/{FILE_NAME}"))
 
 
 def load_checked_index(storage: Storage, where: Location, shard: Shard, manifest: Manifest) -> NDArray[np.void]:
@@ -237,19 +248,12 @@ def load_checked_index(storage: Storage, where: Location, shard: Shard, manifest
     Raises:
         ShardError: a check fails.
     """
-    return _check_index(storage.read_index(shard, len(manifest.components)), where, shard, manifest)
-
-
-def _check_index(data: bytes, where: Location, shard: Shard, manifest: Manifest) -> NDArray[np.void]:
-    path = where / shard.index
+    data, path = storage.read_index(shard, len(manifest.components)), where / shard.index
     if hashlib.sha256(data).hexdigest() != shard.index_sha256:
         raise ShardError(
             f"{path}: its sha256 differs from the manifest's: the index belongs to other shards or is damaged"
         )
-    index = parse_index(data, len(manifest.components), str(path))
-    if len(index) != shard.samples:
-        raise ShardError(f"{path}: indexes {len(index)} samples, the manifest states {shard.samples}")
-    return index
+    return parse_index(data, shard, manifest, path)
 
 
 def _images_only(index: NDArray[np.void], names: Sequence[str]) -> NDArray[np.void]:
@@ -269,10 +273,8 @@ class _File:
     def __init__(self, file: Path, size: int, path: Location) -> None:
         self.path = path
         self.descriptor = -1
-        try:
-            self.descriptor = os.open(file, os.O_RDONLY)
-        except OSError as error:
-            raise ShardError(f"{path} cannot be read: {error.strerror}", "tar") from None
+        with reading(path, "tar"):
+            self.descriptor = open_regular(file)
         check_size(path, os.fstat(self.descriptor).st_size, size)
 
     def __del__(self) -> None:

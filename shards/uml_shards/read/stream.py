@@ -54,6 +54,9 @@ class Stream:
         augment: name of an augmentation in `uml_shards.read.augment.AUGMENTATIONS`.
         on_bad_sample: "error" stops at a bad sample; "skip" replaces it with a placeholder of weight 0.
         whole: whether volumes are read whole, in their own size; only placeholders have `size` then.
+
+    Raises:
+        ShardError: a standard deviation of the statistics is 0.
     """
 
     split: Samples | Split
@@ -63,6 +66,14 @@ class Stream:
     augment: str = "none"
     on_bad_sample: Literal["error", "skip"] = "error"
     whole: bool = False
+
+    def __post_init__(self) -> None:
+        constant = [number for number, std in enumerate(self.statistics.std) if not std > 0]
+        if constant:
+            raise ShardError(
+                f"{self.split.path}: channel {constant[0]} has standard deviation 0 in the training data, so images "
+                'cannot be normalised by it: set data.normalise = "unit", or leave out the channel'
+            )
 
     @property
     def name(self) -> str:

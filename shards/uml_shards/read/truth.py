@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import ShardError
+from ..errors import ShardError, reading
 from ..format.picture import decode_grey
 from ..sample import Sample
 from .split import Split
@@ -49,7 +49,11 @@ def class_probability(sample: Sample) -> NDArray[np.float64]:
     stored = sample.meta.get(CLASS_PROBABILITY)
     if stored is None:
         raise ShardError(f"sample {sample.key} stores no true class probability: only generated data do")
-    return np.asarray(stored, dtype=np.float64)
+    with reading(f"{CLASS_PROBABILITY} of sample {sample.key}"):
+        probabilities = np.asarray(stored, dtype=np.float64)
+    if probabilities.ndim != 1 or len(probabilities) < 2:
+        raise ShardError(f"{CLASS_PROBABILITY} of sample {sample.key} is not a list of two or more probabilities")
+    return probabilities
 
 
 def foreground_probability(split: Split, number: int) -> NDArray[np.float32]:

@@ -146,7 +146,7 @@ def _is_good(path: Path, content: Content, rehash: bool) -> bool:
         return False
     record = _record(path)
     # The record contains the file's mtime, so a file that was modified later is not trusted.
-    if not rehash and record.is_file() and record.read_text() == str(about.st_mtime_ns):
+    if not rehash and record.is_file() and record.read_bytes() == str(about.st_mtime_ns).encode():
         return True
     with path.open("rb") as file:
         good = hashlib.file_digest(file, "sha256").hexdigest() == content.sha256

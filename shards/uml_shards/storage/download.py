@@ -12,10 +12,13 @@ from typing import IO
 
 from ..address import Address
 from ..errors import ShardError
-from .remote import PermanentError, TransientError, open_remote
+from .remote import CHUNK_BYTES, PermanentError, TransientError, open_remote
 
 TRIES = 5
 """Number of consecutive tries without progress before a transfer is given up."""
+
+PROGRESS_BYTES = CHUNK_BYTES
+"""New bytes with which a try counts as progress: with fewer, a large file would take hours of tries."""
 
 FIRST_PAUSE_SECONDS = 0.5
 """Pause before the second try; each further pause is twice as long."""
@@ -51,7 +54,7 @@ def download(address: Address, file: IO[bytes], content: Content) -> None:
         except PermanentError as error:
             raise ShardError(f"{address} cannot be read: {error}", "remote") from None
         except TransientError as error:
-            failures = 1 if transfer.received > furthest else failures + 1
+            failures = 1 if transfer.received >= furthest + PROGRESS_BYTES else failures + 1
             furthest = max(furthest, transfer.received)
             if failures >= TRIES:
                 problem = f"{address} cannot be read: {error}; gave up after {failures} tries"

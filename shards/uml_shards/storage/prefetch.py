@@ -2,7 +2,6 @@
 
 import threading
 
-from ..errors import ShardError
 from ..format.manifest import Shard
 from .storage import Storage
 
@@ -39,7 +38,7 @@ class Prefetch:
         try:
             with self._storage.tar(shard):
                 pass
-        except ShardError:
+        except Exception:
             pass
         finally:
             self._free.release()

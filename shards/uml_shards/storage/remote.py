@@ -1,15 +1,18 @@
 """Open a file behind a URL: http and https by the standard library, other schemes by fsspec.
 
-Nothing here runs a shell, follows a redirect to another scheme (except from http to https), or waits without a timeout.
+Nothing here runs a shell, follows a redirect to another scheme (except from http to https), or waits without a bound.
 """
 
 import base64
+import io
+import socket
+import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.client import HTTPException, HTTPMessage, InvalidURL
-from ssl import SSLCertVerificationError
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection, InvalidURL
 from typing import IO, Any, BinaryIO, Protocol
 from urllib import request as web
 from urllib.error import HTTPError, URLError
@@ -17,9 +20,16 @@ from urllib.parse import unquote, urlsplit
 
 from ..address import Address
 from ..errors import one_line
+from .pace import Pace, PacedSocket, within
 
-TIMEOUT_SECONDS = 30.0
-"""Longest time without a response from a server."""
+TIMEOUT_SECONDS = 20.0
+"""Longest time for a connection, for a complete response header, and without a byte of the file."""
+
+LEAST_RATE = 10_000
+"""Bytes per second that a transfer must bring on average over `TIMEOUT_SECONDS`; others are broken off."""
+
+BLOCK_TIMEOUT_SECONDS = 300.0
+"""The same time for fsspec, which reads blocks of up to 50 MB at once."""
 
 CHUNK_BYTES = 1 << 16
 """Bytes read at once: at most this much is lost when a connection breaks."""
@@ -37,7 +47,7 @@ class PermanentError(Exception):
 
 
 class _Source(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+    def read1(self, size: int, /) -> bytes: ...
 
     def close(self) -> None: ...
 
@@ -47,25 +57,30 @@ class Reading:
     """An open remote file.
 
     Attributes:
-        source: stream of the bytes.
+        source: stream of the bytes; a read returns what has arrived.
         start: offset of the first byte in the file.
         size: size of the complete file, if the server reports it.
         version: identifier of this version of the file, if the server reports one.
+        pace: the time that the transfer has left.
     """
 
     source: _Source
     start: int
     size: int | None
     version: str | None
+    pace: Pace
 
     def chunks(self, address: Address) -> Iterator[bytes]:
         """Yield the bytes up to the end."""
         while True:
             with _explaining(address):
-                chunk = self.source.read(CHUNK_BYTES)
+                chunk = self.source.read1(CHUNK_BYTES)
             if not chunk:
                 return
+            self.pace.earn(len(chunk))
+            paused = time.monotonic()
             yield chunk
+            self.pace.excuse(time.monotonic() - paused)
 
 
 def open_remote(address: Address, start: int = 0, version: str | None = None) -> Reading:
@@ -91,9 +106,40 @@ class _Redirects(web.HTTPRedirectHandler):
     def redirect_request(
         self, req: web.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> web.Request | None:
+        fp.close()  # or else urllib would read the body, however long
         if urlsplit(newurl).scheme not in (urlsplit(req.full_url).scheme, "https"):
             raise HTTPError(req.full_url, code, "redirect to another scheme", headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+class _Response(HTTPResponse):
+    """A response whose bytes must arrive in time, from the status line to the trailers."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp.close()
+        self.pace = Pace(TIMEOUT_SECONDS, LEAST_RATE)
+        self.fp = io.BufferedReader(PacedSocket(sock, self.pace), CHUNK_BYTES)
+
+
+class _Connection(HTTPConnection):
+    response_class = _Response
+
+
+class _SecureConnection(HTTPSConnection):
+    response_class = _Response
+
+
+class _Web(web.AbstractHTTPHandler):
+    """Opens http and https."""
+
+    http_request = https_request = web.AbstractHTTPHandler.do_request_
+
+    def http_open(self, request: web.Request) -> Any:
+        return self.do_open(_Connection, request)
+
+    def https_open(self, request: web.Request) -> Any:
+        return self.do_open(_SecureConnection, request, context=ssl.create_default_context())
 
 
 def _open_web(address: Address, start: int, version: str | None) -> Reading:
@@ -125,15 +171,15 @@ def _open_web(address: Address, start: int, version: str | None) -> Reading:
     start = start if partial else 0
     length = response.headers.get("Content-Length", "")
     size = start + int(length) if length.isdecimal() else None
-    return Reading(response, start, size, _version(response.headers))
+    return Reading(response, start, size, _version(response.headers), response.pace)
 
 
 def _web_opener() -> web.OpenerDirector:
     """Return an opener for http and https only, with the environment's proxies. urllib's default also opens files."""
     opener = web.OpenerDirector()
     handlers = (
-        web.ProxyHandler(), web.HTTPHandler(), web.HTTPSHandler(), web.HTTPDefaultErrorHandler(), _Redirects(),
-        web.HTTPErrorProcessor(), web.UnknownHandler(),
+        web.ProxyHandler(), _Web(), web.HTTPDefaultErrorHandler(), _Redirects(), web.HTTPErrorProcessor(),
+        web.UnknownHandler(),
     )  # fmt: skip
     for handler in handlers:
         opener.add_handler(handler)
@@ -146,22 +192,42 @@ def _version(headers: HTTPMessage) -> str | None:
     return tag if tag.startswith('"') else headers.get("Last-Modified")
 
 
+class _Paced:
+    """A file of fsspec. Its reads cannot be interrupted, so each runs in a thread that is left behind if it hangs."""
+
+    def __init__(self, file: BinaryIO, pace: Pace) -> None:
+        self._file, self._pace = file, pace
+
+    def read1(self, size: int) -> bytes:
+        return within(self._pace, lambda: self._file.read(size))
+
+    def close(self) -> None:
+        self._file.close()
+
+
 def _open_by_fsspec(address: Address, start: int, version: str | None) -> Reading:
     """Open a file of any scheme supported by fsspec. Keys and endpoints come from fsspec's own configuration."""
     try:
         from fsspec.core import url_to_fs
     except ImportError:
         raise PermanentError(f"{address.scheme}:// needs fsspec: pip install 'uml-shards[remote]'") from None
-    try:
+    pace = Pace(BLOCK_TIMEOUT_SECONDS, LEAST_RATE)
+
+    def opened() -> tuple[BinaryIO, dict[str, Any]]:
         system, path = url_to_fs(address.url)
+        about: dict[str, Any] = system.info(path)
+        if about.get("type", "file") not in ("file", "link"):
+            raise PermanentError("it is not a regular file")
+        return system.open(path, "rb"), about
+
+    try:
+        file, about = within(pace, opened)
     except (ImportError, ValueError) as error:
         raise PermanentError(_reason(error, address)) from None
-    about: dict[str, Any] = system.info(path)
     now = str(sorted(about.items()))
-    file: BinaryIO = system.open(path, "rb")
     start = start if now == version else 0
-    file.seek(start)
-    return Reading(file, start, about.get("size"), now)
+    within(pace, lambda: file.seek(start))
+    return Reading(_Paced(file, pace), start, about.get("size"), now, pace)
 
 
 @contextmanager
@@ -179,7 +245,7 @@ def _explaining(address: Address) -> Iterator[None]:
         raise PermanentError(_reason(error, address)) from None
     except URLError as error:
         cause = error.reason if isinstance(error.reason, Exception) else error
-        kind = PermanentError if isinstance(cause, SSLCertVerificationError) else TransientError
+        kind = PermanentError if isinstance(cause, ssl.SSLCertVerificationError) else TransientError
         raise kind(_reason(cause, address)) from None
     except (OSError, HTTPException) as error:
         raise TransientError(_reason(error, address)) from None

@@ -7,16 +7,12 @@ from typing import Protocol
 
 from ..address import Address, Location
 from ..errors import ShardError
-from ..format.index import BLOCK, index_dtype
-from ..format.manifest import FILE_NAME, Manifest, Shard
+from ..files import read_regular
+from ..format.index import index_bytes
+from ..format.manifest import FILE_NAME, MAX_BYTES, Manifest, Shard
 from .cache import Cache
 from .download import Content, read_bytes
-
-MANIFEST_BYTES = 1 << 26
-"""Largest manifest that is fetched; enough for 200 000 shards."""
-
-INDEX_HEADER_BYTES = 8 * BLOCK
-"""Upper bound for the header of a .npy file."""
+from .verified import Verified, Verify, check_size
 
 
 class Storage(Protocol):
@@ -47,10 +43,10 @@ class Storage(Protocol):
 
         Args:
             shard: entry of the manifest.
-            rehash: whether to hash a cached copy again instead of trusting an earlier check.
+            rehash: whether to hash the file or its cached copy again instead of trusting an earlier check.
 
         Raises:
-            ShardError: the tar cannot be fetched.
+            ShardError: the tar cannot be read or fetched, or differs from the manifest.
         """
         ...
 
@@ -58,8 +54,10 @@ class Storage(Protocol):
 class LocalStorage:
     """A split in a local folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, verify: Verify = "first-use") -> None:
         self.folder = folder
+        self.verify = verify
+        self._verified = Verified()
 
     def load_manifest(self) -> Manifest:
         """Load the manifest from the folder."""
@@ -67,17 +65,20 @@ class LocalStorage:
 
     def read_index(self, shard: Shard, components: int) -> bytes:
         """Read the index after checking that the tar exists with the stated size."""
-        tar = self.folder / shard.name
+        tar, index = self.folder / shard.name, self.folder / shard.index
         try:
             check_size(tar, tar.stat().st_size, shard.bytes)
-            return (self.folder / shard.index).read_bytes()
+            return read_regular(index, index_bytes(shard.samples, components))
         except OSError as error:
             raise ShardError(f"{error.filename} cannot be read: {error.strerror}: make the shards again") from None
 
     @contextmanager
     def tar(self, shard: Shard, *, rehash: bool = False) -> Iterator[Path]:
-        """Provide the tar in the folder."""
-        yield self.folder / shard.name
+        """Provide the tar in the folder, after hashing it at its first use."""
+        path = self.folder / shard.name
+        if rehash or self.verify == "first-use":
+            self._verified.check(path, shard, rehash=rehash)
+        yield path
 
 
 class RemoteStorage:
@@ -89,12 +90,11 @@ class RemoteStorage:
     def load_manifest(self) -> Manifest:
         """Fetch the manifest from the server; it determines which cached files are still valid."""
         address = self.address / FILE_NAME
-        return Manifest.parse(read_bytes(address, MANIFEST_BYTES), address)
+        return Manifest.parse(read_bytes(address, MAX_BYTES), address)
 
     def read_index(self, shard: Shard, components: int) -> bytes:
         """Read the index from the cache."""
-        limit = INDEX_HEADER_BYTES + shard.samples * index_dtype(components).itemsize
-        content = Content(limit, sha256=shard.index_sha256)
+        content = Content(index_bytes(shard.samples, components), sha256=shard.index_sha256)
         with self.cache.file(self.address / shard.index, content, rehash=True) as path:
             return path.read_bytes()
 
@@ -104,19 +104,14 @@ class RemoteStorage:
         return self.cache.file(self.address / shard.name, content, rehash=rehash)
 
 
-def open_storage(location: Location, cache: Cache | None = None) -> Storage:
-    """Return the storage of the split at a location. The cache is used for URLs only; default if None."""
+def open_storage(location: Location, cache: Cache | None = None, verify: Verify = "first-use") -> Storage:
+    """Return the storage of the split at a location.
+
+    Args:
+        location: folder or URL of the split.
+        cache: cache for the files of a URL; default if None.
+        verify: when to hash the tars in a folder. Those of a URL are always hashed when they are fetched.
+    """
     if isinstance(location, Address):
         return RemoteStorage(location, cache or Cache())
-    return LocalStorage(location)
-
-
-def check_size(path: Location, found: int, stated: int) -> None:
-    """Compare a tar's size with the manifest's.
-
-    Raises:
-        ShardError: the sizes differ.
-    """
-    if found != stated:
-        problem = f"{path}: has {found} bytes, the manifest states {stated}: the copy is incomplete or has changed"
-        raise ShardError(problem, "tar")
+    return LocalStorage(location, verify)

@@ -15,18 +15,16 @@ import numpy as np
 from tqdm import tqdm
 
 from ..durable import TEMPORARY
-from ..errors import ShardError
+from ..errors import ShardError, reading, reason_of
+from ..files import open_regular
 from ..format.decode import Layout, decode_sample
 from ..format.index import NO_LABEL, make_index, save_index, scan_tar
-from ..format.manifest import FILE_NAME, PLAIN_NAME, Manifest, Shard
+from ..format.manifest import FILE_NAME, MAX_CLASSES, PLAIN_NAME, Manifest, Shard
 from ..format.members import read_components
 from ..names import check_file_name, check_name
 from ..sample import IGNORE, Sample
 from .tally import Tally
 from .unfinished import FOLDER
-
-MAX_CLASSES = 1 << 16
-"""Largest number of unnamed classes: a larger label is probably not a class number."""
 
 
 def index_plain(
@@ -60,7 +58,8 @@ def index_plain(
     split = check_file_name(split or name, f"{folder}: split")
     for given in (*classes, *mask_classes):
         check_name(given, f"{folder}: class")
-    tars = _find(folder, overwrite)
+    with reading(folder):
+        tars = _find(folder, overwrite)
     components: set[str] = set()
     samples = 0
     for tar in tars:
@@ -68,31 +67,36 @@ def index_plain(
         samples += len(entries)
         components.update(extension for entry in entries for extension in entry.members)
     columns = tuple(sorted(components))
+    if len(set(classes)) < len(classes) or len(set(mask_classes)) < len(mask_classes):
+        raise ShardError("two classes have the same name: give each its own")
     seen = _Seen(Layout(len(classes) or MAX_CLASSES, len(mask_classes) or IGNORE))
     try:
         with tqdm(total=samples, desc=folder.name, unit="sample", disable=quiet or None) as bar:
             shards = [_index_tar(tar, columns, seen, bar) for tar in tars]
         largest_value = seen.largest_value()
+        counts = seen.tally.class_counts
+        class_names = tuple(classes) or _numbers(max(counts, default=-1))
         manifest = Manifest(
             dataset=dataset,
             split=split,
             channels=seen.tally.channels,
             size=seen.tally.size,
-            classes=tuple(classes) or _numbers(max(seen.tally.class_counts, default=-1)),
+            classes=class_names,
             mask_classes=tuple(mask_classes) or _numbers(largest_value),
             components=columns,
             labelled=seen.tally.labelled,
             masked=seen.tally.masked,
+            class_counts=tuple(counts[label] for label in range(len(class_names))),
             statistics=seen.tally.statistics(),
             licence="not stated",
             source="plain webdataset tars",
             shards=tuple(shards),
         )
-        counts = tuple(seen.tally.class_counts[label] for label in range(len(manifest.classes)))
-        manifest = manifest.model_copy(update={"class_counts": counts})
         _publish(manifest, folder)
-    except OSError as error:
-        raise ShardError(f"{folder} cannot be indexed: {error.strerror or error}") from None
+    except ShardError:
+        raise
+    except Exception as error:  # whatever a library raises on damaged bytes, or a disk on writing
+        raise ShardError(f"{folder} cannot be indexed: {reason_of(error)}") from error
     finally:
         for tar in tars:
             _index_path(tar, TEMPORARY).unlink(missing_ok=True)
@@ -144,13 +148,15 @@ def _index_tar(tar: Path, columns: Sequence[str], seen: _Seen, bar: tqdm) -> Sha
     """Check every sample of a tar and write its index under a temporary name."""
     entries = scan_tar(tar)
     index = make_index(entries, columns, [None] * len(entries), tar)
-    descriptor = os.open(tar, os.O_RDONLY)
+    with reading(tar):
+        descriptor = open_regular(tar)
     try:
         for entry, record in zip(entries, index, strict=True):
             key, components = read_components(descriptor, record, columns, tar)
             try:
-                sample = decode_sample(key, components, seen.layout)
-                seen.add(sample, tar)
+                with reading("it"):
+                    sample = decode_sample(key, components, seen.layout)
+                    seen.add(sample, tar)
             except ShardError as error:
                 raise ShardError(f"{tar}: sample {entry.key}: {error}") from None
             record["label"] = NO_LABEL if sample.label is None else sample.label

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..address import Address, Location, parse_location
-from ..errors import ShardError
+from ..errors import ShardError, reason_of
 from ..format.decode import Layout, decode_sample, find_image
 from ..format.index import NO_LABEL, build_index
 from ..format.manifest import Manifest, Shard
@@ -83,7 +83,7 @@ def shared_keys(splits: Sequence[Location]) -> list[str]:
     keys: dict[Location, set[str]] = {}
     for path in splits:
         try:
-            keys[path] = set(open_split(path).keys())
+            keys[path] = set(open_split(path, verify="never").keys())
         except ShardError:
             continue  # reported when that split itself is verified
     problems = []
@@ -131,17 +131,13 @@ class _Check:
         try:
             index = load_checked_index(self.storage, self.path, shard, self.manifest)
             with self.storage.tar(shard, rehash=True) as path, path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                    return [
-                        f"{tar}: its sha256 differs from the manifest's, so its contents changed: copy or make it again"
-                    ]
                 if not _same_offsets(index, _scan(path, tar, self.manifest)):
                     return [f"{tar}: its index {shard.index} does not match the tar's headers: make the shards again"]
                 return list(self._samples(shard, index, file.fileno(), bar))
         except ShardError as error:
             return [str(error)]
-        except OSError as error:
-            return [f"{tar} cannot be read: {error.strerror}"]
+        except Exception as error:  # whatever a library raises on damaged bytes
+            return [f"{tar} cannot be read: {reason_of(error)}"]
 
     def _samples(self, shard: Shard, index: NDArray[np.void], descriptor: int, bar: tqdm) -> Iterator[str]:
         tar = self.path / shard.name

@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from ..errors import ShardError
 from ..format.index import make_index, save_index
 from ..format.manifest import FILE_NAME, Manifest, Shard
 from ..importers.base import Importer, Source
 from ..keyed import keyed_permutation
 from ..names import check_file_name, check_text
+from ..strict_json import first_problem
 from .fingerprint import fingerprint_of
 from .skipped import load_skipped, skipped_csv
 from .tally import Tally
@@ -187,23 +190,26 @@ def _describe(
                 index_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
             )
         )
-    return Manifest(
-        dataset=importer.name,
-        split=split,
-        channels=tally.channels,
-        size=tally.size,
-        classes=source.classes,
-        mask_classes=source.mask_classes,
-        mask_names=source.mask_names,
-        components=components,
-        labelled=tally.labelled,
-        masked=tally.masked,
-        class_counts=tuple(tally.class_counts[label] for label in range(len(source.classes))),
-        tasks=dict(source.tasks),
-        statistics=tally.statistics(),
-        notes=dict(sorted(tally.notes.items())),
-        options=importer.manifest_options,
-        licence=importer.licence,
-        source=importer.source,
-        shards=tuple(shards),
-    )
+    try:
+        return Manifest(
+            dataset=importer.name,
+            split=split,
+            channels=tally.channels,
+            size=tally.size,
+            classes=source.classes,
+            mask_classes=source.mask_classes,
+            mask_names=source.mask_names,
+            components=components,
+            labelled=tally.labelled,
+            masked=tally.masked,
+            class_counts=tuple(tally.class_counts[label] for label in range(len(source.classes))),
+            tasks=dict(source.tasks),
+            statistics=tally.statistics(),
+            notes=dict(sorted(tally.notes.items())),
+            options=importer.manifest_options,
+            licence=importer.licence,
+            source=importer.source,
+            shards=tuple(shards),
+        )
+    except ValidationError as error:
+        raise ShardError(f"{importer.name}: split {split} is not valid: {first_problem(error)}") from None

@@ -67,10 +67,10 @@ def test_jpeg_decodes_to_three_channels():
         (encode(RAMP.astype(np.int32), "TIFF"), "tif", "mode I"),
         (raw_png(1, 1, 16, 2, b"\0" + bytes(6)), "png", "16-bit colour"),
         (raw_tiff(np.full((2, 3, 3), 40000), 2), "tif", "16-bit colour"),
-        (encode(RAMP, "PNG"), "jpg", "cannot be opened"),
-        (b"", "png", "cannot be opened"),
-        (b"", "jpeg", "cannot be opened"),
-        (encode(np.zeros((64, 64, 3), np.uint8), "JPEG")[:-40], "jpg", "cannot be decoded"),
+        (encode(RAMP, "PNG"), "jpg", "cannot be read"),
+        (b"", "png", "cannot be read"),
+        (b"", "jpeg", "cannot be read"),
+        (encode(np.zeros((64, 64, 3), np.uint8), "JPEG")[:-40], "jpg", "cannot be read"),
         (encode(np.zeros((64, 64, 3), np.uint8), "JPEG")[:-400], "jpg", "cannot be"),
         (patched(encode(RAMP, "JPEG"), b"\xff\xc0", 5, b"\xea\x60\xea\x60"), "jpg", "pixels"),
         (raw_png(60000, 60000, 8, 0, b""), "png", "pixels"),
@@ -85,7 +85,7 @@ def test_unsupported_images_are_refused_in_one_line(data, extension, reason):
 def test_image_of_several_pages_is_refused():
     buffer = BytesIO()
     Image.fromarray(RAMP).save(buffer, "TIFF", save_all=True, append_images=[Image.fromarray(RAMP)])
-    with pytest.raises(ShardError, match="2 pages"):
+    with pytest.raises(ShardError, match="several pages"):
         decode_image(buffer.getvalue(), "tif")
 
 

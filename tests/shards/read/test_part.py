@@ -1,7 +1,6 @@
 """Tests of parts of a split: their samples, and that unlabelled samples are bare images."""
 
-import hashlib
-import json
+import os
 import pickle
 import shutil
 
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broken_shards import restate_digests
 from runs import PartlyKnown, make_partly_known
 from uml_shards import ShardError, open_split
 from uml_shards.format.volume import encode_volume
@@ -171,7 +171,7 @@ def test_patches_of_unlabelled_volumes_have_no_annotations(tmp_path, write_list)
 
 
 def spoil(folder) -> None:
-    """Overwrite all components except images, and the labels in the indices, with garbage of the same length."""
+    """Overwrite all components except images, and the labels in the indices, with other values of the same length."""
     split = open_split(folder)
     tars = {shard.name: bytearray((folder / shard.name).read_bytes()) for shard in split.manifest.shards}
     for number in range(len(split)):
@@ -181,14 +181,12 @@ def spoil(folder) -> None:
             if name != "jpg":
                 at = tar.index(data)
                 tar[at : at + len(data)] = b"?" * len(data)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for shard in manifest["shards"]:
-        (folder / shard["name"]).write_bytes(tars[shard["name"]])
-        index = np.load(folder / shard["index"])
-        index["label"] = 77
-        np.save(folder / shard["index"], index)
-        shard["index_sha256"] = hashlib.sha256((folder / shard["index"]).read_bytes()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    for shard in split.manifest.shards:
+        (folder / shard.name).write_bytes(tars[shard.name])
+        index = np.load(folder / shard.index)
+        index["label"] = 1 - np.abs(index["label"])
+        np.save(folder / shard.index, index)
+    restate_digests(folder)
 
 
 def test_corrupt_annotations_do_not_affect_unlabelled_samples(whole, tmp_path, write_list):
@@ -201,6 +199,12 @@ def test_corrupt_annotations_do_not_affect_unlabelled_samples(whole, tmp_path, w
     assert after.keys() == before.keys()
     assert after.labels().tolist() == before.labels().tolist() == [-1] * 6
     assert all(same(after.read(number), before.read(number)) for number in range(6))
+
+
+def test_list_that_is_a_pipe_is_refused_at_once(whole, tmp_path):
+    os.mkfifo(tmp_path / "ids.txt")
+    with pytest.raises(ShardError, match=r"list .*ids\.txt cannot be read: it is not a regular file"):
+        part_of(whole, "labelled", tmp_path / "ids.txt")
 
 
 def test_list_determines_the_part_and_may_have_comments(whole, write_list):

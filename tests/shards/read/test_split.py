@@ -1,14 +1,17 @@
 """Tests of reading samples by number: same samples in any process, and errors for files that do not match."""
 
+import errno
 import hashlib
 import json
 import multiprocessing
+import os
 import pickle
 import shutil
 
 import numpy as np
 import pytest
 
+from broken_shards import restate_digests
 from uml_shards import ShardError, open_split
 from uml_shards.importers import Options, find_importer
 from uml_shards.importers.phantom_pictures import draw
@@ -90,6 +93,27 @@ def test_missing_folder_is_reported_in_one_line(tmp_path):
         open_split(tmp_path / "absent")
 
 
+def test_name_that_is_too_long_is_reported_in_one_line(copy):
+    with pytest.raises(ShardError, match="cannot be read: File name too long"):
+        open_split(copy / ("x" * 300))
+    restate(copy, name="x" * 300)
+    with pytest.raises(ShardError, match="cannot be read: File name too long"):
+        open_split(copy)
+
+
+def test_disk_that_fails_while_a_sample_is_read_is_reported_in_one_line(made, monkeypatch):
+    split = open_split(made)
+    split.read(0)
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(ShardError, match=r"shard-000000\.tar cannot be read: Input/output error") as caught:
+        split.read(0)
+    assert caught.value.reason == "tar"
+
+
 def test_missing_tar_is_detected_on_opening(copy):
     (copy / "shard-000001.tar").unlink()
     with pytest.raises(ShardError, match=r"shard-000001\.tar cannot be read: No such file"):
@@ -148,6 +172,7 @@ def test_damaged_image_error_names_shard_key_and_reason(copy):
     data = tar.read_bytes()
     at = data.index(components["png"]) + len(components["png"]) // 2
     tar.write_bytes(data[:at] + bytes(20) + data[at + 20 :])
+    restate_digests(copy)
     with pytest.raises(ShardError, match=rf"shard-000000\.tar: sample {key}: png: cannot be") as caught:
         open_split(copy).read(0)
     assert "\n" not in str(caught.value)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from broken_shards import restate_digests
 from uml_shards import ShardError, open_split
 from uml_shards.importers import Options
 from uml_shards.importers.phantom import PhantomImporter
@@ -37,6 +38,7 @@ def damaged(made, tmp_path_factory):
     at = data.index(components["jpg"])
     data[at : at + 4] = bytes(byte ^ 0xFF for byte in data[at : at + 4])
     tar.write_bytes(data)
+    restate_digests(folder)
     return folder
 
 
@@ -150,3 +152,9 @@ def test_requests_may_be_infinite(made, workers):
     requests = ({"train": [step]} for step in itertools.count())
     batches = load({"train": stream_of(made)}, requests, collate, workers)
     assert [next(batches)["train"][1] for _ in range(20)] == [(step,) for step in range(20)]
+
+
+def test_channel_without_deviation_cannot_be_normalised(made):
+    statistics = open_split(made).manifest.statistics.model_copy(update={"std": (0.2, 0.0, 0.2)})
+    with pytest.raises(ShardError, match=r'channel 1 has standard deviation 0 .*: set data\.normalise = "unit"'):
+        Stream(open_split(made), Plan([4, 4, 4], slots=4), SIZE, statistics)

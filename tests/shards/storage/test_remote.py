@@ -8,6 +8,7 @@ import pickle
 import shutil
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -167,7 +168,43 @@ def test_server_that_stays_silent_is_given_up(made, cache, monkeypatch):
     monkeypatch.setattr("uml_shards.storage.remote.TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr("uml_shards.storage.download.TRIES", 2)
     with serving(shard_server.AlwaysSilent(made)) as server:
-        assert "timed out; gave up after 2 tries" in reason(server.url, cache)
+        assert "fewer than 10000 bytes per second; gave up after 2 tries" in reason(server.url, cache)
+
+
+@pytest.mark.parametrize("pause", [0.01, 0.0])
+@pytest.mark.parametrize("part", shard_server.TRICKLES)
+def test_server_whose_answer_never_ends_is_given_up(made, cache, monkeypatch, part, pause):
+    monkeypatch.setattr("uml_shards.storage.remote.TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("uml_shards.storage.remote.LEAST_RATE", 1_000_000)
+    monkeypatch.setattr("uml_shards.storage.download.TRIES", 2)
+    monkeypatch.setattr("uml_shards.storage.storage.MAX_BYTES", 100_000)
+    with serving(shard_server.Trickling(made)) as server:
+        server.opening, server.repeated = shard_server.TRICKLES[part]
+        server.pause = pause
+        line = reason(server.url.replace("http://", "http://reader:word@"), cache)
+    assert line.startswith(f"{server.url}/train/manifest.json cannot be read: ")
+    assert line.endswith("gave up after 2 tries")
+    assert "word" not in line
+
+
+def test_body_of_a_redirect_is_not_read(made, cache, monkeypatch):
+    monkeypatch.setattr("uml_shards.storage.remote.TIMEOUT_SECONDS", 5.0)
+    with serving(ShardServer(made)) as second, serving(shard_server.Trickling(made)) as first:
+        first.opening = f"HTTP/1.1 302 Found\r\nLocation: {second.url}/none\r\n\r\n".encode()
+        assert "404 Not Found" in reason(first.url, cache)
+        assert second.asked_names() == {"none": 1}
+
+
+def test_a_slow_server_that_keeps_the_least_rate_is_read_to_the_end(made, cache, monkeypatch):
+    monkeypatch.setattr("uml_shards.storage.remote.TIMEOUT_SECONDS", 0.6)
+    monkeypatch.setattr("uml_shards.storage.remote.LEAST_RATE", 1000)
+    size = len((made / "train" / "manifest.json").read_bytes())
+    with serving(shard_server.Trickling(made)) as server:
+        server.opening = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+        server.repeated, server.pause = b"x" * (size // 12), 0.1
+        with pytest.raises(ShardError, match="is not a manifest"):
+            open_split(f"{server.url}/train", cache)
+        assert server.asked_names() == {"train/manifest.json": 1}
 
 
 def test_oversized_index_is_not_read_to_its_end(made, cache):
@@ -288,6 +325,31 @@ def test_transfers_of_other_schemes_are_resumed(made, cache):
     fsspec.register_implementation("breaking", Breaking, clobber=True)
     assert contents(open_split(f"breaking://{made}/train", cache)) == contents(open_split(made / "train"))
     assert {opened.count(path) for path in opened if path.endswith(".tar")} == {2}
+
+
+def test_file_system_that_hangs_is_given_up(made, cache, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    local = pytest.importorskip("fsspec.implementations.local")
+    closing = threading.Event()
+
+    class Hanging(local.LocalFileSystem):
+        protocol = "hanging"
+
+        def open(self, path: str, *arguments, **words):
+            closing.wait()
+
+    fsspec.register_implementation("hanging", Hanging, clobber=True)
+    monkeypatch.setattr("uml_shards.storage.remote.BLOCK_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("uml_shards.storage.download.TRIES", 2)
+    assert "fewer than 10000 bytes per second; gave up after 2 tries" in reason(f"hanging://{made}", cache)
+    closing.set()
+
+
+def test_pipe_behind_a_file_url_is_refused_at_once(copy, cache):
+    pytest.importorskip("fsspec")
+    (copy / "train" / "manifest.json").unlink()
+    os.mkfifo(copy / "train" / "manifest.json")
+    assert "cannot be read: it is not a regular file" in reason(f"file://{copy}", cache)
 
 
 def test_missing_fsspec_is_reported_in_one_line(cache, monkeypatch):

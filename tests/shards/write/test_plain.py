@@ -142,7 +142,7 @@ IMAGE = {"png": encoded(1)}
     [
         ({"cls": b"1"}, "needs exactly one image"),
         ({**IMAGE, "jpg": b"x"}, "needs exactly one image"),
-        ({"png": b"x"}, "png: cannot be opened"),
+        ({"png": b"x"}, "png: cannot be read"),
         ({**IMAGE, "cls": b"cat"}, "cls: must be a class number, is b'cat'"),
         ({**IMAGE, "cls": b"-1"}, "cls: must be a class number"),
         ({**IMAGE, "cls": b"3" * 30}, "cls: must be a class number"),

@@ -227,3 +227,19 @@ def test_run_continues_after_a_full_disk(tmp_path, workers, capsys):
 def test_empty_split_is_refused(tmp_path):
     with pytest.raises(ShardError, match="has no samples"):
         write(tmp_path / "train", [])
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"classes": ("even", "even")}, "classes contains the same name twice"),
+        (
+            {"classes": ("even", "odd"), "tasks": {"odd": (2,)}},
+            r"tasks\.odd names a label that is not one of 2 classes",
+        ),
+    ],
+)
+def test_source_that_makes_no_valid_manifest_is_refused_in_one_line(tmp_path, fields, problem):
+    source = Source([Item(0), Item(1)], mask_classes=("background", "lesion"), **fields)
+    with pytest.raises(ShardError, match=rf"^made: split train is not valid: {problem}"):
+        write_split(Made(), "train", source, tmp_path, quiet=True)

@@ -60,7 +60,11 @@ def test_wrong_settings_are_reported_in_one_line(partly_known, words):
 @pytest.mark.parametrize(
     ("best", "changes", "message"),
     [
-        ("mean(dice, accuracy)", {"labelled": 0}, "accuracy needs an image with a label, but split val has none"),
+        (
+            "mean(dice, accuracy)",
+            {"labelled": 0, "class_counts": [0, 0]},
+            "accuracy needs an image with a label, but split val has none",
+        ),
         ("mean(dice, accuracy)", {"masked": 0}, "dice needs an image with a mask, but split val has none"),
         ("auroc", {"class_counts": [12, 0]}, "auroc needs an image of malignant, but split val has none"),
     ],
@@ -73,6 +77,13 @@ def test_metric_that_the_validation_split_cannot_have_is_reported_in_one_line(
     assert setup_of(tree).validations[0].selection.name == best
     restate(shards / "val", **changes)
     assert refused(tree).startswith(f"train.best: {message}: use one of ")
+
+
+def test_a_channel_of_one_value_is_reported_before_any_rank_starts(partly_known, tmp_path):
+    shards = shutil.copytree(partly_known, tmp_path / "shards")
+    restate(shards / "train", statistics={"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.0, 0.2]})
+    assert "channel 1 has standard deviation 0 in the training data" in refused(uml_tree(shards))
+    setup_of(uml_tree(shards, data__normalise="unit"))
 
 
 def test_run_from_before_the_rule_for_empty_masks_can_be_resumed(partly_known, tmp_path):
