@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable
 from typing import Literal
 
+from .output import keep_output, output_failed
+
 Reason = Literal["image", "mask", "label", "tar", "remote", "other"]
 """The faulty part: a component of a sample, the tar that contains it, or the server that provides the tar."""
 
@@ -27,18 +29,30 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+STOPPED = 75
+"""Exit code of a program that the user or the system has stopped and that can be repeated."""
+
+
 def run_command(command: Callable[[], int], debug: bool, errors: tuple[type[Exception], ...] = (ShardError,)) -> int:
     """Run a command and return its exit code; report an error that users can fix as one line, with exit code 2.
+
+    The code is also 2 if output is lost because it cannot be written, and 75 after Ctrl-C.
 
     Args:
         command: the command.
         debug: whether to raise such errors instead.
         errors: the errors that users can fix.
     """
+    keep_output()
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()
     except errors as error:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped: repeat the command to continue", file=sys.stderr)
+        return STOPPED
+    return code or (2 if output_failed() else 0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from uml_shards.errors import ShardError, run_command
+from uml_shards.errors import STOPPED, ShardError, run_command
 
 
 def fail() -> int:
@@ -26,3 +26,11 @@ def test_debug_and_other_errors_keep_their_traceback():
         run_command(lambda: 1 // 0, debug=False)
     with pytest.raises(ShardError):
         run_command(fail, debug=False, errors=(KeyError,))
+
+
+def test_ctrl_c_is_one_line_and_the_exit_code_of_a_stop(capsys):
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    assert run_command(interrupted, debug=False) == STOPPED == 75
+    assert capsys.readouterr() == ("", "stopped: repeat the command to continue\n")

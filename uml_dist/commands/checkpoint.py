@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uml_shards.errors import run_command
+from uml_shards.output import keep_output
 
 from ..errors import UmlError
 from ..run.export import export
@@ -21,6 +22,7 @@ EXAMPLES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code: 0 success, 2 the user must change something."""
+    keep_output()
     given = parse(sys.argv[1:] if arguments is None else arguments)
     return run_command(lambda: given.command(given), given.debug, (UmlError,))
 
