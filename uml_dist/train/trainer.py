@@ -219,6 +219,7 @@ class Trainer:
         rates = {name: get_learning_rate(engine) for name, engine in engines.items()}
         norms = {name: float(norm) for name, norm in self._norms.items() if name in engines and norm is not None}
         self.reporter.log(self.setup.progress(self.state), self._epoch(), rates, norms, self.spans)
+        self.folder.write_status("running", self.state.step)
 
     def _epoch(self) -> float:
         """Return the number of passes over the first stream."""
