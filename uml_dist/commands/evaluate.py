@@ -5,11 +5,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import NoReturn, get_args
 
 import torch.distributed as distributed
 
 from uml_shards import ShardError, Split
+from uml_shards.output import keep_output
 from uml_shards.read.truth import EmptyRule
 
 from ..distributed.ranks import device_of
@@ -21,10 +22,12 @@ from ..launch import (
     Devices,
     World,
     ensure_world,
+    exit_stopped,
     exit_with_error,
     find_devices,
     planned_ranks,
     read_world,
+    watch_launchers,
 )
 from ..run.folder import versions
 from ..run.load import Run, load_run
@@ -61,7 +64,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check everything, start the requested number of workers, then evaluate; return the exit code."""
+    keep_output()
     options = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return evaluate_as(options)
+    except KeyboardInterrupt:
+        exit_stopped()
+
+
+def evaluate_as(options: argparse.Namespace) -> int:
+    """Check, start and evaluate as the command line states; return the exit code."""
     try:
         run = load_run(options.run, options.checkpoint, "cpu", options.shards)
         split = run.open_split(options.split or run.config.train.validate_split, options.stream)
@@ -97,9 +109,15 @@ def enter(options: argparse.Namespace) -> tuple[World, Devices]:
         return World(0, 1, 0, 1), find_devices(options.cpu)
     planned_ranks(options.num_gpus, options.cpu)
     devices = ensure_world(options.num_gpus, options.cpu)
+    watch_launchers(_launcher_ended)
     world = read_world(os.environ)
     assert world is not None
     return world, devices
+
+
+def _launcher_ended(reason: str) -> NoReturn:
+    print(f"error: {reason}: repeat the command", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def evaluate_run(run: Run, split: Split, options: argparse.Namespace, world: World) -> None:
