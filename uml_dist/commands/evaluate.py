@@ -29,9 +29,10 @@ from ..launch import (
     read_world,
     watch_launchers,
 )
+from ..launch.resources import raise_open_files
 from ..run.folder import versions
 from ..run.load import Run, load_run
-from ..train.rank_batch import loader_workers
+from ..train.loading import InFlight, loader_workers, sample_bytes
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -65,6 +66,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check everything, start the requested number of workers, then evaluate; return the exit code."""
     keep_output()
+    raise_open_files()
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return evaluate_as(options)
@@ -124,7 +126,11 @@ def evaluate_run(run: Run, split: Split, options: argparse.Namespace, world: Wor
     """Evaluate on all ranks; rank 0 writes and prints the results."""
     manifest, stream = split.manifest, run.stream(split, options.stream)
     empty = options.empty_masks or run.config.train.empty_masks
-    workers = loader_workers(run.config, run.device.type == "cuda", world.local_size)
+    sizes = run.sizes[options.stream or run.first_stream]
+    known = [InFlight(options.batch_size * sample_bytes(manifest, sizes))] if manifest.dimensions == 2 else []
+    workers, fewer = loader_workers(run.config, run.device.type == "cuda", world.local_size, known)
+    if fewer and world.rank == 0:
+        print(fewer, file=sys.stderr)
     if world.rank == 0:
         print(f"{run.path}, {run.checkpoint.name}: {len(split)} samples of {split.path}", flush=True)
     result = evaluate(run.predictor, stream, options.batch_size, workers, empty, DRAWS)

@@ -11,9 +11,11 @@ from uml_shards.output import keep_output
 
 from ..config.loading import dump, read_config
 from ..errors import UmlError
-from ..launch import ensure_world, exit_stopped, exit_with_error, planned_ranks, read_world
+from ..launch import ensure_world, exit_stopped, exit_with_error, find_devices, planned_ranks, read_world
+from ..launch.resources import raise_open_files
 from ..run.checkpoint_folder import checkpoints_in
 from ..run.owner import refuse_owned
+from ..train.loading import loader_workers, of_training
 from ..train.setup import check_start, find_resume, prepare
 
 
@@ -44,6 +46,7 @@ def parse(arguments: Sequence[str], default_config: Path | None = None) -> argpa
 def main(arguments: Sequence[str] | None = None, default_config: Path | None = None) -> int:
     """Check everything, start the requested number of workers, then train; return the exit code."""
     keep_output()
+    raise_open_files()
     options = parse(sys.argv[1:] if arguments is None else arguments, default_config)
     try:
         return train(options)
@@ -75,8 +78,11 @@ def train(options: argparse.Namespace) -> int:
 
             print(dry_run(setup, ranks) + "\n" if is_main else "", end="")
             return 0
-        if options.run and read_world(os.environ) is None:
-            refuse_owned(options.run)
+        if read_world(os.environ) is None:  # else the ranks check it together
+            if options.run:
+                refuse_owned(options.run)
+            on_gpu = find_devices(options.cpu).kind == "cuda"
+            loader_workers(config, on_gpu, ranks, of_training(setup, ranks))
         devices = ensure_world(options.num_gpus, options.cpu)
     except (UmlError, ShardError) as error:
         if options.debug:

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 from types import FrameType
 
 from uml_shards.errors import STOPPED
@@ -21,10 +20,13 @@ def stop_on_signals(stopped: Callable[[str], None]) -> None:
     process = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == process:  # and not in a forked loader worker
-            with suppress(OSError):
+        # Launchers stop loader workers as well, and torch would raise an error for each of them.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        try:
+            if os.getpid() == process:  # and not in a forked loader worker
                 stopped(signal.Signals(number).name)
-        os._exit(STOPPED)
+        finally:
+            os._exit(STOPPED)
 
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:

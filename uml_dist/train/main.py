@@ -13,6 +13,7 @@ import torch
 import torch.distributed as distributed
 
 from uml_shards.errors import ShardError
+from uml_shards.read.loader import worker_error
 
 from ..distributed.ranks import all_gather, broadcast, device_of
 from ..errors import UmlError
@@ -24,6 +25,7 @@ from ..run.folder import RunFolder
 from ..telemetry import Metrics, MetricsServer, serve_metrics
 from .ending import Ending
 from .hooks import Hook
+from .loading import loader_workers, of_training
 from .progress_line import ProgressPrinter
 from .report import Reporter, peak_memory
 from .setup import Setup
@@ -31,6 +33,10 @@ from .trainer import Trainer
 
 GRACE_SECONDS = 20.0
 """How long a rank that lost another one waits for the launcher to end it, so that the other's exit code is kept."""
+
+
+SIGNAL_SECONDS = 1.0
+"""How long a rank whose loader worker has ended waits for a signal: launchers stop the workers first, then the rank."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +96,14 @@ def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], 
         exit_with_error(error)
     metrics = _metrics(setup, world, device, folder)
     reporter = Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None)
-    trainer = Trainer(setup, device, folder, reporter, world.local_size, hooks)
     try:
+        workers, fewer = _loader_workers(setup, world, device)
+        trainer = Trainer(setup, device, folder, reporter, workers, hooks)
         _check_same_start(start)
         load_start(trainer, start)
     except UmlError as error:  # the same on all ranks
         exit_with_error(error)
-    for line in start.left:
+    for line in (*start.left, *([fewer] if fewer else [])):
         reporter.say(line)
     ending.watch(trainer)
     server = _serve(setup, world, metrics)
@@ -122,6 +129,9 @@ def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], 
 
 def _fail(error: Exception, world: World, ending: Ending) -> None:
     """Record why a run ends on this rank; return only if the error is not one that users can fix."""
+    if isinstance(error, RuntimeError) and (known := worker_error(error)):
+        time.sleep(SIGNAL_SECONDS)
+        error = known
     if isinstance(error, UmlError | ShardError | OSError):
         print(f"error: rank {world.rank}: {error}", file=sys.stderr, flush=True)
         ending.fail(str(error))
@@ -178,6 +188,25 @@ def _check_same_start(start: Start) -> None:
         raise UmlError(
             f"ranks would resume from different checkpoints ({listed}): let all nodes read the same run folder"
         )
+
+
+def _loader_workers(setup: Setup, world: World, device: torch.device) -> tuple[int, str | None]:
+    """Return the number of loader workers of this rank, and a line for the user if they are fewer than usual.
+
+    Raises:
+        UmlError: there is no room for as many as `data.workers` states; raised on all ranks.
+    """
+    workers, fewer, problem = 0, None, None
+    try:
+        in_flight = of_training(setup, world.size)
+        workers, fewer = loader_workers(setup.config, device.type == "cuda", world.local_size, in_flight)
+    except UmlError as error:
+        problem = str(error)
+    # Ranks may measure different room, while others already use it.
+    for found in all_gather(problem):
+        if found:
+            raise UmlError(found)
+    return workers, fewer
 
 
 def _check_found(start: Start) -> None:
