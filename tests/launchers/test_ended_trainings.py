@@ -51,6 +51,14 @@ def training(partly_known, tmp_path):
         process.wait()
 
 
+def wait_for_odd_step(run: Path) -> None:
+    """Wait until status.json has the step of a log line, which is not that of a checkpoint."""
+    deadline = time.monotonic() + 60
+    while json.loads((run / "status.json").read_text())["step"] % 2 == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def processes_of(run: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
@@ -62,7 +70,8 @@ def processes_of(run: Path) -> list[psutil.Process]:
 def test_a_second_training_is_refused_and_a_killed_launcher_ends_all_ranks(training, partly_known, tmp_path):
     run = tmp_path / "run"
     front = training(*DEEPSPEED)
-    files = {path.name for path in run.iterdir()}
+    wait_for_odd_step(run)
+    files = {path.name for path in run.iterdir() if not path.name.endswith(".tmp")}
     second = subprocess.run(command((), partly_known, run), capture_output=True, text=True)
     owner = json.loads((run / OWNER).read_text())["process"]
     assert second.returncode == 2
@@ -71,7 +80,8 @@ def test_a_second_training_is_refused_and_a_killed_launcher_ends_all_ranks(train
     assert second.stderr.startswith(f"error: run folder {run} is in use by process {owner} on ")
     with pytest.raises(UmlError, match=f"is in use by process {owner}"):
         prune_run(run, 1)
-    assert {path.name for path in run.iterdir()} == files > {LOCK, OWNER}
+    left = {path.name for path in run.iterdir() if not path.name.endswith(".tmp")}
+    assert left == files > {LOCK, OWNER}
 
     front.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 20

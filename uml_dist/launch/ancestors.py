@@ -8,6 +8,9 @@ from threading import Thread
 
 import psutil
 
+LAUNCHER = "UML_WORLD_LAUNCHER"
+"""Environment variable with the process id of our own launcher, which may end before its ranks look for it."""
+
 SECONDS = 1.0
 """Time between two looks at the launchers."""
 
@@ -36,14 +39,16 @@ def watch_launchers(ended: Callable[[str], None], script: str | None = None) -> 
         script: the script that they started; by default that of this process.
     """
     launchers = launchers_of(psutil.Process(os.getpid()), sys.argv[0] if script is None else script)
+    ours = os.environ.get(LAUNCHER, "")
+    early = [ours] if ours.isdecimal() and int(ours) not in [launcher.pid for launcher in launchers] else []
 
     def watch() -> None:
-        while all(map(_lives, launchers)):
+        while not early and all(map(_lives, launchers)):
             time.sleep(SECONDS)
-        gone = next(launcher for launcher in launchers if not _lives(launcher))
-        ended(f"the launcher (process {gone.pid}) has ended")
+        gone = early or [launcher.pid for launcher in launchers if not _lives(launcher)]
+        ended(f"the launcher (process {gone[0]}) has ended")
 
-    if launchers:
+    if launchers or early:
         Thread(target=watch, name="launchers", daemon=True).start()
 
 

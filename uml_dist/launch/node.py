@@ -11,11 +11,13 @@ from deepspeed.launcher import launch
 
 from uml_shards.errors import STOPPED
 
+from .ancestors import LAUNCHER
 from .stopping import SIGNALS
 
 
 def main() -> int:
     """Run the launcher with the arguments of this process; return its exit code, or 75 if a signal stopped it."""
+    os.environ[LAUNCHER] = str(os.getpid())  # for the ranks
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)

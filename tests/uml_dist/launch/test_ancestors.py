@@ -1,5 +1,6 @@
 """Ranks notice that one of their launchers has ended."""
 
+import queue
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from uml_dist.launch.ancestors import launchers_of
+from uml_dist.launch.ancestors import LAUNCHER, launchers_of, watch_launchers
 
 SCRIPT = """
 import subprocess
@@ -62,6 +63,15 @@ def test_a_rank_ends_when_any_of_its_launchers_is_killed(chain, killed):
     while alive(rank):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_rank_whose_launcher_ended_before_it_looked_ends_at_once(monkeypatch):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    monkeypatch.setenv(LAUNCHER, str(gone.pid))
+    reasons = queue.Queue()
+    watch_launchers(reasons.put, "no script")
+    assert reasons.get(timeout=60) == f"the launcher (process {gone.pid}) has ended"
 
 
 def test_a_shell_that_started_the_launcher_may_end(chain):
