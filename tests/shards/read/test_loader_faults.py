@@ -80,3 +80,28 @@ def test_faults_of_other_code_keep_their_traceback(stream):
     with pytest.raises(RuntimeError, match=r"(?s)Original Traceback.*a fault of a recipe's own") as error:
         list(load({"train": stream}, REQUESTS, broken, workers=1))
     assert worker_error(error.value) is None
+
+
+class Pinnable:
+    """Stands for a batch, whose memory only a machine with a GPU can pin."""
+
+    pinned = False
+
+    def pin_memory(self):
+        self.pinned = True
+        return self
+
+
+def test_packed_batches_are_pinned_one_by_one():
+    assert loader._Packed({"train": Pinnable()}).pin_memory()["train"].pinned
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_batches_of_workers_arrive_in_pinned_memory(stream):
+    def pinnable(stream, samples, positions):
+        return torch.full((64,), float(positions[0]))
+
+    found = [batches["train"] for batches in load({"train": stream}, REQUESTS, pinnable, workers=2, pin_memory=True)]
+    assert [one[0].item() for one in found] == list(range(8))
+    assert all(one.is_pinned() for one in found)
