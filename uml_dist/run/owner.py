@@ -75,6 +75,7 @@ class Owner:
     def release(self) -> None:
         """Let other trainings use the folder."""
         self._ended.set()
+        self._thread.join(1.0)  # it may be writing
         if not self._replaced and self._is_mine():
             with suppress(OSError):
                 (self._run / OWNER).unlink(missing_ok=True)

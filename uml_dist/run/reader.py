@@ -60,7 +60,7 @@ class RunReader:
         named = find_checkpoint(self.path, name) if name in pointers_in(folder) else place_of(folder, name)
         if named is not None and (named / "state.json").is_file() and named.parent == folder:
             return named
-        there = [*named_by(folder), *map(name_of, checkpoints_in(folder))]
+        there = [*sorted(named_by(folder)), *map(name_of, checkpoints_in(folder))]
         why = self._why_no_best(name)
         named = f"{name!r} ({why})" if why else repr(name)
         raise UmlError(f"run {self.path} has no checkpoint {named}: it has {', '.join(there)}: choose one of them")

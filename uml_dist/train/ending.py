@@ -85,9 +85,12 @@ class Ending:
         return self._trainer.state.step if self._trainer else 0
 
     def _is_running(self) -> bool:
+        """Whether the training has begun, and no rank has recorded its end yet."""
+        if self._trainer is None:
+            return False
         with suppress(OSError, ValueError):
             status = read_status(self._folder.path)
-            return self._trainer is not None and (status is None or status.get("status") == "running")
+            return status is None or status.get("status") == "running"
         return True
 
     def _stop(self, signal: str) -> None:
@@ -99,7 +102,7 @@ class Ending:
             line = f"stopped by {signal} at step {self._step}: repeat the command to resume run {self._folder.path}\n"
             if self._trainer:
                 self._folder.write_end("stopped", self._step, f"stopped by {signal}")
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, os.fsencode(line))
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode(errors="backslashreplace"))
         self.release()
 
     def _launcher_ended(self, reason: str) -> None:
