@@ -17,6 +17,7 @@ from uml_dist.cluster.training import Outcome, Training, Work, make_shards, trai
 from uml_dist.errors import UmlError
 from uml_dist.launch import Devices, end_process, ensure_world, find_devices, read_world
 from uml_shards.errors import run_command
+from uml_shards.output import keep_output
 
 HERE = Path(__file__).parent
 MARK = "cluster-check.txt"
@@ -45,6 +46,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main() -> int:
     """Run the check; return the exit code: 0 passed, 1 a check failed, 2 the user must change something."""
+    keep_output()
     options = parse(sys.argv[1:])
     return run_command(lambda: run(options), options.debug, (UmlError,))
 

@@ -21,6 +21,8 @@ from uml_dist.config.loading import read_config
 from uml_dist.errors import UmlError
 from uml_dist.launch import find_devices
 from uml_shards import open_split
+from uml_shards.errors import STOPPED
+from uml_shards.output import keep_output
 from uml_shards.read.truth import Oracle, oracle
 
 HERE = Path(__file__).parent
@@ -38,9 +40,6 @@ ROWS = (
     ("wrong pixels found by vacuity (AUROC)", "pixel_error_auroc_vacuity", None),
 )
 """Title, metric of the run, and attribute of the oracle or None."""
-
-STOPPED = 75
-"""Exit code of a demo that the user stopped and can resume."""
 
 
 def call(script: str, *arguments: str, quiet: bool = False) -> None:
@@ -81,6 +80,7 @@ def table(record: dict[str, Any], best: Oracle) -> str:
 
 def main() -> int:
     """Parse the command line and run the demo; return the exit code."""
+    keep_output()
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -18,6 +18,7 @@ from quality_runs import evaluate, train
 from uml_dist.errors import UmlError
 from uml_dist.launch import find_devices, planned_ranks, read_world
 from uml_shards.errors import ShardError, run_command
+from uml_shards.output import keep_output
 
 LAUNCHERS = Path(__file__).resolve().parents[1]
 
@@ -52,6 +53,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return the exit code: 0 success, 1 a training failed, 2 the user must change something."""
+    keep_output()
     options = parse(sys.argv[1:] if arguments is None else arguments)
     return run_command(lambda: run(options), options.debug, (UmlError, ShardError))
 

@@ -20,7 +20,7 @@ from uml_dist.evaluate.results import DRAWS
 from uml_dist.metrics.cases import Cases
 from uml_dist.run.folder import versions
 from uml_dist.run.load import load_run
-from uml_dist.train.rank_batch import loader_workers
+from uml_dist.train.loading import loader_workers
 from uml_shards.format.manifest import Manifest
 
 HERE = Path(__file__).resolve().parent
@@ -100,7 +100,7 @@ def evaluate(bench: Bench, job: Job) -> Evaluated:
     """Evaluate the best checkpoint of a run on a split, as `launchers/evaluate.py` does."""
     run = load_run(job.run, "best", bench.device)
     split = run.open_split(bench.split)
-    workers = loader_workers(run.config, bench.device == "cuda", 1)
+    workers, _ = loader_workers(run.config, bench.device == "cuda", 1)
     cases = evaluate_split(run.predictor, run.stream(split), BATCH_SIZE, workers, DRAWS)
     parameters = sum(one.numel() for network in run.networks.values() for one in network.parameters())
     path = job.run / "cost.json"

@@ -10,6 +10,7 @@ from .address import parse_location
 from .arguments import ArgumentParser
 from .errors import one_line, print_error, run_command
 from .importers import Importer, Options, find_importer, hidden_importers, importer_names
+from .output import keep_output
 from .read.draw import draw_labelled, refuse_existing, save_keys
 from .read.part import with_truth
 from .read.split import find_splits, open_split
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "shards.py") -> int
         arguments: the command line; by default that of this process.
         prog: name of the program in messages.
     """
+    keep_output()
     given = parse(arguments, prog)
     return run_command(lambda: given.run(given), given.debug)
 

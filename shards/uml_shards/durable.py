@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,37 +22,58 @@ def write_text(path: Path, text: str) -> None:
     _write(path, text.encode())
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Replace a file atomically: it has the old text or the new one at any moment, even after a power failure.
+
+    Args:
+        path: the file.
+        text: its new text.
+        durable: whether to wait until it is on the disk.
 
     Raises:
         OSError: it cannot be written.
     """
-    replace_bytes(path, text.encode())
+    replace_bytes(path, text.encode(), durable=durable)
 
 
-def replace_bytes(path: Path, data: bytes) -> None:
+def replace_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Replace a file atomically, as `replace_text` does.
 
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    # A name of its own, since another process may be replacing the same file.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
-        _write(temporary, data)
+        _write(temporary, data, durable)
         temporary.replace(path)
     except OSError:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
-def _write(path: Path, data: bytes) -> None:
+def overwrite_text(path: Path, text: str) -> None:
+    """Write a short text over that of an existing file, which needs no room on the disk.
+
+    Raises:
+        OSError: there is no file, or it cannot be written.
+    """
+    data = text.encode()
+    with path.open("r+b", buffering=0) as file:
+        file.write(data)
+        file.truncate(len(data))
+        os.fsync(file.fileno())
+
+
+def _write(path: Path, data: bytes, durable: bool = True) -> None:
     with path.open("wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
 
 
 def sync(path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from .output import keep_output, output_failed
 from .text import message_of
 
 Reason = Literal["image", "mask", "label", "tar", "remote", "other"]
@@ -68,44 +69,30 @@ def reading(path: object, reason: Reason = "other") -> Iterator[None]:
         raise ShardError(f"{path} cannot be read: {reason_of(error)}", reason) from error
 
 
-def reason_of(error: Exception) -> str:
-    """Return why a library could not read a file: one line, without the path, of at most 300 characters."""
-    reason = getattr(error, "strerror", None) or one_line(error)
-    if isinstance(error, LookupError):  # its message is only the key
-        reason = f"{type(error).__name__}: {reason}"
-    return str(reason)[:300]
-
-
-@contextmanager
-def reading(path: object, reason: Reason = "other") -> Iterator[None]:
-    """Report any error of a library on the bytes of a file as one line that names the file.
-
-    Libraries raise errors of many classes on damaged files, and their results may read the file later. Everything that
-    is taken from a file should therefore become a number, text or array within this block.
-
-    Raises:
-        ShardError: "PATH cannot be read: ..."; errors that are a `ShardError` already are not changed.
-    """
-    try:
-        yield
-    except ShardError:
-        raise
-    except Exception as error:
-        raise ShardError(f"{path} cannot be read: {reason_of(error)}", reason) from error
+STOPPED = 75
+"""Exit code of a program that the user or the system has stopped and that can be repeated."""
 
 
 def run_command(command: Callable[[], int], debug: bool, errors: tuple[type[Exception], ...] = (ShardError,)) -> int:
     """Run a command and return its exit code; report an error that users can fix as one line, with exit code 2.
+
+    The code is also 2 if output is lost because it cannot be written, and 75 after Ctrl-C.
 
     Args:
         command: the command.
         debug: whether to raise such errors instead.
         errors: the errors that users can fix; those of the system, such as a name that is too long, are too.
     """
+    keep_output()
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()
     except (*errors, OSError) as error:
         if debug:
             raise
         print_error(error)
         return 2
+    except KeyboardInterrupt:
+        print("stopped: repeat the command to continue", file=sys.stderr)
+        return STOPPED
+    return code or (2 if output_failed() else 0)

@@ -51,7 +51,7 @@ def test_best_checkpoint_has_the_best_mean(partly_known, tmp_path):
         )
 
 
-def test_metric_that_no_validation_can_compute_is_reported_at_the_end(partly_known, tmp_path):
+def test_metric_that_no_validation_can_compute_is_reported_at_the_first_and_at_the_end(partly_known, tmp_path):
     """The toy recipe predicts no pixels, which only becomes known in its validations."""
     run = tmp_path / "run"
     stream = {"shards": str(partly_known), "count": 8}
@@ -69,6 +69,8 @@ def test_metric_that_no_validation_can_compute_is_reported_at_the_end(partly_kno
         f"no validation could form train.best = {MEAN} (the last one lacked dice), so no checkpoint is the best"
         in output
     )
+    assert output.count(f"train.best = {MEAN} cannot be formed, since this validation lacks dice: without") == 1
+    assert output.index("validation at step 1:") < output.index("cannot be formed") < output.index("at step 2:")
     assert find_checkpoint(run, "best") is None
 
 

@@ -148,6 +148,25 @@ def test_run_without_a_best_checkpoint_verifies(command, run):
     )
 
 
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        ({"loss": 1.0}, "there was no validation yet"),
+        ({"validation_loss": 1.0}, "no validation could form train.best = dice"),
+        ({"validation_dice": 1.0}, None),
+    ],
+)
+def test_a_missing_best_checkpoint_is_explained(command, run, record, why):
+    (run / "checkpoints" / "best").unlink()
+    (run / "checkpoints" / "notes.txt").touch()
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 2, **record}) + "\n")
+    assert_refused(
+        command("export", "--run", run, "--out", run / "out"),
+        rf"has no checkpoint 'best'{f' .{re.escape(why)}.' if why else ''}: it has latest, step-000002, step-000004, "
+        r"step-000006: choose one of them",
+    )
+
+
 def names(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").iterdir())
 

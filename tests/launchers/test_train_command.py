@@ -1,5 +1,6 @@
 """launchers/train.py up to the start of ranks: its output, its exit code, and that it leaves nothing behind."""
 
+import os
 import re
 import runpy
 import sys
@@ -13,7 +14,9 @@ from commands import command_of, load_script
 from runs import uml_tree
 from uml_dist.config.loading import read_config
 from uml_dist.errors import UmlError
+from uml_dist.launch.resources import Space
 from uml_dist.run.checkpoint import RunState, save_checkpoint
+from uml_dist.run.owner import owned
 
 SCRIPT = Path(__file__).parents[2] / "launchers" / "train.py"
 
@@ -179,6 +182,29 @@ def test_initial_weights_are_only_needed_by_a_new_run(command, write, folder, pa
     config = read_config(path, words).model_dump(mode="json", exclude_none=True)
     with pytest.raises(AssertionError, match="ranks would start"):
         command("--config", path, "--run", saved(folder, config=config), "--resume", "auto", *words)
+
+
+def test_too_little_shared_memory_is_one_line(command, write, folder, partly_known, monkeypatch):
+    monkeypatch.setattr("uml_dist.train.loading.read_space", lambda: Space(4 * 2**20, 0))
+    done = command("--config", write(uml_tree(partly_known)), "--run", "run", "data.workers=2")
+    assert_refused(done, folder, r"data\.workers = 2: .* MB are free in /dev/shm: set data\.workers=0, or enlarge it")
+
+
+def test_run_that_another_training_writes_is_one_line(command, write, folder, partly_known, monkeypatch):
+    monkeypatch.setattr("uml_dist.run.owner.LOCK_SECONDS", 0.0)
+    with owned(folder / "run"):
+        done = command("--config", write(uml_tree(partly_known)), "--run", folder / "run")
+    assert_refused(done, folder, rf"run folder .*run is in use by process {os.getpid()} on ")
+
+
+def test_ctrl_c_is_one_line_and_exit_code_75(command, write, folder, partly_known, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("uml_dist.commands.train.prepare", interrupted)
+    monkeypatch.setattr("uml_dist.launch.world.end_process", sys.exit)
+    done = command("--config", write(uml_tree(partly_known)))
+    assert done == (75, "", "stopped: repeat the command to continue\n")
 
 
 def test_resume_auto_needs_a_run_folder(command, write, folder, partly_known):

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from uml_shards.errors import ShardError, one_line, print_error, reading, run_command
+from uml_shards.errors import STOPPED, ShardError, one_line, print_error, reading, run_command
 
 
 def fail() -> int:
@@ -79,3 +79,11 @@ def test_whatever_a_message_contains_is_one_printable_line(text, capsys):
 def test_an_error_survives_the_way_from_a_worker_process():
     error = pickle.loads(pickle.dumps(ShardError("\x1b[2J", "mask")))
     assert (str(error), error.reason) == ("\\x1b[2J", "mask")
+
+
+def test_ctrl_c_is_one_line_and_the_exit_code_of_a_stop(capsys):
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    assert run_command(interrupted, debug=False) == STOPPED == 75
+    assert capsys.readouterr() == ("", "stopped: repeat the command to continue\n")

@@ -25,6 +25,7 @@ from uml_dist.run.folder import RunFolder
 from uml_dist.telemetry import Metrics
 from uml_dist.train.engine import full_weights
 from uml_dist.train.hooks import Hook
+from uml_dist.train.loading import loader_workers
 from uml_dist.train.main import Start, load_start
 from uml_dist.train.report import Reporter
 from uml_dist.train.setup import check_start, prepare
@@ -127,7 +128,8 @@ def train(
     trace = Trace()
     listener = _Listener(folder, metrics, trace)
     hooks = [_Recorder(trace, stop_at), *hooks]
-    trainer = Trainer(setup, torch.device("cpu"), folder, listener, hooks=hooks)
+    workers, _ = loader_workers(config, on_gpu=False, local_ranks=1)
+    trainer = Trainer(setup, torch.device("cpu"), folder, listener, workers, hooks)
     checkpoint = find_checkpoint(Path(run)) if run else None
     if checkpoint is None:
         check_start(setup)

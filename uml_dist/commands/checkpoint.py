@@ -7,6 +7,7 @@ from pathlib import Path
 
 from uml_shards.arguments import ArgumentParser
 from uml_shards.errors import print_error, run_command
+from uml_shards.output import keep_output
 
 from ..errors import UmlError
 from ..run.export import export
@@ -23,6 +24,7 @@ EXAMPLES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code: 0 success, 2 the user must change something."""
+    keep_output()
     given = parse(sys.argv[1:] if arguments is None else arguments)
     return run_command(lambda: given.command(given), given.debug, (UmlError,))
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uml_shards.arguments import ArgumentParser
+from uml_shards.errors import run_command
+from uml_shards.output import keep_output
 
 from ..doctor.checks import run_checks
 from ..doctor.report import as_json, exit_code, table, verdict
@@ -34,10 +36,16 @@ def main(arguments: Sequence[str] | None = None, root: Path | None = None) -> in
         arguments: the command line; by default that of this process.
         root: the checkout, if there is one.
     """
+    keep_output()
     options = parse(sys.argv[1:] if arguments is None else arguments)
     if options.debug:
         logging.basicConfig()
         logging.getLogger("uml_dist.doctor").setLevel(logging.DEBUG)
+    return run_command(lambda: check(options, root), options.debug, ())
+
+
+def check(options: argparse.Namespace, root: Path | None) -> int:
+    """Print the findings."""
     findings, gpus = run_checks(options.run, root, os.environ)
     print(as_json(findings) if options.json else f"{table(findings)}\n\n{verdict(findings, gpus)}")
     return exit_code(findings)

@@ -4,13 +4,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import get_args
+from typing import NoReturn, get_args
 
 import torch.distributed as distributed
 
 from uml_shards import ShardError, Split
 from uml_shards.arguments import ArgumentParser
 from uml_shards.errors import print_error
+from uml_shards.output import keep_output
 from uml_shards.read.truth import EmptyRule
 
 from ..distributed.ranks import device_of
@@ -22,15 +23,18 @@ from ..launch import (
     Devices,
     World,
     ensure_world,
+    exit_stopped,
     exit_with_error,
     find_devices,
     planned_ranks,
     read_world,
+    watch_launchers,
 )
+from ..launch.resources import raise_open_files
 from ..run.folder import versions
 from ..run.load import Run, load_run
 from ..run.reader import run_folder
-from ..train.rank_batch import loader_workers
+from ..train.loading import InFlight, loader_workers, sample_bytes
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -63,7 +67,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check everything, start the requested number of workers, then evaluate; return the exit code."""
+    keep_output()
+    raise_open_files()
     options = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return evaluate_as(options)
+    except KeyboardInterrupt:
+        exit_stopped()
+
+
+def evaluate_as(options: argparse.Namespace) -> int:
+    """Check, start and evaluate as the command line states; return the exit code."""
     try:
         run = load_run(options.run, options.checkpoint, "cpu", options.shards)
         split = run.open_split(options.split or run.config.train.validate_split, options.stream)
@@ -99,16 +113,26 @@ def enter(options: argparse.Namespace) -> tuple[World, Devices]:
         return World(0, 1, 0, 1), find_devices(options.cpu)
     planned_ranks(options.num_gpus, options.cpu)
     devices = ensure_world(options.num_gpus, options.cpu)
+    watch_launchers(_launcher_ended)
     world = read_world(os.environ)
     assert world is not None
     return world, devices
+
+
+def _launcher_ended(reason: str) -> NoReturn:
+    print(f"error: {reason}: repeat the command", file=sys.stderr, flush=True)
+    os._exit(2)
 
 
 def evaluate_run(run: Run, split: Split, options: argparse.Namespace, world: World) -> None:
     """Evaluate on all ranks; rank 0 writes and prints the results."""
     manifest, stream = split.manifest, run.stream(split, options.stream)
     empty = options.empty_masks or run.config.train.empty_masks
-    workers = loader_workers(run.config, run.device.type == "cuda", world.local_size)
+    sizes = run.sizes[options.stream or run.first_stream]
+    known = [InFlight(options.batch_size * sample_bytes(manifest, sizes))] if manifest.dimensions == 2 else []
+    workers, fewer = loader_workers(run.config, run.device.type == "cuda", world.local_size, known)
+    if fewer and world.rank == 0:
+        print(fewer, file=sys.stderr)
     if world.rank == 0:
         print(f"{run.path}, {run.checkpoint.name}: {len(split)} samples of {split.path}", flush=True)
     result = evaluate(run.predictor, stream, options.batch_size, workers, empty, DRAWS)

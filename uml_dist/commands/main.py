@@ -4,6 +4,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from uml_shards.output import keep_output
+
 from ..launch import end_process
 
 COMMANDS = {
@@ -24,6 +26,7 @@ def usage() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code."""
+    keep_output()
     given = list(sys.argv[1:] if arguments is None else arguments)
     # DeepSpeed's launcher puts its argument before ours.
     name = next((word for word in given if not word.startswith("--local_rank=")), None)

@@ -8,11 +8,16 @@ from pathlib import Path
 
 from uml_shards import ShardError
 from uml_shards.arguments import ArgumentParser
+from uml_shards.output import keep_output
 
 from ..config.loading import dump, read_config
 from ..errors import UmlError
-from ..launch import ensure_world, exit_with_error, planned_ranks
+from ..launch import ensure_world, exit_stopped, exit_with_error, find_devices, planned_ranks, read_world
+from ..launch.resources import raise_open_files
+from ..run.checkpoint_folder import checkpoints_in
+from ..run.owner import refuse_owned
 from ..run.reader import run_folder
+from ..train.loading import loader_workers, of_training
 from ..train.setup import check_start, find_resume, prepare
 
 
@@ -42,7 +47,17 @@ def parse(arguments: Sequence[str], default_config: Path | None = None) -> argpa
 
 def main(arguments: Sequence[str] | None = None, default_config: Path | None = None) -> int:
     """Check everything, start the requested number of workers, then train; return the exit code."""
+    keep_output()
+    raise_open_files()
     options = parse(sys.argv[1:] if arguments is None else arguments, default_config)
+    try:
+        return train(options)
+    except KeyboardInterrupt:
+        exit_stopped()
+
+
+def train(options: argparse.Namespace) -> int:
+    """Check, start and train as the command line states; return the exit code."""
     try:
         if options.config is None and not any(word.startswith("recipe=") for word in options.settings):
             raise UmlError("name a configuration: --config FILE.toml")
@@ -56,6 +71,7 @@ def main(arguments: Sequence[str] | None = None, default_config: Path | None = N
         if options.resume == "auto" and options.run is None:
             raise UmlError("--resume auto needs the run to resume: add --run runs/NAME")
         notes: list[str] = []
+        found = tuple(path.name for path in checkpoints_in(options.run / "checkpoints")) if options.run else ()
         resume = find_resume(setup, options.run, options.resume or "auto", notes.append) if options.run else None
         if resume is None:
             check_start(setup)
@@ -64,6 +80,11 @@ def main(arguments: Sequence[str] | None = None, default_config: Path | None = N
 
             print(dry_run(setup, ranks) + "\n" if is_main else "", end="")
             return 0
+        if read_world(os.environ) is None:  # else the ranks check it together
+            if options.run:
+                refuse_owned(options.run)
+            on_gpu = find_devices(options.cpu).kind == "cuda"
+            loader_workers(config, on_gpu, ranks, of_training(setup, ranks))
         devices = ensure_world(options.num_gpus, options.cpu)
     except (UmlError, ShardError, OSError) as error:
         if options.debug:
@@ -73,4 +94,4 @@ def main(arguments: Sequence[str] | None = None, default_config: Path | None = N
     from ..train.main import Start, default_run_name, train_rank
 
     run = options.run or Path("runs") / default_run_name(setup)
-    return train_rank(setup, Start(run, resume, tuple(notes)), devices)
+    return train_rank(setup, Start(run, resume, tuple(notes), found), devices)

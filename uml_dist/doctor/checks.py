@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..launch.devices import read_driver, read_torch
+from ..launch.resources import read_open_files, read_space
 from . import compiler, folders, gpus, limits, network, packages, processor, run_folder, shared_memory, variables
 from .finding import Finding, run_check
 
@@ -94,9 +95,9 @@ def _machine_checks(environment: Mapping[str, str], usable: int) -> Checks:
         ("cores", cores),
         ("threads", threads),
         ("memory", lambda: limits.check_memory(limits.read_memory(), usable or CPU_WORKERS)),
-        ("shared memory", lambda: shared_memory.check_space(shared_memory.read_space(), usable)),
+        ("shared memory", lambda: shared_memory.check_space(read_space(), usable)),
         ("left in memory", lambda: shared_memory.check_leftovers(shared_memory.find_leftovers())),
-        ("open files", lambda: limits.check_open_files(*limits.read_open_files())),
+        ("open files", lambda: limits.check_open_files(*read_open_files())),
     ]
 
 

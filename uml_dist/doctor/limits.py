@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..launch.resources import UNLIMITED_FILES
 from .finding import Finding, note, ok, problem
 
 OPEN_FILES = 1024
@@ -21,22 +22,18 @@ class Memory:
     bound: str
 
 
-def read_open_files() -> tuple[int, int]:
-    """Return the soft and the hard limit of open files."""
-    import resource
-
-    return resource.getrlimit(resource.RLIMIT_NOFILE)
-
-
 def check_open_files(soft: int, hard: int) -> Finding:
-    """Check how many files and sockets a process may hold open; a negative value means no limit."""
-    if 0 <= soft < OPEN_FILES:
-        reachable = hard < 0 or hard >= OPEN_FILES
-        remedy = "ulimit -n 4096" if hard < 0 or hard >= 4096 else f"ulimit -n {hard}"
-        if not reachable:
-            remedy = f"request a hard limit of {OPEN_FILES} (limits.conf, docker --ulimit nofile=4096)"
-        return problem("open files", f"limit is {soft}, {OPEN_FILES} are needed", remedy)
-    return ok("open files", "no limit" if soft < 0 else f"limit is {soft}")
+    """Check how many files and sockets a process may hold open; a negative value means no limit.
+
+    Args:
+        soft: the limit that processes start with; training raises it to the hard one.
+        hard: the largest limit that a process can set itself.
+    """
+    if 0 <= hard < OPEN_FILES:
+        remedy = f"request a hard limit of {OPEN_FILES} (limits.conf, docker --ulimit nofile=4096)"
+        return problem("open files", f"limit is {hard}, {OPEN_FILES} are needed", remedy)
+    raised = "" if soft == hard or soft < 0 else f", which training raises to {hard if hard >= 0 else UNLIMITED_FILES}"
+    return ok("open files", "no limit" if soft < 0 else f"limit is {soft}{raised}")
 
 
 def read_memory(system: Path = SYSTEM) -> Memory:

@@ -3,36 +3,19 @@
 import os
 import re
 import shlex
-import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..launch.resources import SHARED_MEMORY, Space
 from .finding import Finding, note, ok, problem
 
-FOLDER, PROCESSES = Path("/dev/shm"), Path("/proc")
+FOLDER, PROCESSES = SHARED_MEMORY, Path("/proc")
 OURS = ("torch_*", "psm_*", "sem.*", "gloo*", "nccl-*", "deepspeed*")
 """Names of files created by torch, Python's multiprocessing, gloo, NCCL and DeepSpeed."""
 ENOUGH = 2**30  # bytes; the readers of one rank hold a few batches
 YOUNG = 60.0  # seconds; a process may not have mapped a newer file yet
 SHOWN = 6  # file names in a message
-
-
-@dataclass(frozen=True)
-class Space:
-    """Total and free bytes of a file system."""
-
-    total: int
-    free: int
-
-
-def read_space(folder: Path = FOLDER) -> Space | None:
-    """Return the size of shared memory; None if the system has no such folder."""
-    if not folder.is_dir():
-        return None
-    usage = shutil.disk_usage(folder)
-    return Space(usage.total, usage.free)
 
 
 def check_space(space: Space | None, gpus: int, folder: Path = FOLDER) -> Finding:

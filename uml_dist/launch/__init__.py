@@ -1,8 +1,19 @@
 """Starts the number of workers that the user requested: devices, ranks and launcher."""
 
+from .ancestors import watch_launchers
 from .devices import Devices, find_devices
 from .ending import end_process
-from .world import World, ensure_world, enter_world, exit_with_error, planned_ranks, read_world, script_arguments
+from .stopping import stop_on_signals
+from .world import (
+    World,
+    ensure_world,
+    enter_world,
+    exit_stopped,
+    exit_with_error,
+    planned_ranks,
+    read_world,
+    script_arguments,
+)
 
 __all__ = [
     "Devices",
@@ -10,9 +21,12 @@ __all__ = [
     "end_process",
     "ensure_world",
     "enter_world",
+    "exit_stopped",
     "exit_with_error",
     "find_devices",
     "planned_ranks",
     "read_world",
     "script_arguments",
+    "stop_on_signals",
+    "watch_launchers",
 ]

@@ -17,8 +17,11 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
+from uml_shards.errors import STOPPED
+
 from ..errors import UmlError
 from .devices import ACCELERATOR, VISIBLE, Devices, find_devices
+from .ending import end_process
 from .memory import keep_freed_memory
 
 STARTED = "UML_WORLD_STARTED"  # size of a world that this module started; its ranks never start another world
@@ -144,7 +147,7 @@ def world_command(count: int, devices: Devices, script: str, arguments: Sequence
     # The launcher writes these numbers into CUDA_VISIBLE_DEVICES on the CPU too; -1 selects no GPU.
     ids = list(devices.ids[:count]) if devices.kind == "cuda" else ["-1"] * count
     world = base64.urlsafe_b64encode(json.dumps({"localhost": ids}).encode()).decode()
-    launcher = [sys.executable, "-u", "-m", "deepspeed.launcher.launch"]
+    launcher = [sys.executable, "-u", "-m", f"{__package__}.node"]
     options = [f"--world_info={world}", "--master_addr=127.0.0.1", f"--master_port={port}", "--log_level=error"]
     return [*launcher, *options, script, *arguments]
 
@@ -279,6 +282,14 @@ def exit_with_error(error: Exception, environment: Mapping[str, str] | None = No
         raise SystemExit(0)
     print(f"error: {error}", file=sys.stderr, flush=True)
     raise SystemExit(2)
+
+
+def exit_stopped(environment: Mapping[str, str] | None = None) -> NoReturn:
+    """End the process after Ctrl-C, with code 75; the node's first rank prints one line."""
+    environment = os.environ if environment is None else environment
+    if environment.get("LOCAL_RANK", "0") == "0":
+        print("stopped: repeat the command to continue", file=sys.stderr, flush=True)
+    end_process(STOPPED)
 
 
 def _started(environment: Mapping[str, str]) -> int | None:

@@ -13,6 +13,7 @@ to it. Whenever the writer is killed, the older checkpoint or the new one is com
 import hashlib
 import json
 import shutil
+import stat
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -142,10 +143,14 @@ def write_checkpoint(folder: Path, networks: Mapping[str, NetworkState], run: Ru
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     except SafetensorError as error:
         raise OSError(str(error).partition("\n")[0]) from None
+    # safetensors lets the owner alone read its files, whatever the umask; colleagues share run folders.
+    path.chmod(mode)
     sync(path)
 
 

@@ -2,6 +2,7 @@
 
     checkpoints/step-001200         a complete checkpoint
                 .step-001200.tmp    a checkpoint that is being written or removed: never read
+                .latest.*.tmp   a pointer that is being written
                 .step-001200.old    a checkpoint that is being overwritten: read as long as its own name is free
                 latest, best        the name of a checkpoint; best-NAME for further validations
 
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from uml_shards.durable import replace_text
+from uml_shards.durable import TEMPORARY, replace_text
 
 from ..errors import UmlError
 
@@ -103,8 +104,11 @@ def tidy(folder: Path) -> None:
             shutil.rmtree(aside, ignore_errors=True)
         else:
             aside.rename(final)
-    for unfinished in folder.glob(".step-*.tmp"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+    for unfinished in folder.glob(f".*{TEMPORARY}"):
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        else:
+            unfinished.unlink(missing_ok=True)
 
 
 def prune(folder: Path, keep: int, counts: Callable[[Path], bool] | None = None) -> dict[str, int]:

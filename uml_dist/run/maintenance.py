@@ -17,6 +17,7 @@ from .checkpoint_folder import (
     read_pointer,
     size_of,
 )
+from .owner import owned
 from .reader import RunReader
 
 
@@ -50,12 +51,15 @@ def prune_run(run: Path, keep: int) -> dict[str, int]:
         The bytes of each removed checkpoint, by name.
 
     Raises:
-        UmlError: the folder contains no run or no checkpoint, `keep` is below 1, or files cannot be removed.
+        UmlError: the folder contains no run or no checkpoint, a training owns it, `keep` is below 1, or files cannot be
+            removed.
     """
     if keep < 1:
         raise UmlError(f"--keep {keep}: at least 1 is kept")
+    folder = RunReader(run).checkpoints()
     try:
-        return prune(RunReader(run).checkpoints(), keep, lambda path: _damage(path) is None)
+        with owned(run):
+            return prune(folder, keep, lambda path: _damage(path) is None)
     except OSError as error:
         raise UmlError(f"checkpoints of {run} cannot be removed: {error}") from None
 

@@ -13,7 +13,8 @@ from uml_shards.names import check_name
 from ..config.loading import read_config
 from ..config.schema import RunConfig
 from ..errors import UmlError
-from .checkpoint_folder import NAME, checkpoints_in, find_checkpoint, place_of, pointers_in
+from ..metrics.selection import parse_selection
+from .checkpoint_folder import NAME, checkpoints_in, find_checkpoint, name_of, named_by, place_of, pointers_in
 
 
 class RunReader:
@@ -68,8 +69,26 @@ class RunReader:
             named = place_of(folder, name)
         if named is not None and (named / "state.json").is_file() and named.parent == folder:
             return named
-        there = [path.name for path in sorted(folder.glob("*")) if not path.name.startswith(".")]
-        raise UmlError(f"run {self.path} has no checkpoint {name!r}: it has {', '.join(there)}: choose one of them")
+        there = [*sorted(named_by(folder)), *map(name_of, checkpoints_in(folder))]
+        why = self._why_no_best(name)
+        named = f"{name!r} ({why})" if why else repr(name)
+        raise UmlError(f"run {self.path} has no checkpoint {named}: it has {', '.join(there)}: choose one of them")
+
+    def _why_no_best(self, name: str) -> str:
+        """Return why a validation has no best checkpoint; "" if it is unknown, or the name is not that of one."""
+        validations = {f"best-{one}": (f"validations.{one}", given) for one, given in self.config().validations.items()}
+        key, best = "train", self.config().train.best
+        if name in validations:
+            key, given = validations[name]
+            best = given.best
+        elif name != "best":
+            return ""
+        prefix = f"validation_{name.removeprefix('best-')}." if name in validations else "validation_"
+        figures = {figure for record in self.records() for figure in record if figure.startswith(prefix)}
+        selection = parse_selection(best, key=f"{key}.best").name
+        if f"{prefix}{selection}" in figures:
+            return ""
+        return f"no validation could form {key}.best = {selection}" if figures else "there was no validation yet"
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield the records of metrics.jsonl: training steps have a `loss`, validations a `validation_loss`."""

@@ -5,7 +5,6 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +13,19 @@ import torch
 import torch.distributed as distributed
 
 from uml_shards.errors import ShardError
+from uml_shards.read.loader import worker_error
 
 from ..distributed.ranks import all_gather, broadcast, device_of
 from ..errors import UmlError
 from ..launch import Devices, World, enter_world, exit_with_error
 from ..launch.precision import computes_in_bf16, describe_bf16
 from ..run.checkpoint import RunState
+from ..run.checkpoint_folder import checkpoints_in
 from ..run.folder import RunFolder
 from ..telemetry import Metrics, MetricsServer, serve_metrics
+from .ending import Ending
 from .hooks import Hook
+from .loading import loader_workers, of_training
 from .progress_line import ProgressPrinter
 from .report import Reporter, peak_memory
 from .setup import Setup
@@ -30,6 +33,10 @@ from .trainer import Trainer
 
 GRACE_SECONDS = 20.0
 """How long a rank that lost another one waits for the launcher to end it, so that the other's exit code is kept."""
+
+
+SIGNAL_SECONDS = 1.0
+"""How long a rank whose loader worker has ended waits for a signal: launchers stop the workers first, then the rank."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,13 @@ class Start:
         run: the run's folder.
         resume: path and state of the checkpoint to resume from; None to start at step 0.
         left: lines for the user about damaged checkpoints that are not used.
+        found: names of the run's checkpoints when `resume` was chosen; None if unknown.
     """
 
     run: Path
     resume: tuple[Path, RunState] | None = None
     left: tuple[str, ...] = ()
+    found: tuple[str, ...] | None = None
 
 
 def default_run_name(setup: Setup) -> str:
@@ -68,53 +77,73 @@ def train_rank(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hoo
     # DeepSpeed uses names of collectives that torch has deprecated; users cannot change that.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     world = enter_world()
+    ending = Ending(world, start.run)
+    try:
+        return _train(setup, start, devices, hooks, world, ending)
+    finally:
+        ending.release()
+
+
+def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], world: World, ending: Ending) -> int:
     device = device_of(devices.kind, world.local_rank)
     deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False)
     # Rank 0's folder, as the default name contains the time, which may differ between ranks.
     folder = RunFolder(broadcast(start.run), writes=world.rank == 0)
+    try:
+        ending.own(folder.path)
+        _check_found(start)
+    except UmlError as error:  # the same on all ranks
+        exit_with_error(error)
     metrics = _metrics(setup, world, device, folder)
     reporter = Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None)
-    trainer = Trainer(setup, device, folder, reporter, world.local_size, hooks)
     try:
+        workers, fewer = _loader_workers(setup, world, device)
+        trainer = Trainer(setup, device, folder, reporter, workers, hooks)
         _check_same_start(start)
         load_start(trainer, start)
     except UmlError as error:  # the same on all ranks
         exit_with_error(error)
-    for line in start.left:
+    for line in (*start.left, *([fewer] if fewer else [])):
         reporter.say(line)
-    folder.begin(setup.config, trainer.state.step)
+    ending.watch(trainer)
     server = _serve(setup, world, metrics)
     served = all_gather(server.address if server else None)
     _say_hello(setup, world, trainer, [address for address in served if address is not None])
     try:
+        folder.begin(setup.config, trainer.state.step)
         trainer.run()
     except Exception as error:
-        _fail(error, world, folder, trainer.state.step)
+        _fail(error, world, ending)
         raise
     largest, total = peak_memory()
     memory = f"peak memory {largest:.2f} GB on the largest rank, {total:.2f} GB on all"
     if device.type == "cuda":
         memory += f", {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB of GPU memory on rank 0"
     trainer.reporter.say(f"done: {folder.path}, {memory}")
-    folder.write_status("done", trainer.state.step)
+    ending.done()
     if server:
         server.stop()
     distributed.destroy_process_group()
     return 0
 
 
-def _fail(error: Exception, world: World, folder: RunFolder, step: int) -> None:
+def _fail(error: Exception, world: World, ending: Ending) -> None:
     """Record why a run ends on this rank; return only if the error is not one that users can fix."""
+    if isinstance(error, RuntimeError) and (known := worker_error(error)):
+        time.sleep(SIGNAL_SECONDS)
+        error = known
     if isinstance(error, UmlError | ShardError | OSError):
         print(f"error: rank {world.rank}: {error}", file=sys.stderr, flush=True)
-        with suppress(OSError):  # the disk may be what failed
-            RunFolder(folder.path, writes=True).write_status("failed", step, str(error))
+        ending.fail(str(error))
         # Without destroying the process group: the others would wait for this rank.
         os._exit(2)
-    if world.size > 1 and isinstance(error, RuntimeError) and "Connection" in str(error):
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    lost = world.size > 1 and isinstance(error, RuntimeError) and "Connection" in str(error)
+    first = ending.fail(f"rank {world.rank} has lost another rank: {reason}" if lost else reason)
+    if lost and first:
         print(f"rank {world.rank} has lost another rank", file=sys.stderr, flush=True)
+    if lost:
         time.sleep(GRACE_SECONDS)
-    folder.write_status("failed", step, str(error).partition("\n")[0] or type(error).__name__)
 
 
 def _metrics(setup: Setup, world: World, device: torch.device, folder: RunFolder) -> Metrics:
@@ -159,6 +188,36 @@ def _check_same_start(start: Start) -> None:
         raise UmlError(
             f"ranks would resume from different checkpoints ({listed}): let all nodes read the same run folder"
         )
+
+
+def _loader_workers(setup: Setup, world: World, device: torch.device) -> tuple[int, str | None]:
+    """Return the number of loader workers of this rank, and a line for the user if they are fewer than usual.
+
+    Raises:
+        UmlError: there is no room for as many as `data.workers` states; raised on all ranks.
+    """
+    workers, fewer, problem = 0, None, None
+    try:
+        in_flight = of_training(setup, world.size)
+        workers, fewer = loader_workers(setup.config, device.type == "cuda", world.local_size, in_flight)
+    except UmlError as error:
+        problem = str(error)
+    # Ranks may measure different room, while others already use it.
+    for found in all_gather(problem):
+        if found:
+            raise UmlError(found)
+    return workers, fewer
+
+
+def _check_found(start: Start) -> None:
+    """Check, once the folder is owned, that no other training has changed it since the checkpoint was chosen.
+
+    Raises:
+        UmlError: one has; raised on all ranks.
+    """
+    now = tuple(path.name for path in checkpoints_in(start.run / "checkpoints"))
+    if any(all_gather(start.found is not None and start.found != now)):
+        raise UmlError(f"run {start.run} was trained by another process meanwhile: repeat the command to resume it")
 
 
 def _say_hello(setup: Setup, world: World, trainer: Trainer, metrics: list[str]) -> None:

@@ -1,6 +1,5 @@
-"""A rank's part of the global batches: its samples, its micro batches and its loader workers."""
+"""A rank's part of the global batches: its samples and its micro batches."""
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import gcd
@@ -77,11 +76,3 @@ def rank_batch_of(config: RunConfig, counts: Mapping[str, int], rank: int, ranks
         f"train.micro_batch = {limit} is too small: {sum(per_rank)} samples per rank in {len(counts)} streams "
         f"split into no fewer than {sum(per_rank) // gcd(*per_rank)} at once"
     )
-
-
-def loader_workers(config: RunConfig, on_gpu: bool, local_ranks: int) -> int:
-    """Return the number of processes per rank that load samples ahead."""
-    if config.data.workers != "auto":
-        return config.data.workers
-    cores = (os.cpu_count() or 1) // max(local_ranks, 1)
-    return min(4, max(cores - 1, 1)) if on_gpu else 0

@@ -28,7 +28,7 @@ from .engine import get_learning_rate, gradients_complete, set_learning_rate, st
 from .hooks import Hook, Hooks
 from .networks import Networks
 from .optimizer import learning_rate
-from .rank_batch import RankBatch, loader_workers
+from .rank_batch import RankBatch
 from .report import Reporter
 from .setup import Setup, Validation
 from .validator import Validator
@@ -45,7 +45,7 @@ class Trainer:
         device: this rank's device.
         folder: the run's folder.
         reporter: receives the figures.
-        local_ranks: number of ranks on this machine.
+        workers: number of processes that load samples ahead.
         hooks: called around each step.
     """
 
@@ -55,7 +55,7 @@ class Trainer:
         device: torch.device,
         folder: RunFolder,
         reporter: Reporter,
-        local_ranks: int = 1,
+        workers: int = 0,
         hooks: Sequence[Hook] = (),
     ) -> None:
         self.setup = setup
@@ -66,7 +66,7 @@ class Trainer:
         self.hooks = Hooks(hooks)
         self.spans = Spans(device)
         self.rank = rank()
-        self.workers = loader_workers(self.config, device.type == "cuda", local_ranks)
+        self.workers = workers
         self.networks = Networks(setup.recipe, self.config, device)
         self.state = RunState(
             recipe=self.config.recipe,
@@ -219,6 +219,7 @@ class Trainer:
         rates = {name: get_learning_rate(engine) for name, engine in engines.items()}
         norms = {name: float(norm) for name, norm in self._norms.items() if name in engines and norm is not None}
         self.reporter.log(self.setup.progress(self.state), self._epoch(), rates, norms, self.spans)
+        self.folder.write_status("running", self.state.step)
 
     def _epoch(self) -> float:
         """Return the number of passes over the first stream."""

@@ -44,9 +44,9 @@ class Validator:
             result = self._evaluate(predictor, validation, batch_size)
             selection = validation.selection
             value = selection.value(result.metrics)
-            self._missing[validation.name] = selection.missing(result.metrics)
             figures = result.metrics if value is None else {**result.metrics, selection.name: value}
             self._reporter.validated(state.step, figures, selection.name, result.empty, validation.name)
+            self._note_missing(validation, selection.missing(result.metrics), state)
             self._reporter.picture(state.step, result.manifest, result.examples, validation.name)
             self._watch_phase(phase, validation, result.metrics, state)
             if value is not None and selection.is_better(value, _best(validation, state)):
@@ -74,6 +74,15 @@ class Validator:
                     f"no validation could form {selection.key} = {selection.name} (the last one lacked "
                     f"{', '.join(missing)}), so no checkpoint is the best: name one by --checkpoint, such as latest"
                 )
+
+    def _note_missing(self, validation: Validation, missing: list[str], state: RunState) -> None:
+        """Tell the user, once, that a validation cannot choose a best checkpoint, unless there is one already."""
+        if missing and validation.name not in self._missing and _best(validation, state) is None:
+            self._reporter.say(
+                f"{validation.selection.key} = {validation.selection.name} cannot be formed, since this validation "
+                f"lacks {', '.join(missing)}: without a later validation that can, no checkpoint is the best"
+            )
+        self._missing[validation.name] = missing
 
     def _evaluate(self, predictor: Predictor, validation: Validation, batch_size: int) -> Evaluation:
         stream = evaluation_stream(self._config, validation.split, validation.size, self._setup.statistics)

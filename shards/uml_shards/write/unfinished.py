@@ -9,11 +9,9 @@
 An older split in the folder stays unchanged until the new one is completely written.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from ..durable import TEMPORARY, replace_text
 from ..errors import ShardError
 from ..format.index import Entry
 from ..format.manifest import FILE_NAME, Manifest
+from ..lock import lock_file
 from .skipped import FILE_NAME as SKIPPED_NAME
 from .skipped import Skipped
 from .tally import Tally
@@ -144,7 +143,7 @@ class Unfinished:
         for name in sorted(names):
             with suppress(FileNotFoundError):
                 (self.path / name).replace(self.folder / name)
-        for path in self.folder.glob("shard-*"):
+        for path in (*self.folder.glob("shard-*"), *self.folder.glob(f".*{TEMPORARY}")):
             if path.name not in names:
                 path.unlink()
         if (self.path / SKIPPED_NAME).exists():
@@ -175,7 +174,9 @@ def open_unfinished(folder: Path) -> Iterator[Unfinished]:
         ShardError: another run is writing this split.
     """
     unfinished = Unfinished(folder)
-    descriptor = _lock(unfinished.path / "lock")
+    descriptor = lock_file(unfinished.path / "lock", LOCK_SECONDS)
+    if descriptor is None:
+        raise ShardError(f"{folder} is being written by another run: wait for it or stop it")
     try:
         yield unfinished
     finally:
@@ -190,27 +191,6 @@ def shard_name(number: int) -> str:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(path.name + TEMPORARY)
-
-
-def _lock(path: Path) -> int:
-    """Open and lock a file. Forked workers inherit the lock, which is released when the last of them ends."""
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink:  # else the previous holder has just removed the file
-                return descriptor
-        except BlockingIOError:
-            pass
-        except OSError:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-        if time.monotonic() > deadline:
-            raise ShardError(f"{path.parent.parent} is being written by another run: wait for it or stop it")
-        time.sleep(0.05)
 
 
 def _is(path: Path, size: int | None, sha256: str) -> bool:

@@ -12,7 +12,6 @@ from uml_dist.doctor.limits import (
     check_open_files,
     cpu_affinity,
     read_memory,
-    read_open_files,
     read_quota,
     usable_cores,
 )
@@ -39,13 +38,12 @@ def system(root: Path, groups: str, files: dict[str, str]) -> Path:
     [
         (1024, 1024, "ok", ""),
         (-1, -1, "ok", ""),
-        (256, -1, "problem", "ulimit -n 4096"),
-        (256, 65536, "problem", "ulimit -n 4096"),
-        (256, 2048, "problem", "ulimit -n 2048"),
+        (256, -1, "ok", ""),
+        (256, 2048, "ok", ""),
         (256, 512, "problem", "request a hard limit"),
     ],
 )
-def test_low_limit_of_open_files_is_a_problem_with_a_reachable_remedy(soft, hard, state, remedy):
+def test_the_limit_of_open_files_is_a_problem_if_training_cannot_raise_it(soft, hard, state, remedy):
     found = check_open_files(soft, hard)
     assert found.state == state
     assert found.remedy.startswith(remedy)
@@ -115,7 +113,6 @@ def test_fraction_of_a_core_counts_as_one():
 
 
 def test_real_limits_can_be_read():
-    assert len(read_open_files()) == 2
     assert cpu_affinity() >= 1
     assert read_memory().available > 0
     assert read_quota() > 0

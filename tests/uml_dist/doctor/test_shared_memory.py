@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from uml_dist.doctor.shared_memory import Space, check_leftovers, check_space, find_leftovers, read_space
+from uml_dist.doctor.shared_memory import check_leftovers, check_space, find_leftovers
+from uml_dist.launch.resources import Space
 
 LATER = time.time() + 3600
 
@@ -47,13 +48,6 @@ def test_little_shared_memory_is_a_problem_only_with_gpus(space, gpus, state):
 def test_small_and_full_shared_memory_have_different_remedies():
     assert "--shm-size" in check_space(Space(64 * 2**20, 64 * 2**20), 1).remedy
     assert "free space" in check_space(Space(24 * 2**30, 2**20), 1).remedy
-
-
-def test_size_is_read_if_the_folder_exists(tmp_path):
-    space = read_space(tmp_path)
-    assert space is not None
-    assert 0 < space.free <= space.total
-    assert read_space(tmp_path / "nowhere") is None
 
 
 def test_unused_files_of_ours_are_leftovers(memory, processes):

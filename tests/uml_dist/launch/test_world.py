@@ -152,7 +152,7 @@ def test_new_world_receives_the_original_arguments():
     words = ["--num_gpus", "2", "run=a b", "--local_rank=7", "-x", ""]
     for where, argv in [({}, ["train.py", *words]), (environment(0, 4), ["train.py", "--local_rank=0", *words])]:
         command, new = ensured(2, gpus(4), where, argv)
-        assert command[1:4] == ["-u", "-m", "deepspeed.launcher.launch"]
+        assert command[1:4] == ["-u", "-m", "uml_dist.launch.node"]
         assert command[-7:] == ["train.py", *words]
         assert started_ids(command) == ["0", "1"]
         assert new[STARTED] == "2"

@@ -1,6 +1,7 @@
 """Checkpoints: saved state is restored, damage is reported, and an incomplete checkpoint is never the latest."""
 
 import json
+import os
 import struct
 from pathlib import Path
 from random import Random
@@ -315,3 +316,16 @@ def test_a_pointer_to_nothing_is_one_line(tmp_path):
     found = find_checkpoint(tmp_path)
     with pytest.raises(UmlError, match=r"step-000009 has no readable MANIFEST\.json"):
         verify(found)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_every_file_has_the_mode_that_the_umask_gives(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        saved = save(tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in saved.iterdir()} == {
+        path.name: mode for path in saved.iterdir()
+    }
+    assert any(path.suffix == ".safetensors" for path in saved.iterdir())

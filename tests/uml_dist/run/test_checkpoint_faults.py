@@ -182,6 +182,7 @@ def test_all_is_on_the_disk_before_a_name_leads_to_it(tmp_path, monkeypatch):
         events.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
         fsync(descriptor)
 
+    monkeypatch.setattr("secrets.token_hex", lambda _: "0123")
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "rename", watched("rename", rename))
     monkeypatch.setattr(Path, "replace", watched("rename", replace))
@@ -192,8 +193,8 @@ def test_all_is_on_the_disk_before_a_name_leads_to_it(tmp_path, monkeypatch):
         ("sync", ".step-000006.tmp"),
         ("rename", ".step-000006.tmp -> step-000006"),
         ("sync", "checkpoints"),
-        ("sync", ".latest.tmp"),
-        ("rename", ".latest.tmp -> latest"),
+        ("sync", ".latest.0123.tmp"),
+        ("rename", ".latest.0123.tmp -> latest"),
         ("sync", "checkpoints"),
     ]
 

@@ -13,7 +13,8 @@ from uml_dist.config.loading import apply_overrides, validate
 from uml_dist.config.schema import DataConfig
 from uml_dist.errors import UmlError
 from uml_dist.run.checkpoint import RunState, save_checkpoint
-from uml_dist.train.rank_batch import loader_workers, rank_batch_of
+from uml_dist.train.loading import loader_workers
+from uml_dist.train.rank_batch import rank_batch_of
 from uml_dist.train.setup import check_start, find_resume, prepare
 from uml_shards import ShardError
 from uml_shards.read.augment import AUGMENTATIONS
@@ -235,7 +236,8 @@ def test_workers_load_ahead_for_a_gpu_only_by_default(partly_known, monkeypatch,
     monkeypatch.setattr("os.cpu_count", lambda: 16)
     tree = uml_tree(partly_known)
     del tree["data"]["workers"]
-    assert loader_workers(validate(apply_overrides(tree, words), "run.toml"), on_gpu, local_ranks) == workers
+    config = validate(apply_overrides(tree, words), "run.toml")
+    assert loader_workers(config, on_gpu, local_ranks) == (workers, None)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,66 @@
+"""A signal ends a rank with the exit code of a stop, and a launcher that it reaches as well."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+RANK = """
+import os, signal, sys, time
+from uml_dist.launch import stop_on_signals
+stop_on_signals(lambda name: os.write(1, name.encode()))
+if sys.argv[1:] == ["fork"] and os.fork() == 0:
+    os.kill(os.getpid(), signal.SIGTERM)
+os.write(1, b"ready ")
+time.sleep(600)
+"""
+NODE = """
+import signal, sys, time
+from types import SimpleNamespace
+def main():
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    print("ready", flush=True)
+    time.sleep(600 if sys.argv[1] == "wait" else 0)
+    sys.exit(5)
+sys.modules["deepspeed"] = sys.modules["deepspeed.launcher"] = SimpleNamespace(launch=SimpleNamespace(main=main))
+from uml_dist.launch import node
+sys.exit(node.main())
+"""
+
+
+def start(program: str, *arguments: str, **options) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, **options)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_reported_and_ends_the_process_with_75(number):
+    process = start(RANK, stderr=subprocess.PIPE)
+    assert process.stdout.read(6) == b"ready "
+    process.send_signal(number)
+    assert process.communicate(timeout=60) == (number.name.encode(), b"")
+    assert process.returncode == 75
+
+
+def test_a_forked_worker_reports_nothing():
+    process = start(RANK, "fork")
+    assert process.stdout.read(6) == b"ready "
+    process.kill()
+    assert process.communicate(timeout=60)[0] == b""
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    process = start(RANK, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    assert process.stdout.read(6) == b"ready "
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[0] == b"SIGTERM"
+
+
+@pytest.mark.parametrize(("what", "code"), [("wait", 75), ("end", 5)])
+def test_the_launcher_ends_with_75_if_it_is_stopped_and_with_the_code_of_the_ranks_otherwise(what, code):
+    process = start(NODE, what)
+    assert process.stdout.readline() == b"ready\n"
+    if what == "wait":
+        process.terminate()
+    assert process.wait(60) == code
