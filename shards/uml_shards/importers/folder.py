@@ -147,6 +147,7 @@ RAW/labels.csv  column image, and optionally label, patient and split; an image 
         if self.settings.mask_values == "classes":
             _refuse_several(masks)
         classes = self.settings.classes or _sorted_labels(labels)
+        named_masks = masks or "mask_classes" in self.settings.model_fields_set
         numbers = self._numbers(labels, classes)
         keys = self._keys(images)
         found: dict[str, list[_Item]] = {"train": [], "val": [], "test": []}
@@ -157,7 +158,7 @@ RAW/labels.csv  column image, and optionally label, patient and split; an image 
             split: Source(
                 items=items,
                 classes=classes,
-                mask_classes=self.settings.mask_classes if masks else (),
+                mask_classes=self.settings.mask_classes if named_masks else (),
                 tasks={name: (number,) for number, name in enumerate(classes) if number or len(classes) > 2},
             )
             for split, items in found.items()
