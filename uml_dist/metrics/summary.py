@@ -102,9 +102,12 @@ def metric_names(manifest: Manifest, families: Families = STANDARD) -> list[str]
 
 def formable(manifest: Manifest, families: Families = STANDARD) -> dict[str, str]:
     """Return every metric of a data set's classes and tasks -> what this split lacks to form it; "" for nothing."""
-    lacks = {"loss": ""}
+    lacks: dict[str, str] = {"loss": ""}
     for family in families:
         lacks |= family.requirements(manifest)
+    likelihoods = [lacks[family.likelihood] for family in families if family.likelihood in lacks]
+    if likelihoods and all(likelihoods):
+        lacks["loss"] = "an image with a label or a mask"
     return lacks
 
 

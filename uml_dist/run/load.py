@@ -105,8 +105,9 @@ class Run:
         known = [split.name for split in find_splits(shards)]
         if name not in known and not isinstance(shards, Address):  # a URL cannot be listed
             raise UmlError(f"there is no split {name!r} in {shards}: there is {', '.join(known) or 'none'}")
-        split = open_stream_split(self.config, stream, name)
-        check_stream(self.config, type(self.recipe), stream, split.manifest, self.recipe.manifests, name)
+        kind, manifests = type(self.recipe), self.recipe.manifests
+        split = open_stream_split(self.config, kind, stream, name, manifests)
+        check_stream(self.config, kind, stream, split.manifest, manifests, name)
         return split
 
     def stream(self, split: Split, stream: str | None = None) -> Stream:
@@ -152,11 +153,12 @@ def load_run(
                 f"run {path} was trained on other shards than those in {now}: name the shards of the training by "
                 f"--shards"
             )
-    recipe = kind(config, {name: split.manifest for name, split in splits.items()})
+    manifests = {name: split.manifest for name, split in splits.items()}
+    recipe = kind(config, manifests)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     networks, lines = _networks(recipe, folder)
     networks = {name: network.to(chosen) for name, network in networks.items()}
-    return Run(path, folder, state, config, recipe, networks, stream_sizes(config, splits), chosen, tuple(lines))
+    return Run(path, folder, state, config, recipe, networks, stream_sizes(config, manifests), chosen, tuple(lines))
 
 
 def _with_shards(config: RunConfig, first: str, shards: str | Path | None) -> RunConfig:

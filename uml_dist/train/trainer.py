@@ -103,6 +103,8 @@ class Trainer:
 
     def run(self) -> None:
         """Train from the current step to the end of the run."""
+        for line in self.setup.recipe.notes:
+            self.reporter.say(line)
         while self.state.phase < len(self.setup.phases):
             phase, steps = self.setup.phases[self.state.phase]
             if self.state.phase_step < steps and not self.validator.has_ended(phase, self.state):

@@ -1,7 +1,8 @@
 """The recipe `uml`: one network, one stream, one phase."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -21,12 +22,17 @@ from .objective import counts, uml_terms
 ADDED = re.compile(r"mixer\.levels\.\d\.(place_query\.bias|place_value_bias)")
 """Biases of the mixer's place attention, which the first checkpoints lack."""
 
+UNNAMED = 2
+"""Number of classes of a task that the training data have none for: the network has both heads, one is not trained."""
+
 
 class UmlRecipe(Recipe[UmlConfig]):
     """Uncertainty-informed mutual learning (Ren et al., MICCAI 2023)."""
 
     name = "uml"
-    streams: ClassVar[Mapping[str, StreamContract]] = {"train": StreamContract(labels=True, masks="exclusive")}
+    streams: ClassVar[Mapping[str, StreamContract]] = {
+        "train": StreamContract(labels=True, masks="exclusive", either=True)
+    }
     Config = UmlConfig
 
     def __init__(self, config: UmlConfig, manifests: Mapping[str, Manifest]) -> None:
@@ -38,6 +44,15 @@ class UmlRecipe(Recipe[UmlConfig]):
     def networks(self) -> Mapping[str, Trained]:
         """The only network."""
         return {"uml": Trained(self._build, self._start, added=ADDED)}
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """The task that is not trained, if the shards state no names for it."""
+        if not self.manifest.classes:
+            return ["the shards state no image classes: only the segmentation is trained"]
+        if not self.manifest.mask_classes:
+            return ["the shards state no pixel classes: only the classification is trained"]
+        return []
 
     def check_start(self) -> None:
         """Compare the encoders' weight files with the encoders."""
@@ -77,16 +92,24 @@ class UmlRecipe(Recipe[UmlConfig]):
         return MicroBatchResult({"uml": terms["loss"]}, terms, means)
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
-        """Predict opinions on image and pixels, and the probability of pixels by `model.pixel_probability`."""
-        return networks["uml"](batch.image).prediction(self.model.resolved("pixel_probability"))
+        """Predict opinions on image and pixels, and the probability of pixels by `model.pixel_probability`.
+
+        Where the training data state no image classes, or no pixel classes, there is no prediction of them.
+        """
+        prediction = networks["uml"](batch.image).prediction(self.model.resolved("pixel_probability"))
+        if not self.manifest.classes:
+            prediction = replace(prediction, image_probability=None, image_vacuity=None)
+        if not self.manifest.mask_classes:
+            prediction = replace(prediction, pixel_probability=None, pixel_vacuity=None, maps={})
+        return prediction
 
     def _build(self) -> UmlNetwork:
         manifest = self.manifest
         return UmlNetwork(
             self.model,
             manifest.channels,
-            pixel_classes=len(manifest.mask_classes),
-            image_classes=len(manifest.classes),
+            pixel_classes=len(manifest.mask_classes) or self.model.mask_classes or UNNAMED,
+            image_classes=len(manifest.classes) or self.model.classes or UNNAMED,
             detach_uncertainty=self.objective.detach_uncertainty,
         )
 
