@@ -119,7 +119,7 @@ def evaluate_run(run: Run, split: Split, options: argparse.Namespace, world: Wor
         "step": run.state.step,
         "dataset": manifest.dataset,
         "split": manifest.split,
-        "data_digest": manifest.digest,
+        "data_digest": split.digest,
         **metrics_record(result),
         "versions": versions(),
     }

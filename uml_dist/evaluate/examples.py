@@ -47,8 +47,9 @@ class Example:
 def choose(cases: Cases, manifest: Manifest, empty: EmptyRule = "one", count: int = COUNT) -> Cases:
     """Return as many cases of each image class, from the best to the worst Dice of its cases in even steps.
 
-    By the likelihood of the label where there are no masks; equals are in the order of their keys. Cases without a Dice
-    come last. What a class cannot fill goes to cases of the others.
+    By the likelihood of the label where there are no masks, and by the vacuity of the image where there are no labels
+    either; equals are in the order of their keys. Cases without a Dice come last. What a class cannot fill goes to
+    cases of the others.
 
     Args:
         cases: cases of the split.
@@ -60,7 +61,7 @@ def choose(cases: Cases, manifest: Manifest, empty: EmptyRule = "one", count: in
         The chosen cases, best first.
     """
     columns = Columns(cases, manifest, empty)
-    score = -np.nan_to_num(columns.column("image_nll"), nan=np.inf)
+    score = -np.nan_to_num(columns.column("image_nll" if columns.known.any() else "image_vacuity"), nan=np.inf)
     if columns.masked.any() and columns.foreground:
         score = np.nan_to_num(columns.dice, nan=-1.0)
     ranking = sorted(range(len(cases)), key=lambda index: (-score[index], cases.keys[index]))

@@ -25,6 +25,7 @@ def metrics_record(result: Evaluation) -> dict[str, Any]:
     definitions = {name: definition_of(name, families) for name in result.metrics}
     return {
         "metrics": result.metrics,
+        "left_out": result.left_out,
         "intervals": {name: list(found[name]) for name in result.metrics if name in found},
         "interval": {
             "kind": "bootstrap percentile over cases",
@@ -73,6 +74,12 @@ def printed_table(record: Mapping[str, Any]) -> str:
         lines.append(f"{name:<{width}}  {value:>7.4f}  {printed_interval(record['intervals'].get(name))}".rstrip())
     if not record["metrics"]:
         lines.append("none: there are no labels or masks, or the predictions are not numbers")
+    by_need: dict[str, list[str]] = {}
+    for name, need in record["left_out"].items():
+        by_need.setdefault(need, []).append(name)
+    lines += (
+        ["", *(f"left out, needs {need}: {', '.join(names)}" for need, names in by_need.items())] if by_need else []
+    )
     if any(map(is_overlap, record["metrics"])):
         lines += ["", f"empty masks: {record['empty_masks_rule']}"]
     return "\n".join(lines)

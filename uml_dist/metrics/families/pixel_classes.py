@@ -95,11 +95,12 @@ class PixelClasses(MetricFamily):
         return dict.fromkeys([*names, "pixel_ece", "pixel_error_auroc_vacuity", "pixel_error_auroc_entropy"], masks)
 
     def table(self, columns: Columns) -> Mapping[str, Iterable[Any]]:
-        """Return mean vacuity and likelihood of the pixels, and the overlap of each class."""
+        """Return mean vacuity and likelihood of the pixels, and the predicted area and the overlap of each class."""
         table: dict[str, Iterable[Any]] = {
             name: columns.column(name) for name in ("pixel_vacuity", "pixel_nll") if columns.has(name)
         }
         for number, name in columns.foreground if columns.has("pixel_nll") else ():
+            table[f"area_{name}"] = columns.column(f"area_{number}")
             table[f"dice_{name}"], table[f"iou_{name}"] = columns.overlap(number)
         return table
 
@@ -130,7 +131,8 @@ def pixel_columns(prediction: Prediction, mask: Tensor) -> dict[str, Tensor]:
 
     Returns:
         `pixels` that count; `pixel_nll`, their mean negative log-likelihood in nats, NaN without any; for each class c
-        `intersection_c`, `predicted_c` and `true_c` pixels, all (B,); `pixel_calibration` (B, bins, 3), the number,
+        `intersection_c`, `predicted_c` and `true_c` pixels, and `area_c`, the share of all pixels that are predicted to
+        be of the class, whether they count or not, all (B,); `pixel_calibration` (B, bins, 3), the number,
         sum of confidences and hits by confidence; `entropy_histogram` and `vacuity_histogram` (B, 2, bins) int32, right
         and wrong pixels by uncertainty, entropies divided by the largest, ln C.
     """
@@ -150,6 +152,7 @@ def pixel_columns(prediction: Prediction, mask: Tensor) -> dict[str, Tensor]:
         columns[f"intersection_{number}"] = (is_predicted & is_true).flatten(1).sum(1)
         columns[f"predicted_{number}"] = is_predicted.flatten(1).sum(1)
         columns[f"true_{number}"] = is_true.flatten(1).sum(1)
+        columns[f"area_{number}"] = (predicted == number).flatten(1).float().mean(1)
     columns["pixel_calibration"] = _calibration(confidence, hit, valid)
     entropy = prediction.pixel_entropy
     if entropy is not None and probability.shape[1] > 1:
