@@ -10,7 +10,7 @@ from quality_runs import Evaluated
 from uml_dist.errors import UmlError
 from uml_dist.metrics import weighted
 from uml_dist.metrics.columns import Columns
-from uml_dist.metrics.summary import draw_metrics, estimate, interval_of, metrics_of
+from uml_dist.metrics.summary import draw_metrics, estimate, interval_of, is_biased, metrics_of
 from uml_dist.metrics.weighted import Floats, Metric
 
 Interval = tuple[float, float]
@@ -159,7 +159,10 @@ def _metric_of(row: Row, runs: Sequence[Result]) -> str | None:
 def _summary(runs: Sequence[Result], name: str) -> Summary:
     values = tuple(run.values[name] for run in runs)
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-    interval = interval_of(_mean_draws(runs, name)) if all(name in run.draws for run in runs) else None
+    interval = None
+    if all(name in run.draws for run in runs):
+        biased = float(np.mean(values)) if is_biased(name) else None
+        interval = interval_of(_mean_draws(runs, name), biased=biased)
     return Summary(float(np.mean(values)), deviation, values, interval)
 
 

@@ -105,7 +105,9 @@ def test_shards_with_other_names_are_refused(tmp_path):
     other = make_partial(known, "", "labels", split="test") / "test" / "manifest.json"
     other.write_text(other.read_text().replace('"benign"', '"harmless"'))
     trained(known, tmp_path / "run")
-    with pytest.raises(UmlError, match=r"the classes of test are \('harmless', 'malignant'\), but those of stream"):
+    with pytest.raises(
+        UmlError, match=r"the classes of split test are \('harmless', 'malignant'\), but those of stream"
+    ):
         load_run(tmp_path / "run", device="cpu").open_split("test")
 
 

@@ -167,8 +167,8 @@ class Run:
             )
         kind, manifests = type(self.recipe), self.recipe.manifests
         split = open_stream_split(self.config, kind, stream, name, manifests)
-        check_dimensions(kind, split.manifest, name)
-        check_stream(self.config, kind, stream, split.manifest, manifests, name)
+        check_dimensions(kind, split.manifest, f"split {name}")
+        check_stream(self.config, kind, stream, split.manifest, manifests, f"split {name}")
         return split
 
     def stream(self, split: Split, stream: str | None = None) -> Stream:

@@ -269,7 +269,7 @@ def test_intervals_are_the_same_at_every_call_and_hold_the_value():
     assert intervals(complete, THREE, seed=1) != found
     values = summarise(complete, THREE)
     assert found.keys() == values.keys()
-    assert all(low <= values[name] + 1e-12 <= high + 2e-12 for name, (low, high) in found.items() if "ece" not in name)
+    assert all(low <= values[name] + 1e-12 <= high + 2e-12 for name, (low, high) in found.items())
 
 
 def test_draws_of_two_models_are_paired_and_the_interval_of_their_difference_is_scipy_s():

@@ -52,6 +52,7 @@ class PixelClasses(MetricFamily):
         "pixel_ece": Definition(
             "expected calibration error of the most probable pixel class in 15 bins, over all pixels",
             lower_is_better=True,
+            biased=True,
         ),
         "pixel_error_auroc_vacuity": Definition(
             "area under the ROC curve of the pixel vacuity as a sign that the pixel is wrong, over all pixels, in 1024 "
