@@ -39,6 +39,7 @@ class UmlRecipe(Recipe[UmlConfig]):
         super().__init__(config, manifests)
         self.model, self.objective = config.model, config.objective
         self.manifest = manifests["train"]
+        self.class_weights = self.objective.weights_of_classes(self.manifest.classes, self.manifest.class_counts)
 
     @property
     def networks(self) -> Mapping[str, Trained]:
@@ -71,8 +72,8 @@ class UmlRecipe(Recipe[UmlConfig]):
         return 'a Dice term over the global batch cannot be accumulated: set objective.dice_scope = "sample"'
 
     def counts(self, batches: Mapping[str, Batch], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Count labelled images, images with a mask, and pixels of masks."""
-        return counts(batches["train"])
+        """Count labelled images by their weights, images with a mask, and pixels of masks."""
+        return counts(batches["train"], self.class_weights)
 
     def step(
         self,
@@ -86,7 +87,7 @@ class UmlRecipe(Recipe[UmlConfig]):
         batch = batches["train"]
         with use_rng_key(batch.rng_key):
             output = networks["uml"](batch.image)
-        terms = uml_terms(output, batch, whole, self.objective, progress.fraction)
+        terms = uml_terms(output, batch, whole, self.objective, progress.fraction, self.class_weights)
         image = opinion(output.class_logits.detach())
         means = {"image": image.vacuity.mean(), "pixel": output.mutual_vacuity.detach().mean()}
         return MicroBatchResult({"uml": terms["loss"]}, terms, means)
