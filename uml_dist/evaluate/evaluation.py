@@ -15,8 +15,8 @@ from ..metrics.summary import Families, formable, summarise
 from .examples import Example, choose, predict_examples
 from .predictor import Predictor
 
-OTHER_PREDICTIONS = "other predictions"
-"""What a metric needs that the split has everything for: errors to detect, a vacuity, numbers instead of NaN."""
+OTHER_PREDICTIONS = "other cases or predictions"
+"""What a metric needs if labels and masks suffice: a class that occurs, errors to detect, a vacuity, numbers."""
 
 
 @dataclass(frozen=True)

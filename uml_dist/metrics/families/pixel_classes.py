@@ -32,6 +32,9 @@ the evidence of the pixels spreads by a fifth or more (standard deviation), with
 
 OVERLAP = {
     "dice": Definition("mean of the Dice coefficients of the classes but the background", by_empty_masks=True),
+    "dice_present": Definition(
+        "mean of the Dice coefficients of the classes but the background, each over the cases whose mask contains it"
+    ),
     "dice_": Definition("2 |A and B| / (|A| + |B|) of a class, mean over masked cases", by_empty_masks=True),
     "iou": Definition("mean of the IoU of the classes but the background", by_empty_masks=True),
     "iou_": Definition("|A and B| / |A or B| of a class, mean over masked cases", by_empty_masks=True),
@@ -107,18 +110,23 @@ class PixelClasses(MetricFamily):
 
 
 def overlap_names(names: Iterable[str]) -> list[str]:
-    """Return the metrics of overlap: Dice and IoU, their means and each class."""
+    """Return the metrics of overlap: Dice and IoU, their means and each class, and Dice where a class is present."""
     names = list(names)
-    return [metric for kind in ("dice", "iou") if names for metric in (kind, *(f"{kind}_{name}" for name in names))]
+    means = {"dice": ("dice", "dice_present"), "iou": ("iou",)}
+    return [name for kind, of in means.items() if names for name in (*of, *(f"{kind}_{name}" for name in names))]
 
 
 def overlap_metrics(columns: Columns) -> Iterator[tuple[str, Metric]]:
-    """Yield the mean Dice, the Dice of each class or lesion, and the same of the IoU."""
+    """Yield the mean Dice, also of present classes alone, the Dice of each class or lesion, and the same of the IoU."""
     overlaps = [columns.overlap(number) for number, _ in columns.foreground]
     for kind, which in (("dice", 0), ("iou", 1)):
         each = [weighted.mean(overlap[which], np.isfinite(overlap[which])) for overlap in overlaps]
         if each:
             yield kind, weighted.mean_of(each)
+        if each and kind == "dice":
+            present = [columns.column(f"true_{number}") > 0 for number, _ in columns.foreground]
+            dices = [overlap[which] for overlap in overlaps]
+            yield "dice_present", weighted.mean_of(list(map(weighted.mean, dices, present)))
         for (_, name), metric in zip(columns.foreground, each, strict=True):
             yield f"{kind}_{name}", metric
 
