@@ -74,7 +74,7 @@ def evaluate(
     metrics = broadcast(summarise(cases, manifest, empty, families) if rank() == 0 else {})
     shown: list[Example] = []
     if examples and rank() == 0 and (metrics or not Columns(cases, manifest, empty).known.any()):
-        shown = predict_examples(predictor, stream, choose(cases, manifest, empty), batch_size, empty)
+        shown = predict_examples(predictor, stream, choose(cases, manifest), batch_size, empty)
     return Evaluation(manifest, empty, families, metrics, cases, tuple(shown))
 
 
