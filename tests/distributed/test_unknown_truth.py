@@ -12,6 +12,8 @@ from runs import train, uml_tree
 from uml_dist import load_run
 from uml_dist.config.loading import validate
 from uml_dist.errors import UmlError
+from uml_dist.evaluate import evaluate as evaluate_all
+from uml_dist.evaluate.results import write_cases
 from uml_dist.train.dry_run import dry_run
 from uml_dist.train.setup import prepare
 from uml_shards import open_split
@@ -57,6 +59,21 @@ def test_data_without_labels_train_the_segmentation(tmp_path, evaluate, stated):
     assert "left out, needs an image with a label: image_nll, accuracy" in printed
     assert ("prediction" in rows[0]) == ("labels" in stated), "a class without a name is not predicted"
     assert all(row["dice_lesion"] for row in rows)
+
+
+def test_run_without_classes_is_evaluated_on_labelled_data(tmp_path):
+    trained(make_partial(tmp_path / "data", "masks"), tmp_path / "run")
+    run = load_run(tmp_path / "run", device="cpu", shards=make_partial(tmp_path / "labelled", "labels masks"))
+    split = run.open_split("val")
+    assert split.manifest.classes == ("benign", "malignant")
+    result = evaluate_all(run.predictor, run.stream(split), batch_size=4)
+    assert "dice" in result.metrics
+    assert {"accuracy", "image_nll"} <= set(result.left_out)
+    write_cases(tmp_path / "cases.csv", result)
+    with (tmp_path / "cases.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["label"] for row in rows} == {"benign", "malignant"}
+    assert "prediction" not in rows[0]
 
 
 @pytest.mark.parametrize("stated", ["labels", "labels masks"])

@@ -110,7 +110,7 @@ def evaluate_run(run: Run, split: Split, options: argparse.Namespace, world: Wor
     manifest, stream = split.manifest, run.stream(split, options.stream)
     empty = options.empty_masks or run.config.train.empty_masks
     workers = loader_workers(run.config, run.device.type == "cuda", world.local_size)
-    elsewhere = split.path.parent.name if run.shards_given and run.data != "training" else ""
+    elsewhere = (split.path.parent.name or "other") if run.shards_given and run.data != "training" else ""
     if world.rank == 0:
         print(f"{run.path}, {run.checkpoint.name}: {len(split)} samples of {split.path}", flush=True)
         if elsewhere:

@@ -78,9 +78,7 @@ def printed_table(record: Mapping[str, Any]) -> str:
     notes = []
     if record["interval"]["bias_corrected"]:
         names = " and ".join(record["interval"]["bias_corrected"])
-        notes.append(
-            f"{names}: larger in small samples; the interval is corrected, and reaches 0 if it may be calibrated"
-        )
+        notes.append(f"{names}: larger in small samples, for which the interval is corrected")
     by_need: dict[str, list[str]] = {}
     for name, need in record["left_out"].items():
         by_need.setdefault(need, []).append(name)

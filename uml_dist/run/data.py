@@ -247,9 +247,10 @@ def _check_names(kind: type[Recipe], stream: str, manifest: Manifest, name: str)
         found = len(getattr(manifest, field))
         unknown = not (manifest.classes if field == "classes" else states_masks(manifest))
         if found < least and not (contract.either and unknown):
+            others = manifest.mask_classes + manifest.mask_names if field != "classes" else ()
+            kept = f"{found}, but masks of {', '.join(others)}" if others and not found else f"{found}: {NAME_THEM}"
             raise UmlError(
-                f"recipe {kind.name} needs {number} {what} in stream {stream}: the shards of {name} have {found}: "
-                f"{NAME_THEM}"
+                f"recipe {kind.name} needs {number} {what} in stream {stream}: the shards of {name} have {kept}"
             )
     if contract.either and not manifest.classes and not states_masks(manifest):
         raise UmlError(
