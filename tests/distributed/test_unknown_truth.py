@@ -90,10 +90,11 @@ def test_data_without_masks_train_the_classification(tmp_path, evaluate, stated)
     assert ("pixel_vacuity" in rows[0]) == ("masks" in stated)
 
 
-def test_what_is_not_trained_is_said_before_and_at_the_start(tmp_path):
-    tree = uml_tree(make_partial(tmp_path / "data", "masks"))
+@pytest.mark.parametrize("stated", ["masks", "labels masks"])
+def test_what_is_not_trained_is_said_before_the_start(tmp_path, stated):
+    tree = uml_tree(make_partial(tmp_path / "data", "masks", stated))
     setup = prepare(validate(tree, "test"), 1)
-    assert dry_run(setup, 1).startswith("the shards state no image classes: only the segmentation is trained\n")
+    assert dry_run(setup, 1).startswith("no image of the training data has a label: only the segmentation is trained\n")
 
 
 @pytest.mark.parametrize("stated", ["", "labels masks"])

@@ -48,11 +48,11 @@ class UmlRecipe(Recipe[UmlConfig]):
 
     @property
     def notes(self) -> Sequence[str]:
-        """The task that is not trained, if the shards state no names for it."""
-        if not self.manifest.classes:
-            return ["the shards state no image classes: only the segmentation is trained"]
-        if not self.manifest.mask_classes:
-            return ["the shards state no pixel classes: only the classification is trained"]
+        """The task that is not trained, if nothing in the training data is known of it."""
+        if not self.manifest.labelled:
+            return ["no image of the training data has a label: only the segmentation is trained"]
+        if not self.manifest.masked:
+            return ["no image of the training data has a mask: only the classification is trained"]
         return []
 
     def check_start(self) -> None:
