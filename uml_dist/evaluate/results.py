@@ -29,7 +29,7 @@ def metrics_record(result: Evaluation) -> dict[str, Any]:
         "intervals": {name: list(found[name]) for name in result.metrics if name in found},
         "interval": {
             "kind": "bootstrap percentile over cases",
-            "bias_corrected": [name for name, definition in definitions.items() if definition.biased],
+            "bias_corrected": [name for name, definition in definitions.items() if definition.biased and name in found],
             "level": LEVEL,
             "draws": len(cases.draws),
             "seed": cases.seed,
