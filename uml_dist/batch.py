@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uml_shards.format.manifest import Statistics
 from uml_shards.keyed import keyed_bits
 from uml_shards.read.stream import Stream
 from uml_shards.sample import IGNORE, Sample
@@ -102,6 +103,28 @@ def collate(stream: Stream, samples: Sequence[Sample], positions: Sequence[int])
         position=torch.from_numpy(place),
         keys=tuple(sample.key for sample in samples),
         meta=tuple(dict(sample.meta) for sample in samples),
+    )
+
+
+def batch_of(images: Sequence[np.ndarray], statistics: Statistics) -> Batch:
+    """Make a batch of images of which nothing is known, for a prediction.
+
+    Args:
+        images: images (H, W, channels) or volumes (H, W, D, channels) of equal shapes, in the type in which shards
+            store them.
+        statistics: statistics by which they are normalised.
+    """
+    mean, std = (np.asarray(values, dtype=np.float32) for values in (statistics.mean, statistics.std))
+    normalised = torch.from_numpy(np.stack([normalise(image, mean, std) for image in images]))
+    number = len(images)
+    return Batch(
+        image=normalised,
+        mask=torch.full((number, *normalised.shape[2:]), IGNORE, dtype=torch.uint8),
+        label=torch.full((number,), -1),
+        weight=torch.ones(number),
+        rng_key=torch.arange(number),
+        position=torch.arange(number),
+        keys=tuple(map(str, range(number))),
     )
 
 

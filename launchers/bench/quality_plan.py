@@ -103,7 +103,8 @@ def plan(bench: Bench, methods: Iterable[str], seeds: Iterable[int]) -> list[Job
         for method in trees:
             tree = apply_overrides(trees[method], [f"train.seed={seed}"])
             setup = prepare(validate(tree, f"{bench.config} for {method}"), bench.ranks)
-            open_stream_split(setup.config, setup.first_stream, bench.split)
+            recipe = setup.recipe
+            open_stream_split(setup.config, type(recipe), setup.first_stream, bench.split, recipe.manifests)
             job = Job(method, seed, bench.out / "runs" / f"{method}-{seed}", tree, setup)
             job.step()
             jobs.append(job)

@@ -8,10 +8,8 @@ import numpy as np
 
 from quality_runs import Evaluated
 from uml_dist.errors import UmlError
-from uml_dist.metrics import weighted
-from uml_dist.metrics.columns import Columns
-from uml_dist.metrics.summary import draw_metrics, estimate, interval_of, metrics_of
-from uml_dist.metrics.weighted import Floats, Metric
+from uml_dist.metrics.summary import draw_metrics, estimate, interval_of, is_biased, metrics_of
+from uml_dist.metrics.weighted import Floats
 
 Interval = tuple[float, float]
 
@@ -106,7 +104,7 @@ class Comparison:
 
 def summarise(run: Evaluated) -> Result:
     """Compute the metrics of a run, including its costs, and the bootstrap draws of the metrics."""
-    metrics = {**metrics_of(run.cases, run.manifest), **_dice_present(run)}
+    metrics = metrics_of(run.cases, run.manifest)
     values = estimate(metrics, run.cases)
     draws = draw_metrics({name: metrics[name] for name in values}, run.cases)
     setup = run.job.setup
@@ -159,22 +157,15 @@ def _metric_of(row: Row, runs: Sequence[Result]) -> str | None:
 def _summary(runs: Sequence[Result], name: str) -> Summary:
     values = tuple(run.values[name] for run in runs)
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-    interval = interval_of(_mean_draws(runs, name)) if all(name in run.draws for run in runs) else None
+    interval = None
+    if all(name in run.draws for run in runs):
+        biased = float(np.mean(values)) if is_biased(name) else None
+        interval = interval_of(_mean_draws(runs, name), biased=biased)
     return Summary(float(np.mean(values)), deviation, values, interval)
 
 
 def _mean_draws(runs: Sequence[Result], name: str) -> Floats:
     return np.mean([run.draws[name] for run in runs], axis=0)
-
-
-def _dice_present(run: Evaluated) -> dict[str, Metric]:
-    """Return the mean Dice over the foreground classes, each over the cases whose mask contains the class."""
-    columns = Columns(run.cases, run.manifest)
-    each = []
-    for number, _ in columns.foreground:
-        present = columns.masked & (columns.column(f"true_{number}") > 0)
-        each.append(weighted.mean(columns.overlap(number)[0], present))
-    return {"dice_present": weighted.mean_of(each)} if each else {}
 
 
 def _costs(run: Evaluated) -> dict[str, float]:

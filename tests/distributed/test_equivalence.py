@@ -95,8 +95,8 @@ def test_paper_s_profile_has_the_gradients_of_plain_torch(ranks, stage, careful_
     assert_same_training(run_world(ranks, train, {**tree, "zero": {"stage": stage}})[0], plain)
 
 
-def test_accumulation_changes_nothing_if_dice_is_per_sample(partly_known):
-    words = {"objective__dice_scope": "sample", **CAREFUL}
+def test_accumulation_and_weights_of_classes_change_nothing_if_dice_is_per_sample(partly_known):
+    words = {"objective__dice_scope": "sample", "objective__class_weights": [1, 3], **CAREFUL}
     plain = run_world(1, train_plainly, uml_tree(partly_known, **words))[0]
     trees = [
         uml_tree(partly_known, train__micro_batch=size, zero__stage=stage, **words)

@@ -26,3 +26,15 @@ def test_two_ranks_at_zero_3_with_unequal_batches_validate_as_one_rank_does(tmp_
     assert one.keys() == two.keys()
     assert two == pytest.approx(one, rel=1e-3, abs=1e-3)
     assert (tmp_path / "two" / "evaluation" / "val" / "sheet.png").is_file()
+
+
+def test_training_of_uml_ends_where_the_dice_stops_improving(partly_known, tmp_path):
+    tree = uml_tree(partly_known, train__steps=20, train__validate_every=1, checkpoint__every=100)
+    # Without steps of a size that changes a pixel, the first validation remains the best.
+    tree["optimizer"] = {"name": "sgd", "lr": 1e-12, "floor": 0.0}
+    tree["phases"] = [{"name": "train", "until": "dice", "patience": 2}]
+    trace = run_world(1, train, tree, str(tmp_path / "run"), True)[0]
+    assert len(trace.losses) == 3
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {
+        "best", "latest", "step-000001", "step-000003",
+    }  # fmt: skip

@@ -43,11 +43,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         description="Evaluate a trained run: metrics with intervals, a row per case, and a picture of a dozen cases.",
         epilog="example: python launchers/evaluate.py --run runs/isic --split test",
     )
-    parser.add_argument("--run", type=run_folder, required=True, help="run folder")
+    parser.add_argument("--run", type=run_folder, required=True, help="run folder, or a folder of exported weights")
     parser.add_argument("--split", help="split of the data set (default: the validation split)")
     parser.add_argument("--stream", help="stream whose data set has the split (default: the recipe's first)")
     parser.add_argument("--checkpoint", default="best", help="best (default), latest, or a name such as step-000500")
-    parser.add_argument("--shards", help="folder or URL of the data set, if it has moved since training")
+    parser.add_argument(
+        "--shards",
+        help="folder or URL of the data set, if it has moved since training, or of another one of the same classes",
+    )
     parser.add_argument("--num_gpus", type=int, help="workers on this node (default: 1, on a GPU if there is one)")
     parser.add_argument("--cpu", action="store_true", help="evaluate on the CPU even if there are GPUs")
     parser.add_argument("--batch-size", type=int, default=16, help="samples per worker and forward pass (default: 16)")
@@ -133,8 +136,11 @@ def evaluate_run(run: Run, split: Split, options: argparse.Namespace, world: Wor
     workers, fewer = loader_workers(run.config, run.device.type == "cuda", world.local_size, known)
     if fewer and world.rank == 0:
         print(fewer, file=sys.stderr)
+    elsewhere = (split.path.parent.name or "other") if run.shards_given and run.data != "training" else ""
     if world.rank == 0:
         print(f"{run.path}, {run.checkpoint.name}: {len(split)} samples of {split.path}", flush=True)
+        if elsewhere:
+            print(f"{split.path.parent} is not the data set of the training", flush=True)
     result = evaluate(run.predictor, stream, options.batch_size, workers, empty, DRAWS)
     if world.rank != 0:
         return
@@ -145,12 +151,13 @@ def evaluate_run(run: Run, split: Split, options: argparse.Namespace, world: Wor
         "step": run.state.step,
         "dataset": manifest.dataset,
         "split": manifest.split,
-        "data_digest": manifest.digest,
+        "data_digest": split.digest,
+        **({"shards": elsewhere} if elsewhere else {}),
         **metrics_record(result),
         "versions": versions(),
     }
-    folder = run.path / "evaluation" / (f"{options.stream}-{manifest.split}" if options.stream else manifest.split)
-    heading = f"{run.path.name}: {manifest.dataset} {manifest.split}, step {run.state.step}"
+    folder = run.path / "evaluation" / "-".join(filter(None, (elsewhere, options.stream, manifest.split)))
+    heading = f"{run.path.name}: {elsewhere or manifest.dataset} {manifest.split}, step {run.state.step}"
     write_cases(folder / "cases.csv", result)
     if result.examples:
         write_sheet(folder / "sheet.png", result.examples, legend_of(manifest), heading)

@@ -10,9 +10,13 @@ from uml_shards.read.truth import EmptyRule
 
 from ..distributed.ranks import broadcast, rank, world_size
 from ..metrics.cases import CaseCollector, Cases
-from ..metrics.summary import Families, summarise
+from ..metrics.columns import Columns
+from ..metrics.summary import Families, formable, summarise
 from .examples import Example, choose, predict_examples
 from .predictor import Predictor
+
+OTHER_PREDICTIONS = "other cases or predictions"
+"""What a metric needs if labels and masks suffice: a class that occurs, errors to detect, a vacuity, numbers."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,12 @@ class Evaluation:
     metrics: dict[str, float]
     cases: Cases
     examples: tuple[Example, ...]
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Every metric of the split's classes and tasks that cannot be formed -> what it needs."""
+        lacks = formable(self.manifest, self.families)
+        return {name: lacking or OTHER_PREDICTIONS for name, lacking in lacks.items() if name not in self.metrics}
 
 
 def evaluate(
@@ -63,8 +73,8 @@ def evaluate(
     cases = evaluate_split(predictor, stream, batch_size, workers, draws)
     metrics = broadcast(summarise(cases, manifest, empty, families) if rank() == 0 else {})
     shown: list[Example] = []
-    if examples and metrics and rank() == 0:
-        shown = predict_examples(predictor, stream, choose(cases, manifest, empty), batch_size, empty)
+    if examples and rank() == 0 and (metrics or not Columns(cases, manifest, empty).known.any()):
+        shown = predict_examples(predictor, stream, choose(cases, manifest), batch_size, empty)
     return Evaluation(manifest, empty, families, metrics, cases, tuple(shown))
 
 

@@ -48,33 +48,37 @@ class Example:
     maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
-def choose(cases: Cases, manifest: Manifest, empty: EmptyRule = "one", count: int = COUNT) -> Cases:
+def choose(cases: Cases, manifest: Manifest, count: int = COUNT) -> Cases:
     """Return as many cases of each image class, from the best to the worst Dice of its cases in even steps.
 
-    By the likelihood of the label where there are no masks; equals are in the order of their keys. Cases without a Dice
-    come last. What a class cannot fill goes to cases of the others.
+    By the likelihood of the label where there are no masks, and by the vacuity of the image where there are no labels
+    either; equals are in the order of their keys. Cases with nothing to see, neither in the mask nor predicted, or
+    without a mask, fill the places that are left, and come last. What a class cannot fill goes to cases of the others.
 
     Args:
         cases: cases of the split.
         manifest: the split's manifest.
-        empty: rule for classes that are neither in a mask nor predicted.
         count: number of cases.
 
     Returns:
         The chosen cases, best first.
     """
-    columns = Columns(cases, manifest, empty)
-    score = -np.nan_to_num(columns.column("image_nll"), nan=np.inf)
+    columns = Columns(cases, manifest, "leave-out")
+    score = -np.nan_to_num(columns.column("image_nll" if columns.known.any() else "image_vacuity"), nan=np.inf)
+    counted = np.ones(len(cases), dtype=bool)
     if columns.masked.any() and columns.foreground:
-        score = np.nan_to_num(columns.dice, nan=-1.0)
+        counted = np.isfinite(columns.dice)
+        score = np.where(counted, columns.dice, -1.0)
     ranking = sorted(range(len(cases)), key=lambda index: (-score[index], cases.keys[index]))
-    groups = [[index for index in ranking if columns.label[index] == k] for k in sorted(set(columns.label.tolist()))]
+    best = [index for index in ranking if counted[index]]
+    labels = columns.label
+    groups = [[index for index in best if labels[index] == k] for k in sorted({int(labels[index]) for index in best})]
     chosen: set[int] = set()
     for number, group in enumerate(groups):
         share = count * (number + 1) // len(groups) - count * number // len(groups)
         chosen |= set(_evenly(group, share))
-    rest = [index for index in ranking if index not in chosen]
-    chosen |= set(_evenly(rest, count - len(chosen)))
+    for others in (best, ranking):
+        chosen |= set(_evenly([index for index in others if index not in chosen], count - len(chosen)))
     return cases.rows([index for index in ranking if index in chosen])
 
 

@@ -24,9 +24,11 @@ def metrics_record(result: Evaluation) -> dict[str, Any]:
     definitions = {name: definition_of(name, families) for name in result.metrics}
     return {
         "metrics": result.metrics,
+        "left_out": result.left_out,
         "intervals": {name: list(found[name]) for name in result.metrics if name in found},
         "interval": {
             "kind": "bootstrap percentile over cases",
+            "bias_corrected": [name for name, definition in definitions.items() if definition.biased and name in found],
             "level": LEVEL,
             "draws": len(cases.draws),
             "seed": cases.seed,
@@ -64,7 +66,7 @@ def write_cases(path: Path, result: Evaluation) -> None:
 
 
 def printed_table(record: Mapping[str, Any]) -> str:
-    """Return the metrics of a record with their intervals, and the rule for empty masks if a metric depends on it."""
+    """Return the metrics of a record with their intervals, and notes on what limits them."""
     width = max((len(name) for name in record["metrics"]), default=6)
     level = round(100 * record["interval"]["level"])
     lines = [f"{'metric':<{width}}  {'value':>7}  {level} % interval", "-" * (width + 27)]
@@ -72,8 +74,17 @@ def printed_table(record: Mapping[str, Any]) -> str:
         lines.append(f"{name:<{width}}  {value:>7.4f}  {printed_interval(record['intervals'].get(name))}".rstrip())
     if not record["metrics"]:
         lines.append("none: there are no labels or masks, or the predictions are not numbers")
+    notes = []
+    if record["interval"]["bias_corrected"]:
+        names = " and ".join(record["interval"]["bias_corrected"])
+        notes.append(f"{names}: larger in small samples, for which the interval is corrected")
+    by_need: dict[str, list[str]] = {}
+    for name, need in record["left_out"].items():
+        by_need.setdefault(need, []).append(name)
+    notes += [f"left out, needs {need}: {', '.join(names)}" for need, names in by_need.items()]
     if any(map(is_overlap, record["metrics"])):
-        lines += ["", f"empty masks: {record['empty_masks_rule']}"]
+        notes.append(f"empty masks: {record['empty_masks_rule']}")
+    lines += ["", *notes] if notes else []
     return "\n".join(lines)
 
 

@@ -65,7 +65,7 @@ def write_sheet(path: Path, examples: Sequence[Example], classes: Sequence[str],
 
 def draw_sheet(examples: Sequence[Example], classes: Sequence[str], heading: str) -> Figure:
     """Return the figure of `write_sheet`."""
-    largest = max((float(np.nanmax(one.vacuity)) for one in examples if one.vacuity is not None), default=0.0)
+    largest = max((float(np.nan_to_num(one.vacuity).max()) for one in examples if one.vacuity is not None), default=0.0)
     scale = ScalarMappable(Normalize(0.0, largest or 1.0), "cividis")
     panels = _panels(examples, scale)
     columns = 1 if len(examples) == 1 else 2

@@ -51,6 +51,11 @@ class Columns:
         """(N,): cases with a pixel that counts and a prediction of it."""
         return self.column("pixels") > 0
 
+    @property
+    def known(self) -> Flags:
+        """(N,): cases with a label or a pixel that counts, and a prediction of it."""
+        return self.labelled | self.masked
+
     @cached_property
     def probability(self) -> Floats:
         """(N, K), probability of the image classes."""

@@ -122,6 +122,11 @@ def check_selection(selection: Selection, manifest: Manifest, families: Families
     """
     lacks = formable(manifest, families)
     valid = [name for name, lacking in lacks.items() if not lacking]
+    if not valid:
+        raise UmlError(
+            f"{selection.key}: no image of split {manifest.split} has a label or a mask, so no metric can be formed: "
+            "validate on another split"
+        )
     use = f"use one of {', '.join(valid)}, or mean(NAME, NAME) of them"
     for name in selection.metrics:
         if name not in lacks:

@@ -24,6 +24,13 @@ EMPTY_RULES: Mapping[EmptyRule, str] = {
 FORMED = 0.95
 """Share of the bootstrap draws in which a metric must be formed to have an interval."""
 
+BIAS_SHARE = 2.0**0.5 - 1.0
+"""Share of the bias of a calibrated set's ECE that the draws show.
+
+Its gaps between hits and confidence are noise of some variance; those of a draw have the noise of the set and of the
+draw, twice the variance, so the mean of the draws is sqrt(2) times the value, whose true value is 0.
+"""
+
 Families = Sequence[MetricFamily]
 
 
@@ -59,7 +66,7 @@ def intervals(
     level: float = 0.95,
     families: Families = STANDARD,
 ) -> dict[str, tuple[float, float]]:
-    """Return bootstrap percentile intervals of the metrics, from the draws of the cases.
+    """Return bootstrap intervals of the metrics, from the draws of the cases; see `interval_of`.
 
     A metric that cannot be formed in one draw of twenty (a class that hardly occurs) has none.
 
@@ -72,8 +79,11 @@ def intervals(
     """
     if len(cases) < 2 or not len(cases.draws):
         return {}
-    drawn = draw_metrics(metrics_of(cases, manifest, empty, families), cases)
-    found = {name: interval_of(values, level) for name, values in drawn.items()}
+    metrics = metrics_of(cases, manifest, empty, families)
+    drawn = draw_metrics(metrics, cases)
+    biased = {name: metric for name, metric in metrics.items() if is_biased(name, families)}
+    values = estimate(biased, cases)
+    found = {name: interval_of(draws, level, values.get(name)) for name, draws in drawn.items()}
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
@@ -86,12 +96,25 @@ def draw_metrics(metrics: Mapping[str, Metric], cases: Cases) -> dict[str, Float
     return {name: np.concatenate([block[name] for block in blocks]) for name in metrics if blocks}
 
 
-def interval_of(drawn: Floats, level: float = 0.95) -> tuple[float, float] | None:
-    """Return the percentile interval of bootstrap draws; None where one of twenty could not be formed."""
+def interval_of(drawn: Floats, level: float = 0.95, biased: float | None = None) -> tuple[float, float] | None:
+    """Return the percentile interval of bootstrap draws; None where one of twenty could not be formed.
+
+    That of a biased metric is corrected, since its draws are biased once more than its value. The upper end is that of
+    the draws centred at the value, so the interval contains the value. The lower end is further down by the bias of the
+    value itself, as large as it is if the true value is 0 (see `BIAS_SHARE`).
+
+    Args:
+        drawn: (draws,), NaN where the metric cannot be formed.
+        level: level of the interval.
+        biased: the value over all cases, of a metric that is biased; else None.
+    """
     formed = drawn[np.isfinite(drawn)]
     if len(formed) < FORMED * len(drawn):
         return None
     low, high = np.quantile(formed, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    if biased is not None:
+        seen = max(0.0, float(formed.mean()) - biased)
+        low, high = max(0.0, low - seen - seen / BIAS_SHARE), high - seen
     return float(low), float(high)
 
 
@@ -102,9 +125,12 @@ def metric_names(manifest: Manifest, families: Families = STANDARD) -> list[str]
 
 def formable(manifest: Manifest, families: Families = STANDARD) -> dict[str, str]:
     """Return every metric of a data set's classes and tasks -> what this split lacks to form it; "" for nothing."""
-    lacks = {"loss": ""}
+    lacks: dict[str, str] = {"loss": ""}
     for family in families:
         lacks |= family.requirements(manifest)
+    likelihoods = [lacks[family.likelihood] for family in families if family.likelihood in lacks]
+    if likelihoods and all(likelihoods):
+        lacks["loss"] = "an image with a label or a mask"
     return lacks
 
 
@@ -129,6 +155,14 @@ def is_overlap(name: str, families: Families = STANDARD) -> bool:
     """Whether a metric depends on the rule for empty masks, as Dice and IoU do."""
     try:
         return definition_of(name, families).by_empty_masks
+    except KeyError:
+        return False
+
+
+def is_biased(name: str, families: Families = STANDARD) -> bool:
+    """Whether a metric is biased, so that its interval is corrected."""
+    try:
+        return definition_of(name, families).biased
     except KeyError:
         return False
 

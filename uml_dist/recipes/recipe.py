@@ -80,10 +80,12 @@ class StreamContract:
     Attributes:
         labels: True: image classes are required; False: they are not needed, and not compared if present.
         masks: "exclusive": one pixel class per pixel; "named": lesions, which may overlap; "none": not needed.
+        either: whether labels or masks alone are enough. Then the manifest may state no names of the other.
     """
 
     labels: bool | None = None
     masks: Literal["exclusive", "named", "none"] | None = None
+    either: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,11 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
         """The phases in order; by default one, in which all trained networks learn on all streams."""
         trained = tuple(name for name, network in self.networks.items() if isinstance(network, Trained))
         return (Phase("train", trained, tuple(self.streams)),)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Lines for the user on what the recipe makes of these data; printed when a run starts or resumes."""
+        return ()
 
     def check_start(self) -> None:
         """Check what `Trained.start` will read, without building a network; called for a fresh run, on every rank.

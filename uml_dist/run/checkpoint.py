@@ -66,6 +66,8 @@ class RunState:
         until_best: best value in this phase of the metric that ends it.
         until_misses: validations since then.
         data: digest of each stream's manifest.
+        manifests: manifest of each stream, as JSON: classes, size, channels and statistics of the inputs; see
+            `uml_dist.run.inputs`.
         config: the resolved configuration.
         versions: versions of the libraries that wrote the checkpoint.
     """
@@ -84,6 +86,7 @@ class RunState:
     until_best: Number | None = None
     until_misses: Count = 0
     data: dict[str, str] = field(default_factory=dict)
+    manifests: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from uml_shards.address import parse_location
 from uml_shards.format.manifest import Manifest, Statistics
+from uml_shards.read.names import differing_names, states_masks
 from uml_shards.read.part import part_of
 from uml_shards.read.plan import InOrder, Plan
 from uml_shards.read.samples import Samples
@@ -15,26 +17,46 @@ from uml_shards.storage.cache import Cache
 
 from ..config.schema import RunConfig
 from ..errors import UmlError
-from ..recipes import Recipe, StreamContract
+from ..recipes import Recipe, StreamContract, recipe_class
+
+NAME_THEM = "name them when you make the shards, such as by --set classes=benign,malignant"
+"""The remedy where shards state no classes."""
 
 Size = tuple[int, ...]
 """(H, W) of images, or (H, W, D) of patches of volumes."""
 
 
 def open_splits(config: RunConfig) -> dict[str, Samples]:
-    """Open the samples of every stream: a split, those of several data sets as one, or a part of it."""
-    found: dict[str, Samples] = {}
+    """Open the samples of every stream: a split, those of several data sets as one, or a part of it.
+
+    A stream whose shards state no names has those of the stream that it follows.
+    """
+    kind, found = recipe_class(config.recipe), {}
     for name, stream in config.streams.items():
         sets = [_open(config, shards, stream.split) for shards in (stream.shards, *stream.more_shards)]
         whole = Samples(sets)
         ids = None if stream.labelled_ids is None else Path(stream.labelled_ids)
         found[name] = whole if stream.part == "all" else part_of(whole, stream.part, ids)
-    return found
+    manifests = {name: samples.manifest for name, samples in found.items()}
+    return {
+        name: _named(samples, kind, name, manifests) if name in kind.streams else samples
+        for name, samples in found.items()
+    }
 
 
-def open_stream_split(config: RunConfig, name: str, split: str) -> Split:
-    """Open a split of a stream's first data set."""
-    return _open(config, config.streams[name].shards, split)
+def open_stream_split(
+    config: RunConfig, kind: type[Recipe], name: str, split: str, manifests: Mapping[str, Manifest]
+) -> Split:
+    """Open a split of a stream's first data set, with the names of the training data where it states none.
+
+    Args:
+        config: the run's configuration.
+        kind: the recipe.
+        name: name of the stream.
+        split: name of the split.
+        manifests: the manifests of all streams.
+    """
+    return _named(_open(config, config.streams[name].shards, split), kind, name, manifests)
 
 
 def _open(config: RunConfig, shards: str, split: str) -> Split:
@@ -43,23 +65,35 @@ def _open(config: RunConfig, shards: str, split: str) -> Split:
     return open_split(parse_location(shards) / split, Cache(data.cache, data.cache_gigabytes), data.verify)
 
 
-def stream_sizes(config: RunConfig, splits: Mapping[str, Samples]) -> dict[str, Size]:
+Opened = TypeVar("Opened", Samples, Split)
+
+
+def _named(samples: Opened, kind: type[Recipe], stream: str, manifests: Mapping[str, Manifest]) -> Opened:
+    """Return samples with the names of the stream that states them, of what the contract compares."""
+    stated_by = _stated_by(kind, stream)
+    if stated_by not in manifests:
+        return samples
+    contract = kind.streams[stream]
+    return samples.with_names(manifests[stated_by], contract.labels is not False, contract.masks != "none")
+
+
+def stream_sizes(config: RunConfig, manifests: Mapping[str, Manifest]) -> dict[str, Size]:
     """Return the size of every stream's images, or of the patches of its volumes.
 
     Raises:
         UmlError: neither the configuration nor the manifests state one, or it does not fit such data.
     """
     sizes: dict[str, Size] = {}
-    for name, split in splits.items():
+    for name, manifest in manifests.items():
         stated = config.streams[name].size
         key = f"streams.{name}.size" if stated is not None else "data.size"
         stated = config.data.size if stated is None else stated
         if stated is not None:
-            sizes[name] = stated_size(stated, split.manifest, key)
-    left = {split.manifest.size for name, split in splits.items() if name not in sizes}
+            sizes[name] = stated_size(stated, manifest, key)
+    left = {manifest.size for name, manifest in manifests.items() if name not in sizes}
     if len(left) > 1 or None in left:
         raise UmlError("the images of the shards differ in size: set data.size")
-    return {name: sizes.get(name) or split.manifest.size or () for name, split in splits.items()}
+    return {name: sizes.get(name) or manifest.size or () for name, manifest in manifests.items()}
 
 
 def stated_size(size: int | Size, manifest: Manifest, key: str) -> Size:
@@ -186,29 +220,60 @@ def check_stream(
             f"the number of channels is {manifest.channels} in the images of {name} and {first.channels} in those "
             "of training: make the shards of one of them again"
         )
-    stated_by = _stated_by(kind, stream)
-    contract = kind.streams[stream]
-    required = {
-        "classes": (2 if contract.labels else 0, "image classes", contract.labels is not False),
-        "mask_classes": (2 if contract.masks == "exclusive" else 0, "pixel classes", contract.masks != "none"),
-        "mask_names": (1 if contract.masks == "named" else 0, "named masks", contract.masks != "none"),
-    }
-    for key, (least, what, compared) in required.items():
-        classes: tuple[str, ...] = getattr(manifest, key)
-        if len(classes) < least:
-            needs = "two or more" if least > 1 else "one or more"
+    contract, stated_by = kind.streams[stream], _stated_by(kind, stream)
+    compared = {"classes": contract.labels is not False, "masks": contract.masks != "none"}
+    _check_names(kind, stream, manifest, name)
+    for key in ("classes", "mask_classes"):
+        names, stated = getattr(manifest, key), getattr(config.model, key, None)
+        if compared["classes" if key == "classes" else "masks"] and names and stated not in (None, len(names)):
             raise UmlError(
-                f"recipe {kind.name} needs {needs} {what} in stream {stream}: the shards of {name} have {len(classes)}"
-            )
-        stated = getattr(config.model, key, None)
-        if compared and stated is not None and stated != len(classes):
-            raise UmlError(
-                f"model.{key} = {stated}, but the shards of {name} have {len(classes)} ({', '.join(classes)}): "
+                f"model.{key} = {stated}, but the shards of {name} have {len(names)} ({', '.join(names)}): "
                 "change one of them"
             )
-        expected = getattr(manifests[stated_by], key)
-        if compared and classes != expected:
-            raise UmlError(f"the {key} of {name} are {classes}, but those of stream {stated_by} are {expected}")
+    expected = manifests[stated_by]
+    if field := differing_names(manifest, expected, **compared):
+        found, wanted = getattr(manifest, field), getattr(expected, field)
+        raise UmlError(f"the {field} of {name} are {found}, but those of stream {stated_by} are {wanted}")
+
+
+def _check_names(kind: type[Recipe], stream: str, manifest: Manifest, name: str) -> None:
+    """Check that a manifest states the names of classes and masks that the contract of a stream requires."""
+    contract = kind.streams[stream]
+    required = (
+        ("classes", 2 if contract.labels else 0, "image classes", "two or more"),
+        ("mask_classes", 2 if contract.masks == "exclusive" else 0, "pixel classes", "two or more"),
+        ("mask_names", 1 if contract.masks == "named" else 0, "named masks", "one or more"),
+    )
+    for field, least, what, number in required:
+        found = len(getattr(manifest, field))
+        unknown = not (manifest.classes if field == "classes" else states_masks(manifest))
+        if found < least and not (contract.either and unknown):
+            others = manifest.mask_classes + manifest.mask_names if field != "classes" else ()
+            kept = f"{found}, but masks of {', '.join(others)}" if others and not found else f"{found}: {NAME_THEM}"
+            raise UmlError(
+                f"recipe {kind.name} needs {number} {what} in stream {stream}: the shards of {name} have {kept}"
+            )
+    if contract.either and not manifest.classes and not states_masks(manifest):
+        raise UmlError(
+            f"recipe {kind.name} needs image classes, pixel classes or both in stream {stream}: the shards of {name} "
+            f"have neither: {NAME_THEM}"
+        )
+
+
+def check_truth(kind: type[Recipe], manifests: Mapping[str, Manifest]) -> None:
+    """Check that the first stream has something to learn from, if its contract requires labels or masks.
+
+    Raises:
+        UmlError: none of its samples has a label or a mask.
+    """
+    first = next(iter(kind.streams))
+    contract, manifest = kind.streams[first], manifests[first]
+    supervised = contract.labels or contract.masks in ("exclusive", "named")
+    if supervised and not manifest.labelled and not manifest.masked:
+        raise UmlError(
+            f"no sample of stream {first} has a label or a mask, so there is nothing to learn: add shards that have "
+            f"some by streams.{first}.more_shards"
+        )
 
 
 def _stated_by(kind: type[Recipe], stream: str) -> str:

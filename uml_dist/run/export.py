@@ -20,6 +20,7 @@ from ..errors import UmlError
 from .checkpoint import RunState, read_networks, read_state, verify, write_checkpoint
 from .checkpoint_folder import name_of
 from .data import open_splits
+from .inputs import Inputs, manifests_of, stored_manifests
 from .model_card import model_card
 from .network_state import NetworkState
 from .reader import RunReader
@@ -28,8 +29,8 @@ from .reader import RunReader
 def export(run: Path, out: Path, name: str = "best") -> list[Path]:
     """Write the networks of a checkpoint and a model card into a new folder.
 
-    The folder is a checkpoint without the optimiser, so `model.init` accepts it. Paths of this machine are removed from
-    its configuration.
+    The folder is a checkpoint without the optimiser, which `load_run` and `model.init` take. Paths of this machine are
+    removed from its configuration.
 
     Args:
         run: the run folder.
@@ -52,11 +53,19 @@ def export(run: Path, out: Path, name: str = "best") -> list[Path]:
         name: NetworkState({key: _single(tensor) for key, tensor in network.weights.items()})
         for name, network in read_networks(checkpoint, optimizer=False).items()
     }
-    state = replace(state, config=without_places(state.config))
+    config = reader.config()
+    manifests = manifests_of(state, checkpoint) or _opened_manifests(config, state)
+    complete = manifests.keys() == config.streams.keys()
+    stored = {
+        name: {**record, "options": without_places(record["options"])}
+        for name, record in stored_manifests(manifests).items()
+    }
+    state = replace(state, config=without_places(state.config), manifests=stored if complete else {})
     card = model_card(
         state,
         networks={name: sum(map(Tensor.numel, network.weights.values())) for name, network in networks.items()},
-        manifests=_manifests(reader.config(), state),
+        inputs=Inputs.of(config, manifests) if complete else None,
+        manifests={name: manifests.get(name) for name in config.streams},
         validation=reader.last_validation(state.step),
         evaluations=list(reader.evaluations(name_of(checkpoint))),
     )
@@ -98,12 +107,10 @@ def _single(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
 
 
-def _manifests(config: RunConfig, state: RunState) -> dict[str, Manifest | None]:
-    """Return the manifest of every stream; None where the shards have moved or may have changed."""
+def _opened_manifests(config: RunConfig, state: RunState) -> dict[str, Manifest]:
+    """Return the manifests of a checkpoint that does not state them; without streams whose shards moved or changed."""
     try:
         splits = open_splits(config)
     except ShardError:
-        splits = {}
-    found = {name: split.manifest for name, split in splits.items()}
-    same = {name for name, manifest in found.items() if state.data.get(name) == manifest.digest}
-    return {name: found[name] if name in same else None for name in config.streams}
+        return {}
+    return {name: split.manifest for name, split in splits.items() if state.data.get(name) == split.manifest.digest}

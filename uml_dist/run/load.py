@@ -1,19 +1,27 @@
 """Loads a trained run: `load_run("runs/isic")`."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from uml_shards.address import Address, parse_location
 from uml_shards.errors import ShardError
 from uml_shards.format.manifest import Manifest, Statistics
+from uml_shards.read.augment import resize
+from uml_shards.read.samples import Samples
 from uml_shards.read.split import Split, find_splits
 from uml_shards.read.stream import Stream
+from uml_shards.sample import Sample
 
-from ..batch import Batch, Prediction
+from ..batch import Batch, Prediction, batch_of
+from ..config.loading import validate
 from ..config.schema import RunConfig
 from ..errors import UmlError
 from ..evaluate import Predictor
@@ -23,6 +31,7 @@ from ..recipes import Recipe, recipe_class, trained_source
 from .checkpoint import RunState, read_networks, read_state, verify
 from .data import (
     Size,
+    check_dimensions,
     check_stream,
     evaluation_stream,
     input_statistics,
@@ -30,8 +39,15 @@ from .data import (
     open_stream_split,
     stream_sizes,
 )
+from .inputs import manifests_of
 from .network_state import with_added
 from .reader import RunReader
+
+NAME_SHARDS = "if they have moved, name their folder by --shards"
+"""The remedy where the shards of a run are not at their place."""
+
+Data = Literal["training", "other", "gone"]
+"""What a run's shards are: those of its training; others; or not there, or not all of them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,7 @@ class Run:
     """A trained run, ready to predict.
 
     Attributes:
-        path: the run folder.
+        path: the run folder, or the folder of exported weights.
         checkpoint: folder of the checkpoint that was read.
         state: progress of the run at the checkpoint.
         config: the run's configuration.
@@ -48,6 +64,7 @@ class Run:
         sizes: (H, W) of every stream's images, or (H, W, D) of the patches of its volumes.
         device: device of the networks.
         notes: lines for the user on how the checkpoint was read.
+        shards_given: whether the caller named the data set, which may then be another one than that of the training.
     """
 
     path: Path
@@ -59,6 +76,7 @@ class Run:
     sizes: Mapping[str, Size]
     device: torch.device
     notes: tuple[str, ...] = ()
+    shards_given: bool = False
 
     @property
     def first_stream(self) -> str:
@@ -82,20 +100,56 @@ class Run:
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
         return Predictor(self.recipe, self.networks, self.device, autocast)
 
+    @cached_property
+    def data(self) -> Data:
+        """What the shards are at the place that the configuration, or the caller, names."""
+        try:
+            splits = open_splits(self.config)
+        except ShardError:
+            return "gone"
+        return "training" if _changed(self.state, splits) is None else "other"
+
     def predict(self, batch: Batch) -> Prediction:
         """Return the predictions for a batch on the run's device."""
         return self.predictor.predict(batch)
 
+    def predict_images(self, images: Sequence[NDArray[Any]]) -> Prediction:
+        """Return the predictions for images that are in no shards; they are resized and normalised as in training.
+
+        Args:
+            images: images (H, W, channels) of any sizes, uint8 or uint16; or volumes (H, W, D, channels) of one shape,
+                prepared as those of the training. Grey images may lack the axis of channels.
+
+        Raises:
+            UmlError: an image has another number of axes or channels, or another type.
+        """
+        if not len(images):
+            raise UmlError("predict_images got no image: give at least one")
+        volumes, channels, size = self.recipe.dimensions == 3, self.manifest.channels, self.sizes[self.first_stream]
+        arrays = []
+        for number, image in enumerate(images):
+            array = image[..., None] if channels == 1 and image.ndim == self.recipe.dimensions else image
+            if array.ndim != self.recipe.dimensions + 1 or array.shape[-1] != channels:
+                axes = "H, W, D" if volumes else "H, W"
+                raise UmlError(f"image {number} has the shape {image.shape}: the run needs ({axes}, {channels})")
+            if not volumes and array.dtype not in (np.uint8, np.uint16):
+                raise UmlError(f"image {number} has the type {array.dtype}: the run needs uint8 or uint16")
+            arrays.append(array if volumes else resize(Sample("", array), size).image)
+        if len({array.shape for array in arrays}) > 1:
+            raise UmlError("the volumes differ in shape: predict them one by one")
+        return self.predict(batch_of(arrays, self.statistics).to(self.device))
+
     def to(self, device: torch.device) -> "Run":
         """Return the run with its networks moved to another device."""
         networks = {name: network.to(device) for name, network in self.networks.items()}
-        return Run(**{**vars(self), "networks": networks, "device": device})
+        return replace(self, networks=networks, device=device)
 
     def open_split(self, name: str, stream: str | None = None) -> Split:
         """Open a split of a stream's data set; by default the first stream's.
 
         Raises:
-            UmlError: there is no such stream or split, or its classes are not those of the training.
+            UmlError: there is no such stream or split, its classes are not those of the training, or its data set is
+                not that of the training although none was named.
             ShardError: its files disagree, or cannot be fetched.
         """
         stream = stream or self.first_stream
@@ -103,10 +157,18 @@ class Run:
             raise UmlError(f"there is no stream {stream!r}: there is {', '.join(self.recipe.streams)}")
         shards = parse_location(self.config.streams[stream].shards)
         known = [split.name for split in find_splits(shards)]
+        if not known:
+            raise UmlError(f"the shards of run {self.path}: {shards} contains no split: {NAME_SHARDS}")
         if name not in known and not isinstance(shards, Address):  # a URL cannot be listed
-            raise UmlError(f"there is no split {name!r} in {shards}: there is {', '.join(known) or 'none'}")
-        split = open_stream_split(self.config, stream, name)
-        check_stream(self.config, type(self.recipe), stream, split.manifest, self.recipe.manifests, name)
+            raise UmlError(f"there is no split {name!r} in {shards}: there is {', '.join(known)}")
+        if self.data == "other" and not self.shards_given:
+            raise UmlError(
+                f"run {self.path} was trained on other shards than those in {shards}: name the data set by --shards"
+            )
+        kind, manifests = type(self.recipe), self.recipe.manifests
+        split = open_stream_split(self.config, kind, stream, name, manifests)
+        check_dimensions(kind, split.manifest, f"split {name}")
+        check_stream(self.config, kind, stream, split.manifest, manifests, f"split {name}")
         return split
 
     def stream(self, split: Split, stream: str | None = None) -> Stream:
@@ -120,43 +182,68 @@ def load_run(
     device: torch.device | str | None = None,
     shards: str | Path | None = None,
 ) -> Run:
-    """Read a trained run.
+    """Read a trained run, or exported weights. The shards of the training are not needed.
+
+    Checkpoints of version 0.2.0 and earlier need them, since they do not state classes and statistics of the inputs.
 
     Args:
-        path: the run folder.
-        checkpoint: "best", "best-NAME", "latest" or a name such as "step-000500".
+        path: the run folder, or the folder that `checkpoint.py export` wrote.
+        checkpoint: "best", "best-NAME", "latest" or a name such as "step-000500", of a run folder.
         device: device of the networks; by default the first GPU, or the CPU without one.
-        shards: folder or URL of the first stream's data set, if it has moved since training.
+        shards: folder or URL of the data set to open splits of: the first stream's, if it has moved since training, or
+            another one of the same classes.
 
     Raises:
-        UmlError: the run or the checkpoint is missing or damaged, or its shards are missing or have changed.
+        UmlError: the run or the checkpoint is missing or damaged, or it does not state its inputs and the shards of its
+            training are missing or have changed.
     """
     path = Path(path)
-    reader = RunReader(path)
-    config, folder = reader.config(), reader.checkpoint(checkpoint)
+    config, folder = _find(path, checkpoint)
     verify(folder)
     state = read_state(folder)
+    config = validate(state.config, str(folder / "state.json")) if config is None else config
     kind = recipe_class(config.recipe)
     config = _with_shards(config, next(iter(kind.streams)), shards)
+    manifests = manifests_of(state, folder) or _manifests_of_training(config, state, path)
+    recipe = kind(config, manifests)
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    networks, lines = _networks(recipe, folder)
+    networks = {name: network.to(chosen) for name, network in networks.items()}
+    sizes = stream_sizes(config, manifests)
+    return Run(path, folder, state, config, recipe, networks, sizes, chosen, tuple(lines), shards is not None)
+
+
+def _find(path: Path, checkpoint: str) -> tuple[RunConfig | None, Path]:
+    """Return the configuration of a run folder and the checkpoint in it, or None and a folder of exported weights."""
+    if (path / "config.toml").is_file() or not (path / "state.json").is_file():
+        reader = RunReader(path)
+        return reader.config(), reader.checkpoint(checkpoint)
+    if checkpoint not in ("best", path.name):
+        raise UmlError(f"{path} is one checkpoint, not a run folder: leave out the name {checkpoint!r}")
+    return None, path
+
+
+def _manifests_of_training(config: RunConfig, state: RunState, path: Path) -> dict[str, Manifest]:
+    """Return the manifests of a run whose checkpoint does not state them, from the shards of its training."""
     try:
         splits = open_splits(config)
     except ShardError as error:
         raise UmlError(
-            f"the shards of run {path}: {error}; if they have moved, name their folder by --shards"
+            f"the shards of run {path}, whose checkpoint states no classes and statistics: {error}; {NAME_SHARDS}"
         ) from None
-    for name, split in splits.items():
-        if state.data.get(name, split.manifest.digest) != split.manifest.digest:
-            ids = config.streams[name].labelled_ids
-            now = f"{split.path.parent}, or another list than {ids}" if ids else str(split.path.parent)
-            raise UmlError(
-                f"run {path} was trained on other shards than those in {now}: name the shards of the training by "
-                f"--shards"
-            )
-    recipe = kind(config, {name: split.manifest for name, split in splits.items()})
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    networks, lines = _networks(recipe, folder)
-    networks = {name: network.to(chosen) for name, network in networks.items()}
-    return Run(path, folder, state, config, recipe, networks, stream_sizes(config, splits), chosen, tuple(lines))
+    if (name := _changed(state, splits)) is not None:
+        ids = config.streams[name].labelled_ids
+        now = f"{splits[name].path.parent}, or another list than {ids}" if ids else str(splits[name].path.parent)
+        raise UmlError(
+            f"run {path} was trained on other shards than those in {now}: name the shards of the training by --shards"
+        )
+    return {name: split.manifest for name, split in splits.items()}
+
+
+def _changed(state: RunState, splits: Mapping[str, Samples]) -> str | None:
+    """Return the first stream whose samples are not those of the training."""
+    digests = {name: split.manifest.digest for name, split in splits.items()}
+    return next((name for name, digest in digests.items() if state.data.get(name, digest) != digest), None)
 
 
 def _with_shards(config: RunConfig, first: str, shards: str | Path | None) -> RunConfig:

@@ -11,15 +11,20 @@ from uml_shards.text import markdown, markdown_code, printable
 from ..metrics.selection import parse_selection
 from ..metrics.summary import EMPTY_RULES, is_overlap
 from .checkpoint import RunState
+from .inputs import Inputs
 
 CAUTION = """\
 This is not a medical device, and nothing here is validated for use on patients. Vacuity measures how little evidence
 the network found for its prediction; it is not a probability of an error."""
 
+MODES = {1: "L", 3: "RGB"}
+"""Number of channels -> Pillow's mode of such images."""
+
 
 def model_card(
     state: RunState,
     networks: Mapping[str, int],
+    inputs: Inputs | None,
     manifests: Mapping[str, Manifest | None],
     validation: Mapping[str, Any],
     evaluations: Sequence[Mapping[str, Any]],
@@ -29,6 +34,7 @@ def model_card(
     Args:
         state: the checkpoint's run state.
         networks: name of each network -> number of values in its weights and buffers.
+        inputs: what the networks take; None where it is not known.
         manifests: every stream's manifest; None where its shards are not available.
         validation: step, metrics and rule for empty masks of the last validation; may be empty.
         evaluations: records that `evaluate.py` wrote.
@@ -39,7 +45,11 @@ def model_card(
         "## Networks",
         _table(("file", "values"), [(f"{name}.safetensors", f"{count:,}") for name, count in networks.items()])
         + "\n\nWeights are stored in float32. `MANIFEST.json` contains the sha256 of every file except this page.",
-        "## Load",
+        "## Inputs",
+        _inputs(inputs),
+        "## Predict",
+        _predicting(inputs),
+        "## Train from these weights",
         _loading(networks),
         "## Data",
         *(_data(name, state.data.get(name), manifest) for name, manifest in manifests.items()),
@@ -55,12 +65,44 @@ def model_card(
 
 
 def _loading(networks: Mapping[str, int]) -> str:
-    text = "To start training from these weights, set `model.init` to this folder:\n\n"
+    text = "Set `model.init` to this folder:\n\n"
     text += "    python launchers/train.py --num_gpus 2 model.init=FOLDER train.steps=500"
     if len(networks) == 1:
         text += f"\n\nor to its one file, {markdown_code(f'model.init=FOLDER/{next(iter(networks))}.safetensors')}."
     text += "\n\nUse the `[model]` settings below. Heads for other classes are initialised from scratch."
     return text
+
+
+def _inputs(inputs: Inputs | None) -> str:
+    if inputs is None:
+        return "Not stated: the checkpoint is of an earlier version, and its shards were not available at export."
+    rows = [
+        ("size", " x ".join(map(str, inputs.size))),
+        ("channels", str(inputs.channels)),
+        ("mean", ", ".join(map(str, inputs.statistics.mean))),
+        ("standard deviation", ", ".join(map(str, inputs.statistics.std))),
+        ("image classes", ", ".join(inputs.classes) or "none"),
+        ("pixel classes", ", ".join(inputs.pixel_classes) or "none"),
+    ]
+    text = _table(("input", "value"), rows)
+    text += (
+        "\n\nUnsigned integers are scaled to [0, 1] by their largest value; then mean and standard deviation of each "
+    )
+    return text + "channel are applied. Classes are in the order of their numbers. `load_run` does all of this."
+
+
+def _predicting(inputs: Inputs | None) -> str:
+    if inputs is None:
+        return '`load_run("FOLDER", shards="SHARDS")` needs the shards of the training.'
+    if len(inputs.size) == 2 and inputs.channels in MODES:
+        image = f'[numpy.asarray(PIL.Image.open("picture.png").convert("{MODES[inputs.channels]}"))]'
+        code = f'run = uml_dist.load_run("FOLDER")\nprediction = run.predict_images({image})'
+        code = f"import numpy, PIL.Image, uml_dist\n{code}"
+    else:
+        code = 'run = uml_dist.load_run("FOLDER", shards="SHARDS")\nstream = run.stream(run.open_split("test"))'
+        code = f"import uml_dist\n{code}\nbatch, prediction = next(run.predictor.predictions(stream, range(1), 1))"
+    text = f"With this folder as FOLDER, where the package `uml-dist` is installed:\n\n```python\n{code}\n```\n\n"
+    return text + "`prediction` has probabilities and vacuities of the image and of each pixel."
 
 
 def _data(name: str, digest: str | None, manifest: Manifest | None) -> str:
@@ -83,7 +125,9 @@ def _figures(validation: Mapping[str, Any], evaluations: Sequence[Mapping[str, A
     for record in evaluations:
         intervals = record.get("intervals", {})
         rows = [(name, _number(value), _interval(intervals.get(name))) for name, value in record["metrics"].items()]
-        title = f"Evaluation on {record.get('dataset')}, split {record.get('split')}, with 95 % intervals over cases:"
+        shards = f" (another data set, {record['shards']})" if "shards" in record else ""
+        title = f"Evaluation on {record.get('dataset')}{shards}, split {record.get('split')}"
+        title += ", with 95 % intervals over cases:"
         parts.append(f"{markdown(title)}\n\n{_table(('metric', 'value', 'interval'), rows)}{_empty_masks(record)}")
     if validation:
         rows = [(name, _number(value)) for name, value in validation["metrics"].items()]

@@ -27,7 +27,7 @@ def state_bytes(parameters: int, moments: int, stage: int, ranks: int) -> int:
 
 def dry_run(setup: Setup, ranks: int) -> str:
     """Return the text that `--dry-run` prints."""
-    lines = []
+    lines = list(setup.recipe.notes)
     for phase, steps in setup.phases:
         rank_batch = setup.rank_batch(phase, 0, ranks)
         streams = ", ".join(f"{count} of {name}" for name, count in rank_batch.counts.items())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from uml_shards.address import parse_location
-from uml_shards.format.manifest import Statistics
+from uml_shards.format.manifest import Manifest, Statistics
 from uml_shards.read.samples import Samples
 from uml_shards.read.split import Split
 from uml_shards.read.stream import Stream
@@ -25,6 +25,7 @@ from ..run.data import (
     Size,
     check_dimensions,
     check_stream,
+    check_truth,
     input_statistics,
     make_plan,
     make_streams,
@@ -161,17 +162,20 @@ def prepare(config: RunConfig, ranks: int) -> Setup:
         raise UmlError(f"{problem}: recipe {config.recipe} has the streams {', '.join(kind.streams)}")
     splits = open_splits(config)
     manifests = {name: split.manifest for name, split in splits.items()}
-    opened = {name: _open_validation(config, kind, name, given) for name, given in _validations(config).items()}
+    opened = {
+        name: _open_validation(config, kind, name, given, manifests) for name, given in _validations(config).items()
+    }
     for name, manifest in manifests.items():
         check_dimensions(kind, manifest, name)
         check_stream(config, kind, name, manifest, manifests, name)
+    check_truth(kind, manifests)
     for name, (stream, split) in opened.items():
         title = f"validation {name}".rstrip()
         check_dimensions(kind, split.manifest, title)
         check_stream(config, kind, stream, split.manifest, manifests, title)
     recipe = kind(config, manifests)
     _check_networks(config, recipe)
-    sizes = stream_sizes(config, splits)
+    sizes = stream_sizes(config, manifests)
     validations = tuple(
         _validation(name, _validations(config)[name], recipe, split, sizes[stream])
         for name, (stream, split) in opened.items()
@@ -199,12 +203,15 @@ def _validations(config: RunConfig) -> dict[str, ValidationConfig]:
     return {"": ValidationConfig(best=config.train.best), **config.validations}
 
 
-def _open_validation(config: RunConfig, kind: type[Recipe], name: str, given: ValidationConfig) -> tuple[str, Split]:
+def _open_validation(
+    config: RunConfig, kind: type[Recipe], name: str, given: ValidationConfig, manifests: Mapping[str, Manifest]
+) -> tuple[str, Split]:
     """Return the stream of a validation, and its split."""
     stream = given.stream or next(iter(kind.streams))
     if stream not in kind.streams:
         raise UmlError(f"validations.{name}.stream = {stream!r}: the streams are {', '.join(kind.streams)}")
-    return stream, open_stream_split(config, stream, given.split or config.train.validate_split)
+    split = given.split or config.train.validate_split
+    return stream, open_stream_split(config, kind, stream, split, manifests)
 
 
 def _validation(name: str, given: ValidationConfig, recipe: Recipe, split: Split, size: Size) -> Validation:

@@ -22,6 +22,7 @@ from ..recipes import Phase, Progress
 from ..run.checkpoint import RunState, read_networks, read_weights_file, save_checkpoint
 from ..run.checkpoint_folder import point, prune
 from ..run.folder import RunFolder, versions
+from ..run.inputs import stored_manifests
 from ..run.network_state import NetworkState
 from ..telemetry import Spans, recording, span
 from .engine import get_learning_rate, gradients_complete, set_learning_rate, step_engine
@@ -72,6 +73,7 @@ class Trainer:
             recipe=self.config.recipe,
             positions=dict.fromkeys(setup.recipe.streams, 0),
             data=setup.digests,
+            manifests=stored_manifests(setup.recipe.manifests),
             config=self.config.model_dump(mode="json", exclude_none=True),
             versions=versions(),
         )
@@ -86,7 +88,8 @@ class Trainer:
         for line in lines:
             self.reporter.say(line)
         self.validator.forget_incomparable(state)
-        self.state = replace(state, config=self.state.config, versions=self.state.versions)
+        own = self.state
+        self.state = replace(state, config=own.config, manifests=own.manifests, versions=own.versions)
 
     def start_from(self, path: Path) -> None:
         """Load weights from a checkpoint, a run folder's best one, or a safetensors file of the first network.
@@ -103,6 +106,8 @@ class Trainer:
 
     def run(self) -> None:
         """Train from the current step to the end of the run."""
+        for line in self.setup.recipe.notes:
+            self.reporter.say(line)
         while self.state.phase < len(self.setup.phases):
             phase, steps = self.setup.phases[self.state.phase]
             if self.state.phase_step < steps and not self.validator.has_ended(phase, self.state):

@@ -186,6 +186,7 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
         labels = read_labels(table, images, self.raw / "images", given.classes, self.note)
         files = self._joining.assign(masks, self.raw / "masks")
         classes = given.classes or _sorted_labels(labels)
+        named_masks = masks or "mask_classes" in given.model_fields_set
         numbers = self._numbers(labels, classes)
         split_of = self._split_of(images, labels)
         try:
@@ -202,7 +203,7 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
             split: Source(
                 items=items,
                 classes=classes,
-                mask_classes=self.settings.mask_classes if masks else (),
+                mask_classes=self.settings.mask_classes if named_masks else (),
                 tasks={name: (number,) for number, name in enumerate(classes) if number or len(classes) > 2},
             )
             for split, items in found.items()

@@ -3,6 +3,8 @@
 import copy
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -11,18 +13,17 @@ from numpy.typing import NDArray
 from ..errors import ShardError
 from ..format.manifest import Manifest, Statistics
 from ..sample import Sample
+from .names import differing_names, with_names_of
 from .split import Split
 
 PartName = Literal["labelled", "unlabelled"]
-
-_SHARED = ("dimensions", "channels", "classes", "mask_classes", "mask_names", "tasks")
 
 
 class Samples:
     """Samples of one or several splits, numbered consecutively in the order of the splits.
 
     Args:
-        splits: splits of the same classes, mask classes and channels.
+        splits: splits of the same channels, classes and mask classes; those of a split that states none are unknown.
 
     Attributes:
         path: location of the first split.
@@ -62,6 +63,12 @@ class Samples:
         bare = copy.copy(self)
         bare.splits = tuple(split.without_truth() for split in self.splits)
         return bare
+
+    def with_names(self, other: Manifest, classes: bool = True, masks: bool = True) -> "Samples":
+        """Return the same samples with the names of another manifest where theirs states none."""
+        named = copy.copy(self)
+        named.manifest = with_names_of(self.manifest, other, classes, masks)
+        return named
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self.rows is None else len(self.rows)
@@ -133,15 +140,15 @@ class Samples:
 
 
 def _join(splits: Sequence[Split]) -> Manifest:
-    manifests = [split.manifest for split in splits]
-    first = manifests[0]
-    for manifest, split in zip(manifests, splits, strict=True):
-        for field in _SHARED:
-            if getattr(manifest, field) != getattr(first, field):
-                raise ShardError(
-                    f"{splits[0].path} and {split.path} cannot be combined in one stream: their {field} differ: "
-                    f"{_words(getattr(first, field))} and {_words(getattr(manifest, field))}"
-                )
+    for one, other in combinations(splits, 2):
+        field = _differing(one.manifest, other.manifest)
+        if field is not None:
+            raise ShardError(
+                f"{one.path} and {other.path} cannot be combined in one stream: their {field} differ: "
+                f"{_words(getattr(one.manifest, field))} and {_words(getattr(other.manifest, field))}"
+            )
+    first = reduce(with_names_of, (split.manifest for split in splits))
+    manifests = [with_names_of(split.manifest, first) for split in splits]
     sizes = {manifest.size for manifest in manifests}
     return first.model_copy(
         update={
@@ -154,6 +161,14 @@ def _join(splits: Sequence[Split]) -> Manifest:
             "shards": tuple(shard for manifest in manifests for shard in manifest.shards),
         }
     )
+
+
+def _differing(one: Manifest, other: Manifest) -> str | None:
+    """Return the first field that must be the same within a stream and is not."""
+    if field := differing_names(one, other):
+        return field
+    fields = ["dimensions", "channels", *(["tasks"] if one.classes and other.classes else [])]
+    return next((field for field in fields if getattr(one, field) != getattr(other, field)), None)
 
 
 def _pool(manifests: Sequence[Manifest]) -> Statistics:
@@ -188,4 +203,4 @@ def _manifest_of_part(whole: Manifest, part: Samples, name: PartName) -> Manifes
 
 
 def _words(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return (", ".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)

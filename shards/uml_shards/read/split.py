@@ -28,6 +28,7 @@ from ..storage.cache import Cache
 from ..storage.prefetch import Prefetch
 from ..storage.storage import Storage, open_storage
 from ..storage.verified import Verify, check_size
+from .names import with_names_of
 
 OPEN_FILES = 128
 """Largest number of tars that a process keeps open; most systems allow 1024 files."""
@@ -50,6 +51,8 @@ class Split:
 
     Attributes:
         path: location of the split; an `Address` is printed without password.
+        manifest: its manifest, with the names of `with_names`.
+        digest: digest of its own manifest.
 
     Raises:
         ShardError: a file is missing, or manifest, index and size of a tar do not match. The tars are not read yet.
@@ -59,6 +62,7 @@ class Split:
         self.path = parse_location(path)
         self._storage = open_storage(self.path, cache, verify)
         self.manifest = self._storage.load_manifest()
+        self.digest = self.manifest.digest
         self.layout = Layout.of(self.manifest)
         self._indices = self._load_indices()
         self._bounds = [0, *accumulate(shard.samples for shard in self.manifest.shards)]
@@ -158,6 +162,13 @@ class Split:
         bare._indices = [_images_only(index, self.manifest.components) for index in self._indices]
         bare._files, bare._prefetch = {}, None
         return bare
+
+    def with_names(self, other: Manifest, classes: bool = True, masks: bool = True) -> "Split":
+        """Return the same samples with the names of another manifest where theirs states none."""
+        named = copy.copy(self)
+        named.manifest = with_names_of(self.manifest, other, classes, masks)
+        named._files, named._prefetch = {}, None
+        return named
 
     def keys(self) -> tuple[str, ...]:
         """Return the keys of all samples, in order, with one short read each.

@@ -57,6 +57,51 @@ def test_statistics_are_those_of_all_images(splits):
     assert np.allclose(pooled.std, np.sqrt(square - mean**2))
 
 
+NAMELESS = {"classes": (), "tasks": {}, "class_counts": (), "mask_classes": (), "labelled": 0, "masked": 0}
+
+
+def nameless(split):
+    """The same split as bare images of which no class is stated."""
+    bare = split.without_truth()
+    bare.manifest = split.manifest.model_copy(update=NAMELESS)
+    return bare
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_split_that_states_no_names_joins_any_as_images_without_truth(splits, order):
+    joined = Samples([splits[0], nameless(splits[1])][::order])
+    stated = splits[0].manifest
+    for field in ("classes", "tasks", "mask_classes", "class_counts", "labelled", "masked"):
+        assert getattr(joined.manifest, field) == getattr(stated, field)
+    known = [5, 9] if order == 1 else [9, 5]
+    assert sum(joined.masked()) == sum(joined.labels() >= 0) == 5
+    read = [joined.read(number) for number in range(14)]
+    assert [sample.mask is None for sample in read] == [order == -1] * known[0] + [order == 1] * known[1]
+    assert [sample.label is None for sample in read] == [sample.mask is None for sample in read]
+
+
+def test_splits_that_state_no_names_join_without_names(splits):
+    joined = Samples([nameless(split) for split in splits]).manifest
+    assert (joined.classes, joined.mask_classes, joined.class_counts, joined.labelled) == ((), (), (), 0)
+
+
+def test_splits_around_one_without_names_are_compared(splits):
+    other = open_split(splits[1].path)
+    other.manifest = other.manifest.model_copy(update={"mask_classes": (), "mask_names": ("rim",)})
+    with pytest.raises(ShardError, match=r"/1 and .*/2 .*: their mask_classes differ: background, lesion and none"):
+        Samples([splits[0], nameless(splits[1]), other])
+
+
+def test_names_of_another_manifest_fill_in_those_that_are_not_stated(splits):
+    split, stated = nameless(splits[1]), splits[0].manifest
+    named = split.with_names(stated)
+    assert (named.manifest.classes, named.manifest.mask_classes) == (stated.classes, stated.mask_classes)
+    assert (named.digest, named.keys()) == (splits[1].manifest.digest, split.keys())
+    assert split.with_names(stated, classes=False).manifest.classes == ()
+    assert split.with_names(stated, masks=False).manifest.mask_classes == ()
+    assert splits[1].with_names(split.manifest).manifest == splits[1].manifest
+
+
 def test_splits_of_different_classes_are_refused(splits, monkeypatch):
     other = open_split(splits[1].path)
     other.manifest = other.manifest.model_copy(update={"classes": ("a", "b")})

@@ -74,6 +74,7 @@ def test_figures_are_those_of_the_formulas(split_folder):
         assert case["probability_0"] == pytest.approx(1 - probability, rel=1e-4)
         assert case["image_vacuity"] == pytest.approx(probability, rel=1e-4)
         assert case["pixel_vacuity"] == pytest.approx((1 / (1 + np.exp(-red))).mean(), rel=1e-4)
+        assert (case["area_0"], case["area_1"]) == pytest.approx(((red <= 0).mean(), (red > 0).mean()))
         if sample.label is None:
             assert case["label"] == -1
             assert math.isnan(case["image_nll"])
@@ -106,7 +107,7 @@ def test_a_recipe_without_a_task_leaves_its_figures_out(split_folder):
     assert not only_images.sums
     assert set(only_images[0]) == {*always, "probability_0", "probability_1", "image_nll", "image_vacuity"}
     only_pixels = evaluate(split_folder, 4, says_images=False)[0]
-    areas = {f"{what}_{k}" for what in ("true", "predicted", "intersection") for k in (0, 1)}
+    areas = {f"{what}_{k}" for what in ("true", "predicted", "intersection", "area") for k in (0, 1)}
     sums = {"pixel_calibration", "vacuity_histogram", "entropy_histogram"}
     assert set(only_pixels[0]) == {*always, "pixels", "pixel_nll", "pixel_vacuity", *areas}
     assert set(only_pixels.sums) == sums

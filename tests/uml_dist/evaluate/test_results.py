@@ -47,7 +47,8 @@ def test_the_record_says_figures_intervals_counts_and_what_they_mean(split, case
     assert read["metrics"] == summarise(cases, split.manifest)
     assert read["definitions"].keys() == read["metrics"].keys()
     assert read["intervals"]["dice"][0] < read["metrics"]["dice"] < read["intervals"]["dice"][1]
-    assert read["interval"] == {"kind": "bootstrap percentile over cases", "level": 0.95, "draws": 1000, "seed": 0}
+    kind = {"kind": "bootstrap percentile over cases", "bias_corrected": ["image_ece", "pixel_ece"]}
+    assert read["interval"] == {**kind, "level": 0.95, "draws": 1000, "seed": 0}
     assert (read["counts"]["samples"], read["counts"]["cases"]) == (SAMPLES, SAMPLES)
     assert (read["counts"]["labelled"], read["counts"]["masked"]) == (split.manifest.labelled, split.manifest.masked)
     assert read["counts"]["pixels"] == 256 * split.manifest.masked
@@ -112,7 +113,8 @@ def test_the_table_has_a_line_for_each_metric_with_its_interval(split, cases):
     record = metrics_record(result_of(cases, split.manifest))
     low, high = record["intervals"]["dice"]
     lines = printed_table(record).splitlines()
-    assert [line.split()[0] for line in lines[2:-2]] == list(record["metrics"])
+    assert [line.split()[0] for line in lines[2 : lines.index("")]] == list(record["metrics"])
+    assert any(line.startswith("image_ece and pixel_ece: larger in small samples") for line in lines)
     assert f"{record['metrics']['dice']:.4f}  {low:.4f} to {high:.4f}" in printed_table(record)
     assert "none: there are no labels" in printed_table(metrics_record(result_of(Cases(), split.manifest)))
 

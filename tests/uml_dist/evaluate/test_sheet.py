@@ -23,8 +23,8 @@ def case(number, label, overlap, pixels=100):
     return {"key": f"{number:04d}", "label": label, "pixels": pixels, "image_nll": 0.1 + number, **areas}
 
 
-def choose(rows, manifest, empty="one"):
-    return list(examples.choose(cases_of(rows), manifest, empty))
+def choose(rows, manifest):
+    return list(examples.choose(cases_of(rows), manifest))
 
 
 def dices(cases):
@@ -49,11 +49,30 @@ def test_a_class_of_few_cases_leaves_its_places_to_the_others():
     assert choose([], manifest_of()) == []
 
 
-def test_cases_whose_dice_is_left_out_come_last_and_else_count_as_found():
-    empty = {"intersection_1": 0, "predicted_1": 0, "true_1": 0}
-    cases = [case(0, 0, 40) | empty, case(1, 0, 40), case(2, 0, 0)]
-    assert [one["key"] for one in choose(cases, manifest_of())] == ["0000", "0001", "0002"]
-    assert [one["key"] for one in choose(cases, manifest_of(), "leave-out")] == ["0001", "0002", "0000"]
+EMPTY = {"intersection_1": 0, "predicted_1": 0, "true_1": 0}
+
+
+def test_empty_images_without_a_prediction_come_last():
+    cases = [case(0, 0, 40) | EMPTY, case(1, 0, 40), case(2, 0, 0)]
+    assert [one["key"] for one in choose(cases, manifest_of())] == ["0001", "0002", "0000"]
+
+
+def test_empty_images_are_shown_only_where_a_place_is_left():
+    """Most healthy cases have no lesion, and a Dice of 1 by the rule; lesions of the same class show more."""
+    cases = [case(number, number % 2, 50 - number) for number in range(20)]
+    empty = [case(100 + number, 0, 0) | EMPTY for number in range(30)]
+    assert choose(cases + empty, manifest_of()) == choose(cases, manifest_of())
+    few = choose(cases[:5] + empty, manifest_of())
+    assert [one["true_1"] for one in few] == [50] * 5 + [0] * 7
+    assert len(choose(empty, manifest_of())) == 12
+
+
+def test_cases_of_which_nothing_is_known_are_ranked_by_their_vacuity():
+    cases = [
+        {"key": f"{n:04d}", "label": -1, "image_nll": np.nan, "image_vacuity": abs(7 - n) / 100} for n in range(30)
+    ]
+    chosen = choose(cases, manifest_of())
+    assert (chosen[0]["key"], chosen[-1]["key"]) == ("0007", "0029")
 
 
 def test_without_masks_the_likelihood_of_the_label_ranks():

@@ -156,6 +156,15 @@ def test_empty_classes_are_left_out_where_that_is_the_rule_and_counted_either_wa
     }
 
 
+@pytest.mark.parametrize("empty", ["one", "leave-out"])
+def test_dice_of_present_classes_is_that_of_the_cases_whose_mask_contains_them(empty):
+    found, missed = pixel_case([(9, 9, 9), (4, 6, 5)]), pixel_case([(9, 9, 9), (0, 0, 3)])
+    absent, invented = pixel_case([(9, 9, 9), (0, 0, 0)]), pixel_case([(9, 9, 9), (0, 3, 0)])
+    cases = [found, missed, absent, invented, unmasked_case()]
+    assert summarise(cases, manifest_of(), empty)["dice_present"] == pytest.approx((8 / 11 + 0) / 2)
+    assert "dice_present" not in summarise([absent, invented], manifest_of(), empty)
+
+
 def test_the_dice_of_a_case_is_the_mean_over_the_classes_that_count_in_it():
     manifest = manifest_of(mask_classes=("background", "lesion", "hair"))
     cases = [
@@ -199,7 +208,8 @@ def test_what_cannot_be_formed_is_left_out():
     unlabelled = {**unmasked_case(), **image_case(-1, 0.5, 0.5)}
     assert summarise([unlabelled], manifest_of()) == {}
     only_masks = summarise([pixel_case([(9, 9, 9), (1, 1, 1)])], manifest_of())
-    assert set(only_masks) == {"loss", "pixel_nll", "dice", "dice_lesion", "iou", "iou_lesion", "pixel_ece"}
+    overlaps = {"dice", "dice_present", "dice_lesion", "iou", "iou_lesion"}
+    assert set(only_masks) == {"loss", "pixel_nll", *overlaps, "pixel_ece"}
 
 
 def test_one_class_alone_has_an_accuracy_and_no_auroc():
@@ -237,7 +247,7 @@ def test_names_are_exactly_what_a_complete_split_gives(manifest):
 
 
 def test_names_leave_out_what_a_split_without_labels_or_masks_cannot_give():
-    assert metric_names(manifest_of(labelled=0, masked=0)) == ["loss"]
+    assert metric_names(manifest_of(labelled=0, masked=0)) == []
     assert "accuracy" not in metric_names(manifest_of(labelled=0))
     assert "dice" not in metric_names(manifest_of(masked=0))
 
@@ -269,7 +279,7 @@ def test_intervals_are_the_same_at_every_call_and_hold_the_value():
     assert intervals(complete, THREE, seed=1) != found
     values = summarise(complete, THREE)
     assert found.keys() == values.keys()
-    assert all(low <= values[name] + 1e-12 <= high + 2e-12 for name, (low, high) in found.items() if "ece" not in name)
+    assert all(low <= values[name] + 1e-12 <= high + 2e-12 for name, (low, high) in found.items())
 
 
 def test_draws_of_two_models_are_paired_and_the_interval_of_their_difference_is_scipy_s():

@@ -9,7 +9,7 @@ from runs import make_partly_known, uml_tree
 from uml_dist.batch import collate
 from uml_dist.config.loading import apply_overrides, validate
 from uml_dist.errors import UmlError
-from uml_dist.run.data import make_plan
+from uml_dist.run.data import make_plan, make_streams, open_splits
 from uml_dist.train.setup import prepare
 from uml_shards import ShardError
 from uml_shards.read.plan import Plan
@@ -26,8 +26,12 @@ def other(tmp_path_factory):
     return make_partly_known(tmp_path_factory.mktemp("other"), samples=40)
 
 
+def config_of(shards, *words):
+    return validate(apply_overrides(uml_tree(shards), list(words)), "run.toml")
+
+
 def setup_of(shards, *words):
-    return prepare(validate(apply_overrides(uml_tree(shards), list(words)), "run.toml"), 1)
+    return prepare(config_of(shards, *words), 1)
 
 
 def drawn(setup) -> list[int]:
@@ -82,8 +86,9 @@ def stream_of(setup):
 
 
 def test_the_two_parts_of_a_stream_share_out_its_samples(partly_known):
-    whole = setup_of(partly_known).splits["train"]
-    parts = [setup_of(partly_known, word).splits["train"] for word in (LABELLED, UNLABELLED)]
+    whole, *parts = (
+        open_splits(config_of(partly_known, *words))["train"] for words in ((), (LABELLED,), (UNLABELLED,))
+    )
     assert sorted(key for part in parts for key in part.keys()) == sorted(whole.keys())
     assert len(parts[0]) == int(whole.masked().sum())
 
@@ -99,7 +104,10 @@ def test_every_sample_of_a_part_stands_once_in_an_epoch(partly_known, tmp_path):
 
 def test_batches_of_the_unlabelled_have_neither_labels_nor_masks(partly_known, tmp_path):
     keys, known = (setup_of(partly_known, *words).splits["train"].keys() for words in ((), (LABELLED,)))
-    stream = stream_of(setup_of(partly_known, UNLABELLED, write_list(tmp_path / "labelled.txt", known[:8])))
+    config = config_of(partly_known, UNLABELLED, write_list(tmp_path / "labelled.txt", known[:8]))
+    splits = open_splits(config)
+    statistics = splits["train"].manifest.statistics
+    stream = make_streams(config, splits, {"train": SLOTS}, {"train": (32, 32)}, statistics)["train"]
     batch = collate(stream, [stream.sample(place) for place in range(88)], range(88))
     assert (batch.label == -1).all()
     assert (batch.mask == 255).all()

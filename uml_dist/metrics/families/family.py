@@ -22,11 +22,13 @@ class Definition:
         text: one line for tables and files.
         lower_is_better: whether a smaller value is the better one.
         by_empty_masks: whether it depends on the rule for empty masks.
+        biased: whether it is never negative and larger in small samples, as a sum of absolute values of noise is.
     """
 
     text: str
     lower_is_better: bool = False
     by_empty_masks: bool = False
+    biased: bool = False
 
 
 class MetricFamily(ABC):

@@ -37,6 +37,7 @@ class ImageClasses(MetricFamily):
         "image_ece": Definition(
             "expected calibration error of the most probable class in 15 bins of equal width, over labelled cases",
             lower_is_better=True,
+            biased=True,
         ),
         "image_error_auroc_vacuity": Definition(
             "area under the ROC curve of the image vacuity as a sign that the class is wrong"

@@ -32,6 +32,9 @@ the evidence of the pixels spreads by a fifth or more (standard deviation), with
 
 OVERLAP = {
     "dice": Definition("mean of the Dice coefficients of the classes but the background", by_empty_masks=True),
+    "dice_present": Definition(
+        "mean of the Dice coefficients of the classes but the background, each over the cases whose mask contains it"
+    ),
     "dice_": Definition("2 |A and B| / (|A| + |B|) of a class, mean over masked cases", by_empty_masks=True),
     "iou": Definition("mean of the IoU of the classes but the background", by_empty_masks=True),
     "iou_": Definition("|A and B| / |A or B| of a class, mean over masked cases", by_empty_masks=True),
@@ -52,6 +55,7 @@ class PixelClasses(MetricFamily):
         "pixel_ece": Definition(
             "expected calibration error of the most probable pixel class in 15 bins, over all pixels",
             lower_is_better=True,
+            biased=True,
         ),
         "pixel_error_auroc_vacuity": Definition(
             "area under the ROC curve of the pixel vacuity as a sign that the pixel is wrong, over all pixels, in 1024 "
@@ -95,28 +99,34 @@ class PixelClasses(MetricFamily):
         return dict.fromkeys([*names, "pixel_ece", "pixel_error_auroc_vacuity", "pixel_error_auroc_entropy"], masks)
 
     def table(self, columns: Columns) -> Mapping[str, Iterable[Any]]:
-        """Return mean vacuity and likelihood of the pixels, and the overlap of each class."""
+        """Return mean vacuity and likelihood of the pixels, and the predicted area and the overlap of each class."""
         table: dict[str, Iterable[Any]] = {
             name: columns.column(name) for name in ("pixel_vacuity", "pixel_nll") if columns.has(name)
         }
         for number, name in columns.foreground if columns.has("pixel_nll") else ():
+            table[f"area_{name}"] = columns.column(f"area_{number}")
             table[f"dice_{name}"], table[f"iou_{name}"] = columns.overlap(number)
         return table
 
 
 def overlap_names(names: Iterable[str]) -> list[str]:
-    """Return the metrics of overlap: Dice and IoU, their means and each class."""
+    """Return the metrics of overlap: Dice and IoU, their means and each class, and Dice where a class is present."""
     names = list(names)
-    return [metric for kind in ("dice", "iou") if names for metric in (kind, *(f"{kind}_{name}" for name in names))]
+    means = {"dice": ("dice", "dice_present"), "iou": ("iou",)}
+    return [name for kind, of in means.items() if names for name in (*of, *(f"{kind}_{name}" for name in names))]
 
 
 def overlap_metrics(columns: Columns) -> Iterator[tuple[str, Metric]]:
-    """Yield the mean Dice, the Dice of each class or lesion, and the same of the IoU."""
+    """Yield the mean Dice, also of present classes alone, the Dice of each class or lesion, and the same of the IoU."""
     overlaps = [columns.overlap(number) for number, _ in columns.foreground]
     for kind, which in (("dice", 0), ("iou", 1)):
         each = [weighted.mean(overlap[which], np.isfinite(overlap[which])) for overlap in overlaps]
         if each:
             yield kind, weighted.mean_of(each)
+        if each and kind == "dice":
+            present = [columns.column(f"true_{number}") > 0 for number, _ in columns.foreground]
+            dices = [overlap[which] for overlap in overlaps]
+            yield "dice_present", weighted.mean_of(list(map(weighted.mean, dices, present)))
         for (_, name), metric in zip(columns.foreground, each, strict=True):
             yield f"{kind}_{name}", metric
 
@@ -130,7 +140,8 @@ def pixel_columns(prediction: Prediction, mask: Tensor) -> dict[str, Tensor]:
 
     Returns:
         `pixels` that count; `pixel_nll`, their mean negative log-likelihood in nats, NaN without any; for each class c
-        `intersection_c`, `predicted_c` and `true_c` pixels, all (B,); `pixel_calibration` (B, bins, 3), the number,
+        `intersection_c`, `predicted_c` and `true_c` pixels, and `area_c`, the share of all pixels that are predicted to
+        be of the class, whether they count or not, all (B,); `pixel_calibration` (B, bins, 3), the number,
         sum of confidences and hits by confidence; `entropy_histogram` and `vacuity_histogram` (B, 2, bins) int32, right
         and wrong pixels by uncertainty, entropies divided by the largest, ln C.
     """
@@ -150,6 +161,7 @@ def pixel_columns(prediction: Prediction, mask: Tensor) -> dict[str, Tensor]:
         columns[f"intersection_{number}"] = (is_predicted & is_true).flatten(1).sum(1)
         columns[f"predicted_{number}"] = is_predicted.flatten(1).sum(1)
         columns[f"true_{number}"] = is_true.flatten(1).sum(1)
+        columns[f"area_{number}"] = (predicted == number).flatten(1).float().mean(1)
     columns["pixel_calibration"] = _calibration(confidence, hit, valid)
     entropy = prediction.pixel_entropy
     if entropy is not None and probability.shape[1] > 1:

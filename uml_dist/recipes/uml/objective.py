@@ -1,6 +1,7 @@
 """The objective of UML: classification, segmentation and mutual loss (spec 2.4 to 2.8), as sums before ratios."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -12,6 +13,7 @@ from uml_shards.sample import IGNORE
 from ...batch import Batch
 from ...config.schema import Section
 from ...distributed.global_batch import GlobalBatch
+from ...errors import UmlError
 from .network import UmlOutput
 
 SMOOTH = 1e-5
@@ -30,6 +32,11 @@ class UmlObjective(Section):
     """`[objective]` of the recipe `uml`."""
 
     weights: UmlWeights = UmlWeights()
+    class_weights: Literal["none", "balanced"] | tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
+        default="none",
+        description="weights of the image classes in the classification loss; only their ratios count. balanced: "
+        "the inverse of each class's frequency in the training data; or one number for each class",
+    )
     anneal: float = Field(
         default=0.5,
         ge=0,
@@ -61,6 +68,29 @@ class UmlObjective(Section):
     )
     detach_uncertainty: bool = Field(default=False, description="stop gradients at the gates of the navigator")
 
+    def weights_of_classes(self, classes: Sequence[str], counts: Sequence[int]) -> tuple[float, ...] | None:
+        """Return the weight of each image class, the smallest being 1; None if all count alike.
+
+        Args:
+            classes: names of the classes.
+            counts: number of training samples of each class.
+
+        Raises:
+            UmlError: there is another number of weights than of classes.
+        """
+        if self.class_weights == "none":
+            return None
+        stated = self.class_weights
+        if stated == "balanced":
+            stated = tuple(1.0 / max(count, 1) for count in counts)
+        if len(stated) != len(classes) or not classes:
+            raise UmlError(
+                f"objective.class_weights = {self.class_weights!r} gives {len(stated)} weights, but the shards have "
+                f"{len(classes)} image classes ({', '.join(classes) or 'none'}): give one for each, or none"
+            )
+        # A mean is divided by the sum of its weights, or by 1 if that is less, as where nothing counts.
+        return tuple(weight / min(stated) for weight in stated)
+
     def kl_weight(self, fraction: float) -> float:
         """Return lambda, the weight of the KL terms at a fraction of the run."""
         return self.kl * (1.0 if self.anneal == 0 else min(1.0, fraction / self.anneal))
@@ -72,18 +102,35 @@ class UmlObjective(Section):
         return [1.0 if self.level_reduction == "sum" else 1.0 / levels] * levels
 
 
-def counts(batch: Batch) -> dict[str, Tensor]:
-    """Return the divisors of means: labelled images, images with a mask, and pixels of masks; float32 scalars."""
+def image_weight(batch: Batch, class_weights: Sequence[float] | None) -> Tensor:
+    """Return the weight (B,) of each sample in the classification loss: its own, times that of its class."""
+    if class_weights is None:
+        return batch.weight
+    return batch.weight * batch.weight.new_tensor(class_weights)[batch.label.clamp(min=0)]
+
+
+def counts(batch: Batch, class_weights: Sequence[float] | None = None) -> dict[str, Tensor]:
+    """Return the divisors of means, float32 scalars: weights of labelled images, images with a mask, pixels of masks.
+
+    Args:
+        batch: one micro batch.
+        class_weights: weight of each image class; None if all count alike.
+    """
     pixels = (batch.mask != IGNORE).flatten(1).sum(1)
     return {
-        "labelled": (batch.weight * (batch.label != ABSENT)).sum(),
+        "labelled": (image_weight(batch, class_weights) * (batch.label != ABSENT)).sum(),
         "masked": (batch.weight * (pixels > 0)).sum(),
         "pixels": (batch.weight * pixels).sum(),
     }
 
 
 def uml_terms(
-    output: UmlOutput, batch: Batch, whole: GlobalBatch, objective: UmlObjective, fraction: float
+    output: UmlOutput,
+    batch: Batch,
+    whole: GlobalBatch,
+    objective: UmlObjective,
+    fraction: float,
+    class_weights: Sequence[float] | None = None,
 ) -> dict[str, Tensor]:
     """Compute the loss and its terms as float32 scalars; the parts of terms carry no gradient.
 
@@ -95,6 +142,7 @@ def uml_terms(
         whole: the global batch that it is part of.
         objective: the configuration.
         fraction: share of the run that is done.
+        class_weights: weight of each image class; None if all count alike.
 
     Returns:
         "loss", the weighted sum of the three terms, which training minimises; the terms "classification",
@@ -107,7 +155,7 @@ def uml_terms(
         image_sums,
         term_weights=[TermWeights(cross_entropy=weights.classification, kl=weights.classification)],
         kl_weight=kl_weight,
-        weight=batch.weight,
+        weight=image_weight(batch, class_weights),
         divisor=whole.divisor("labelled"),
     )
 
