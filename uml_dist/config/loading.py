@@ -165,8 +165,12 @@ def _texts(tree: Any, key: str = "a key") -> Iterator[tuple[str, str]]:
 
 
 def _first_complaint(error: ValidationError, schema: type[BaseModel]) -> str:
-    complaint = error.errors()[0]
-    parts = [str(part) for part in complaint["loc"]]
+    first, *others = error.errors()
+    # Of the alternatives of one setting, the one that fits best is refused at the deepest place.
+    alternatives = [other for other in others if other["loc"][:-2] == first["loc"][:-1]]
+    complaint = max(first, *alternatives, key=lambda one: len(one["loc"])) if alternatives else first
+    # The name of an alternative, such as dict[str,float], is no key.
+    parts = [str(part) for part in complaint["loc"] if "[" not in str(part)]
     key = ".".join(parts)
     if complaint["type"] == "extra_forbidden":
         return f"unknown key {key}{_nearest(parts, schema)}"

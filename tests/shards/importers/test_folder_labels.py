@@ -115,7 +115,7 @@ def test_columns_that_are_not_used_are_noted(tmp_path):
 def test_repeated_columns_are_refused(tmp_path):
     raw = tree(tmp_path)
     (raw / "labels.csv").write_text("image,label,label\na,x,y\n")
-    with pytest.raises(ShardError, match=r"labels\.csv has two columns 'label': rename one of them"):
+    with pytest.raises(ShardError, match=r"labels\.csv has two columns 'label': remove or rename one"):
         source(raw)
 
 

@@ -190,7 +190,7 @@ def test_names_of_raw_files_reach_the_list_as_printable_text(raw, tmp_path):
     (raw / f"{bad}.png").write_bytes(b"not an image")
     write(raw, tmp_path / "train", ["k01", bad])
     ((_, reason),) = [(one.item, one.reason) for one in load_skipped(tmp_path / "train")]
-    assert r"\x1b[2J\nerror: forged.png cannot be opened" in reason
+    assert r"\x1b[2J\nerror: forged.png cannot be read" in reason
     assert all(line.isprintable() for line in (tmp_path / "train" / "skipped.csv").read_text().splitlines())
 
 

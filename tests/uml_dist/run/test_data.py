@@ -161,7 +161,6 @@ def test_settings_that_contradict_each_other_are_refused(partly_known, words, me
     ("words", "message"),
     [
         (["streams.train.sampling={melanoma=1}"], "a weight to 'melanoma': the classes are benign, malignant"),
-        (["streams.train.sampling={benign=-1}"], "no weight may be negative"),
         (['streams.train.more_shards=["absent"]'], "absent/train does not exist"),
         ([LABELLED, "streams.train.labelled_ids=absent.txt"], r"list absent\.txt cannot be read: No such file"),
     ],
