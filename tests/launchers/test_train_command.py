@@ -102,7 +102,7 @@ def test_dry_run_prints_the_needs_of_the_run(command, write, folder, partly_know
 @pytest.mark.parametrize(
     "words",
     [
-        ("--run", "a" * 5000),
+        ("--run", "a/" * 2500),
         ("streams.train.split=" + "a" * 5000,),
         ("streams.train.shards=" + "a" * 5000,),
         ("model.init=" + "a" * 5000,),
