@@ -5,13 +5,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from partial import make_partial
 from runs import make_partly_known, uml_tree
 from uml_dist.batch import collate
 from uml_dist.config.loading import apply_overrides, validate
 from uml_dist.errors import UmlError
 from uml_dist.run.data import make_plan, make_streams, open_splits
 from uml_dist.train.setup import prepare
-from uml_shards import ShardError
+from uml_shards import ShardError, open_split
 from uml_shards.read.plan import Plan
 from uml_shards.read.sampling import BLOCK
 
@@ -137,6 +138,17 @@ def test_parts_of_more_shards_are_drawn_by_weight(partly_known, other):
     first, second = (len(setup_of(shards, LABELLED).splits["train"]) for shards in (partly_known, other))
     assert len(joined.splits["train"]) == first + second
     assert (np.asarray(drawn(joined)) >= first).mean() == pytest.approx(0.75)
+
+
+def test_stream_of_pictures_without_names_has_those_of_the_stream_that_it_follows(partly_known, tmp_path):
+    bare = make_partial(tmp_path / "bare", split="train")
+    streams = {"labelled": {"shards": str(partly_known), "count": 8}, "unlabelled": {"shards": str(bare), "count": 8}}
+    tree = {"recipe": "toy", "streams": streams, "train": {"steps": 2, "best": "accuracy"}}
+    setup = prepare(validate(tree, "run.toml"), 1)
+    first, second = (setup.splits[name].manifest for name in ("labelled", "unlabelled"))
+    assert (second.classes, second.mask_classes) == (first.classes, first.mask_classes)
+    assert (second.labelled, second.masked) == (0, 0)
+    assert open_split(bare / "train").manifest.classes == ()
 
 
 @pytest.mark.parametrize(
