@@ -123,7 +123,7 @@ def enter(options: argparse.Namespace) -> tuple[World, Devices]:
 
 
 def _launcher_ended(reason: str) -> NoReturn:
-    print(f"error: {reason}: repeat the command", file=sys.stderr, flush=True)
+    print_error(f"{reason}: repeat the command")
     os._exit(2)
 
 

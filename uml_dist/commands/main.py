@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from uml_shards.errors import print_error
 from uml_shards.output import keep_output
 
 from ..launch import end_process
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if name not in COMMANDS:
         problem = f"there is no command {name!r}" if name else "a command is missing"
-        print(f"error: {problem}: use {', '.join(COMMANDS)}", file=sys.stderr)
+        print_error(f"{problem}: use {', '.join(COMMANDS)}")
         return 2
     given.remove(name)
     # Imported by name, so that one command does not load what only another one needs.

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
-from uml_shards.errors import STOPPED
+from uml_shards.errors import STOPPED, print_error
 
 from ..errors import UmlError
 from .devices import ACCELERATOR, VISIBLE, Devices, find_devices
@@ -280,7 +280,7 @@ def exit_with_error(error: Exception, environment: Mapping[str, str] | None = No
     environment = os.environ if environment is None else environment
     if environment.get("LOCAL_RANK", "0") != "0":
         raise SystemExit(0)
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    print_error(error)
     raise SystemExit(2)
 
 

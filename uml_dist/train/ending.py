@@ -6,6 +6,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from uml_shards.errors import print_error
+
 from ..distributed.ranks import broadcast
 from ..errors import UmlError
 from ..launch import World, stop_on_signals, watch_launchers
@@ -110,11 +112,11 @@ class Ending:
         if self._world.local_rank != 0:
             time.sleep(OTHERS_SECONDS)
         else:
-            print(f"error: {reason}: repeat the command to resume run {self._folder.path}", file=sys.stderr, flush=True)
+            print_error(f"{reason}: repeat the command to resume run {self._folder.path}")
             self.fail(reason)
         os._exit(2)
 
     def _lose(self, line: str) -> None:
         """End the rank whose run folder has another owner, which writes the status from now on."""
-        print(f"error: {line}", file=sys.stderr, flush=True)
+        print_error(line)
         os._exit(2)

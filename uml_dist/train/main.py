@@ -12,7 +12,7 @@ import deepspeed
 import torch
 import torch.distributed as distributed
 
-from uml_shards.errors import ShardError
+from uml_shards.errors import ShardError, print_error
 from uml_shards.read.loader import worker_error
 
 from ..distributed.ranks import all_gather, broadcast, device_of
@@ -133,7 +133,7 @@ def _fail(error: Exception, world: World, ending: Ending) -> None:
         time.sleep(SIGNAL_SECONDS)
         error = known
     if isinstance(error, UmlError | ShardError | OSError):
-        print(f"error: rank {world.rank}: {error}", file=sys.stderr, flush=True)
+        print_error(f"rank {world.rank}: {error}")
         ending.fail(str(error))
         # Without destroying the process group: the others would wait for this rank.
         os._exit(2)
