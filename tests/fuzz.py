@@ -10,9 +10,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from fuzzing import Outcomes, Target, fuzz
+from run_targets import run_targets
 from shard_targets import shard_targets
 
-SOURCES: tuple[Callable[[Path], Iterable[Target]], ...] = (shard_targets,)
+SOURCES: tuple[Callable[[Path], Iterable[Target]], ...] = (shard_targets, run_targets)
 """Functions that yield targets, and may write their files in the given folder."""
 
 COLUMNS = ("inputs", "unchanged", "refused", "other content", "crash")
