@@ -1,11 +1,15 @@
 """What all tests share: shards made once, and the seconds that each folder of tests took."""
 
+import signal
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# A shell that runs the tests in the background lets them ignore Ctrl-C, and the programs that they start would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SECONDS: dict[str, float] = defaultdict(float)
 
