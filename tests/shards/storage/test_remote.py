@@ -335,6 +335,10 @@ def test_file_system_that_hangs_is_given_up(made, cache, monkeypatch):
     class Hanging(local.LocalFileSystem):
         protocol = "hanging"
 
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return super()._strip_protocol(path.removeprefix("hanging://"))  # older versions know their own names only
+
         def open(self, path: str, *arguments, **words):
             closing.wait()
 
