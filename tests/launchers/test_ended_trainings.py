@@ -106,9 +106,11 @@ def test_a_stop_is_one_line_and_exit_code_75(training, tmp_path, number):
         process.send_signal(number)
     assert process.wait(60) == 75
     status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert (status["status"], status["reason"]) == ("stopped", f"stopped by {number.name}")
+    # The launcher passes Ctrl-C on as SIGTERM, which may arrive first.
+    assert status["status"] == "stopped"
+    assert status["reason"] in {f"stopped by {number.name}", "stopped by SIGTERM"}
     log = (tmp_path / "log").read_text()
     last = log.splitlines()[-1]
-    assert last == f"stopped by {number.name} at step {status['step']}: repeat the command to resume run {tmp_path}/run"
+    assert last == f"{status['reason']} at step {status['step']}: repeat the command to resume run {tmp_path}/run"
     assert "Traceback" not in log
     assert processes_of(tmp_path / "run") == []
