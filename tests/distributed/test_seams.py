@@ -7,6 +7,7 @@ import pytest
 
 from plain import train_plainly
 from runs import train
+from toy_recipe import STEPS, toy_tree
 from uml_dist import load_run
 from uml_dist.evaluate import evaluate
 from uml_dist.evaluate.results import metrics_record, write_cases
@@ -17,24 +18,6 @@ from worldly import train_each, train_validating
 from worlds import run_world
 
 pytestmark = pytest.mark.distributed
-
-STEPS = 8  # 4 in each phase
-
-
-def toy_tree(shards, stage=1, **train_words):
-    return {
-        "recipe": "toy",
-        "streams": {
-            "labelled": {"shards": str(shards), "count": 4},
-            "unlabelled": {"shards": str(shards), "count": 8},
-        },
-        "data": {"workers": 0},
-        "optimizer": {"lr": 1e-2, "schedule": "cosine"},
-        "networks": {"critic": {"optimizer": {"name": "sgd", "lr": 0.1, "clip": 0.5}}},
-        "train": {"steps": STEPS, "log_every": 1, "validate_every": 100, "best": "accuracy", **train_words},
-        "checkpoint": {"every": 1, "keep": 100},
-        "zero": {"stage": stage},
-    }
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +35,15 @@ def test_two_engines_in_two_phases_train_like_plain_torch_at_every_stage(stages,
     for trace in stages:
         assert len(trace.losses) == STEPS
         assert max(abs(a - b) for a, b in zip(trace.losses, plain.losses, strict=True)) <= 1e-6
-        for name in ("student", "critic", "teacher", "before"):
+        assert list(trace.weights) == ["student", "critic", "teacher", "before", "critic.ema"]
+        for name in trace.weights:
             np.testing.assert_allclose(trace.weights[name], plain.weights[name], rtol=0, atol=2e-6)
 
 
-def test_the_average_lags_and_the_frozen_copy_is_from_the_start_of_the_phase(stages):
+def test_the_averages_lag_and_the_frozen_copy_is_from_the_start_of_the_phase(stages):
     trace = stages[0]
     assert not np.array_equal(trace.weights["teacher"], trace.weights["student"])
+    assert not np.array_equal(trace.weights["critic.ema"], trace.weights["critic"])
     assert not np.array_equal(trace.weights["before"], trace.weights["student"])
 
 
@@ -162,3 +147,5 @@ def test_a_phase_ends_when_its_metric_stops_improving(stop_at, partly_known, tmp
 def test_accumulation_with_two_streams_changes_nothing(partly_known, plain):
     trace = run_world(1, train, toy_tree(partly_known, 2, micro_batch=3))[0]
     assert max(abs(a - b) for a, b in zip(trace.losses, plain.losses, strict=True)) <= 1e-6
+    for name, weights in plain.weights.items():
+        np.testing.assert_allclose(trace.weights[name], weights, rtol=0, atol=2e-6)

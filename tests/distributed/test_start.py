@@ -90,9 +90,11 @@ def test_run_is_loaded_without_the_file(continued, stage):
 def test_fine_tuning_overrides_the_file_and_does_not_need_it(continued, partly_known):
     folder, straight, _ = continued[3]
     tree = toy_tree(partly_known, weights=folder / "absent", init=folder)
-    (trace,) = run_world(2, starts_of, [tree])[1]
-    for name, weights in straight.weights.items():
-        assert np.array_equal(trace.weights[name], weights), name
+    averaging = {**tree, "train": {**tree["train"], "ema": 0.9}}
+    for trace in run_world(2, starts_of, [tree, averaging])[1]:
+        for name, weights in straight.weights.items():
+            assert np.array_equal(trace.weights[name], weights), name
+    assert np.array_equal(trace.weights["critic.ema"], straight.weights["critic"])
 
 
 def test_missing_file_at_the_start_of_ranks_is_one_line_and_exit_code_2(partly_known, tmp_path):

@@ -11,7 +11,7 @@ from uml_dist.batch import collate
 from uml_dist.config.loading import validate
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.nn.keyed_dropout import name_layers
-from uml_dist.recipes import Averaged, Frozen, Progress, Trained
+from uml_dist.recipes import Averaged, Frozen, Progress, Trained, networks_of
 from uml_dist.train.optimizer import learning_rate, make_optimizer
 from uml_dist.train.setup import prepare
 from uml_shards.keyed import word
@@ -22,7 +22,7 @@ def train_plainly(tree: dict[str, Any]) -> Trace:
     """Train all phases of a recipe."""
     config = validate(tree, "test")
     setup = prepare(config, 1)
-    roles = setup.recipe.networks
+    roles = networks_of(setup.recipe)
     networks = _initial_networks(roles, config.train.seed)
     optimizers = {
         name: make_optimizer(networks[name].parameters(), config.optimizer_of(name))
@@ -89,3 +89,5 @@ def _average(roles: Any, networks: dict[str, nn.Module], learnt: str, step: int)
             decay = min(1 - 1 / (step + 1), role.decay)
             for mean, new in zip(networks[name].parameters(), networks[learnt].parameters(), strict=True):
                 mean.copy_(decay * mean + (1 - decay) * new)
+            for mean, new in zip(networks[name].buffers(), networks[learnt].buffers(), strict=True):
+                mean.copy_(new)

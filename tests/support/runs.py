@@ -23,7 +23,6 @@ from uml_dist.run.checkpoint import read_state
 from uml_dist.run.checkpoint_folder import find_checkpoint
 from uml_dist.run.folder import RunFolder
 from uml_dist.telemetry import Metrics
-from uml_dist.train.engine import full_weights
 from uml_dist.train.hooks import Hook
 from uml_dist.train.loading import loader_workers
 from uml_dist.train.main import Start, load_start
@@ -138,10 +137,8 @@ def train(
     folder.forget_after(trainer.state.step)
     with suppress(Stopped):
         trainer.run()
-    for name, network in trainer.networks.items():
-        module = getattr(network, "module", network)
-        with full_weights(module):
-            trace.weights[name] = flat(module.parameters())
+    with trainer.networks.gathered() as networks:
+        trace.weights = {name: flat(network.parameters()) for name, network in networks.items()}
     trace.exported = generate_latest(metrics.registry).decode()
     return trace
 

@@ -62,6 +62,9 @@ RECIPES["toy"] = "toy_recipe:ToyRecipe"
 CONFIDENT = 0.112
 """Distance of a probability from 1/2 above which a pseudo label counts: about half of them in these trainings."""
 
+STEPS = 8
+"""Steps of `toy_tree`, 4 in each phase."""
+
 
 class Model(ModelConfig):
     weights: Annotated[str | None, Resumable(path_only=True)] = None
@@ -180,3 +183,23 @@ class ToyRecipe(Recipe[Config]):
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
         return Prediction(image_probability=networks["teacher"](batch.image).float().softmax(1))
+
+
+def toy_tree(shards: Path, stage: int = 1, **train_words: Any) -> dict[str, Any]:
+    """A run of both phases, with an average of the critic too."""
+    return {
+        "recipe": "toy",
+        "streams": {
+            "labelled": {"shards": str(shards), "count": 4},
+            "unlabelled": {"shards": str(shards), "count": 8},
+        },
+        "data": {"workers": 0},
+        "optimizer": {"lr": 1e-2, "schedule": "cosine"},
+        "networks": {"critic": {"optimizer": {"name": "sgd", "lr": 0.1, "clip": 0.5}}},
+        "train": {
+            **{"steps": STEPS, "ema": 0.8, "log_every": 1, "validate_every": 100, "best": "accuracy"},
+            **train_words,
+        },
+        "checkpoint": {"every": 1, "keep": 100},
+        "zero": {"stage": stage},
+    }

@@ -38,6 +38,9 @@ Schedule = Literal["constant", "poly", "cosine", "step"]
 
 Augment = Literal["none", "light"]
 
+Weights = Literal["trained", "averaged"]
+"""Weights with which a run predicts: those that training reached, or their moving average."""
+
 
 MAX_STEPS = 10**9
 """Largest number of steps: more than any run takes, and far from the limits of integers."""
@@ -248,6 +251,18 @@ class TrainConfig(Section):
         description="precision of the networks; losses stay in float32. auto: bf16 if the GPU or processor supports "
         "it, else fp32",
     )
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="decay of the moving average of the weights of each trained network that the recipe does not "
+        "average itself, such as 0.999; default: no such average",
+    )
+    evaluate_with: Annotated[Weights | None, RESUMABLE] = Field(
+        default=None,
+        description="weights of the trained networks in validations and in everything that uses the run later: "
+        "trained, or averaged by train.ema or by the recipe; default: averaged with train.ema, else trained",
+    )
     log_every: Annotated[int, RESUMABLE] = Field(
         default=10, gt=0, le=MAX_STEPS, description="steps between two log lines"
     )
@@ -270,6 +285,11 @@ class TrainConfig(Section):
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give steps or epochs, not both")
         return self
+
+    @property
+    def weights(self) -> Weights:
+        """Weights with which the run predicts."""
+        return self.evaluate_with or ("trained" if self.ema is None else "averaged")
 
 
 class ValidationConfig(Section):

@@ -13,12 +13,14 @@ def frozen(network: nn.Module) -> Callable[..., Any]:
 
     Use it for a trained network inside the loss of another one, such as a discriminator in the generator's loss. A call
     of its engine there would let that loss change the discriminator too: silently at ZeRO 1, with an error at other
-    stages.
+    stages. A network that does not learn, such as an average, is returned unchanged.
 
     Args:
         network: a module or a DeepSpeed engine.
     """
     module = _module_of(network)
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        return module
 
     def call(*inputs: Any, **named: Any) -> Any:
         if any(hasattr(parameter, "ds_id") for parameter in module.parameters()):

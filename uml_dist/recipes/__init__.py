@@ -1,7 +1,19 @@
 """Recipes: one method from a paper each. A new one is a folder here, or a class in a package of your own."""
 
 from ..registry import RECIPES, find_class
-from .recipe import Averaged, Frozen, MicroBatchResult, Phase, Progress, Recipe, StreamContract, Trained, trained_source
+from .averages import averages_in, networks_of, predicting
+from .recipe import (
+    Averaged,
+    Frozen,
+    MicroBatchResult,
+    Network,
+    Phase,
+    Progress,
+    Recipe,
+    StreamContract,
+    Trained,
+    trained_source,
+)
 
 
 def recipe_class(name: str) -> type[Recipe]:
@@ -20,11 +32,15 @@ __all__ = [
     "Averaged",
     "Frozen",
     "MicroBatchResult",
+    "Network",
     "Phase",
     "Progress",
     "Recipe",
     "StreamContract",
     "Trained",
+    "averages_in",
+    "networks_of",
+    "predicting",
     "recipe_class",
     "trained_source",
 ]

@@ -40,9 +40,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Averaged:
-    """A network whose weights are the exponential moving average of another's.
+    """A network whose parameters are the exponential moving average of a trained one's.
 
-    After step t of that network, counted from 0, the average keeps min(1 - 1 / (t + 1), decay) of itself.
+    After step t of that network, counted from 0, the average keeps min(1 - 1 / (t + 1), decay) of itself, so after the
+    first step it equals the network. Its buffers, such as running statistics, are those of the network. It receives no
+    gradient. At ZeRO 3 its parameters are partitioned, and gathered from the first forward pass in `targets`, or in
+    `step`, until its end: all ranks must call it alike.
 
     Attributes:
         of: name of the network to average.

@@ -1,6 +1,6 @@
 """What a run needs, without training it: parameters, bytes per rank by ZeRO stage, steps per epoch."""
 
-from ..recipes import Trained
+from ..recipes import Trained, networks_of
 from .setup import Setup
 
 BYTES = 4
@@ -41,7 +41,7 @@ def dry_run(setup: Setup, ranks: int) -> str:
         lines.append(f"stream {name}: {len(split)} samples of {size}, {per_epoch:.2f} steps per epoch")
     head = "bytes per rank of weights, gradients and optimiser at ZeRO 0 | 1 | 2 | 3"
     lines.append(f"{'network':<16}{'parameters':>12}  {head}")
-    for name, network in setup.recipe.networks.items():
+    for name, network in networks_of(setup.recipe).items():
         if not isinstance(network, Trained):
             lines.append(f"{name:<16}{'':>12}  {network}")
             continue

@@ -113,6 +113,24 @@ def full_weights(module: nn.Module) -> Iterator[None]:
         yield
 
 
+def zero_stage(config: RunConfig) -> int:
+    """Return the ZeRO stage of a run's engines."""
+    return config.deepspeed.get("zero_optimization", {}).get("stage", config.zero.stage)
+
+
+def zero_parts(module: nn.Module) -> list[Tensor]:
+    """Return this rank's part of each parameter of a module that is in an engine of ZeRO-3, flat."""
+    return [getattr(parameter, "ds_tensor") for parameter in module.parameters()]  # noqa: B009 - DeepSpeed's attribute
+
+
+def local_part(value: Tensor) -> Tensor:
+    """Return this rank's part of a tensor, flat and cut as ZeRO-3 cuts parameters: the last rank's part is padded."""
+    size = -(-value.numel() // torch.distributed.get_world_size())
+    start = size * torch.distributed.get_rank()
+    mine = value.flatten()[start : start + size]
+    return nn.functional.pad(mine, (0, size - mine.numel()))
+
+
 def read_engine(engine: deepspeed.DeepSpeedEngine, keep: bool = True) -> NetworkState:
     """Read the full state of an engine. All ranks must call it.
 
@@ -196,11 +214,5 @@ def _write_moment(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, ke
         case 1 | 2:
             safe_set_full_optimizer_state(parameter, value, key)
         case _:
-            # The setter of full tensors fails if the number of elements is not divisible by the ranks. The last rank's
-            # part is padded.
-            part = getattr(parameter, "ds_tensor").numel()  # noqa: B009 - DeepSpeed's own attribute
-            start = part * torch.distributed.get_rank()
-            local = torch.zeros(part, dtype=value.dtype, device=value.device)
-            mine = value.flatten()[start : start + part]
-            local[: mine.numel()] = mine
-            safe_set_local_optimizer_state(parameter, local, key)
+            # The setter of full tensors fails if the number of elements is not divisible by the ranks.
+            safe_set_local_optimizer_state(parameter, local_part(value), key)

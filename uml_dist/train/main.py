@@ -221,7 +221,7 @@ def _check_found(start: Start) -> None:
 
 
 def _say_hello(setup: Setup, world: World, trainer: Trainer, metrics: list[str]) -> None:
-    parameters = sum(parameter.numel() for module in trainer.networks.modules() for parameter in module.parameters())
+    parameters = trainer.networks.trained_parameters
     words = [
         f"run {trainer.folder.path}: recipe {setup.config.recipe}, {parameters / 1e6:.2f} M parameters",
         f"{world.size} {'GPUs' if trainer.device.type == 'cuda' else 'CPU processes'}, ZeRO {setup.config.zero.stage}",

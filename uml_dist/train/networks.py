@@ -1,7 +1,7 @@
 """The networks of a run: engines while they learn, otherwise modules; averages and frozen copies."""
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import deepspeed
 import torch
@@ -12,30 +12,35 @@ from uml_shards.keyed import word
 from ..config.schema import RunConfig
 from ..errors import UmlError
 from ..nn.keyed_dropout import name_layers
-from ..recipes import Averaged, Frozen, Phase, Recipe, Trained, trained_source
+from ..recipes import Averaged, Frozen, Phase, Recipe, Trained, networks_of, trained_source
 from ..run.network_state import NetworkState, with_added
-from .engine import full_weights, make_engine, module_of, read_engine, write_moments
+from .average import Average
+from .engine import full_weights, make_engine, module_of, read_engine, write_moments, zero_stage
 
 
 class Networks(Mapping[str, nn.Module]):
-    """All networks of a recipe by name: engines of those that learn now, plain modules of the others.
+    """All networks of a run by name: engines of those that learn now, plain modules of the others.
 
     Args:
-        recipe: the recipe that declares the networks.
+        recipe: the recipe that declares the networks; `train.ema` may add averages.
         config: the run's configuration.
         device: device of the networks.
     """
 
     def __init__(self, recipe: Recipe, config: RunConfig, device: torch.device) -> None:
-        self.roles = recipe.networks
+        self.roles = networks_of(recipe)
         self._config = config
         self._device = device
         self._modules: dict[str, nn.Module] = {}
         self._engines: dict[str, deepspeed.DeepSpeedEngine] = {}
         self._resting: dict[str, NetworkState] = {}
+        self._averages: dict[str, Average] = {}
         for name, role in self.roles.items():
             seeded = name if isinstance(role, Trained) else role.of
-            self._modules[name] = self._build(trained_source(self.roles, name), seeded)
+            module = self._build(trained_source(self.roles, name), seeded)
+            self._modules[name] = module.requires_grad_(False) if not isinstance(role, Trained) else module
+            if isinstance(role, Averaged):
+                self._averages[name] = Average(module, role.decay)
 
     def __getitem__(self, name: str) -> nn.Module:
         return self._engines[name] if name in self._engines else self._modules[name]
@@ -51,9 +56,11 @@ class Networks(Mapping[str, nn.Module]):
         """Engines of the networks that learn now, by name."""
         return self._engines
 
-    def modules(self) -> Iterator[nn.Module]:
-        """Return every network's module, without its engine."""
-        return iter(self._modules.values())
+    @property
+    def trained_parameters(self) -> int:
+        """Number of parameters of the trained networks, before any network learns."""
+        trained = (module for name, module in self._modules.items() if isinstance(self.roles[name], Trained))
+        return sum(parameter.numel() for module in trained for parameter in module.parameters())
 
     def _build(self, role: Trained, name: str) -> nn.Module:
         # The initial weights depend on seed and name alone, not on what was built before.
@@ -70,6 +77,9 @@ class Networks(Mapping[str, nn.Module]):
             if name in self._resting:
                 write_moments(engine, self._resting.pop(name))
             self._engines[name] = engine
+        if zero_stage(self._config) == 3:
+            for average in self._averages.values():
+                average.partition()
         for name in self:
             role = self.roles[name]
             self[name].train(name in self._engines or (isinstance(role, Averaged) and role.stochastic))
@@ -79,7 +89,7 @@ class Networks(Mapping[str, nn.Module]):
         for name in phase.refreshes:
             role = self.roles[name]
             assert isinstance(role, Frozen), f"phase {phase.name} refreshes {name}, which is not frozen"
-            self._load_weights(name, read_weights(self._modules[role.of]))
+            self._copy_trained([name])
 
     def release_engines(self) -> None:
         """Replace engines by plain modules, and keep weights and moments. All ranks must call it."""
@@ -93,37 +103,50 @@ class Networks(Mapping[str, nn.Module]):
             self._load_weights(name, self._resting[name].weights)
         self._engines = {}
 
-    @torch.no_grad()
     def average(self, stepped: Collection[str]) -> None:
         """Update the averages of networks that have just been updated. All ranks must call it."""
-        for name, role in self.roles.items():
-            if not isinstance(role, Averaged) or role.of not in stepped:
-                continue
-            engine = self._engines[role.of]
-            step = engine.global_steps - 1
-            decay = min(1.0 - 1.0 / (step + 1), role.decay)
-            module = module_of(engine)
-            with full_weights(module):
-                for mean, new in zip(self._modules[name].parameters(), module.parameters(), strict=True):
-                    mean.mul_(decay).add_(new, alpha=1.0 - decay)
+        for name, average in self._averages.items():
+            role = self.roles[name]
+            assert isinstance(role, Averaged)
+            if role.of in stepped:
+                engine = self._engines[role.of]
+                average.update(module_of(engine), engine.global_steps - 1)
 
     @contextmanager
-    def gathered(self) -> Iterator[Mapping[str, nn.Module]]:
-        """Give all networks as plain modules with full weights, which each rank may call on its own.
+    def calling(self) -> Iterator[None]:
+        """Free, at the end of the block, what averages have gathered for forward passes inside it."""
+        try:
+            yield
+        finally:
+            for average in self._averages.values():
+                average.release()
+
+    @contextmanager
+    def gathered(self, sources: Mapping[str, str] | None = None) -> Iterator[Mapping[str, nn.Module]]:
+        """Give networks as plain modules with full weights, which each rank may call on its own.
 
         All ranks must enter it. At ZeRO 3, where a forward pass of an engine is a collective, the modules are copies.
+
+        Args:
+            sources: name -> the network to give under it; by default each network under its own name.
         """
-        modules = dict(self._modules)
-        for name, engine in self._engines.items():
-            modules[name] = module_of(engine)
-            if engine.zero_optimization_stage() == 3:
-                role = self.roles[name]
-                assert isinstance(role, Trained)
-                copy = self._build(role, name)
-                with full_weights(modules[name]):
-                    copy.load_state_dict(modules[name].state_dict(), strict=True)
-                modules[name] = copy
-        yield modules
+        sources = {name: name for name in self} if sources is None else sources
+        with ExitStack() as stack:
+            modules = {name: self._gathered(name, stack) for name in dict.fromkeys(sources.values())}
+            yield {name: modules[source] for name, source in sources.items()}
+
+    def _gathered(self, name: str, stack: ExitStack) -> nn.Module:
+        """Return a network with full weights, those of an average until the stack is closed."""
+        if name in self._averages:
+            return stack.enter_context(self._averages[name].whole())
+        engine, role = self._engines.get(name), self.roles[name]
+        if engine is None or engine.zero_optimization_stage() < 3:
+            return self._modules[name] if engine is None else module_of(engine)
+        assert isinstance(role, Trained)
+        copy, module = self._build(role, name), module_of(engine)
+        with full_weights(module):
+            copy.load_state_dict(module.state_dict(), strict=True)
+        return copy
 
     def state(self, keep: bool = True) -> dict[str, NetworkState]:
         """Return the state of every network, without tensors unless `keep`. All ranks must call it."""
@@ -134,7 +157,8 @@ class Networks(Mapping[str, nn.Module]):
             elif name in self._resting:
                 states[name] = self._resting[name]
             else:
-                states[name] = NetworkState(read_weights(module))
+                with self._averages[name].whole() if name in self._averages else nullcontext():
+                    states[name] = NetworkState(read_weights(module) if keep else {})
         return states
 
     def complete(self, states: Mapping[str, NetworkState], where: str) -> tuple[dict[str, NetworkState], list[str]]:
@@ -169,16 +193,15 @@ class Networks(Mapping[str, nn.Module]):
         for name, role in self.roles.items():
             if isinstance(role, Trained) and role.start:
                 lines += role.start(self._modules[name])
-        for name, role in self.roles.items():
-            if not isinstance(role, Trained):
-                self._load_weights(name, read_weights(self._modules[role.of]))
+        self._copy_trained(name for name, role in self.roles.items() if not isinstance(role, Trained))
         return lines
 
     def start_from(self, weights: Mapping[str, Mapping[str, Tensor]], where: str) -> list[str]:
         """Load weights for fine-tuning, except parameters of another shape (heads of other classes).
 
         Args:
-            weights: network -> parameter or buffer -> tensor.
+            weights: network -> parameter or buffer -> tensor. Averages and frozen copies may be missing: they start as
+                the networks that they copy.
             where: source of the weights, for error messages.
 
         Returns:
@@ -187,8 +210,11 @@ class Networks(Mapping[str, nn.Module]):
         Raises:
             UmlError: a network or a name is missing or not expected.
         """
-        skipped = []
+        skipped, copies = [], []
         for name, module in self._modules.items():
+            if name not in weights and not isinstance(self.roles[name], Trained):
+                copies.append(name)
+                continue
             if name not in weights:
                 raise UmlError(f"{where} has no network {name}: it has {', '.join(weights)}")
             own, given = module.state_dict(), weights[name]
@@ -198,7 +224,15 @@ class Networks(Mapping[str, nn.Module]):
             other = [key for key in own if own[key].shape != given[key].shape]
             module.load_state_dict({key: given[key] for key in own if key not in other}, strict=False)
             skipped += [f"{name}.{key}" for key in other]
+        self._copy_trained(copies)
         return skipped
+
+    def _copy_trained(self, names: Iterable[str]) -> None:
+        """Load the weights of the trained networks that averages and frozen copies are of."""
+        for name in names:
+            role = self.roles[name]
+            assert not isinstance(role, Trained)
+            self._load_weights(name, read_weights(self._modules[role.of]))
 
     def _load_weights(self, name: str, weights: Mapping[str, Tensor]) -> None:
         self._modules[name].load_state_dict(dict(weights), strict=True)

@@ -18,7 +18,7 @@ from ..distributed.global_batch import GlobalBatch
 from ..distributed.ranks import barrier, rank, world_size
 from ..evaluate import Predictor
 from ..launch.precision import computes_in_bf16
-from ..recipes import Phase, Progress
+from ..recipes import Phase, Progress, predicting
 from ..run.checkpoint import RunState, read_networks, read_weights_file, save_checkpoint
 from ..run.checkpoint_folder import point, prune
 from ..run.folder import RunFolder, versions
@@ -179,20 +179,21 @@ class Trainer:
         recipe, networks = self.setup.recipe, self.networks
         with span("host_to_device"):
             micro_batches = [{name: batch.to(self.device) for name, batch in batches.items()} for batches in loaded]
-        with span("targets"), torch.no_grad(), self.autocast():
+        with span("targets"), torch.no_grad(), self.autocast(), networks.calling():
             targets = [recipe.targets(batches, networks, progress) for batches in micro_batches]
         pairs = list(zip(micro_batches, targets, strict=True))
         with span("counts"):
             whole = GlobalBatch([recipe.counts(*pair) for pair in pairs])
         norms: dict[str, Tensor | float | None] | None = None
         for batches, target in pairs:
-            with span("forward"), self.autocast():
-                result = recipe.step(batches, target, networks, progress, whole)
-            learning = {name: engine for name, engine in networks.engines.items() if name in result.losses}
-            assert norms is None or set(norms) == set(learning), "micro batches of a step have losses of other networks"
-            with span("backward"):
-                for name, engine in learning.items():
-                    engine.backward(result.losses[name])
+            with networks.calling():
+                with span("forward"), self.autocast():
+                    result = recipe.step(batches, target, networks, progress, whole)
+                learning = {name: engine for name, engine in networks.engines.items() if name in result.losses}
+                assert norms is None or set(norms) == set(learning), "a step's micro batches have losses of others"
+                with span("backward"):
+                    for name, engine in learning.items():
+                        engine.backward(result.losses[name])
             for name, engine in learning.items():
                 if gradients_complete(engine):
                     self.hooks.before_update(name, engine, progress)
@@ -233,7 +234,7 @@ class Trainer:
 
     def _validate(self, phase: Phase, rank_batch: RankBatch) -> list[Validation]:
         """Evaluate the validations; return those whose metric is the best so far."""
-        with self.networks.gathered() as networks:
+        with self.networks.gathered(predicting(self.networks.roles, self.config.train.weights)) as networks:
             predictor = Predictor(self.setup.recipe, networks, self.device, self.autocast())
             return self.validator.validate(predictor, rank_batch.micro_batch, phase, self.state)
 
