@@ -83,7 +83,7 @@ def test_best_is_kept_over_a_resume_and_chosen_again_for_another_metric(partly_k
     first = [figures(0.9, 0.1), figures(0.7, 0.6), figures(0.1, 0.9)]
     then = [figures(0.6, 0.6)]
     tree = uml_tree(partly_known, train__steps=4, train__validate_every=1, train__best=MEAN, checkpoint__every=1)
-    tree["train"]["empty_masks"] = "one"
+    tree["train"] |= {"empty_masks": "one", "ema": 0.9}
     other = uml_tree(partly_known, train__steps=4, train__validate_every=1, train__best="accuracy", checkpoint__every=1)
     run_world(
         1, train_with_figures, [(one, str(tmp_path / name), first, 3) for one, name in ((tree, "m"), (other, "a"))]
@@ -95,11 +95,14 @@ def test_best_is_kept_over_a_resume_and_chosen_again_for_another_metric(partly_k
         "same": ("m", {"best": "mean(accuracy,  dice)"}, (2, pytest.approx(0.65))),
         "other": ("m", {"best": "dice"}, (4, 0.6)),
         "rule": ("m", {"best": MEAN, "empty_masks": "leave-out"}, (4, pytest.approx(0.6))),
+        "weights": ("m", {"best": MEAN, "evaluate_with": "trained"}, (4, pytest.approx(0.6))),
+        "irrelevant weights": ("m", {"best": MEAN, "evaluate_with": "averaged"}, (2, pytest.approx(0.65))),
         "irrelevant rule": ("a", {"best": "accuracy", "empty_masks": "leave-out"}, (1, 0.9)),
     }
     jobs = []
     for name, (source, words, _) in cases.items():
         run = shutil.copytree(tmp_path / source, tmp_path / name)
-        jobs.append(({**tree, "train": {**tree["train"], **words}}, str(run), then, None))
+        base = {"m": tree, "a": other}[source]
+        jobs.append(({**base, "train": {**base["train"], **words}}, str(run), then, None))
     run_world(1, train_with_figures, jobs)
     assert {name: best_of(tmp_path / name) for name in cases} == {name: best for name, (_, _, best) in cases.items()}

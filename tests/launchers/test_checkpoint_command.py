@@ -13,6 +13,7 @@ import torch
 import toy_recipe
 from commands import load_script
 from runs import uml_tree
+from uml_dist import load_run
 from uml_dist.commands import checkpoint, train
 from uml_dist.config.loading import read_config, validate
 from uml_dist.errors import UmlError
@@ -327,6 +328,16 @@ def test_model_card_names_the_mean_that_chose_the_weights_and_the_rule_for_empty
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"the best checkpoint is chosen by `{mean}`:" in card
     assert f"| {mean} | 0.6250 |\n\nEmpty masks: cases where a class is neither in the mask nor predicted" in card
+
+
+def test_export_contains_the_average_and_states_that_it_predicts(command, partly_known, tmp_path):
+    tree = uml_tree(partly_known, train__ema=0.9)
+    run = make_run(tmp_path / "run", tree, steps=(4,))
+    command("export", "--run", run, "--out", tmp_path / "out")
+    assert {"uml.safetensors", "uml.ema.safetensors"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert "predict with the moving average of their weights" in (tmp_path / "out" / "README.md").read_text()
+    assert load_run(tmp_path / "out", device="cpu").weights == "averaged"
+    assert load_run(tmp_path / "out", device="cpu", weights="trained").weights == "trained"
 
 
 def test_export_without_the_shards_states_that_the_licence_is_unknown(command, run, partly_known, tmp_path):

@@ -28,9 +28,9 @@ pytestmark = pytest.mark.distributed
 
 @pytest.fixture(scope="module")
 def trained(partly_known, tmp_path_factory):
-    """A run of three steps with a validation, on two ranks at ZeRO stage 3."""
+    """A run of three steps with a validation of the average, on two ranks at ZeRO stage 3."""
     run = tmp_path_factory.mktemp("evaluated") / "run"
-    tree = uml_tree(partly_known, train__steps=3, zero__stage=3)
+    tree = uml_tree(partly_known, train__steps=3, train__ema=0.9, zero__stage=3)
     run_world(2, train, tree, str(run), True)
     return run
 
@@ -98,6 +98,26 @@ def test_another_split_checkpoint_and_shard_folder_can_be_evaluated(command, run
     assert (record["checkpoint"], record["split"], record["counts"]["cases"]) == ("step-000003", "train", 96)
     assert record["counts"]["masked"] == 64
     assert (record["empty_masks"], "left out" in record["empty_masks_rule"]) == ("leave-out", True)
+
+
+def test_weights_are_those_of_the_validations_unless_others_are_named(command, run_folder):
+    folders = {"averaged": "val", "trained": "val-trained"}
+    metrics = {}
+    for weights, words in (("averaged", ()), ("trained", ("--weights", "trained"))):
+        assert command("--run", run_folder, *words)[0] == 0
+        record = json.loads((run_folder / "evaluation" / folders[weights] / "metrics.json").read_text())
+        assert record["weights"] == weights
+        metrics[weights] = record["metrics"]
+    assert metrics["averaged"] == pytest.approx(validation_of(run_folder), rel=1e-4, abs=1e-5)
+    assert metrics["trained"]["loss"] != pytest.approx(metrics["averaged"]["loss"], rel=1e-3)
+
+
+def test_averaged_weights_of_a_run_without_any_are_refused(command, run_folder):
+    config = run_folder / "config.toml"
+    config.write_text(config.read_text().replace("ema = 0.9\n", ""))
+    assert command("--run", run_folder)[0] == 0
+    message = "run has no averaged weights, since train.ema was not set: use the trained ones$"
+    assert_refused(command("--run", run_folder, "--weights", "averaged"), message)
 
 
 def test_rule_for_empty_masks_is_that_of_the_validations_by_default(command, run_folder):

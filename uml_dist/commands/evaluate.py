@@ -14,6 +14,7 @@ from uml_shards.errors import print_error
 from uml_shards.output import keep_output
 from uml_shards.read.truth import EmptyRule
 
+from ..config.schema import Weights
 from ..distributed.ranks import device_of
 from ..errors import UmlError
 from ..evaluate import evaluate
@@ -51,6 +52,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--shards",
         help="folder or URL of the data set, if it has moved since training, or of another one of the same classes",
     )
+    parser.add_argument(
+        "--weights",
+        choices=get_args(Weights),
+        help="weights of the trained networks (default: those of the validations, train.evaluate_with)",
+    )
     parser.add_argument("--num_gpus", type=int, help="workers on this node (default: 1, on a GPU if there is one)")
     parser.add_argument("--cpu", action="store_true", help="evaluate on the CPU even if there are GPUs")
     parser.add_argument("--batch-size", type=int, default=16, help="samples per worker and forward pass (default: 16)")
@@ -82,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def evaluate_as(options: argparse.Namespace) -> int:
     """Check, start and evaluate as the command line states; return the exit code."""
     try:
-        run = load_run(options.run, options.checkpoint, "cpu", options.shards)
+        run = load_run(options.run, options.checkpoint, "cpu", options.shards, options.weights)
         split = run.open_split(options.split or run.config.train.validate_split, options.stream)
         world, devices = enter(options)
     except (UmlError, ShardError, OSError) as error:
@@ -149,6 +155,7 @@ def evaluate_run(run: Run, split: Split, options: argparse.Namespace, world: Wor
         "recipe": run.config.recipe,
         "checkpoint": run.checkpoint.name,
         "step": run.state.step,
+        "weights": run.weights,
         "dataset": manifest.dataset,
         "split": manifest.split,
         "data_digest": split.digest,
@@ -156,7 +163,9 @@ def evaluate_run(run: Run, split: Split, options: argparse.Namespace, world: Wor
         **metrics_record(result),
         "versions": versions(),
     }
-    folder = run.path / "evaluation" / "-".join(filter(None, (elsewhere, options.stream, manifest.split)))
+    other_weights = run.weights if run.weights != run.config.train.weights else ""
+    parts = (elsewhere, options.stream, manifest.split, other_weights)
+    folder = run.path / "evaluation" / "-".join(filter(None, parts))
     heading = f"{run.path.name}: {elsewhere or manifest.dataset} {manifest.split}, step {run.state.step}"
     write_cases(folder / "cases.csv", result)
     if result.examples:

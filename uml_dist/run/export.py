@@ -68,6 +68,7 @@ def export(run: Path, out: Path, name: str = "best") -> list[Path]:
         manifests={name: manifests.get(name) for name in config.streams},
         validation=reader.last_validation(state.step),
         evaluations=list(reader.evaluations(name_of(checkpoint))),
+        weights=config.train.weights,
     )
     try:
         _write(out, networks, state, card)

@@ -22,12 +22,12 @@ from uml_shards.sample import Sample
 
 from ..batch import Batch, Prediction, batch_of
 from ..config.loading import validate
-from ..config.schema import RunConfig
+from ..config.schema import RunConfig, Weights
 from ..errors import UmlError
 from ..evaluate import Predictor
 from ..launch.precision import computes_in_bf16
 from ..nn.keyed_dropout import name_layers
-from ..recipes import Recipe, recipe_class, trained_source
+from ..recipes import Network, Recipe, averages_in, networks_of, predicting, recipe_class, trained_source
 from .checkpoint import RunState, read_networks, read_state, verify
 from .data import (
     Size,
@@ -64,6 +64,7 @@ class Run:
         sizes: (H, W) of every stream's images, or (H, W, D) of the patches of its volumes.
         device: device of the networks.
         notes: lines for the user on how the checkpoint was read.
+        weights: the weights of trained networks that predictions use; `networks` contains both.
         shards_given: whether the caller named the data set, which may then be another one than that of the training.
     """
 
@@ -76,6 +77,7 @@ class Run:
     sizes: Mapping[str, Size]
     device: torch.device
     notes: tuple[str, ...] = ()
+    weights: Weights = "trained"
     shards_given: bool = False
 
     @property
@@ -98,7 +100,9 @@ class Run:
         """The recipe with its networks, in the precision of training."""
         enabled = computes_in_bf16(self.config.train.precision, self.device)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-        return Predictor(self.recipe, self.networks, self.device, autocast)
+        sources = predicting(networks_of(self.recipe), self.weights)
+        networks = {name: self.networks[source] for name, source in sources.items()}
+        return Predictor(self.recipe, networks, self.device, autocast)
 
     @cached_property
     def data(self) -> Data:
@@ -181,6 +185,7 @@ def load_run(
     checkpoint: str = "best",
     device: torch.device | str | None = None,
     shards: str | Path | None = None,
+    weights: Weights | None = None,
 ) -> Run:
     """Read a trained run, or exported weights. The shards of the training are not needed.
 
@@ -192,10 +197,11 @@ def load_run(
         device: device of the networks; by default the first GPU, or the CPU without one.
         shards: folder or URL of the data set to open splits of: the first stream's, if it has moved since training, or
             another one of the same classes.
+        weights: "trained" or "averaged" weights of the trained networks; by default those of the run's validations.
 
     Raises:
-        UmlError: the run or the checkpoint is missing or damaged, or it does not state its inputs and the shards of its
-            training are missing or have changed.
+        UmlError: the run or the checkpoint is missing or damaged, the run has no averaged weights, or it does not state
+            its inputs and the shards of its training are missing or have changed.
     """
     path = Path(path)
     config, folder = _find(path, checkpoint)
@@ -207,10 +213,13 @@ def load_run(
     manifests = manifests_of(state, folder) or _manifests_of_training(config, state, path)
     recipe = kind(config, manifests)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    networks, lines = _networks(recipe, folder)
+    roles, weights = networks_of(recipe), weights or config.train.weights
+    if weights == "averaged" and not averages_in(roles):
+        raise UmlError(f"run {path} has no averaged weights, since train.ema was not set: use the trained ones")
+    networks, lines = _networks(roles, folder)
     networks = {name: network.to(chosen) for name, network in networks.items()}
     sizes = stream_sizes(config, manifests)
-    return Run(path, folder, state, config, recipe, networks, sizes, chosen, tuple(lines), shards is not None)
+    return Run(path, folder, state, config, recipe, networks, sizes, chosen, tuple(lines), weights, shards is not None)
 
 
 def _find(path: Path, checkpoint: str) -> tuple[RunConfig | None, Path]:
@@ -258,11 +267,11 @@ def _with_shards(config: RunConfig, first: str, shards: str | Path | None) -> Ru
     return config.model_copy(update={"streams": streams})
 
 
-def _networks(recipe: Recipe, checkpoint: Path) -> tuple[dict[str, nn.Module], list[str]]:
+def _networks(roles: Mapping[str, Network], checkpoint: Path) -> tuple[dict[str, nn.Module], list[str]]:
     """Read the networks of a checkpoint; also return lines for the user on how they were read."""
     states, networks, lines = read_networks(checkpoint, optimizer=False), {}, []
-    for name in recipe.networks:
-        source = trained_source(recipe.networks, name)
+    for name in roles:
+        source = trained_source(roles, name)
         module = name_layers(source.build())
         try:
             state, more = with_added(states[name], module, source.added, str(checkpoint))

@@ -8,6 +8,7 @@ import tomli_w
 from uml_shards.format.manifest import Manifest
 from uml_shards.text import markdown, markdown_code, printable
 
+from ..config.schema import Weights
 from ..metrics.selection import parse_selection
 from ..metrics.summary import EMPTY_RULES, is_overlap
 from .checkpoint import RunState
@@ -28,6 +29,7 @@ def model_card(
     manifests: Mapping[str, Manifest | None],
     validation: Mapping[str, Any],
     evaluations: Sequence[Mapping[str, Any]],
+    weights: Weights,
 ) -> str:
     """Return the model card as Markdown.
 
@@ -38,6 +40,7 @@ def model_card(
         manifests: every stream's manifest; None where its shards are not available.
         validation: step, metrics and rule for empty masks of the last validation; may be empty.
         evaluations: records that `evaluate.py` wrote.
+        weights: weights of the trained networks with which the run predicts.
     """
     parts = [
         f"# {markdown(state.recipe)}, step {state.step}",
@@ -48,7 +51,7 @@ def model_card(
         "## Inputs",
         _inputs(inputs),
         "## Predict",
-        _predicting(inputs),
+        _predicting(inputs, weights),
         "## Train from these weights",
         _loading(networks),
         "## Data",
@@ -91,7 +94,7 @@ def _inputs(inputs: Inputs | None) -> str:
     return text + "channel are applied. Classes are in the order of their numbers. `load_run` does all of this."
 
 
-def _predicting(inputs: Inputs | None) -> str:
+def _predicting(inputs: Inputs | None, weights: Weights) -> str:
     if inputs is None:
         return '`load_run("FOLDER", shards="SHARDS")` needs the shards of the training.'
     if len(inputs.size) == 2 and inputs.channels in MODES:
@@ -102,7 +105,13 @@ def _predicting(inputs: Inputs | None) -> str:
         code = 'run = uml_dist.load_run("FOLDER", shards="SHARDS")\nstream = run.stream(run.open_split("test"))'
         code = f"import uml_dist\n{code}\nbatch, prediction = next(run.predictor.predictions(stream, range(1), 1))"
     text = f"With this folder as FOLDER, where the package `uml-dist` is installed:\n\n```python\n{code}\n```\n\n"
-    return text + "`prediction` has probabilities and vacuities of the image and of each pixel."
+    text += "`prediction` has probabilities and vacuities of the image and of each pixel."
+    if weights == "averaged":
+        text += (
+            "\n\nTrained networks predict with the moving average of their weights (`train.evaluate_with`); "
+            '`load_run(..., weights="trained")` uses the weights that training reached.'
+        )
+    return text
 
 
 def _data(name: str, digest: str | None, manifest: Manifest | None) -> str:
@@ -127,13 +136,19 @@ def _figures(validation: Mapping[str, Any], evaluations: Sequence[Mapping[str, A
         rows = [(name, _number(value), _interval(intervals.get(name))) for name, value in record["metrics"].items()]
         shards = f" (another data set, {record['shards']})" if "shards" in record else ""
         title = f"Evaluation on {record.get('dataset')}{shards}, split {record.get('split')}"
-        title += ", with 95 % intervals over cases:"
+        title += f"{_weights(record)}, with 95 % intervals over cases:"
         parts.append(f"{markdown(title)}\n\n{_table(('metric', 'value', 'interval'), rows)}{_empty_masks(record)}")
     if validation:
         rows = [(name, _number(value)) for name, value in validation["metrics"].items()]
-        title = f"Validation at step {validation['step']}; the best checkpoint is chosen by {markdown_code(best)}:"
+        title = f"Validation at step {validation['step']}{markdown(_weights(validation))}; "
+        title += f"the best checkpoint is chosen by {markdown_code(best)}:"
         parts.append(f"{title}\n\n{_table(('metric', 'value'), rows)}{_empty_masks(validation)}")
     return parts or ["None: the run was not validated."]
+
+
+def _weights(record: Mapping[str, Any]) -> str:
+    """Return a note on the weights that were evaluated; empty where they are not known."""
+    return f", {record['weights']} weights" if record.get("weights") else ""
 
 
 def _empty_masks(record: Mapping[str, Any]) -> str:

@@ -95,7 +95,7 @@ class RunReader:
         return json_objects(self.path / "metrics.jsonl")
 
     def last_validation(self, step: int) -> dict[str, Any]:
-        """Return step, metrics and rule for empty masks of the last validations up to a step; empty without one."""
+        """Return step, metrics, weights and rule for empty masks of the last validations up to a step, if any."""
         last: dict[str, Any] = {}
         for record in self.records():
             figures = {
@@ -104,7 +104,8 @@ class RunReader:
             at = record.get("step")
             if figures and isinstance(at, int) and at <= step:
                 before = last["metrics"] if last.get("step") == at else {}
-                last = {"step": at, "metrics": {**before, **figures}, "empty_masks": record.get("empty_masks")}
+                rules = {key: record.get(key) for key in ("empty_masks", "weights")}
+                last = {"step": at, "metrics": {**before, **figures}, **rules}
         return last
 
     def evaluations(self, checkpoint: str) -> Iterator[dict[str, Any]]:

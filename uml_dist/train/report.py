@@ -10,7 +10,6 @@ import torch.distributed as distributed
 from torch import Tensor
 
 from uml_shards.format.manifest import Manifest
-from uml_shards.read.truth import EmptyRule
 
 from ..distributed.ranks import all_gather, world_size
 from ..evaluate.examples import Example
@@ -131,7 +130,7 @@ class Reporter:
         return values
 
     def validated(
-        self, step: int, figures: Mapping[str, float], best: str, empty: EmptyRule, validation: str = ""
+        self, step: int, figures: Mapping[str, float], best: str, rules: Mapping[str, str], validation: str = ""
     ) -> None:
         """Write the figures of a validation.
 
@@ -139,13 +138,13 @@ class Reporter:
             step: the run's step.
             figures: by name.
             best: name of the figure by which the best checkpoint is chosen; it may be missing.
-            empty: the rule for empty masks that they follow.
+            rules: what they depend on: the rule for empty masks, and the weights of the networks.
             validation: name of the validation; "" for the main one.
         """
         prefix = f"{validation}." if validation else ""
         self._metrics.record_validation({f"{prefix}{name}": value for name, value in figures.items()})
         named = {f"validation_{prefix}{name}": value for name, value in figures.items()}
-        self._folder.append_metrics({"step": step, "empty_masks": empty, **named})
+        self._folder.append_metrics({"step": step, **rules, **named})
         shown = [f"{name} {figures[name]:.4f}" for name in dict.fromkeys([*HEADLINES, best]) if name in figures]
         if figures and best not in figures:
             shown.append(f"{best} not formed")

@@ -18,7 +18,7 @@ from ..config.loading import differences, is_resumable, validate
 from ..config.schema import PhaseConfig, RunConfig, ValidationConfig
 from ..errors import UmlError
 from ..metrics.selection import Selection, check_selection, parse_selection
-from ..recipes import Phase, Progress, Recipe, Trained, recipe_class
+from ..recipes import Phase, Progress, Recipe, Trained, averages_in, networks_of, recipe_class
 from ..run.checkpoint import RunState, latest_valid, read_state
 from ..run.checkpoint_folder import checkpoints_in, find_checkpoint
 from ..run.data import (
@@ -305,11 +305,16 @@ def _check_init(config: RunConfig, path: Path) -> None:
 
 
 def _check_networks(config: RunConfig, recipe: Recipe) -> None:
-    """Check that `[networks.NAME]` names networks that are trained.
+    """Check that `[networks.NAME]` names networks that are trained, and that there is an average to evaluate with.
 
     Raises:
-        UmlError: one is not.
+        UmlError: one is not, or there is none; or `train.ema` does not fit the recipe.
     """
+    if config.train.weights == "averaged" and not averages_in(networks_of(recipe)):
+        raise UmlError(
+            f"train.evaluate_with = 'averaged', but recipe {config.recipe} averages no network: set train.ema, such as "
+            "train.ema=0.999"
+        )
     trained = [name for name, network in recipe.networks.items() if isinstance(network, Trained)]
     for name in config.networks:
         if name not in trained:

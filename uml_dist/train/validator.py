@@ -45,7 +45,8 @@ class Validator:
             selection = validation.selection
             value = selection.value(result.metrics)
             figures = result.metrics if value is None else {**result.metrics, selection.name: value}
-            self._reporter.validated(state.step, figures, selection.name, result.empty, validation.name)
+            rules = {"empty_masks": result.empty, "weights": self._config.train.weights}
+            self._reporter.validated(state.step, figures, selection.name, rules, validation.name)
             self._note_missing(validation, selection.missing(result.metrics), state)
             self._reporter.picture(state.step, result.manifest, result.examples, validation.name)
             self._watch_phase(phase, validation, result.metrics, state)
@@ -111,7 +112,10 @@ class Validator:
         stated = before.get("validations", {}).get(validation.name, {}) if validation.name else before["train"]
         if "best" not in stated:  # the validation is new
             return True
-        other_rule = before["train"].get("empty_masks", "one") != self._config.train.empty_masks
+        train = self._config.train
+        if train.model_copy(update={"evaluate_with": before["train"].get("evaluate_with")}).weights != train.weights:
+            return True
+        other_rule = before["train"].get("empty_masks", "one") != train.empty_masks
         other = parse_selection(stated["best"], families, selection.key) != selection
         return other or (other_rule and selection.by_empty_masks)
 

@@ -341,6 +341,7 @@ def test_run_without_a_pointer_to_its_latest_checkpoint_can_be_resumed(partly_kn
         ("optimizer.lr=0.5", "optimizer.lr: 0.001 -> 0.5"),
         ("model.dropout=0.0", "model.dropout: 0.2 -> 0.0"),
         ("data.augment=none", "data.augment: light -> none"),
+        ("train.ema=0.999", "train.ema: None -> 0.999"),
         ("objective.dice_scope=sample", "objective.dice_scope: global -> sample"),
         ("networks.uml.optimizer.lr=0.5", "networks.uml: None -> {"),
     ],
@@ -366,6 +367,7 @@ def test_resumed_run_may_not_change_what_it_computes(partly_known, tmp_path, wor
         "train.best=accuracy",
         "train.best=mean(accuracy, dice)",
         "train.empty_masks=leave-out",
+        "train.evaluate_with=trained",
         "deepspeed.wall_clock_breakdown=true",
     ],
 )
