@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from plain import train_plainly
+from runs import train
 from uml_dist import load_run
 from volume_recipe import make_balls
 from worldly import train_each, train_validating
@@ -92,3 +94,16 @@ def test_content_of_unlabelled_masks_has_no_effect(traces):
     true, garbage = traces[1][0]
     assert true.losses == garbage.losses
     np.testing.assert_array_equal(true.weights["net"], garbage.weights["net"])
+
+
+@pytest.mark.parametrize("name", ["light", "axial"])
+def test_trainer_augments_volumes_as_numpy_does(name, tmp_path):
+    ids = tmp_path / "labelled.txt"
+    ids.write_text("\n".join(LABELLED))
+    tree = tree_of(make_balls(tmp_path / "balls"), ids)
+    tree["data"] |= {"size": [8, 8, 6], "augment": name}
+    tree["train"]["steps"] = 3
+    plainly = run_world(1, train_plainly, tree)[0]
+    np.testing.assert_allclose(run_world(1, train, tree)[0].losses, plainly.losses, rtol=1e-6)
+    tree["data"]["augment"] = "none"
+    assert run_world(1, train, tree)[0].losses != pytest.approx(plainly.losses, rel=1e-4)

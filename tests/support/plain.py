@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from naive_turns import moved
 from runs import Trace, flat
 from uml_dist.batch import collate
 from uml_dist.config.loading import validate
@@ -41,7 +42,13 @@ def train_plainly(tree: dict[str, Any]) -> Trace:
             network.train(name in phase.learns or (isinstance(role, Averaged) and role.stochastic))
         for step in range(steps):
             requests = list(rank_batch.micro_batches(0, positions))
-            micro_batches = list(load(streams, requests, collate))
+            micro_batches = [
+                {
+                    name: moved(batch, setup.augmentations.get(name, "none"), config.train.seed, name)
+                    for name, batch in batches.items()
+                }
+                for batches in load(streams, requests, collate)
+            ]
             progress = Progress(done, setup.steps, phase.name, step, steps)
             with torch.no_grad():
                 targets = [setup.recipe.targets(batches, networks, progress) for batches in micro_batches]

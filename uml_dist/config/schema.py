@@ -36,7 +36,7 @@ Schedule = Literal["constant", "poly", "cosine", "step"]
 """Course of the learning rate after the warmup, see `uml_dist.train.optimizer.learning_rate`."""
 
 
-Augment = Literal["none", "light"]
+Augment = Literal["none", "light", "axial"]
 
 Weights = Literal["trained", "averaged"]
 """Weights with which a run predicts: those that training reached, or their moving average."""
@@ -128,7 +128,11 @@ class DataConfig(Section):
         default=None,
         description="height and width of the images, or [H, W, D] of the patches of volumes; default: the manifest's",
     )
-    augment: Augment = Field(default="light", description="flips, quarter turns and +-10 % scale, or none")
+    augment: Augment = Field(
+        default="light",
+        description="light: flips, quarter turns and, for images, +-10 % scale; axial: for volumes, a turn in the "
+        "plane of the first two axes and a flip along one of them; or none",
+    )
     normalise: Literal["statistics", "unit"] = Field(
         default="statistics",
         description="statistics: by mean and standard deviation of the training data; unit: only scaled to [0, 1]",

@@ -15,7 +15,7 @@ from uml_shards.read.split import Split, open_split
 from uml_shards.read.stream import Stream
 from uml_shards.storage.cache import Cache
 
-from ..config.schema import RunConfig
+from ..config.schema import Augment, RunConfig
 from ..errors import UmlError
 from ..recipes import Recipe, StreamContract, recipe_class
 
@@ -130,6 +130,20 @@ def make_plan(config: RunConfig, name: str, split: Samples, count: int) -> Plan 
     return Plan(sizes, **common)
 
 
+def augmentation_of(config: RunConfig, name: str, manifest: Manifest) -> Augment:
+    """Return the augmentation of a stream.
+
+    Raises:
+        UmlError: the stream has images, and it is for volumes.
+    """
+    stated = config.streams[name].augment
+    augment = stated or config.data.augment
+    if augment == "axial" and manifest.dimensions == 2:
+        key = f"streams.{name}.augment" if stated else "data.augment"
+        raise UmlError(f"{key} = 'axial' is for volumes, but the shards of stream {name} hold images: use 'light'")
+    return augment
+
+
 def make_streams(
     config: RunConfig,
     splits: Mapping[str, Samples],
@@ -139,6 +153,8 @@ def make_streams(
 ) -> dict[str, Stream]:
     """Return streams of the configuration, all normalised by the same statistics.
 
+    Images are augmented as they are read, volumes in batches: see `uml_dist.train.augmentation`.
+
     Args:
         config: the run's configuration.
         splits: the samples of each stream.
@@ -146,13 +162,14 @@ def make_streams(
         sizes: size of each stream's images or patches.
         statistics: statistics of the images.
     """
+    augment = {name: augmentation_of(config, name, splits[name].manifest) for name in counts}
     return {
         name: Stream(
             split=splits[name],
             plan=make_plan(config, name, splits[name], count),
             size=sizes[name],
             statistics=statistics,
-            augment=config.streams[name].augment or config.data.augment,
+            augment="none" if splits[name].manifest.dimensions == 3 else augment[name],
             on_bad_sample=config.data.on_bad_sample,
         )
         for name, count in counts.items()

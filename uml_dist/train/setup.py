@@ -15,7 +15,7 @@ from uml_shards.read.split import Split
 from uml_shards.read.stream import Stream
 
 from ..config.loading import differences, is_resumable, validate
-from ..config.schema import PhaseConfig, RunConfig, ValidationConfig
+from ..config.schema import Augment, PhaseConfig, RunConfig, ValidationConfig
 from ..errors import UmlError
 from ..metrics.selection import Selection, check_selection, parse_selection
 from ..recipes import Phase, Progress, Recipe, Trained, averages_in, networks_of, recipe_class
@@ -23,6 +23,7 @@ from ..run.checkpoint import RunState, latest_valid, read_state
 from ..run.checkpoint_folder import checkpoints_in, find_checkpoint
 from ..run.data import (
     Size,
+    augmentation_of,
     check_dimensions,
     check_stream,
     check_truth,
@@ -130,6 +131,13 @@ class Setup:
     def rank_batch(self, phase: Phase, rank: int, ranks: int) -> RankBatch:
         """Return the part of each global batch of a phase that a rank reads."""
         return rank_batch_of(self.config, self.counts(phase), rank, ranks)
+
+    @property
+    def augmentations(self) -> dict[str, Augment]:
+        """The augmentations of the streams of volumes, which the Trainer applies to their batches."""
+        manifests = {name: split.manifest for name, split in self.splits.items()}
+        volumes = {name: manifest for name, manifest in manifests.items() if manifest.dimensions == 3}
+        return {name: augmentation_of(self.config, name, manifest) for name, manifest in volumes.items()}
 
     def until(self, phase: Phase) -> Until | None:
         """Return the metric that ends a phase; None if it ends with its last step.

@@ -25,6 +25,7 @@ from ..run.folder import RunFolder, versions
 from ..run.inputs import stored_manifests
 from ..run.network_state import NetworkState
 from ..telemetry import Spans, recording, span
+from .augmentation import augment
 from .engine import get_learning_rate, gradients_complete, set_learning_rate, step_engine
 from .hooks import Hook, Hooks
 from .networks import Networks
@@ -80,6 +81,7 @@ class Trainer:
         self._norms: dict[str, Tensor | float | None] = {}
         self.validator = Validator(setup, reporter, self.workers, pictures=folder.writes)
         self._bad_in_a_row = 0
+        self._augmentations = setup.augmentations
 
     def resume(self, checkpoint: Path, state: RunState) -> None:
         """Resume from a checkpoint."""
@@ -179,6 +181,10 @@ class Trainer:
         recipe, networks = self.setup.recipe, self.networks
         with span("host_to_device"):
             micro_batches = [{name: batch.to(self.device) for name, batch in batches.items()} for batches in loaded]
+        micro_batches = [
+            {name: augment(batch, self._augmentations.get(name, "none")) for name, batch in batches.items()}
+            for batches in micro_batches
+        ]
         with span("targets"), torch.no_grad(), self.autocast(), networks.calling():
             targets = [recipe.targets(batches, networks, progress) for batches in micro_batches]
         pairs = list(zip(micro_batches, targets, strict=True))

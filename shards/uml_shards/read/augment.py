@@ -1,4 +1,4 @@
-"""Augmentation of samples, keyed by position: the same for any rank, worker or restart."""
+"""Augmentation of images, keyed by position: the same for any rank, worker or restart."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,15 +18,12 @@ def light(sample: Sample, *key: str | int) -> Sample:
     """Apply random flips, quarter turns (half turns if height and width differ) and scaling within +-10 %.
 
     The mask is transformed in the same way, with nearest-neighbour sampling. Outside the original frame, the mask is
-    255 = ignore and the image repeats its edge. Volumes are flipped along all three axes and rotated in the plane of
-    the first two; they are not scaled.
+    255 = ignore and the image repeats its edge.
 
     Args:
-        sample: sample to augment; it is not modified.
+        sample: an image, not a volume; it is not modified.
         key: random key, such as (seed, stream, position).
     """
-    if sample.image.ndim == 4:
-        return _light_volume(sample, *key)
     flip_rows, flip_columns, turns, scale = (
         float(keyed_uniform(*key, operation)) for operation in ("flip rows", "flip columns", "turn", "scale")
     )
@@ -44,22 +41,8 @@ def light(sample: Sample, *key: str | int) -> Sample:
     return replace(sample, image=image, mask=mask)
 
 
-def _light_volume(sample: Sample, *key: str | int) -> Sample:
-    """Apply random flips and rotations to a volume."""
-    draws = [float(keyed_uniform(*key, f"flip {axis}")) for axis in range(3)]
-    axes = tuple(axis for axis, draw in enumerate(draws) if draw < 0.5)
-    turns = float(keyed_uniform(*key, "turn"))
-    height, width = sample.image.shape[:2]
-    quarter_turns = int(turns * 4) if height == width else 2 * int(turns * 2)
-
-    def change(array: NDArray) -> NDArray:
-        return np.ascontiguousarray(np.rot90(np.flip(array, axes), quarter_turns, (0, 1)))
-
-    return replace(sample, image=change(sample.image), mask=None if sample.mask is None else change(sample.mask))
-
-
 AUGMENTATIONS: dict[str, Callable[..., Sample] | None] = {"none": None, "light": light}
-"""Allowed values of `data.augment`."""
+"""Augmentations of images."""
 
 
 def resize(sample: Sample, size: tuple[int, ...]) -> Sample:

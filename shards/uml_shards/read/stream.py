@@ -51,7 +51,7 @@ class Stream:
         plan: order of the samples.
         size: (H, W) to which every image is resized, or (H, W, D) of the patch drawn from every volume.
         statistics: statistics for normalising the images: those of the training data, for every split.
-        augment: name of an augmentation in `uml_shards.read.augment.AUGMENTATIONS`.
+        augment: name of an augmentation in `uml_shards.read.augment.AUGMENTATIONS`; "none" for volumes.
         on_bad_sample: "error" stops at a bad sample; "skip" replaces it with a placeholder of weight 0.
         whole: whether volumes are read whole, in their own size; only placeholders have `size` then.
 
@@ -68,6 +68,7 @@ class Stream:
     whole: bool = False
 
     def __post_init__(self) -> None:
+        assert len(self.size) == 2 or self.augment == "none", "volumes are not augmented while they are read"
         constant = [number for number, std in enumerate(self.statistics.std) if not std > 0]
         if constant:
             raise ShardError(

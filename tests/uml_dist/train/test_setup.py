@@ -13,6 +13,7 @@ from uml_dist.config.loading import apply_overrides, validate
 from uml_dist.config.schema import DataConfig
 from uml_dist.errors import UmlError
 from uml_dist.run.checkpoint import RunState, save_checkpoint
+from uml_dist.train.augmentation import VOLUME_AUGMENTATIONS
 from uml_dist.train.loading import loader_workers
 from uml_dist.train.rank_batch import rank_batch_of
 from uml_dist.train.setup import check_start, find_resume, prepare
@@ -249,7 +250,14 @@ def test_settings_of_a_network_that_is_not_trained_are_refused(partly_known, wor
 
 
 def test_every_augmentation_can_be_configured():
-    assert set(get_args(DataConfig.model_fields["augment"].annotation)) == set(AUGMENTATIONS)
+    assert set(get_args(DataConfig.model_fields["augment"].annotation)) == {*AUGMENTATIONS, *VOLUME_AUGMENTATIONS}
+
+
+@pytest.mark.parametrize(("word", "key"), [("data", "data"), ("streams.train", "streams.train")])
+def test_augmentation_of_volumes_is_refused_for_images(partly_known, word, key):
+    assert refused(uml_tree(partly_known), f"{word}.augment=axial") == (
+        f"{key}.augment = 'axial' is for volumes, but the shards of stream train hold images: use 'light'"
+    )
 
 
 def started(setup, run, **changes):
