@@ -224,7 +224,7 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
         """Return the targets of one micro batch that networks produce, such as pseudo masks.
 
         Called without gradient for all micro batches of a step before any loss is formed, so that what it selects can
-        be counted over the global batch. The default is an empty mapping.
+        be counted over the global batch. All ranks must call the same networks. The default is an empty mapping.
         """
         return {}
 
@@ -261,4 +261,8 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
 
     @abstractmethod
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
-        """Return the predictions for a batch; networks are in evaluation mode, gradients are off."""
+        """Return the predictions for a batch; networks are in evaluation mode, gradients are off.
+
+        Call trained networks by their own names: `train.evaluate_with` decides whether they are there with the weights
+        that they reached or with their average's.
+        """

@@ -1,6 +1,6 @@
 """What a run needs, without training it: parameters, bytes per rank by ZeRO stage, steps per epoch."""
 
-from ..recipes import Trained, networks_of
+from ..recipes import Averaged, Frozen, Trained, networks_of, trained_source
 from .setup import Setup
 
 BYTES = 4
@@ -25,6 +25,11 @@ def state_bytes(parameters: int, moments: int, stage: int, ranks: int) -> int:
     return round(BYTES * (weights + gradients + copies))
 
 
+def copy_bytes(parameters: int, network: Averaged | Frozen, stage: int, ranks: int) -> int:
+    """Return the bytes of an average, which stage 3 partitions, or of a frozen copy on one rank."""
+    return round(BYTES * parameters / (ranks if stage >= 3 and isinstance(network, Averaged) else 1))
+
+
 def dry_run(setup: Setup, ranks: int) -> str:
     """Return the text that `--dry-run` prints."""
     lines = list(setup.recipe.notes)
@@ -41,13 +46,16 @@ def dry_run(setup: Setup, ranks: int) -> str:
         lines.append(f"stream {name}: {len(split)} samples of {size}, {per_epoch:.2f} steps per epoch")
     head = "bytes per rank of weights, gradients and optimiser at ZeRO 0 | 1 | 2 | 3"
     lines.append(f"{'network':<16}{'parameters':>12}  {head}")
-    for name, network in networks_of(setup.recipe).items():
-        if not isinstance(network, Trained):
-            lines.append(f"{name:<16}{'':>12}  {network}")
-            continue
-        parameters = sum(parameter.numel() for parameter in network.build().parameters())
-        optimizer = setup.config.optimizer_of(name)
-        moments = 2 if optimizer.name != "sgd" else int(optimizer.momentum > 0)
-        sizes = " | ".join(f"{state_bytes(parameters, moments, stage, ranks) / 1e6:.1f} MB" for stage in range(4))
-        lines.append(f"{name:<16}{parameters:>12,}  {sizes}")
+    networks = networks_of(setup.recipe)
+    for name, network in networks.items():
+        parameters = sum(parameter.numel() for parameter in trained_source(networks, name).build().parameters())
+        if isinstance(network, Trained):
+            optimizer = setup.config.optimizer_of(name)
+            moments = 2 if optimizer.name != "sgd" else int(optimizer.momentum > 0)
+            sizes, remark = [state_bytes(parameters, moments, stage, ranks) for stage in range(4)], ""
+        else:
+            sizes = [copy_bytes(parameters, network, stage, ranks) for stage in range(4)]
+            remark = f"  {network}"
+        shown = " | ".join(f"{size / 1e6:.1f} MB" for size in sizes)
+        lines.append(f"{name:<16}{parameters:>12,}  {shown}{remark}")
     return "\n".join(lines)

@@ -7,7 +7,8 @@ import volume_recipe
 from runs import uml_tree
 from uml_dist.config.loading import apply_overrides, validate
 from uml_dist.errors import UmlError
-from uml_dist.train.dry_run import dry_run, state_bytes
+from uml_dist.recipes import Averaged, Frozen
+from uml_dist.train.dry_run import copy_bytes, dry_run, state_bytes
 from uml_dist.train.setup import prepare
 
 assert toy_recipe
@@ -56,6 +57,20 @@ def test_phases_streams_and_networks_are_listed(partly_known):
     assert int(by_name["critic"].split()[1]) == 26
     assert "student" in by_name["teacher"]
     assert "student" in by_name["before"]
+
+
+def test_bytes_of_averages_and_frozen_copies_are_printed(partly_known):
+    """Float32 weights; ZeRO 3 partitions averages."""
+    roles = Averaged("net"), Frozen("net")
+    averaged, frozen = ([copy_bytes(1000, role, stage, 4) for stage in range(4)] for role in roles)
+    assert averaged == [4000, 4000, 4000, 1000]
+    assert frozen == [4000] * 4
+    tree = apply_overrides(uml_tree(partly_known), ["model.width=0.125", "train.ema=0.99"])
+    trained, average = dry_run(prepare(validate(tree, "test"), 2), 2).splitlines()[-2:]
+    parameters = int(average.split()[1].replace(",", ""))
+    assert (average.split()[0], f"{parameters:,}") == ("uml.ema", trained.split()[1])
+    megabytes = [f"{4 * parameters / parts / 1e6:.1f} MB" for parts in (1, 1, 1, 2)]
+    assert " | ".join(megabytes) + "  Averaged(of='uml'" in average
 
 
 def test_bytes_are_printed_by_stage(partly_known):
