@@ -17,7 +17,7 @@ from uml_dist.nn.keyed_dropout import use_rng_key
 from uml_dist.run.checkpoint import load_tensors
 from uml_dist.train.networks import Networks
 from uml_dist.train.setup import prepare
-from worldly import train_each, train_validating
+from worldly import train_each
 from worlds import run_world
 
 pytestmark = pytest.mark.distributed
@@ -126,10 +126,17 @@ def validated(partly_known, tmp_path_factory):
     """Two runs in bf16 of a network with running statistics, at ZeRO 3, evaluated with either weights."""
     folder = tmp_path_factory.mktemp("averages")
     words = {"train__steps": 2, "train__ema": 0.9, "optimizer__lr": 1e-2, "zero__stage": 3, **BATCH_NORM}
-    for weights in ("averaged", "trained"):
-        tree = uml_tree(partly_known, **words, train__evaluate_with=weights)
-        run_world(2, train_validating, tree, str(folder / weights))
+    trees = {
+        str(folder / weights): uml_tree(partly_known, **words, train__evaluate_with=weights)
+        for weights in ("averaged", "trained")
+    }
+    run_world(2, validate_each, trees)
     return folder
+
+
+def validate_each(trees):
+    for run, tree in trees.items():
+        train(tree, run, validate_too=True)
 
 
 def weights_of(folder, name):

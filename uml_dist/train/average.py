@@ -14,7 +14,8 @@ class Average:
     """The moving average of a trained network, in float32 as the network's own parameters.
 
     At ZeRO 3, each parameter is cut as ZeRO cuts that of the trained network, so that an update needs neither the whole
-    network nor communication. A forward pass gathers the parameters, which stay until `release`.
+    network nor communication. A forward pass of the module, or of a layer, gathers the parameters, which stay until
+    `release`.
 
     Args:
         module: a network of the same architecture; it becomes the average.
@@ -34,7 +35,8 @@ class Average:
         if self._parts is not None:
             return
         self._parts = [local_part(parameter.detach()) for parameter in self._parameters]
-        self.module.register_forward_pre_hook(lambda *_: self.gather())
+        for layer in self.module.modules():
+            layer.register_forward_pre_hook(lambda *_: self.gather())
         self.release()
 
     def gather(self) -> None:
@@ -82,6 +84,8 @@ class Average:
         self.release()
         own = self._parameters if self._parts is None else self._parts
         new = trained.parameters() if self._parts is None else zero_parts(trained)
-        torch._foreach_lerp_(tuple(own), tuple(new), 1.0 - keep)
+        # ZeRO-3 may keep its parts on the CPU (`offload_param`).
+        moved = tuple(value.to(mean.device, non_blocking=True) for mean, value in zip(own, new, strict=True))
+        torch._foreach_lerp_(tuple(own), moved, 1.0 - keep)
         for buffer, other in zip(self.module.buffers(), trained.buffers(), strict=True):
             buffer.copy_(other)
