@@ -40,12 +40,12 @@ def averages_in(networks: Mapping[str, Network]) -> dict[str, str]:
     return found
 
 
-def predicting(networks: Mapping[str, Network], weights: Weights) -> dict[str, str]:
-    """Return network -> the network that predictions use under its name: itself, or its average.
+def predicting(recipe: Recipe, weights: Weights) -> dict[str, str]:
+    """Return each network of a recipe -> the network that predictions use under its name: itself, or its average.
 
     Args:
-        networks: all networks of a run.
+        recipe: the recipe.
         weights: the weights of trained networks that predictions use.
     """
-    averages = averages_in(networks) if weights == "averaged" else {}
-    return {name: averages.get(name, name) for name in networks}
+    averages = averages_in(networks_of(recipe)) if weights == "averaged" else {}
+    return {name: averages.get(name, name) for name in recipe.networks}

@@ -100,7 +100,7 @@ class Run:
         """The recipe with its networks, in the precision of training."""
         enabled = computes_in_bf16(self.config.train.precision, self.device)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-        sources = predicting(networks_of(self.recipe), self.weights)
+        sources = predicting(self.recipe, self.weights)
         networks = {name: self.networks[source] for name, source in sources.items()}
         return Predictor(self.recipe, networks, self.device, autocast)
 
