@@ -14,10 +14,10 @@ from uml_dist.config.loading import validate
 from uml_dist.evaluate import evaluate
 from uml_dist.nn.frozen import frozen
 from uml_dist.nn.keyed_dropout import use_rng_key
-from uml_dist.run.checkpoint import load_tensors
+from uml_dist.run.checkpoint import RunState, load_tensors, save_checkpoint
 from uml_dist.train.networks import Networks
 from uml_dist.train.setup import prepare
-from worldly import train_each
+from worldly import train_as_the_command, train_each
 from worlds import run_world
 
 pytestmark = pytest.mark.distributed
@@ -116,6 +116,17 @@ def test_at_stage_3_each_rank_holds_its_part_of_an_average_and_calls_the_whole(p
         assert averages[3] == pytest.approx(whole / 2, rel=0.02)
         assert two == three
         assert two[0] == two[1] == two[2]
+
+
+def test_checkpoint_without_an_average_is_not_resumed(partly_known, tmp_path):
+    tree = uml_tree(partly_known, train__ema=0.9)
+    setup = prepare(validate(tree, "test"), 1)
+    states = Networks(setup.recipe, setup.config, torch.device("cpu")).state()
+    config = setup.config.model_dump(mode="json", exclude_none=True)
+    state = RunState("uml", step=1, positions={"train": 8}, data=setup.digests, config=config)
+    saved = save_checkpoint(tmp_path / "run" / "checkpoints", {"uml": states["uml"]}, state)
+    ((code, _, errors),) = run_world(1, train_as_the_command, tree, str(tmp_path / "run"))
+    assert (code, errors) == (2, f"error: checkpoint {saved} has no network uml.ema: choose another --run\n")
 
 
 BATCH_NORM = {"model__head": "published", "train__precision": "bf16"}

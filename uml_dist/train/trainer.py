@@ -16,6 +16,7 @@ from uml_shards.read.loader import load
 from ..batch import Batch, collate
 from ..distributed.global_batch import GlobalBatch
 from ..distributed.ranks import barrier, rank, world_size
+from ..errors import UmlError
 from ..evaluate import Predictor
 from ..launch.precision import computes_in_bf16
 from ..recipes import Phase, Progress, predicting
@@ -84,8 +85,15 @@ class Trainer:
         self._augmentations = setup.augmentations
 
     def resume(self, checkpoint: Path, state: RunState) -> None:
-        """Resume from a checkpoint."""
+        """Resume from a checkpoint.
+
+        Raises:
+            UmlError: it lacks a network.
+        """
         states, lines = self.networks.complete(read_networks(checkpoint), str(checkpoint))
+        for name in self.networks:
+            if name not in states:
+                raise UmlError(f"checkpoint {checkpoint} has no network {name}: choose another --run")
         self.networks.load(states)
         for line in lines:
             self.reporter.say(line)
