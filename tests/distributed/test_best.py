@@ -96,10 +96,12 @@ def test_best_is_kept_over_a_resume_and_chosen_again_for_another_metric(partly_k
         "other": ("m", {"best": "dice"}, (4, 0.6)),
         "rule": ("m", {"best": MEAN, "empty_masks": "leave-out"}, (4, pytest.approx(0.6))),
         "irrelevant rule": ("a", {"best": "accuracy", "empty_masks": "leave-out"}, (1, 0.9)),
+        "windows": ("m", {"best": MEAN}, (4, pytest.approx(0.6))),
     }
     jobs = []
     for name, (source, words, _) in cases.items():
         run = shutil.copytree(tmp_path / source, tmp_path / name)
-        jobs.append(({**tree, "train": {**tree["train"], **words}}, str(run), then, None))
+        windows = {"use": "always"} if name == "windows" else {"batch": 2}
+        jobs.append(({**tree, "train": {**tree["train"], **words}, "windows": windows}, str(run), then, None))
     run_world(1, train_with_figures, jobs)
     assert {name: best_of(tmp_path / name) for name in cases} == {name: best for name, (_, _, best) in cases.items()}

@@ -31,6 +31,7 @@ from ..launch import (
     watch_launchers,
 )
 from ..launch.resources import raise_open_files
+from ..run.data import reads_whole
 from ..run.folder import versions
 from ..run.load import Run, load_run
 from ..run.reader import run_folder
@@ -132,7 +133,8 @@ def evaluate_run(run: Run, split: Split, options: argparse.Namespace, world: Wor
     manifest, stream = split.manifest, run.stream(split, options.stream)
     empty = options.empty_masks or run.config.train.empty_masks
     sizes = run.sizes[options.stream or run.first_stream]
-    known = [InFlight(options.batch_size * sample_bytes(manifest, sizes))] if manifest.dimensions == 2 else []
+    whole = reads_whole(run.config, manifest)
+    known = [] if whole else [InFlight(options.batch_size * sample_bytes(manifest, sizes))]
     workers, fewer = loader_workers(run.config, run.device.type == "cuda", world.local_size, known)
     if fewer and world.rank == 0:
         print(fewer, file=sys.stderr)

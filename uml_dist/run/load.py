@@ -32,11 +32,13 @@ from .checkpoint import RunState, read_networks, read_state, verify
 from .data import (
     Size,
     check_dimensions,
+    check_evaluation,
     check_stream,
     evaluation_stream,
     input_statistics,
     open_splits,
     open_stream_split,
+    reads_whole,
     stream_sizes,
 )
 from .inputs import manifests_of
@@ -98,7 +100,7 @@ class Run:
         """The recipe with its networks, in the precision of training."""
         enabled = computes_in_bf16(self.config.train.precision, self.device)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-        return Predictor(self.recipe, self.networks, self.device, autocast)
+        return Predictor.of(self.recipe, self.networks, self.device, autocast)
 
     @cached_property
     def data(self) -> Data:
@@ -110,15 +112,16 @@ class Run:
         return "training" if _changed(self.state, splits) is None else "other"
 
     def predict(self, batch: Batch) -> Prediction:
-        """Return the predictions for a batch on the run's device."""
-        return self.predictor.predict(batch)
+        """Return the predictions for a batch on the run's device; by windows if its size is not that of training."""
+        return self.predictor.predict(batch, self.sizes[self.first_stream])
 
     def predict_images(self, images: Sequence[NDArray[Any]]) -> Prediction:
-        """Return the predictions for images that are in no shards; they are resized and normalised as in training.
+        """Return the predictions for images that are in no shards; they are prepared as in evaluations of the run.
 
         Args:
-            images: images (H, W, channels) of any sizes, uint8 or uint16; or volumes (H, W, D, channels) of one shape,
-                prepared as those of the training. Grey images may lack the axis of channels.
+            images: images (H, W, channels), uint8 or uint16, of any sizes if they are resized, of one size if they are
+                predicted by windows; or volumes (H, W, D, channels) of one size, prepared as those of the training.
+                Grey images may lack the axis of channels.
 
         Raises:
             UmlError: an image has another number of axes or channels, or another type.
@@ -126,7 +129,7 @@ class Run:
         if not len(images):
             raise UmlError("predict_images got no image: give at least one")
         volumes, channels, size = self.recipe.dimensions == 3, self.manifest.channels, self.sizes[self.first_stream]
-        arrays = []
+        whole, arrays = reads_whole(self.config, self.manifest), []
         for number, image in enumerate(images):
             array = image[..., None] if channels == 1 and image.ndim == self.recipe.dimensions else image
             if array.ndim != self.recipe.dimensions + 1 or array.shape[-1] != channels:
@@ -134,9 +137,9 @@ class Run:
                 raise UmlError(f"image {number} has the shape {image.shape}: the run needs ({axes}, {channels})")
             if not volumes and array.dtype not in (np.uint8, np.uint16):
                 raise UmlError(f"image {number} has the type {array.dtype}: the run needs uint8 or uint16")
-            arrays.append(array if volumes else resize(Sample("", array), size).image)
+            arrays.append(array if whole else resize(Sample("", array), size).image)
         if len({array.shape for array in arrays}) > 1:
-            raise UmlError("the volumes differ in shape: predict them one by one")
+            raise UmlError(f"the {'volumes' if volumes else 'images'} differ in shape: predict them one by one")
         return self.predict(batch_of(arrays, self.statistics).to(self.device))
 
     def to(self, device: torch.device) -> "Run":
@@ -172,6 +175,7 @@ class Run:
         return split
 
     def stream(self, split: Split, stream: str | None = None) -> Stream:
+        check_evaluation(self.config, split.manifest, self.sizes[stream])
         """Return a split in its own order, in the size of a stream and normalised as the training data are."""
         return evaluation_stream(self.config, split, self.sizes[stream or self.first_stream], self.statistics)
 
@@ -196,6 +200,8 @@ def load_run(
     Raises:
         UmlError: the run or the checkpoint is missing or damaged, or it does not state its inputs and the shards of its
             training are missing or have changed.
+        settings: settings of the tables windows and evaluation that replace those of the training, such as
+            "windows.stride=32".
     """
     path = Path(path)
     config, folder = _find(path, checkpoint)

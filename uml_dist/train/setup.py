@@ -24,6 +24,7 @@ from ..run.checkpoint_folder import checkpoints_in, find_checkpoint
 from ..run.data import (
     Size,
     check_dimensions,
+    check_evaluation,
     check_stream,
     check_truth,
     input_statistics,
@@ -44,7 +45,7 @@ class Validation:
     Attributes:
         name: name in `[validations.NAME]`; "" for the main one, which `[train]` describes.
         split: the split.
-        size: size of its images, or of placeholders among its volumes.
+        size: size of its images, or of windows.
         selection: the metric by which its best checkpoint is chosen.
     """
 
@@ -220,6 +221,7 @@ def _validation(name: str, given: ValidationConfig, recipe: Recipe, split: Split
     check_selection(selection, split.manifest, recipe.families)
     if given.size is not None:
         size = stated_size(given.size, split.manifest, f"{key}.size")
+    check_evaluation(recipe.config, split.manifest, size)
     return Validation(name, split, size, selection)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..config.section import Section
 from ..evaluate import Evaluation, Predictor, evaluate
 from ..metrics.selection import parse_selection
 from ..recipes import Phase
@@ -111,9 +112,20 @@ class Validator:
         stated = before.get("validations", {}).get(validation.name, {}) if validation.name else before["train"]
         if "best" not in stated:  # the validation is new
             return True
+        if _evaluates_otherwise(self._config.windows, before.get("windows", {})):
+            return True
+        if _evaluates_otherwise(self._config.evaluation, before.get("evaluation", {})):
+            return True
         other_rule = before["train"].get("empty_masks", "one") != self._config.train.empty_masks
         other = parse_selection(stated["best"], families, selection.key) != selection
         return other or (other_rule and selection.by_empty_masks)
+
+
+def _evaluates_otherwise(now: Section, before: Mapping[str, Any]) -> bool:
+    """Whether a table that changes the figures of an evaluation was different; `batch` does not change them."""
+    tables = (now, type(now).model_validate(before))
+    first, second = (table.model_dump(exclude={"batch"}) for table in tables)
+    return first != second
 
 
 def _best(validation: Validation, state: RunState) -> float | None:
