@@ -44,6 +44,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         description="Evaluate a trained run: metrics with intervals, a row per case, and a picture of a dozen cases.",
         epilog="example: python launchers/evaluate.py --run runs/isic --split test",
     )
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="TABLE.KEY=VALUE",
+        help="settings of [windows] and [evaluation] that replace those of the training, such as windows.stride=32",
+    )
     parser.add_argument("--run", type=run_folder, required=True, help="run folder, or a folder of exported weights")
     parser.add_argument("--split", help="split of the data set (default: the validation split)")
     parser.add_argument("--stream", help="stream whose data set has the split (default: the recipe's first)")
@@ -83,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def evaluate_as(options: argparse.Namespace) -> int:
     """Check, start and evaluate as the command line states; return the exit code."""
     try:
-        run = load_run(options.run, options.checkpoint, "cpu", options.shards)
+        run = load_run(options.run, options.checkpoint, "cpu", options.shards, options.settings)
         split = run.open_split(options.split or run.config.train.validate_split, options.stream)
         world, devices = enter(options)
     except (UmlError, ShardError, OSError) as error:

@@ -21,7 +21,7 @@ from uml_shards.read.stream import Stream
 from uml_shards.sample import Sample
 
 from ..batch import Batch, Prediction, batch_of
-from ..config.loading import validate
+from ..config.loading import apply_overrides, validate
 from ..config.schema import RunConfig
 from ..errors import UmlError
 from ..evaluate import Predictor
@@ -47,6 +47,9 @@ from .reader import RunReader
 
 NAME_SHARDS = "if they have moved, name their folder by --shards"
 """The remedy where the shards of a run are not at their place."""
+
+EVALUATION_TABLES = ("windows.", "evaluation.")
+"""Tables whose keys can be changed when a trained run is loaded."""
 
 Data = Literal["training", "other", "gone"]
 """What a run's shards are: those of its training; others; or not there, or not all of them."""
@@ -172,10 +175,10 @@ class Run:
         split = open_stream_split(self.config, kind, stream, name, manifests)
         check_dimensions(kind, split.manifest, f"split {name}")
         check_stream(self.config, kind, stream, split.manifest, manifests, f"split {name}")
+        check_evaluation(self.config, split.manifest, self.sizes[stream])
         return split
 
     def stream(self, split: Split, stream: str | None = None) -> Stream:
-        check_evaluation(self.config, split.manifest, self.sizes[stream])
         """Return a split in its own order, in the size of a stream and normalised as the training data are."""
         return evaluation_stream(self.config, split, self.sizes[stream or self.first_stream], self.statistics)
 
@@ -185,6 +188,7 @@ def load_run(
     checkpoint: str = "best",
     device: torch.device | str | None = None,
     shards: str | Path | None = None,
+    settings: Sequence[str] = (),
 ) -> Run:
     """Read a trained run, or exported weights. The shards of the training are not needed.
 
@@ -196,18 +200,19 @@ def load_run(
         device: device of the networks; by default the first GPU, or the CPU without one.
         shards: folder or URL of the data set to open splits of: the first stream's, if it has moved since training, or
             another one of the same classes.
-
-    Raises:
-        UmlError: the run or the checkpoint is missing or damaged, or it does not state its inputs and the shards of its
-            training are missing or have changed.
         settings: settings of the tables windows and evaluation that replace those of the training, such as
             "windows.stride=32".
+
+    Raises:
+        UmlError: the run or the checkpoint is missing or damaged, a setting is not valid, or the checkpoint does not
+            state its inputs and the shards of its training are missing or have changed.
     """
     path = Path(path)
     config, folder = _find(path, checkpoint)
     verify(folder)
     state = read_state(folder)
     config = validate(state.config, str(folder / "state.json")) if config is None else config
+    config = _with_settings(config, settings)
     kind = recipe_class(config.recipe)
     config = _with_shards(config, next(iter(kind.streams)), shards)
     manifests = manifests_of(state, folder) or _manifests_of_training(config, state, path)
@@ -250,6 +255,15 @@ def _changed(state: RunState, splits: Mapping[str, Samples]) -> str | None:
     """Return the first stream whose samples are not those of the training."""
     digests = {name: split.manifest.digest for name, split in splits.items()}
     return next((name for name, digest in digests.items() if state.data.get(name, digest) != digest), None)
+
+
+def _with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    """Return the configuration with other settings of how the run is evaluated."""
+    for setting in settings:
+        if not setting.startswith(EVALUATION_TABLES):
+            raise UmlError(f"argument {setting!r} would change the trained run: set windows.KEY or evaluation.KEY only")
+    tree = config.model_dump(mode="json", exclude_none=True)
+    return validate(apply_overrides(tree, settings), "command line") if settings else config
 
 
 def _with_shards(config: RunConfig, first: str, shards: str | Path | None) -> RunConfig:
