@@ -7,7 +7,8 @@ import torch
 import windows
 
 
-def test_each_size_of_batch_has_a_row_of_rates(tmp_path, capsys):
+def test_each_size_of_batch_has_a_row_of_rates(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     size = ("--volume", "24", "20", "16", "--window", "16", "16", "16")
     windows.main([*size, "--rounds", "1", "--batches", "1", "3", "--features", "4", "--out", str(tmp_path)])
     rows = list(csv.DictReader((tmp_path / "windows.csv").open()))

@@ -23,7 +23,7 @@ class Place:
     Attributes:
         sample: number of its image in the batch.
         inside: its pixels in the image.
-        weight: weight of its pixels, (*S) float32.
+        weight: weight of its pixels, (*S) float32, on the device of the predictions.
         share: share of the image that it determines; the shares of all windows sum to one.
     """
 
@@ -55,7 +55,7 @@ class Blend:
             for name, part in parts.items():
                 own = self._sums[name][place.sample]
                 if self._of_pixels(part):
-                    own[(..., *place.inside)] += (part[row] * place.weight.to(part.device)).to(own.device)
+                    own[(..., *place.inside)] += (part[row] * place.weight).to(own.device)
                 else:
                     own += (part[row] * place.share).to(own.device)
 

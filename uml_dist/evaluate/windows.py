@@ -108,7 +108,7 @@ class Windows:
         axes = [axis_of(*one, self.weights) for one in zip(size, self.size, self.stride, strict=True)]
         windows = ((sample, *numbered) for sample in range(len(batch)) for numbered in enumerate(product(*axes)))
         while chosen := list(islice(windows, self.batch)):
-            places = [_place(sample, starts, size) for sample, _, starts in chosen]
+            places = [_place(sample, starts, size, image.device) for sample, _, starts in chosen]
             images = torch.stack([image[(place.sample, slice(None), *place.inside)] for place in places])
             numbers = torch.tensor([number for _, number, _ in chosen], device=batch.rng_key.device)
             yield _rows(batch, [place.sample for place in places], images, numbers), places
@@ -128,13 +128,14 @@ def axis_of(side: int, window: int, stride: int, weights: Weights) -> list[tuple
     return [(start, profile / total[start : start + window]) for start in starts]
 
 
-def _place(sample: int, axes: Sequence[tuple[int, Tensor]], size: Sequence[int]) -> Place:
+def _place(sample: int, axes: Sequence[tuple[int, Tensor]], size: Sequence[int], device: torch.device) -> Place:
     """Return the place of a window, given by its start and weights along each axis, in an image of a size."""
     inside = tuple(slice(start, start + len(weights)) for start, weights in axes)
-    weight = torch.ones((), dtype=torch.float64)
-    for _, weights in axes:
-        weight = weight.unsqueeze(-1) * weights
-    return Place(sample, inside, weight.float(), float(weight.sum()) / prod(size))
+    share = prod(float(weights.sum()) / side for (_, weights), side in zip(axes, size, strict=True))
+    weight = torch.ones((), dtype=torch.float64, device=device)
+    for _, weights in axes:  # only these small ones are copied to the device
+        weight = weight.unsqueeze(-1) * weights.to(device)
+    return Place(sample, inside, weight.float(), share)
 
 
 def _rows(batch: Batch, samples: Sequence[int], images: Tensor, numbers: Tensor) -> Batch:
