@@ -12,6 +12,7 @@ from torch import nn
 from uml_dist.batch import Batch, Prediction
 from uml_dist.config.evaluating import WindowsConfig
 from uml_dist.errors import UmlError
+from uml_dist.evaluate.blending import device_with_room
 from uml_dist.evaluate.windows import Windows, axis_of
 from uml_shards.sample import IGNORE
 
@@ -220,6 +221,15 @@ def test_the_number_of_windows_in_a_batch_does_not_change_the_result(batches):
     batch, predict = batch_of(40, 21), everything(lambda image: image[:, 0].square())
     expected = windows_for((0, 0), batch=5).predict(batch, predict)
     assert_close(windows_for((0, 0), batch=batches).predict(batch, predict), expected, rtol=0, atol=0)
+
+
+def test_predictions_are_kept_on_the_cpu_where_the_gpu_has_no_room(monkeypatch):
+    """On a GPU of which 50 bytes are free, 40 more are kept by torch, and 10 of them are in use."""
+    for name, value in (("mem_get_info", (50, 100)), ("memory_reserved", 40), ("memory_allocated", 10)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert device_with_room(80, torch.device("cuda")).type == "cuda"
+    assert device_with_room(81, torch.device("cuda")).type == "cpu"
+    assert device_with_room(1 << 60, torch.device("cpu")).type == "cpu"
 
 
 @pytest.mark.parametrize(
