@@ -16,7 +16,7 @@ endif
 
 export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo shards bench bench-static bench-errors bench-micro bench-step bench-shards bench-deviations \
+.PHONY: help install demo shards bench bench-static bench-errors bench-micro bench-step bench-windows bench-shards bench-deviations \
     bench-quality tune gpu-check cluster-check test test-quick test-kernels test-triton test-distributed test-real fuzz lint \
     format clean
 
@@ -62,6 +62,9 @@ bench-shards: $(STAMP) ## compare samples/s per core with stock webdataset; resu
 
 bench-step: $(STAMP) ## compare time and memory of a training step with the published network: table, CSV and PNG in runs/bench
 	PYTHONPATH=tests/support $(BIN)/python launchers/bench/step.py $(ARGS)
+
+bench-windows: $(STAMP) ## compare windows per second of a sliding-window prediction with MONAI's
+	$(BIN)/python launchers/bench/windows.py $(ARGS)
 
 bench-deviations: $(STAMP) ## measure how each difference from the authors' network changes UML's outputs
 	PYTHONPATH=tests/support $(BIN)/python launchers/bench/deviations.py $(ARGS)

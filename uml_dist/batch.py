@@ -164,6 +164,7 @@ class Prediction:
         image_vacuity: (B,) float32 in (0, 1].
         pixel_vacuity: (B, *S) float32 in (0, 1].
         maps: further maps (B, *S) in [0, 1] by the title under which pictures show them.
+        cleaned: (B, *S) uint8, the pixel classes if more than the probability decides them; recipes leave it None.
     """
 
     image_probability: Tensor | None = None
@@ -172,6 +173,20 @@ class Prediction:
     image_vacuity: Tensor | None = None
     pixel_vacuity: Tensor | None = None
     maps: Mapping[str, Tensor] = field(default_factory=dict)
+    cleaned: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device | None:
+        """Device of its tensors; None without any."""
+        values = (getattr(self, one.name) for one in fields(self))
+        return next((value.device for value in values if isinstance(value, Tensor)), None)
+
+    @property
+    def pixel_class(self) -> Tensor | None:
+        """(B, *S) uint8, the predicted class of each pixel: the most probable one, unless `cleaned` states it."""
+        if self.cleaned is not None or self.pixel_probability is None:
+            return self.cleaned
+        return self.pixel_probability.argmax(1).to(torch.uint8)
 
     @property
     def image_entropy(self) -> Tensor | None:

@@ -98,11 +98,13 @@ def test_best_is_kept_over_a_resume_and_chosen_again_for_another_metric(partly_k
         "weights": ("m", {"best": MEAN, "evaluate_with": "trained"}, (4, pytest.approx(0.6))),
         "irrelevant weights": ("m", {"best": MEAN, "evaluate_with": "averaged"}, (2, pytest.approx(0.65))),
         "irrelevant rule": ("a", {"best": "accuracy", "empty_masks": "leave-out"}, (1, 0.9)),
+        "windows": ("m", {"best": MEAN}, (4, pytest.approx(0.6))),
     }
     jobs = []
     for name, (source, words, _) in cases.items():
         run = shutil.copytree(tmp_path / source, tmp_path / name)
         base = {"m": tree, "a": other}[source]
-        jobs.append(({**base, "train": {**base["train"], **words}}, str(run), then, None))
+        windows = {"use": "always"} if name == "windows" else {"batch": 2}
+        jobs.append(({**base, "train": {**base["train"], **words}, "windows": windows}, str(run), then, None))
     run_world(1, train_with_figures, jobs)
     assert {name: best_of(tmp_path / name) for name in cases} == {name: best for name, (_, _, best) in cases.items()}

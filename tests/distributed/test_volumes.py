@@ -1,6 +1,7 @@
 """Training on patches of volumes: equal batches on any number of ranks, and no labels of unlabelled cases."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ def tree_of(shards, ids):
         "recipe": "volume",
         "streams": {"labelled": {**stream, "part": "labelled"}, "unlabelled": {**stream, "part": "unlabelled"}},
         "data": {"workers": 0, "size": [8, 8, 6]},
+        "windows": {"weights": "uniform", "stride": 3},
         "train": {"steps": 8, "log_every": 1, "validate_every": 1000, "best": "dice"},
         "checkpoint": {"every": 1000},
         "metrics": {"enabled": False},
@@ -61,7 +63,7 @@ def validation_of(run):
     return {name: value for name, value in found.items() if name.startswith("validation_")}
 
 
-def test_two_ranks_at_zero_3_validate_whole_volumes_as_one_rank_does(tmp_path):
+def test_two_ranks_at_zero_3_validate_volumes_by_windows_as_one_rank_does(tmp_path):
     ids = tmp_path / "labelled.txt"
     ids.write_text("\n".join(LABELLED))
     tree = tree_of(make_balls(tmp_path / "balls"), ids)
@@ -74,7 +76,7 @@ def test_two_ranks_at_zero_3_validate_whole_volumes_as_one_rank_does(tmp_path):
 
 
 def dice_by_hand(path):
-    """Return the mean Dice over the volumes of the split, each predicted whole by the run's best checkpoint."""
+    """Return the mean Dice over the volumes of the split, predicted by the run's best checkpoint in its windows."""
     run = load_run(path, device="cpu")
     split = run.open_split("val")
     mean, std = run.statistics.mean[0], run.statistics.std[0]
@@ -82,12 +84,28 @@ def dice_by_hand(path):
     for number in range(len(split)):
         sample = split.read(number)
         image = torch.from_numpy((sample.image[..., 0].astype(np.float32) - mean) / std)
-        predicted = run.networks["net"](image[None, None])[0].argmax(0).numpy()
+        predicted = mean_of_windows(run.networks["net"], image).argmax(0).numpy()
         both = (predicted * sample.mask).sum()
         dices.append(2 * both / (predicted.sum() + sample.mask.sum()))
         shapes.add(image.shape)
     assert len(shapes) > 1, "the volumes of this test are of one size"
     return float(np.mean(dices))
+
+
+def mean_of_windows(network, image, size=(8, 8, 6), stride=3):
+    """Return the mean probability (2, *S) of all windows, of volumes of which some axes are smaller than a window."""
+    before = [max(window - side, 0) // 2 for side, window in zip(image.shape, size, strict=True)]
+    after = [max(window - side, 0) - first for side, window, first in zip(image.shape, size, before, strict=True)]
+    padded = torch.from_numpy(np.pad(image, list(zip(before, after, strict=True)), mode="reflect"))
+    total, count = torch.zeros(2, *padded.shape), torch.zeros(padded.shape)
+    sides = zip(padded.shape, size, strict=True)
+    starts = [{min(at, side - window) for at in range(0, side, stride)} for side, window in sides]
+    for corner in product(*starts):
+        place = tuple(slice(start, start + window) for start, window in zip(corner, size, strict=True))
+        total[:, *place] += network(padded[None, None, *place])[0].softmax(0)
+        count[place] += 1
+    inside = (slice(first, first + side) for first, side in zip(before, image.shape, strict=True))
+    return (total / count)[:, *inside]
 
 
 def test_content_of_unlabelled_masks_has_no_effect(traces):

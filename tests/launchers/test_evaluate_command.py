@@ -139,6 +139,24 @@ def test_rule_for_empty_masks_is_that_of_the_validations_by_default(command, run
     assert evaluated() == "one"
 
 
+def test_windows_and_metrics_can_be_set_for_an_evaluation(command, run_folder):
+    settings = ("windows.use=always", "evaluation.surfaces=voxel", "evaluation.largest_component=true")
+    code, printed, error = command("--run", run_folder, *settings)
+    assert (code, error) == (0, "")
+    record = json.loads((run_folder / "evaluation" / "val" / "metrics.json").read_text())
+    assert record["notes"] == {
+        "windows": "32 x 32, every 16 x 16, gaussian weights, mirror border",
+        "classes": "the largest component of each",
+        "surface_distances": "in pixels",
+    }
+    assert "surface_failures" in record["metrics"]
+    assert all(f"\n{title.replace('_', ' ')}: {line}\n" in printed for title, line in record["notes"].items())
+    assert_refused(
+        command("--run", run_folder, "windows.stride=40", "windows.use=always"), "leaves gaps between windows"
+    )
+    assert_refused(command("--run", run_folder, "data.size=64"), "would change the trained run")
+
+
 def test_missing_run_split_or_checkpoint_is_one_line(command, run_folder, tmp_path):
     assert_refused(command("--run", tmp_path / "none"), r"none does not exist: name the folder of a run")
     assert_refused(command("--run", tmp_path), r"contains no run \(no config.toml\)")

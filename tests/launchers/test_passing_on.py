@@ -120,6 +120,29 @@ def test_images_of_any_size_are_resized_as_in_training(trained):
     assert prediction.pixel_probability.shape == (2, 2, 32, 32)
 
 
+def test_images_are_predicted_in_their_own_size_by_windows(trained):
+    run = load_run(trained / "run", device="cpu", settings=["windows.use=always", "windows.batch=1"])
+    images = [np.ascontiguousarray(np.tile(image, (2, 2, 1))[:37, :50]) for image in images_of(trained)[:2]]
+    prediction = run.predict_images(images)
+    assert prediction.pixel_probability.shape == (2, 2, 37, 50)
+    torch.testing.assert_close(prediction.pixel_probability.sum(1), torch.ones(2, 37, 50))
+    assert prediction.pixel_vacuity.shape == prediction.maps["reliable mask"].shape == (2, 37, 50)
+    corner = load_run(trained / "run", device="cpu").predict_images([image[:32, :32] for image in images[:1]])
+    found = prediction.pixel_probability[0, :, :5, :16]  # only the first window is there
+    torch.testing.assert_close(found, corner.pixel_probability[0, :, :5, :16])
+    with pytest.raises(UmlError, match="the images differ in shape: predict them one by one"):
+        run.predict_images([images[0], images[1][:-1]])
+
+
+def test_only_settings_of_the_evaluation_can_be_changed(trained):
+    with pytest.raises(
+        UmlError, match=r"train.steps=9' would change the trained run: set windows.KEY or evaluation.KEY"
+    ):
+        load_run(trained / "run", device="cpu", settings=["train.steps=9"])
+    with pytest.raises(UmlError, match=r"unknown key windows.batches: did you mean windows.batch\?"):
+        load_run(trained / "run", device="cpu", settings=["windows.batches=9"])
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [

@@ -134,6 +134,14 @@ WRONG_SETTINGS: dict[tuple[str, ...], str] = {
     ("train.best=dise",): r"train\.best: 'dise' is not a metric of this data \(did you mean dice\?\): .*, dice_lesion",
     ("train.best=mean(accuracy, dice_cup)",): r"train\.best: 'dice_cup' is not a metric of this data \(did you mean",
     ("train.best=mean(loss, dice)",): r"train\.best = 'mean\(loss, dice\)': lower is better for loss, higher for dice",
+    ("windows.use=sometimes",): r"windows\.use = 'sometimes': .*'volumes', 'always' or 'never'",
+    ("windows.stride=0",): r"windows\.stride.* = 0: .*greater than 0",
+    ("windows.use=always", "windows.stride=33"): r"windows\.stride = \[33, 33\] leaves gaps between windows of 32 x 32",
+    (
+        "windows.use=always",
+        "windows.stride=[8,8,8]",
+    ): r"windows\.stride = \[8, 8, 8\] does not fit .*: give a number per axis",
+    ("evaluation.surfaces=cm",): r"evaluation\.surfaces = 'cm': .*'none', 'mm' or 'voxel'",
     ("train.empty_masks=zero",): r"train\.empty_masks = 'zero': .*'one' or 'leave-out'",
     (
         "streams.other.shards=x",

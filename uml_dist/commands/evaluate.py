@@ -32,6 +32,7 @@ from ..launch import (
     watch_launchers,
 )
 from ..launch.resources import raise_open_files
+from ..run.data import reads_whole
 from ..run.folder import versions
 from ..run.load import Run, load_run
 from ..run.reader import run_folder
@@ -43,6 +44,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = ArgumentParser(
         description="Evaluate a trained run: metrics with intervals, a row per case, and a picture of a dozen cases.",
         epilog="example: python launchers/evaluate.py --run runs/isic --split test",
+    )
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="TABLE.KEY=VALUE",
+        help="settings of [windows] and [evaluation] that replace those of the training, such as windows.stride=32",
     )
     parser.add_argument("--run", type=run_folder, required=True, help="run folder, or a folder of exported weights")
     parser.add_argument("--split", help="split of the data set (default: the validation split)")
@@ -88,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def evaluate_as(options: argparse.Namespace) -> int:
     """Check, start and evaluate as the command line states; return the exit code."""
     try:
-        run = load_run(options.run, options.checkpoint, "cpu", options.shards, options.weights)
+        run = load_run(options.run, options.checkpoint, "cpu", options.shards, options.weights, options.settings)
         split = run.open_split(options.split or run.config.train.validate_split, options.stream)
         world, devices = enter(options)
     except (UmlError, ShardError, OSError) as error:
@@ -138,7 +145,8 @@ def evaluate_run(run: Run, split: Split, options: argparse.Namespace, world: Wor
     manifest, stream = split.manifest, run.stream(split, options.stream)
     empty = options.empty_masks or run.config.train.empty_masks
     sizes = run.sizes[options.stream or run.first_stream]
-    known = [InFlight(options.batch_size * sample_bytes(manifest, sizes))] if manifest.dimensions == 2 else []
+    whole = reads_whole(run.config, manifest)
+    known = [] if whole else [InFlight(options.batch_size * sample_bytes(manifest, sizes))]
     workers, fewer = loader_workers(run.config, run.device.type == "cuda", world.local_size, known)
     if fewer and world.rank == 0:
         print(fewer, file=sys.stderr)

@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from uml_shards.format.picture import MAX_PIXELS
 from uml_shards.read.truth import EmptyRule
+
+from .evaluating import EvaluationConfig, WindowsConfig
+from .section import Section
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,6 @@ def _possible(size: int | tuple[int, int, int]) -> int | tuple[int, int, int]:
 
 Size = Annotated[int | tuple[int, int, int], AfterValidator(_possible)]
 """Height and width of images, or [H, W, D] of patches of volumes."""
-
-
-class Section(BaseModel):
-    """A table of the configuration: immutable, without unknown keys, its numbers finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Weight = Annotated[float, Field(ge=0)]
@@ -346,11 +343,13 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    networks: dict[str, NetworkConfig] = {}
+    networks: dict[str, NetworkConfig] = Field(default={})
     objective: Section = Section()
     phases: tuple[PhaseConfig, ...] = ()
     train: TrainConfig = TrainConfig()
-    validations: Annotated[dict[str, ValidationConfig], RESUMABLE] = {}
+    validations: Annotated[dict[str, ValidationConfig], RESUMABLE] = Field(default={})
+    windows: Annotated[WindowsConfig, RESUMABLE] = WindowsConfig()
+    evaluation: Annotated[EvaluationConfig, RESUMABLE] = EvaluationConfig()
     zero: Annotated[ZeroConfig, RESUMABLE] = ZeroConfig()
     deepspeed: Annotated[dict[str, Any], RESUMABLE] = Field(
         default={}, description="passed through to DeepSpeed's own configuration"

@@ -1,6 +1,7 @@
 """The evaluation of a split: metrics, cases and examples. Validations while training are the same."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -30,6 +31,7 @@ class Evaluation:
         metrics: the metrics that can be formed, on every rank.
         cases: the cases, on rank 0; none on the others.
         examples: cases to look at, on rank 0.
+        notes: what a reader of the metrics must know beside their definitions: title -> one line; on rank 0.
     """
 
     manifest: Manifest
@@ -38,6 +40,7 @@ class Evaluation:
     metrics: dict[str, float]
     cases: Cases
     examples: tuple[Example, ...]
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -75,7 +78,10 @@ def evaluate(
     shown: list[Example] = []
     if examples and rank() == 0 and (metrics or not Columns(cases, manifest, empty).known.any()):
         shown = predict_examples(predictor, stream, choose(cases, manifest), batch_size, empty)
-    return Evaluation(manifest, empty, families, metrics, cases, tuple(shown))
+    notes = dict(predictor.notes(stream))
+    for family in families:
+        notes |= family.notes(Columns(cases, manifest, empty))
+    return Evaluation(manifest, empty, families, metrics, cases, tuple(shown), notes)
 
 
 def evaluate_split(predictor: Predictor, stream: Stream, batch_size: int, workers: int = 0, draws: int = 0) -> Cases:

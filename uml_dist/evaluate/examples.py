@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uml_shards.format.manifest import Manifest
+from uml_shards.format.manifest import Manifest, Statistics
 from uml_shards.read.stream import Stream
 from uml_shards.read.truth import EmptyRule
 from uml_shards.sample import IGNORE
@@ -105,32 +105,49 @@ def predict_examples(
     positions = cases.columns["position"].tolist() if len(cases) else []
     titles = _titles(Columns(cases, stream.split.manifest, empty))
     for batch, prediction in predictor.predictions(stream, positions, batch_size):
+        classes = prediction.pixel_class
         for index in range(len(batch)):
-            examples.append(_example(batch, prediction, index, *titles[len(examples)], stream))
+            examples.append(_example(batch, prediction, classes, index, *titles[len(examples)], stream))
     return examples
 
 
-def _example(batch: Batch, prediction: Prediction, index: int, title: str, wrong: bool, stream: Stream) -> Example:
+def _example(
+    batch: Batch, prediction: Prediction, classes: Tensor | None, index: int, title: str, wrong: bool, stream: Stream
+) -> Example:
     truth, predicted = _flat(batch.mask[index], batch), None
-    if prediction.pixel_probability is not None:
-        predicted = prediction.pixel_probability[index].argmax(0).to(torch.uint8)
+    if classes is not None:
+        predicted = classes[index]
     elif prediction.lesion_probability is not None:
         predicted = _topmost(prediction.lesion_probability[index] >= 0.5)
     has_truth = bool((truth != IGNORE).any())
     slices = _slice(truth if has_truth else predicted, batch)
-    image = batch.image[index][:, *slices].float().cpu().numpy().transpose(1, 2, 0)
-    image = np.clip(image * np.asarray(stream.statistics.std) + np.asarray(stream.statistics.mean), 0.0, 1.0)
-    image = image.astype(np.float32)
     vacuity = prediction.pixel_vacuity
     return Example(
         title=title,
         wrong=wrong,
-        image=image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2),
+        image=_picture(batch.image[index][:, *slices], batch.image.dim() == 5, stream.statistics),
         truth=truth[slices].cpu().numpy() if has_truth else None,
         predicted=None if predicted is None else predicted[slices].cpu().numpy(),
         vacuity=None if vacuity is None else _array(vacuity[index][slices]),
         maps={name: _array(values[index][slices]) for name, values in prediction.maps.items()},
     )
+
+
+def _picture(image: Tensor, of_volume: bool, statistics: Statistics) -> NDArray[np.float32]:
+    """Return a normalised image (channels, H, W) as (H, W, 3) in [0, 1].
+
+    That is the stored image, of its first three channels or its first one. Volumes can have any range of values: of a
+    slice, the first channel is shown, from its 1st to its 99th percentile.
+    """
+    values = image.float().cpu().numpy().transpose(1, 2, 0)
+    if of_volume:
+        values = values[..., :1]
+        low, high = np.percentile(values, (1, 99))
+        values = (values - low) / max(high - low, 1e-6)
+    else:
+        values = values * np.asarray(statistics.std) + np.asarray(statistics.mean)
+    values = np.clip(values, 0.0, 1.0).astype(np.float32)
+    return values[..., :3] if values.shape[2] >= 3 else np.repeat(values[..., :1], 3, axis=2)
 
 
 def _flat(mask: Tensor, batch: Batch) -> Tensor:

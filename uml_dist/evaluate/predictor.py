@@ -12,7 +12,10 @@ from uml_shards.read.loader import load
 from uml_shards.read.stream import Stream
 
 from ..batch import Batch, Prediction, collate
+from ..config.evaluating import WindowsConfig
 from ..recipes import Recipe
+from .components import keep_largest
+from .windows import Windows
 
 
 @dataclass(frozen=True)
@@ -24,17 +27,55 @@ class Predictor:
         networks: its networks by name, plain modules; in evaluation mode while they predict.
         device: device of the networks.
         autocast: precision to predict in; entered for every batch.
+        windows: the windows in which images of any size are predicted; None: the networks see the complete image.
+        largest_component: whether only the largest component of each predicted class is kept.
     """
 
     recipe: Recipe
     networks: Mapping[str, nn.Module]
     device: torch.device
     autocast: AbstractContextManager[Any] = field(default_factory=nullcontext)
+    windows: WindowsConfig | None = None
+    largest_component: bool = False
 
-    def predict(self, batch: Batch) -> Prediction:
-        """Return the predictions for a batch on the networks' device; networks must be in evaluation mode."""
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        networks: Mapping[str, nn.Module],
+        device: torch.device,
+        autocast: AbstractContextManager[Any],
+    ) -> "Predictor":
+        """Return a predictor as the recipe's configuration describes it; see the attributes."""
+        config = recipe.config
+        windows = config.windows if config.windows.apply_to(recipe.dimensions) else None
+        return cls(recipe, networks, device, autocast, windows, config.evaluation.largest_component)
+
+    def notes(self, stream: Stream) -> Mapping[str, str]:
+        """Return how a stream's predictions are made, where there is a choice: title -> one line."""
+        found = {}
+        if self.windows is not None:
+            found["windows"] = str(Windows.of(self.windows, stream.size))
+        if self.largest_component:
+            found["classes"] = "the largest component of each"
+        return found
+
+    def predict(self, batch: Batch, window: Sequence[int]) -> Prediction:
+        """Return the predictions for a batch; networks must be in evaluation mode.
+
+        Args:
+            batch: images of any size if there are windows, else of one that the networks take.
+            window: size of a window.
+        """
         with torch.no_grad(), self.autocast:
-            return self.recipe.predict(batch, self.networks)
+            if self.windows is None:
+                found = self._predict(batch)
+            else:
+                found = Windows.of(self.windows, window).predict(batch, self._predict)
+            return keep_largest(found) if self.largest_component else found
+
+    def _predict(self, batch: Batch) -> Prediction:
+        return self.recipe.predict(batch, self.networks)
 
     def predictions(
         self, stream: Stream, positions: Sequence[int], batch_size: int, workers: int = 0
@@ -44,7 +85,7 @@ class Predictor:
         Args:
             stream: the stream.
             positions: positions of the samples; a position without a sample yields a placeholder.
-            batch_size: samples per batch. Whole volumes differ in shape, so they come one by one.
+            batch_size: samples per batch. Those that are read in their stored size come one by one.
             workers: number of processes that read ahead.
         """
         size = 1 if stream.whole else batch_size
@@ -56,7 +97,8 @@ class Predictor:
         try:
             for batches in load({stream.name: stream}, requests, collate, workers, pin_memory=on_gpu):
                 batch = batches[stream.name].to(self.device)
-                yield batch, self.predict(batch)
+                prediction = self.predict(batch, stream.size)
+                yield batch.to(prediction.device or self.device), prediction
         finally:
             for name, network in self.networks.items():
                 network.train(training[name])

@@ -36,6 +36,7 @@ def metrics_record(result: Evaluation) -> dict[str, Any]:
         "counts": {"samples": manifest.samples, **Columns(cases, manifest, empty).counts()},
         "definitions": {name: definition.text for name, definition in definitions.items()},
         "lower_is_better": [name for name, definition in definitions.items() if definition.lower_is_better],
+        "notes": dict(result.notes),
         "empty_masks": empty,
         "empty_masks_rule": EMPTY_RULES[empty],
     }
@@ -82,6 +83,7 @@ def printed_table(record: Mapping[str, Any]) -> str:
     for name, need in record["left_out"].items():
         by_need.setdefault(need, []).append(name)
     notes += [f"left out, needs {need}: {', '.join(names)}" for need, names in by_need.items()]
+    notes += [f"{title.replace('_', ' ')}: {line}" for title, line in record["notes"].items()]
     if any(map(is_overlap, record["metrics"])):
         notes.append(f"empty masks: {record['empty_masks_rule']}")
     lines += ["", *notes] if notes else []

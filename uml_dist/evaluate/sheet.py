@@ -72,7 +72,7 @@ def draw_sheet(examples: Sequence[Example], classes: Sequence[str], heading: str
     rows = -(-len(examples) // columns)
     block = (WIDTH - 2 * MARGIN - (columns - 1) * GAP - (BAR if largest else 0)) / columns
     side = min((block - (len(panels) - 1) * PANEL_GAP) / len(panels), 320.0)
-    tall = side * examples[0].image.shape[0] / examples[0].image.shape[1]
+    tall = side * max(one.image.shape[0] / one.image.shape[1] for one in examples)
     height = round(HEADING + rows * (TITLE + tall + 8) + FOOT)
     page = _Page(height)
     page.write(MARGIN, 16, heading, size=11.0, weight="bold", width=WIDTH - 2 * MARGIN)
@@ -108,7 +108,8 @@ class _Page:
     def show(self, picture: Picture, place: Pixels) -> None:
         axes = self.axes(place)
         axes.set_axis_off()
-        axes.imshow(picture, aspect="auto", interpolation="nearest")
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_anchor("N")  # pictures may differ in shape
 
     def write(
         self,

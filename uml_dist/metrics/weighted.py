@@ -36,6 +36,12 @@ def mean(values: Floats, counted: Flags) -> Metric:
     return lambda cases: _ratio(cases.weights @ kept, cases.weights @ number)
 
 
+def total(values: Floats, counted: Flags) -> Metric:
+    """Return the sum of the values (N,) over the cases that count (N,)."""
+    kept = np.where(counted, values, 0.0)
+    return lambda cases: cases.weights @ kept
+
+
 def auroc(positive: Flags, score: Floats, counted: Flags) -> Metric:
     """Area under the ROC curve: the probability that a positive scores above a negative, ties counted half.
 

@@ -14,7 +14,7 @@ from uml_shards.format.manifest import Manifest
 from ..batch import Batch, Prediction
 from ..config.schema import RunConfig
 from ..distributed.global_batch import GlobalBatch
-from ..metrics.families import STANDARD, MetricFamily
+from ..metrics.families import STANDARD, MetricFamily, Surfaces
 from ..registry import Registered
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig, default=RunConfig)
@@ -168,13 +168,13 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
         Config: its configuration, the subclass of `RunConfig` that it is generic over.
         streams: the streams its configuration must have, and what their shards must contain; the first one is that by
             which epochs are counted and images normalised.
-        families: the families of metrics of its evaluation.
+        families: the families of metrics of its evaluation; `evaluation.surfaces` adds or removes `Surfaces`.
         dimensions: 2 for images, 3 for volumes.
     """
 
     Config: ClassVar[type[RunConfig]] = RunConfig
     streams: ClassVar[Mapping[str, StreamContract]] = {"train": StreamContract()}
-    families: ClassVar[tuple[MetricFamily, ...]] = STANDARD
+    families: Sequence[MetricFamily] = STANDARD
     dimensions: ClassVar[Literal[2, 3]] = 2
 
     def __init__(self, config: ConfigT, manifests: Mapping[str, Manifest]) -> None:
@@ -189,6 +189,10 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
         """
         self.config = config
         self.manifests = manifests
+        surfaces = config.evaluation.surfaces
+        if surfaces is not None:
+            others = [family for family in self.families if not isinstance(family, Surfaces)]
+            self.families = (*others, Surfaces(surfaces)) if surfaces != "none" else tuple(others)
 
     @property
     @abstractmethod

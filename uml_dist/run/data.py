@@ -17,6 +17,8 @@ from uml_shards.storage.cache import Cache
 
 from ..config.schema import Augment, RunConfig
 from ..errors import UmlError
+from ..evaluate.components import NEEDS_CLASSES
+from ..evaluate.windows import Windows
 from ..recipes import Recipe, StreamContract, recipe_class
 
 NAME_THEM = "name them when you make the shards, such as by --set classes=benign,malignant"
@@ -189,17 +191,43 @@ def input_statistics(config: RunConfig, manifest: Manifest) -> Statistics:
 
 
 def evaluation_stream(config: RunConfig, split: Split, size: Size, statistics: Statistics) -> Stream:
-    """Return a split in its own order, each sample once, without augmentation; volumes are read whole.
+    """Return a split in its own order, each sample once, without augmentation.
+
+    Volumes are read whole, and so are images that are predicted by windows.
 
     Args:
         config: the run's configuration.
         split: the split.
-        size: size of the images; of volumes, that of placeholders only.
+        size: size of the images; of those that are read whole, that of the windows and of placeholders.
         statistics: statistics of the training data, by which images are normalised.
     """
-    whole = split.manifest.dimensions == 3
-    plan = InOrder(len(split))
+    plan, whole = InOrder(len(split)), reads_whole(config, split.manifest)
     return Stream(split, plan, size, statistics, on_bad_sample=config.data.on_bad_sample, whole=whole)
+
+
+def reads_whole(config: RunConfig, manifest: Manifest) -> bool:
+    """Whether evaluations read the samples of a split in their stored size."""
+    return manifest.dimensions == 3 or config.windows.apply_to(manifest.dimensions)
+
+
+def check_evaluation(config: RunConfig, manifest: Manifest, size: Size) -> None:
+    """Check that `[windows]` and `[evaluation]` fit a split.
+
+    Args:
+        config: the run's configuration.
+        manifest: the split's manifest.
+        size: size of its images or windows.
+
+    Raises:
+        UmlError: they do not.
+    """
+    if config.windows.apply_to(manifest.dimensions):
+        Windows.of(config.windows, size)
+    if config.evaluation.largest_component and not manifest.mask_classes:
+        raise UmlError(
+            f"{NEEDS_CLASSES}, but the masks of {manifest.dataset} {manifest.split} have none or overlap: "
+            "set it to false"
+        )
 
 
 def check_dimensions(kind: type[Recipe], manifest: Manifest, name: str) -> None:

@@ -21,7 +21,7 @@ from uml_shards.read.stream import Stream
 from uml_shards.sample import Sample
 
 from ..batch import Batch, Prediction, batch_of
-from ..config.loading import validate
+from ..config.loading import apply_overrides, validate
 from ..config.schema import RunConfig, Weights
 from ..errors import UmlError
 from ..evaluate import Predictor
@@ -32,11 +32,13 @@ from .checkpoint import RunState, read_networks, read_state, verify
 from .data import (
     Size,
     check_dimensions,
+    check_evaluation,
     check_stream,
     evaluation_stream,
     input_statistics,
     open_splits,
     open_stream_split,
+    reads_whole,
     stream_sizes,
 )
 from .inputs import manifests_of
@@ -45,6 +47,9 @@ from .reader import RunReader
 
 NAME_SHARDS = "if they have moved, name their folder by --shards"
 """The remedy where the shards of a run are not at their place."""
+
+EVALUATION_TABLES = ("windows.", "evaluation.")
+"""Tables whose keys can be changed when a trained run is loaded."""
 
 Data = Literal["training", "other", "gone"]
 """What a run's shards are: those of its training; others; or not there, or not all of them."""
@@ -102,7 +107,7 @@ class Run:
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
         sources = predicting(self.recipe, self.weights)
         networks = {name: self.networks[source] for name, source in sources.items()}
-        return Predictor(self.recipe, networks, self.device, autocast)
+        return Predictor.of(self.recipe, networks, self.device, autocast)
 
     @cached_property
     def data(self) -> Data:
@@ -114,15 +119,16 @@ class Run:
         return "training" if _changed(self.state, splits) is None else "other"
 
     def predict(self, batch: Batch) -> Prediction:
-        """Return the predictions for a batch on the run's device."""
-        return self.predictor.predict(batch)
+        """Return the predictions for a batch on the run's device; by windows if its size is not that of training."""
+        return self.predictor.predict(batch, self.sizes[self.first_stream])
 
     def predict_images(self, images: Sequence[NDArray[Any]]) -> Prediction:
-        """Return the predictions for images that are in no shards; they are resized and normalised as in training.
+        """Return the predictions for images that are in no shards; they are prepared as in evaluations of the run.
 
         Args:
-            images: images (H, W, channels) of any sizes, uint8 or uint16; or volumes (H, W, D, channels) of one shape,
-                prepared as those of the training. Grey images may lack the axis of channels.
+            images: images (H, W, channels), uint8 or uint16, of any sizes if they are resized, of one size if they are
+                predicted by windows; or volumes (H, W, D, channels) of one size, prepared as those of the training.
+                Grey images may lack the axis of channels.
 
         Raises:
             UmlError: an image has another number of axes or channels, or another type.
@@ -130,7 +136,7 @@ class Run:
         if not len(images):
             raise UmlError("predict_images got no image: give at least one")
         volumes, channels, size = self.recipe.dimensions == 3, self.manifest.channels, self.sizes[self.first_stream]
-        arrays = []
+        whole, arrays = reads_whole(self.config, self.manifest), []
         for number, image in enumerate(images):
             array = image[..., None] if channels == 1 and image.ndim == self.recipe.dimensions else image
             if array.ndim != self.recipe.dimensions + 1 or array.shape[-1] != channels:
@@ -138,9 +144,9 @@ class Run:
                 raise UmlError(f"image {number} has the shape {image.shape}: the run needs ({axes}, {channels})")
             if not volumes and array.dtype not in (np.uint8, np.uint16):
                 raise UmlError(f"image {number} has the type {array.dtype}: the run needs uint8 or uint16")
-            arrays.append(array if volumes else resize(Sample("", array), size).image)
+            arrays.append(array if whole else resize(Sample("", array), size).image)
         if len({array.shape for array in arrays}) > 1:
-            raise UmlError("the volumes differ in shape: predict them one by one")
+            raise UmlError(f"the {'volumes' if volumes else 'images'} differ in shape: predict them one by one")
         return self.predict(batch_of(arrays, self.statistics).to(self.device))
 
     def to(self, device: torch.device) -> "Run":
@@ -173,6 +179,7 @@ class Run:
         split = open_stream_split(self.config, kind, stream, name, manifests)
         check_dimensions(kind, split.manifest, f"split {name}")
         check_stream(self.config, kind, stream, split.manifest, manifests, f"split {name}")
+        check_evaluation(self.config, split.manifest, self.sizes[stream])
         return split
 
     def stream(self, split: Split, stream: str | None = None) -> Stream:
@@ -186,6 +193,7 @@ def load_run(
     device: torch.device | str | None = None,
     shards: str | Path | None = None,
     weights: Weights | None = None,
+    settings: Sequence[str] = (),
 ) -> Run:
     """Read a trained run, or exported weights. The shards of the training are not needed.
 
@@ -198,16 +206,20 @@ def load_run(
         shards: folder or URL of the data set to open splits of: the first stream's, if it has moved since training, or
             another one of the same classes.
         weights: "trained" or "averaged" weights of the trained networks; by default those of the run's validations.
+        settings: settings of the tables windows and evaluation that replace those of the training, such as
+            "windows.stride=32".
 
     Raises:
-        UmlError: the run or the checkpoint is missing or damaged, the run has no averaged weights, or it does not state
-            its inputs and the shards of its training are missing or have changed.
+        UmlError: the run or the checkpoint is missing or damaged, the run has no averaged weights, a setting is not
+            valid, or the checkpoint does not state its inputs and the shards of its training are missing or have
+            changed.
     """
     path = Path(path)
     config, folder = _find(path, checkpoint)
     verify(folder)
     state = read_state(folder)
     config = validate(state.config, str(folder / "state.json")) if config is None else config
+    config = _with_settings(config, settings)
     kind = recipe_class(config.recipe)
     config = _with_shards(config, next(iter(kind.streams)), shards)
     manifests = manifests_of(state, folder) or _manifests_of_training(config, state, path)
@@ -253,6 +265,15 @@ def _changed(state: RunState, splits: Mapping[str, Samples]) -> str | None:
     """Return the first stream whose samples are not those of the training."""
     digests = {name: split.manifest.digest for name, split in splits.items()}
     return next((name for name, digest in digests.items() if state.data.get(name, digest) != digest), None)
+
+
+def _with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    """Return the configuration with other settings of how the run is evaluated."""
+    for setting in settings:
+        if not setting.startswith(EVALUATION_TABLES):
+            raise UmlError(f"argument {setting!r} would change the trained run: set windows.KEY or evaluation.KEY only")
+    tree = config.model_dump(mode="json", exclude_none=True)
+    return validate(apply_overrides(tree, settings), "command line") if settings else config
 
 
 def _with_shards(config: RunConfig, first: str, shards: str | Path | None) -> RunConfig:

@@ -137,7 +137,9 @@ def _figures(validation: Mapping[str, Any], evaluations: Sequence[Mapping[str, A
         shards = f" (another data set, {record['shards']})" if "shards" in record else ""
         title = f"Evaluation on {record.get('dataset')}{shards}, split {record.get('split')}"
         title += f"{_weights(record)}, with 95 % intervals over cases:"
-        parts.append(f"{markdown(title)}\n\n{_table(('metric', 'value', 'interval'), rows)}{_empty_masks(record)}")
+        notes = "".join(f"\n\n{markdown(f'{key}: {line}')}." for key, line in record.get("notes", {}).items())
+        table = _table(("metric", "value", "interval"), rows)
+        parts.append(f"{markdown(title)}\n\n{table}{notes}{_empty_masks(record)}")
     if validation:
         rows = [(name, _number(value)) for name, value in validation["metrics"].items()]
         title = f"Validation at step {validation['step']}{markdown(_weights(validation))}; "

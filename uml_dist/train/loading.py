@@ -11,7 +11,7 @@ from uml_shards.read.loader import PREFETCH
 from ..config.schema import RunConfig
 from ..errors import UmlError
 from ..launch.resources import Space, read_open_files, read_space
-from ..run.data import Size
+from ..run.data import Size, reads_whole
 from .setup import Setup
 
 TENSORS = 6
@@ -61,7 +61,7 @@ def sample_bytes(manifest: Manifest, size: Size) -> int:
 def of_training(setup: Setup, ranks: int) -> list[InFlight]:
     """Return the batches that are in flight on a rank while it trains, and those of a validation meanwhile.
 
-    The size of whole volumes is not known before they are read; they are left out.
+    The size of samples that are read whole is not known before; they are left out.
     """
     found, largest = [], 1
     for phase, _ in setup.phases:
@@ -70,7 +70,7 @@ def of_training(setup: Setup, ranks: int) -> list[InFlight]:
         size = sum(n * sample_bytes(setup.splits[name].manifest, setup.sizes[name]) for name, n in parts.items())
         found.append(InFlight(size, len(parts), rank_batch.accumulation + 1))
         largest = max(largest, rank_batch.micro_batch)
-    images = [one for one in setup.validations if one.split.manifest.dimensions == 2]
+    images = [one for one in setup.validations if not reads_whole(setup.config, one.split.manifest)]
     sizes = [largest * sample_bytes(one.split.manifest, one.size) for one in images]
     training = max(found, key=lambda one: one.shared_bytes(1))
     return [training, *([InFlight(max(sizes))] if sizes else [])]

@@ -25,6 +25,7 @@ from ..run.data import (
     Size,
     augmentation_of,
     check_dimensions,
+    check_evaluation,
     check_stream,
     check_truth,
     input_statistics,
@@ -45,7 +46,7 @@ class Validation:
     Attributes:
         name: name in `[validations.NAME]`; "" for the main one, which `[train]` describes.
         split: the split.
-        size: size of its images, or of placeholders among its volumes.
+        size: size of its images, or of windows.
         selection: the metric by which its best checkpoint is chosen.
     """
 
@@ -228,6 +229,7 @@ def _validation(name: str, given: ValidationConfig, recipe: Recipe, split: Split
     check_selection(selection, split.manifest, recipe.families)
     if given.size is not None:
         size = stated_size(given.size, split.manifest, f"{key}.size")
+    check_evaluation(recipe.config, split.manifest, size)
     return Validation(name, split, size, selection)
 
 

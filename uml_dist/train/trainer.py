@@ -249,7 +249,7 @@ class Trainer:
     def _validate(self, phase: Phase, rank_batch: RankBatch) -> list[Validation]:
         """Evaluate the validations; return those whose metric is the best so far."""
         with self.networks.gathered(predicting(self.setup.recipe, self.config.train.weights)) as networks:
-            predictor = Predictor(self.setup.recipe, networks, self.device, self.autocast())
+            predictor = Predictor.of(self.setup.recipe, networks, self.device, self.autocast())
             return self.validator.validate(predictor, rank_batch.micro_batch, phase, self.state)
 
     def _save(self, best: Sequence[Validation]) -> None:

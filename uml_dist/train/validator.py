@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..config.section import Section
 from ..evaluate import Evaluation, Predictor, evaluate
 from ..metrics.selection import parse_selection
 from ..recipes import Phase
@@ -115,9 +116,20 @@ class Validator:
         train = self._config.train
         if train.model_copy(update={"evaluate_with": before["train"].get("evaluate_with")}).weights != train.weights:
             return True
+        if _evaluates_otherwise(self._config.windows, before.get("windows", {})):
+            return True
+        if _evaluates_otherwise(self._config.evaluation, before.get("evaluation", {})):
+            return True
         other_rule = before["train"].get("empty_masks", "one") != train.empty_masks
         other = parse_selection(stated["best"], families, selection.key) != selection
         return other or (other_rule and selection.by_empty_masks)
+
+
+def _evaluates_otherwise(now: Section, before: Mapping[str, Any]) -> bool:
+    """Whether a table that changes the figures of an evaluation was different; `batch` does not change them."""
+    tables = (now, type(now).model_validate(before))
+    first, second = (table.model_dump(exclude={"batch"}) for table in tables)
+    return first != second
 
 
 def _best(validation: Validation, state: RunState) -> float | None:

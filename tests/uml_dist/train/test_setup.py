@@ -81,6 +81,12 @@ def test_metric_that_the_validation_split_cannot_have_is_reported_in_one_line(
     assert refused(tree).startswith(f"train.best: {message}: use one of ")
 
 
+def test_distances_between_surfaces_can_choose_the_best_checkpoint_of_any_recipe(partly_known):
+    best = setup_of(uml_tree(partly_known), "evaluation.surfaces=voxel", "train.best=hd95").validations[0].selection
+    assert best.lower_is_better
+    assert "'hd95' is not a metric of this data" in refused(uml_tree(partly_known), "train.best=hd95")
+
+
 def test_a_channel_of_one_value_is_reported_before_any_rank_starts(partly_known, tmp_path):
     shards = shutil.copytree(partly_known, tmp_path / "shards")
     restate(shards / "train", statistics={"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.0, 0.2]})

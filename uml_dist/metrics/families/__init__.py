@@ -4,8 +4,9 @@ from .family import Definition, MetricFamily
 from .image_classes import ImageClasses
 from .lesions import Lesions
 from .pixel_classes import PixelClasses
+from .surfaces import Surfaces
 
 STANDARD: tuple[MetricFamily, ...] = (ImageClasses(), PixelClasses(), Lesions())
 """The families of every recipe that does not name others."""
 
-__all__ = ["STANDARD", "Definition", "ImageClasses", "Lesions", "MetricFamily", "PixelClasses"]
+__all__ = ["STANDARD", "Definition", "ImageClasses", "Lesions", "MetricFamily", "PixelClasses", "Surfaces"]

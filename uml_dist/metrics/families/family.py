@@ -59,6 +59,10 @@ class MetricFamily(ABC):
     def requirements(self, manifest: Manifest) -> Mapping[str, str]:
         """Return every metric of a data set's classes and tasks -> what the split lacks to form it; "" for nothing."""
 
+    def notes(self, columns: Columns) -> Mapping[str, str]:
+        """Return what a reader of these cases' metrics must know beside their definitions: title -> one line."""
+        return {}
+
     def table(self, columns: Columns) -> Mapping[str, Iterable[Any]]:
         """Return the family's columns of cases.csv: title -> a cell for each case."""
         return {}

@@ -141,16 +141,18 @@ def pixel_columns(prediction: Prediction, mask: Tensor) -> dict[str, Tensor]:
     Returns:
         `pixels` that count; `pixel_nll`, their mean negative log-likelihood in nats, NaN without any; for each class c
         `intersection_c`, `predicted_c` and `true_c` pixels, and `area_c`, the share of all pixels that are predicted to
-        be of the class, whether they count or not, all (B,); `pixel_calibration` (B, bins, 3), the number,
-        sum of confidences and hits by confidence; `entropy_histogram` and `vacuity_histogram` (B, 2, bins) int32, right
-        and wrong pixels by uncertainty, entropies divided by the largest, ln C.
+        be of the class, whether they count or not, all (B,) and of the prediction's `pixel_class`. Of its probability:
+        `pixel_calibration` (B, bins, 3), the number, sum of confidences and hits by confidence; `entropy_histogram` and
+        `vacuity_histogram` (B, 2, bins) int32, right and wrong pixels by uncertainty, entropies divided by the largest,
+        ln C.
     """
     assert prediction.pixel_probability is not None
     probability = prediction.pixel_probability.float()
     valid = mask != IGNORE
     target = torch.where(valid, mask, 0).long()
-    confidence, predicted = probability.max(1)
-    hit = (predicted == target) & valid
+    confidence, most_probable = probability.max(1)
+    hit = (most_probable == target) & valid
+    predicted = prediction.pixel_class
     columns = {"pixels": valid.flatten(1).sum(1)}
     of_target = probability.gather(1, target[:, None])[:, 0]
     nll = torch.where(valid, -of_target.clamp(min=1e-12).log(), 0.0).flatten(1).sum(1)
