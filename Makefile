@@ -16,8 +16,8 @@ endif
 
 export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo shards bench bench-static bench-errors bench-micro bench-step bench-shards bench-deviations \
-    bench-quality tune gpu-check cluster-check test test-quick test-kernels test-triton test-distributed test-real fuzz lint \
+.PHONY: help install demo shards bench bench-static bench-errors bench-micro bench-distances bench-step bench-shards \
+    bench-deviations bench-quality tune gpu-check cluster-check test test-quick test-kernels test-triton test-distributed test-real fuzz lint \
     format clean
 
 DATASET ?= phantom
@@ -56,6 +56,9 @@ bench-errors: $(STAMP) ## plot the float32 errors of the loss against the eviden
 
 bench-micro: $(STAMP) ## compare every kernel with torch operations
 	$(BENCH) $(BIN)/python kernels/bench/micro.py $(ARGS)
+
+bench-distances: $(STAMP) ## compare distance maps with SciPy's: largest difference, and time by shape and batch
+	$(BENCH) $(BIN)/python kernels/bench/distances.py $(ARGS)
 
 bench-shards: $(STAMP) ## compare samples/s per core with stock webdataset; resume and index of a million samples: ARGS="--shards FOLDER"
 	$(BIN)/python shards/bench/reading.py $(ARGS)
