@@ -48,7 +48,7 @@ def distance(mask: Tensor, spacing: Tensor | None = None) -> Tensor:
 
     Returns:
         float32 of the mask's shape, contiguous; 0 in the foreground, +inf everywhere for an empty mask. With unit
-        spacing it is the correctly rounded square root of an exact integer, else its relative error is below 5e-7.
+        spacing it is torch's square root of an exact integer, else its relative error is below 5e-7.
 
     Raises:
         ValueError: see `signed_distance`.
