@@ -16,9 +16,9 @@ endif
 
 export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo shards bench bench-static bench-errors bench-micro bench-step bench-windows bench-shards bench-deviations \
-    bench-quality tune gpu-check cluster-check test test-quick test-kernels test-triton test-distributed test-real fuzz lint \
-    format clean
+.PHONY: help install demo shards ablation bench bench-static bench-errors bench-micro bench-distances bench-step \
+    bench-ugmcl-step bench-windows bench-shards bench-deviations bench-quality tune gpu-check cluster-check test \
+    test-quick test-kernels test-triton test-distributed test-real fuzz lint format clean
 
 DATASET ?= phantom
 OUT ?= data/shards/$(DATASET)
@@ -38,8 +38,8 @@ demo: $(STAMP) ## make shards of generated images, train on 2 workers and evalua
 	$(BIN)/python launchers/demo.py $(ARGS)
 
 shards: $(STAMP) ## make shards: DATASET=isic2017 RAW=folder [OUT=folder] [SIZE=256] [ARGS=...]; default: the phantom
-	@if [ "$(DATASET)" = phantom ] && [ -f "$(OUT)/test/manifest.json" ] && [ -z "$(SIZE)$(ARGS)" ]; then \
-	    echo "$(OUT) already contains the phantom shards; remove that folder to rebuild them"; \
+	@if [ -n "$(filter phantom phantom3d,$(DATASET))" ] && [ -f "$(OUT)/test/manifest.json" ] && [ -z "$(SIZE)$(ARGS)" ]; then \
+	    echo "$(OUT) already contains the shards of $(DATASET); remove that folder to rebuild them"; \
 	else \
 	    set -x; $(BIN)/python launchers/shards.py make --dataset $(DATASET) --out "$(OUT)" \
 	        $(if $(RAW),--raw "$(RAW)") $(if $(SIZE),--size $(SIZE)) $(ARGS); \
@@ -57,6 +57,9 @@ bench-errors: $(STAMP) ## plot the float32 errors of the loss against the eviden
 bench-micro: $(STAMP) ## compare every kernel with torch operations
 	$(BENCH) $(BIN)/python kernels/bench/micro.py $(ARGS)
 
+bench-distances: $(STAMP) ## compare distance maps with SciPy's: largest difference, and time by shape and batch
+	$(BENCH) $(BIN)/python kernels/bench/distances.py $(ARGS)
+
 bench-shards: $(STAMP) ## compare samples/s per core with stock webdataset; resume and index of a million samples: ARGS="--shards FOLDER"
 	$(BIN)/python shards/bench/reading.py $(ARGS)
 
@@ -66,11 +69,17 @@ bench-step: $(STAMP) ## compare time and memory of a training step with the publ
 bench-windows: $(STAMP) ## compare windows per second of a sliding-window prediction with MONAI's
 	$(BIN)/python launchers/bench/windows.py $(ARGS)
 
+bench-ugmcl-step: $(STAMP) ## measure the parts of a training step of UG-MCL, by method and precision: table and CSV in runs/bench
+	$(BIN)/python launchers/bench/ugmcl_step.py $(ARGS)
+
 bench-deviations: $(STAMP) ## measure how each difference from the authors' network changes UML's outputs
 	PYTHONPATH=tests/support $(BIN)/python launchers/bench/deviations.py $(ARGS)
 
 bench-quality: $(STAMP) ## compare UML with a plain U-Net over several seeds: table, CSV and PNG in runs/bench/quality
 	$(BIN)/python launchers/bench/quality.py $(ARGS)
+
+ablation: $(STAMP) ## compare the arms of UG-MCL over several seeds, on any shards: tables, CSV and PNG in runs/bench/ablation
+	$(BIN)/python launchers/bench/ablation.py $(ARGS)
 
 tune: $(STAMP) ## measure the rows of uml_kernels/table.py on a GPU
 	$(BENCH) $(BIN)/python kernels/bench/tune.py $(ARGS)

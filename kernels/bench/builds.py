@@ -132,6 +132,30 @@ def _maps(build: Build) -> Tensor:
     return uml_kernels.combined_loss(sums, term_weights=[TermWeights(1.0, 1.0, 1.0)] * 4, kl_weight=0.3).loss
 
 
+def _blob(build: Build) -> Tensor:
+    """Return masks without data."""
+    return torch.empty(BATCH, SIDE, SIDE, dtype=torch.bool, device="meta")
+
+
+def _signed_distance(build: Build) -> Tensor:
+    return uml_kernels.signed_distance(_blob(build))
+
+
+def _spaced_distance(build: Build) -> Tensor:
+    return uml_kernels.distance(_blob(build).unsqueeze(1), torch.empty(BATCH, 3, device="meta"))
+
+
+def _passes(build: Build) -> Any:
+    total = torch.zeros_like(build.maps().detach(), dtype=torch.float32)
+    return uml_kernels.passes_entropy(uml_kernels.add_probability(total, build.maps()), 8, 0.75)
+
+
+def _consistency(build: Build) -> Any:
+    logits, distance = build.maps(), build.maps(build.classes - 1)
+    teacher = build.maps().detach(), build.maps(build.classes - 1).detach()
+    return tuple(uml_kernels.consistency_sums(logits, distance, *teacher, _blob(build), 1500.0))
+
+
 CALLS: dict[str, Callable[[Build], Any]] = {
     "evidential_sums": _sums,
     "evidential_sums soft": _soft,
@@ -144,9 +168,13 @@ CALLS: dict[str, Callable[[Build], Any]] = {
     "gated": _gated,
     "resized": _resized,
     "level_sums": _levels,
+    "signed_distance": _signed_distance,
+    "distance with spacing": _spaced_distance,
+    "passes_entropy": _passes,
+    "consistency_sums": _consistency,
 }
 
-WITHOUT_CLASSES = ("gated",)
+WITHOUT_CLASSES = ("gated", "signed_distance", "distance with spacing")
 """Calls that do not depend on the number of classes."""
 
 
@@ -156,7 +184,7 @@ def builds() -> Iterator[Build]:
         plain = " " not in operation
         for classes in (3,) if operation in WITHOUT_CLASSES else (2, 3):
             yield Build(operation, classes, everywhere=plain)
-        if not plain:
+        if not plain or operation == "signed_distance":
             continue
         yield Build(operation, 3, "bfloat16")
         yield Build(operation, 3, channels_last=True)
@@ -166,7 +194,10 @@ def builds() -> Iterator[Build]:
 
 def few() -> Iterator[Build]:
     """Yield the builds for the tests: every kernel for all architectures, and the variants with the most registers."""
-    for operation in ("evidential_sums", "opinion", "predictive_maps", "gated", "resized"):
+    for operation in (
+        "evidential_sums", "opinion", "predictive_maps", "gated", "resized", "signed_distance", "passes_entropy",
+        "consistency_sums",
+    ):  # fmt: skip
         yield Build(operation, 3, everywhere=True)
     yield Build("level_sums", 2, everywhere=True)
     for operation in ("evidential_loss", "evidential_loss none", "evidential_sums soft", "evidential_sums weighted"):
@@ -178,6 +209,8 @@ def few() -> Iterator[Build]:
     yield Build("evidential_sums", 8)
     yield Build("evidential_loss", 3, channels_last=True)
     yield Build("opinion", 8)
+    yield Build("consistency_sums", 8)
+    yield Build("distance with spacing", 3)
 
 
 def built(build: Build, architecture: str) -> list[Built]:

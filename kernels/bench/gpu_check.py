@@ -37,7 +37,7 @@ RESERVE = 25.0
 ATTEMPTS = 5
 """Maximum number of runs of a part that can resume after a crash."""
 
-TABLES = ("micro.csv", "loss_share.csv", "trainer.csv")
+TABLES = ("micro.csv", "distances.csv", "loss_share.csv", "trainer.csv")
 """Files with the same columns, which are merged into gpu.csv."""
 
 OTHERS = ("gpu.csv", "tune.csv", "tune.txt", "tune.begun", "micro.begun")

@@ -19,7 +19,8 @@ from processes import cores, work_together
 
 ROOT = Path(__file__).parents[2]
 FILES = (
-    "on_gpu", "combined", "corners", "operations", "levels", "evidential", "opinion", "gating", "resizing", "special",
+    "on_gpu", "combined", "corners", "operations", "levels", "evidential", "opinion", "gating", "resizing", "distance",
+    "consistency", "passes", "special",
 )  # fmt: skip
 """Order of the test files: those that need a GPU, then the slowest. Other files come last."""
 

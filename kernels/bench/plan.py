@@ -87,6 +87,10 @@ def parts(rehearse: bool, training: bool) -> list[Part]:
         words = ["--rehearse", "--processes", "2"] if rehearse else ["--brief"]
         return [str(BENCH / "tune.py"), "--out", str(out), "--seconds", own(seconds - 5), *words]
 
+    def distances(out: Path, scratch: Path, seconds: float) -> list[str]:
+        words = ["--quick", "--cpu"] if rehearse else ["--rounds", "5"]
+        return [str(BENCH / "distances.py"), "--out", str(out), *words]
+
     def share(out: Path, scratch: Path, seconds: float) -> list[str]:
         words = [*small, "--rounds", "2"] if rehearse else []
         return [str(BENCH / "loss_share.py"), "--out", str(out / "loss_share.csv"), *words]
@@ -100,6 +104,7 @@ def parts(rehearse: bool, training: bool) -> list[Part]:
         Part("tests", "tests of the kernels", 0.28, tests, FOR_TESTS, interpreted=True),
         Part("micro", "microbenchmarks", 0.3, micro, resumes=True),
         Part("tune", "tiles", 0.15, tune, interpreted=True, resumes=True),
+        Part("distances", "distance maps against SciPy", 0.05, distances, ("scipy",)),
     ]
     if training:
         every += [

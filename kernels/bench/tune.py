@@ -55,6 +55,10 @@ TUNED = {
     "gated_backward": ("gated", "backward"),
     "resized_forward": ("resized", "forward"),
     "resized_backward": ("resized", "backward"),
+    "consistency_forward": ("consistency", "forward"),
+    "consistency_backward": ("consistency", "backward"),
+    "add_probability": ("passes", "forward"),
+    "passes_entropy": ("passes", "forward"),
 }
 """Name of a kernel in the table -> workload and mode in which it is timed."""
 
@@ -83,7 +87,7 @@ def present(kernel: str, setting: Setting, name: str = "any") -> Tiles:
     """Return the table's tiles for a kernel, the maps of a setting and an architecture."""
     inputs = make_inputs(setting._replace(batch=1, side=16), torch.device("meta"))
     with patch.object(table, "architecture", lambda device: name):
-        return table.tiles(kernel, inputs.maps[0].flatten(2))
+        return table.tiles(kernel, (*inputs.maps, *inputs.fixed)[0].flatten(2))
 
 
 def candidates(kernel: str, setting: Setting, name: str = "any") -> list[Tiles]:
@@ -194,7 +198,8 @@ def settings(kernel: str, brief: bool) -> Iterator[Setting]:
 
 def row_of(setting: Setting, tiles: Tiles) -> str:
     """Format a row for uml_kernels/table.py, where the classes of features are their channels."""
-    channels = WORKLOADS[setting.workload].channels[0][0] or setting.classes
+    workload = WORKLOADS[setting.workload]
+    channels = (*workload.channels, *workload.fixed)[0][0] or setting.classes
     width = 4 if setting.dtype == "float32" else 2
     numbers = tuple(each for each in tiles if each is not None)
     return f"Row({channels}, Tiles{numbers}, {setting.layout == 'last'}, {width})"

@@ -1,5 +1,6 @@
 """Workloads of the benchmarks: each library call with an equivalent composition of torch's own operations."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from eager_losses import eager_dice, eager_evidence, eager_mutual_loss, eager_te
 from uml_kernels import TermWeights
 
 KL_WEIGHT, SMOOTH, LEVELS, CHANNELS = 0.3, 1e-5, 4, 64
+PASSES, LIMIT, SLOPE = 8, 0.75, 4.0
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -36,10 +38,19 @@ class Setting(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """Maps that require a gradient, and class indices (B, H, W)."""
+    """Inputs of a workload.
+
+    Attributes:
+        maps: maps that require a gradient.
+        target: class indices (B, H, W).
+        fixed: maps without gradient.
+        mask: one blob per sample (B, H, W), bool.
+    """
 
     maps: tuple[Tensor, ...]
     target: Tensor
+    fixed: tuple[Tensor, ...] = ()
+    mask: Tensor | None = None
 
 
 Function = Callable[[Inputs], Tensor | tuple[Tensor, ...]]
@@ -53,12 +64,14 @@ class Workload(NamedTuple):
         channels: number of channels (None for C) and divisor of the sides, for each map.
         ours: implementation by the library.
         eager: composition of torch's operations.
+        fixed: channels and divisors of the maps without gradient.
     """
 
     needs: tuple[str, ...]
     channels: tuple[tuple[int | None, int], ...]
     ours: Function
     eager: Function
+    fixed: tuple[tuple[int | None, int], ...] = ()
 
 
 FULL = TermWeights(cross_entropy=1.0, kl=1.0, dice=1.0)
@@ -160,6 +173,66 @@ def _eager_resized(inputs: Inputs) -> Tensor:
     return functional.interpolate(inputs.maps[0].float(), size, mode="bilinear", align_corners=True)
 
 
+def _signed_distance(inputs: Inputs) -> Tensor:
+    assert inputs.mask is not None
+    return uml_kernels.signed_distance(inputs.mask)
+
+
+def _eager_signed_distance(inputs: Inputs) -> Tensor:
+    """Take the minimum over every offset along each axis, for inside and outside."""
+    assert inputs.mask is not None
+    foreground, roots = inputs.mask, []
+    for sites in (foreground, ~foreground):
+        squares = torch.zeros(sites.shape, device=sites.device).masked_fill_(~sites, torch.inf)
+        for axis in (2, 1):
+            lowered, side = squares.clone(), sites.shape[axis]
+            for offset in range(1, side):
+                moved = squares + offset * offset
+                for first, second in ((0, offset), (offset, 0)):
+                    part = lowered.narrow(axis, first, side - offset)
+                    torch.minimum(part, moved.narrow(axis, second, side - offset), out=part)
+            squares = lowered
+        roots.append(squares.sqrt_())
+    outside, inside = (each / each.amax((1, 2), keepdim=True) for each in roots)
+    padded = functional.pad(foreground[:, None].float(), (1, 1, 1, 1), value=1.0)
+    across, along = functional.max_pool2d(-padded, (3, 1), 1), functional.max_pool2d(-padded, (1, 3), 1)
+    touching = (torch.maximum(across[..., 1:-1], along[:, :, 1:-1]) == 0).squeeze(1)
+    return (outside - inside).masked_fill_(touching & foreground, 0)
+
+
+def _passes(inputs: Inputs) -> Tensor:
+    (logits,) = inputs.fixed
+    total = torch.zeros_like(logits, dtype=torch.float32)
+    for _ in range(PASSES):
+        uml_kernels.add_probability(total, logits)
+    return uml_kernels.passes_entropy(total, PASSES, LIMIT)[0]
+
+
+def _eager_passes(inputs: Inputs) -> Tensor:
+    (logits,) = inputs.fixed
+    total = torch.zeros_like(logits, dtype=torch.float32)
+    for _ in range(PASSES):
+        total += logits.float().softmax(1)
+    probability = total / PASSES
+    return -(probability * probability.log()).sum(1) / math.log(probability.shape[1])
+
+
+def _consistency(inputs: Inputs) -> Tensor:
+    assert inputs.mask is not None
+    (logits, distance), teacher = inputs.maps, inputs.fixed
+    return torch.stack(uml_kernels.consistency_sums(logits, distance, teacher[0], teacher[1], inputs.mask, SLOPE)).sum()
+
+
+def _eager_consistency(inputs: Inputs) -> Tensor:
+    assert inputs.mask is not None
+    (logits, distance), (teacher, teacher_distance), mask = inputs.maps, inputs.fixed, inputs.mask
+    probability, z = logits.float().softmax(1), distance.float()
+    cross = (torch.sigmoid(-SLOPE * z) - probability).square().mean(1)
+    segmentation = mask * (probability - teacher.float()).square().mean(1)
+    between = mask * (z - teacher_distance.float()).square().mean(1)
+    return segmentation.sum() + between.sum() + cross.sum() + (mask * cross).sum()
+
+
 ONE, ALL_LEVELS = ((None, 1),), tuple((None, 2**level) for level in range(LEVELS))
 
 WORKLOADS: dict[str, Workload] = {
@@ -192,9 +265,12 @@ WORKLOADS: dict[str, Workload] = {
     "opinion": Workload(("opinion",), ONE, _opinion, _eager_opinion),
     "gated": Workload(("gated",), ((CHANNELS, 1), (1, 1)), _gated, _eager_gated),
     "resized": Workload(("resized",), ((None, 2),), _resized, _eager_resized),
+    "consistency": Workload(("consistency_sums",), ONE * 2, _consistency, _eager_consistency, ONE * 2),
+    "signed distance": Workload(("signed_distance",), (), _signed_distance, _eager_signed_distance),
+    "passes": Workload(("add_probability", "passes_entropy"), (), _passes, _eager_passes, ONE),
 }
 """`uml-paper` is one evidential map and four Dice levels, `uml-v2` four evidential maps. `maps` are the inference maps,
-without a backward pass."""
+`passes` the entropy of 8 stochastic passes; these and `signed distance` have no backward pass."""
 
 
 def available() -> list[str]:
@@ -205,13 +281,25 @@ def available() -> list[str]:
 def make_inputs(setting: Setting, device: torch.device, seed: int = 0) -> Inputs:
     """Draw random maps of standard deviation 2 and a random target."""
     torch.manual_seed(seed)
-    maps = []
-    for channels, divisor in WORKLOADS[setting.workload].channels:
+    workload, maps = WORKLOADS[setting.workload], []
+    for channels, divisor in (*workload.channels, *workload.fixed):
         count, side = channels or setting.classes, setting.side // divisor
         x = 2 * torch.randn(setting.batch, count, side, side, device=device)
         x = x.to(DTYPES[setting.dtype])
         if setting.layout == "last":
             x = x.contiguous(memory_format=torch.channels_last)
-        maps.append(x.requires_grad_())
+        maps.append(x.requires_grad_(len(maps) < len(workload.channels)))
     shape = (setting.batch, setting.side, setting.side)
-    return Inputs(tuple(maps), torch.randint(0, setting.classes, shape, device=device).to(torch.uint8))
+    target = torch.randint(0, setting.classes, shape, device=device).to(torch.uint8)
+    count = len(workload.channels)
+    return Inputs(tuple(maps[:count]), target, tuple(maps[count:]), blobs(shape, device))
+
+
+def blobs(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return masks (B, *S) of one blob with an uneven surface, a tenth of a volume's voxels, like a left atrium."""
+    places = [torch.linspace(-1, 1, side, device=device) for side in shape[1:]]
+    grid = torch.meshgrid(*places, indexing="ij")
+    radii = (0.62, 0.5, 0.5)
+    squares = torch.stack([(x / radius).square() for x, radius in zip(grid, radii, strict=False)]).sum(0)
+    waves = [1 + 0.3 * torch.sin(9 * grid[0] + sample) * torch.cos(7 * grid[1]) for sample in range(shape[0])]
+    return squares < torch.stack(waves)

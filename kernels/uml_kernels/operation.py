@@ -63,6 +63,7 @@ class Operation:
         torch.library.register_fake(f"uml_kernels::{self.name}", shapes, lib=LIBRARY)
         torch.library.register_vmap(f"uml_kernels::{self.name}", self._run_each_sample, lib=LIBRARY)
         self._registered = getattr(torch.ops.uml_kernels, self.name).default
+        self._changed = [place for place, each in enumerate(self._registered._schema.arguments) if each.is_write]
         self._recorded = self._make_recorded(_save_nothing, None)
 
     def differentiable(self, save: Callable[..., None], gradient: Callable[..., Any]) -> "Operation":
@@ -82,7 +83,7 @@ class Operation:
 
     def __call__(self, *arguments: Any) -> Any:
         """Run the operator on the device of the first argument."""
-        if arguments[0].is_cuda and not needs_dispatcher(arguments):
+        if arguments[0].is_cuda and not self._changed and not needs_dispatcher(arguments):
             return self._run_on_gpu(*arguments) if self._function is None else self._function.apply(*arguments)
         return self._registered(*arguments)
 
@@ -99,6 +100,8 @@ class Operation:
         return getattr(launchers, function)(*arguments)
 
     def _run_under_autograd(self, *arguments: Any) -> Any:
+        for place in self._changed:  # so that autograd reports a saved tensor that the operator changes
+            torch.autograd.graph.increment_version(arguments[place])
         # The dispatcher calls this once for each level of torch.func's transforms, so use a single-level function
         levels = torch._C._are_functorch_transforms_active()
         if not levels and not torch.is_grad_enabled() and forward_ad._current_level < 0:
@@ -119,6 +122,8 @@ class Operation:
 
     def _run_each_sample(self, info: Any, dimensions: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
         """Batching rule for torch.vmap: run the operator once per sample."""
+        if self._changed:
+            raise NotImplementedError(f"uml_kernels.{self.name} changes its first argument, which torch.vmap cannot do")
         if info.batch_size == 0:
             raise ValueError(f"uml_kernels.{self.name} cannot run under torch.vmap over a dimension of size 0")
         results = [

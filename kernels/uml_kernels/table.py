@@ -92,6 +92,15 @@ TABLE: dict[str, dict[str, tuple[Row, ...]]] = {
     # `block` is the number of columns, `iterations` the number of rows.
     "level_forward": {"any": (Row(16, Tiles(32, 16, 1)),)},
     "level_backward": {"any": (Row(4, Tiles(128, 1, 4, 80)), Row(16, Tiles(128, 1, 4)))},
+    "add_probability": {
+        "any": (Row(4, Tiles(1024, 1, 4), False, 2), Row(8, Tiles(512, 1, 4)), Row(16, Tiles(256, 1, 4))),
+    },
+    "passes_entropy": {"any": (Row(4, Tiles(512, 1, 4)), Row(8, Tiles(256, 1, 4)), Row(16, Tiles(128, 1, 4)))},
+    "consistency_forward": {"any": (Row(4, Tiles(512, 8, 4)), Row(8, Tiles(256, 8, 4)), Row(16, Tiles(128, 8, 4)))},
+    "consistency_backward": {"any": (Row(4, Tiles(512, 1, 4)), Row(8, Tiles(256, 1, 4)), Row(16, Tiles(128, 1, 4)))},
+    # One warp: the search ends when the largest square of a block is found, without waiting for other warps.
+    "distance_axis": {"any": (Row(MANY, Tiles(128, 1, 1)),)},
+    "distance_map": {"any": (Row(MANY, Tiles(512, 1, 4)),)},
 }  # fmt: skip
 
 

@@ -92,6 +92,20 @@ def test_cpu_benchmark_compares_the_cpu_implementation_with_eager(tmp_path, monk
     assert "skipped: cpu compiled" in capsys.readouterr().out
 
 
+def test_distance_maps_are_compared_with_scipy(tmp_path, capsys):
+    pytest.importorskip("scipy")
+    import distances
+
+    distances.main(["--quick", "--cpu", "--out", str(tmp_path)])
+    rows = read(tmp_path / "distances.csv")
+    assert tuple(rows[0]) == COLUMNS
+    assert {row["provider"] for row in rows} >= {"ours", "scipy"}
+    errors = [float(row["p50"]) for row in rows if row["metric"] == "largest difference from SciPy"]
+    assert len(errors) == 4
+    assert max(errors) < 1e-6
+    assert "of scipy" in capsys.readouterr().out
+
+
 @NO_GPU
 @pytest.mark.parametrize("command", [tune, gpu_check])
 def test_commands_that_need_a_gpu_report_it_in_one_line(command, capsys):

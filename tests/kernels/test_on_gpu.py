@@ -5,14 +5,19 @@ import torch
 
 from uml_kernels import (
     TermWeights,
+    add_probability,
     combined_loss,
+    consistency_sums,
+    distance,
     evidential_loss,
     evidential_sums,
     gated,
     level_sums,
     opinion,
+    passes_entropy,
     predictive_maps,
     resized,
+    signed_distance,
 )
 
 pytestmark = pytest.mark.gpu
@@ -37,7 +42,11 @@ def everything(logits, target):
     parts = [evidential_loss(logits, target, 0.3, reduction=each).sum() for each in ("none", "mean", "sum")]
     parts += [sums.kl.sum(), sums.dice.intersection.sum(), levels.cross_entropy.sum(), levels.dice.predicted.sum()]
     parts.append(combined_loss(sums, levels, term_weights=[TermWeights(1.0, 1.0, 1.0)] * 3, kl_weight=0.3).loss)
-    return sum(parts) + gated(formed.evidence, formed.gate, logits).sum()
+    _, confident = passes_entropy(add_probability(torch.zeros_like(logits), logits), 1, 0.75)
+    target_map, teacher = signed_distance(target).unsqueeze(1), torch.zeros_like(logits)
+    parts += consistency_sums(logits, logits[:, 1:], teacher, teacher[:, 1:], confident, 8.0)
+    parts.append((logits[:, :1] * target_map).mean() + distance(target).clamp(max=9).mean())
+    return sum(each.sum() for each in parts) + gated(formed.evidence, formed.gate, logits).sum()
 
 
 def test_functions_do_not_synchronise_with_the_gpu(device):

@@ -106,7 +106,7 @@ def test_package_works_without_triton_and_other_packages(tmp_path, monkeypatch):
     link_distributions(site, ("torch", "pytest", "mpmath", "numpy"), without=["triton"])
     assert not {"triton", "deepspeed", "uml_dist", "pydantic"} & {path.name for path in site.iterdir()}
     tests, support = Path(__file__).parent, Path(__file__).parents[1] / "support"
-    names = ("evidential", "opinion", "gating", "resizing", "levels")
+    names = ("evidential", "opinion", "gating", "resizing", "levels", "distance", "passes", "consistency")
     files = [str(tests / f"test_{name}.py") for name in names]
     program = (
         f"import sys; sys.path += {[str(site), str(KERNELS), str(support)]!r}\n"

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from uml_kernels import (
     TermWeights,
     combined_loss,
+    consistency_sums,
     evidential_loss,
     evidential_sums,
     gated,
@@ -29,6 +30,11 @@ KERNELS = Path(__file__).parents[2] / "kernels"
 
 def target_of(logits):
     return torch.arange(logits.shape[0] * 4 * 6, device=logits.device).reshape(-1, 4, 6) % 3
+
+
+def consistent(logits, distance):
+    teacher = torch.zeros_like(logits), torch.zeros_like(distance)
+    return consistency_sums(logits, distance, *teacher, target_of(logits) > 0, 3.0)
 
 
 # Each returns a scalar with a nonzero second derivative with respect to the logits.
@@ -47,6 +53,7 @@ SCALARS = {
     "gated": lambda logits: gated(logits, logits.sum(1), logits * 2).sum(),
     "resized": lambda logits: resized(logits, (5, 3)).square().sum(),
     "levels": lambda logits: level_sums([logits, logits.sum(2, True)], target_of(logits)).cross_entropy.sum(),
+    "consistency": lambda logits: consistent(logits, logits.sin()).cross.sum(),
 }
 # The others exercise the same code and take seconds each in the interpreter
 TRIED = ("loss, mean", "loss, none", "opinion", "gated") if INTERPRETED else tuple(SCALARS)

@@ -11,26 +11,10 @@ bitwise equal.
 import triton
 import triton.language as tl
 
-from uml_kernels.special import exponential, logarithm, reciprocal
+from uml_kernels.special import logarithm
 
+from .pixel_kernels import softmax
 from .target import load_classes
-
-
-@triton.jit
-def _softmax(logits, C: tl.constexpr):
-    """Return the softmax of a tuple of C logits, the sum of the exponentials, and the maximum that was subtracted."""
-    largest = logits[0]
-    for c in tl.static_range(1, C):
-        largest = tl.maximum(largest, logits[c])
-    total, powers = tl.zeros_like(largest), ()
-    for c in tl.static_range(C):
-        power = exponential(logits[c] - largest)
-        total += power
-        powers += (power,)
-    inverse, q = reciprocal(total), ()
-    for c in tl.static_range(C):
-        q += (powers[c] * inverse,)
-    return q, total, largest
 
 
 @triton.jit
@@ -102,7 +86,7 @@ def _sum_level(
         cleaned = ()
         for c in tl.static_range(C):
             cleaned += (tl.where(counted, values[c], 0.0),)
-        q, total, largest = _softmax(cleaned, C)
+        q, total, largest = softmax(cleaned, C)
         own = cleaned[0]
         for c in tl.static_range(1, C):
             own = tl.where(number == c, cleaned[c], own)
@@ -199,7 +183,7 @@ def forward_kernel(
 @triton.jit
 def _pixel_gradient(values, number, factor, upstream, C: tl.constexpr):
     """Return the gradient of a pixel's C logits."""
-    q, _, _ = _softmax(values, C)
+    q, _, _ = softmax(values, C)
     of_cross_entropy = tl.load(upstream + 1)
     asked, mean = (), tl.zeros_like(values[0])
     for c in tl.static_range(C):
