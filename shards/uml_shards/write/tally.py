@@ -105,6 +105,17 @@ class Tally:
         self.pixels += other.pixels
         self.notes.update(other.notes)
 
+    def summary(self) -> dict[str, int]:
+        """Return the notes, sorted, and of volumes of different sizes the smallest side along each axis.
+
+        Patches that are larger are padded, so users compare it with the size of their patches.
+        """
+        found = dict(self.notes)
+        if self.size is None and all(len(size) == 3 for size in self.sizes):
+            smallest = " x ".join(str(min(sides)) for sides in zip(*self.sizes, strict=True))
+            found[f"volumes with at least {smallest} voxels"] = self.samples
+        return dict(sorted(found.items()))
+
     def statistics(self) -> Statistics:
         """Return mean and standard deviation of each channel, in exact integers up to the final division."""
         count = self.pixels
