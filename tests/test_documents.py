@@ -22,7 +22,11 @@ from worlds import run_world
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / name / "README.md" for name in ("kernels", "shards", "uml_dist"))])
-DOCUMENTS += [*sorted((ROOT / "launchers").rglob("*.md")), ROOT / "uml_dist" / "recipes" / "README.md"]
+DOCUMENTS += [
+    ROOT / "shards" / "DATASETS.md",
+    *sorted((ROOT / "launchers").rglob("*.md")),
+    ROOT / "uml_dist" / "recipes" / "README.md",
+]
 PROGRAMS = {"make", "deepspeed", "python", "torchrun", "uml-dist"}
 # Not ours: what torch, DeepSpeed, the system or argparse say.
 FOREIGN = {

@@ -19,11 +19,13 @@ LAUNCHERS = Path(__file__).parents[2] / "launchers"
 CONFIGS = sorted((LAUNCHERS / "configs").glob("*.toml"))
 COMMAND = re.compile(r'^# make shards DATASET=(\w+) RAW=path/to/\w+(?: ARGS="([^"]*)")?', re.MULTILINE)
 
+GENERATED = re.compile(r"`make shards(?: DATASET=(\w+))?` makes them")
+
 
 def commands(path: Path) -> list[tuple[str, str]]:
     """Return the data set and further arguments of each `make shards` in a configuration's comments."""
     text = path.read_text(encoding="utf-8")
-    return COMMAND.findall(text) or ([("phantom", "")] if "`make shards` makes them" in text else [])
+    return COMMAND.findall(text) or [(name or "phantom", "") for name in GENERATED.findall(text)]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def shards_of(tmp_path_factory):
         if folder is None:
             folder = made[dataset, arguments] = tmp_path_factory.mktemp(dataset)
             words = ["make", "--dataset", dataset, "--out", str(folder / "shards"), "--workers", "1", "--quiet"]
-            if dataset == "phantom":
+            if dataset.startswith("phantom"):
                 words += ["--count", "train=16", "val=4", "test=4"]
             else:
                 assert dataset in RAW, f"no tiny layout of {dataset}: add one to tests/support/layouts.py"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import h5py
 import nibabel
 import numpy as np
 import openpyxl
@@ -140,10 +141,59 @@ def write_folder(raw: Path, patients: int = 40) -> Path:
     return raw
 
 
+ATRIA_SHAPE, BRATS_SHAPE = (30, 26, 12), (20, 18, 16)
+
+
+def atrium(number: int, shape: Sequence[int] = ATRIA_SHAPE) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image, uint8, that differs everywhere, and its cavity of 0 and 1."""
+    x, y, z = np.indices(shape)
+    cavity = (np.abs(x - 14 - number % 3) < 5) & (np.abs(y - 11) < 4) & (np.abs(z - 6) < 3)
+    return (3 * x + 2 * y + z + 40 * cavity + number).astype(np.uint8), cavity.astype(np.uint8)
+
+
+def write_left_atrium(root: Path, train: Sequence[str] = tuple("ABCDEF"), test: Sequence[str] = ("X", "Y")) -> Path:
+    """Write the HDF5 files of UA-MT with both lists."""
+    for number, name in enumerate((*train, *test)):
+        image, cavity = atrium(number)
+        folder = root / "2018LA_Seg_Training Set" / name
+        folder.mkdir(parents=True)
+        with h5py.File(folder / "mri_norm2.h5", "w") as file:
+            file.create_dataset("image", data=(image / 50 - 1).astype(np.float32), compression="gzip")
+            file.create_dataset("label", data=cavity, compression="gzip")
+    (root / "train.list").write_text("".join(f"{name}\n" for name in train))
+    (root / "test.list").write_text("".join(f"{name}\n" for name in test))
+    return root
+
+
+def glioma(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image, int16, whose brain starts at voxel 3 and ends before the last 2, and a mask of 0, 1, 2 and 4."""
+    image, mask = np.zeros(BRATS_SHAPE, np.int16), np.zeros(BRATS_SHAPE, np.uint8)
+    brain = tuple(slice(3, side - 2) for side in BRATS_SHAPE)
+    image[brain] = (np.indices(BRATS_SHAPE).sum(0) * 7 % 31 + 100 + number)[brain]
+    mask[6:12, 6:12, 6:12], mask[7:10, 7:10, 7:10], mask[8, 8, 8] = 2, 4, 1
+    return image, mask
+
+
+def write_brats2019(root: Path, high: int = 30, low: int = 15) -> Path:
+    """Write FLAIR and masks of cases of both grades."""
+    for grade, count in (("HGG", high), ("LGG", low)):
+        for number in range(count):
+            image, mask = glioma(number)
+            name = f"BraTS19_{grade}_{number}_1"
+            folder = root / "MICCAI_BraTS_2019_Data_Training" / grade / name
+            folder.mkdir(parents=True)
+            for part, values in (("flair", image), ("seg", mask)):
+                nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / f"{name}_{part}.nii.gz")
+    (root / "MICCAI_BraTS_2019_Data_Training" / "name_mapping.csv").write_text("Grade\n")
+    return root
+
+
 RAW: dict[str, Callable[[Path], Path]] = {
+    "brats2019": write_brats2019,
     "folder": write_folder,
     "isic2017": write_isic2017,
     "ispy1": write_deep_ispy1,
+    "left_atrium": write_left_atrium,
     "refuge": write_refuge,
 }
-"""Importer -> function that writes its raw data; the phantom needs none."""
+"""Importer -> function that writes its raw data; the phantoms need none."""

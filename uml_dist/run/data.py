@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from uml_shards.address import parse_location
 from uml_shards.format.manifest import Manifest, Statistics
 from uml_shards.read.names import differing_names, states_masks
@@ -39,11 +41,28 @@ def open_splits(config: RunConfig) -> dict[str, Samples]:
         whole = Samples(sets)
         ids = None if stream.labelled_ids is None else Path(stream.labelled_ids)
         found[name] = whole if stream.part == "all" else part_of(whole, stream.part, ids)
+        if stream.part == "labelled" and name in kind.streams and _learns_from_masks_only(kind.streams[name]):
+            _refuse_unmasked(found[name], name, kind)
     manifests = {name: samples.manifest for name, samples in found.items()}
     return {
         name: _named(samples, kind, name, manifests) if name in kind.streams else samples
         for name, samples in found.items()
     }
+
+
+def _learns_from_masks_only(contract: StreamContract) -> bool:
+    return contract.masks in ("exclusive", "named") and not contract.labels and not contract.either
+
+
+def _refuse_unmasked(part: Samples, stream: str, kind: type[Recipe]) -> None:
+    """Refuse samples that count as labelled since they are listed or have a label, but have no mask."""
+    unmasked = np.flatnonzero(~part.masked())
+    if unmasked.size:
+        raise UmlError(
+            f"{unmasked.size} of the {len(part)} labelled samples of stream {stream} have no mask, first "
+            f"{part.keys()[unmasked[0]]!r}, but recipe {kind.name} learns from masks: list only samples with a mask in "
+            f"streams.{stream}.labelled_ids"
+        )
 
 
 def open_stream_split(
@@ -314,6 +333,8 @@ def check_truth(kind: type[Recipe], manifests: Mapping[str, Manifest]) -> None:
     first = next(iter(kind.streams))
     contract, manifest = kind.streams[first], manifests[first]
     supervised = contract.labels or contract.masks in ("exclusive", "named")
+    if _learns_from_masks_only(contract) and manifest.labelled and not manifest.masked:
+        raise UmlError(f"no sample of stream {first} has a mask, from which recipe {kind.name} learns: add masks")
     if supervised and not manifest.labelled and not manifest.masked:
         raise UmlError(
             f"no sample of stream {first} has a label or a mask, so there is nothing to learn: add shards that have "

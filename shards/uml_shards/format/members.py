@@ -16,7 +16,7 @@ from ..files import read_range
 from ..names import check_name
 from .index import BLOCK
 from .patch import Part
-from .volume import HEADER_BYTES, IMAGE, MASK
+from .volume import HEADER_BYTES, IMAGE, MASK, TRUTH
 
 
 def read_components(
@@ -55,7 +55,7 @@ def read_parts(descriptor: int, record: np.void, names: Sequence[str], path: Loc
     base, present = _unpack(record, names, path)
     stem, found = b"", {}
     for extension, start, size in present:
-        wanted = min(size, HEADER_BYTES) if extension in (IMAGE, MASK) else size
+        wanted = min(size, HEADER_BYTES) if extension in (IMAGE, MASK, TRUTH) else size
         data = read_range(descriptor, BLOCK + wanted, max(base + start - BLOCK, 0))
         name, stated = _header(data, 0)
         stem = stem or _stem(name, extension, path)

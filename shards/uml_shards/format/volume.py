@@ -23,6 +23,9 @@ IMAGE = "npy"
 MASK = "mask.npy"
 """Extension of the mask component: (H, W, D) uint8."""
 
+TRUTH = "truth.npy"
+"""Extension of the component of generated volumes with 255 times the foreground probability: (H, W, D) uint8."""
+
 DTYPES = ("|u1", "<u2", "<i2", "<f2", "<f4")
 """Allowed dtypes of a stored image."""
 
@@ -35,7 +38,7 @@ class Header:
     """The parsed header of a component.
 
     Attributes:
-        shape: (H, W, D, channels) for an image; (H, W, D) for a mask.
+        shape: (H, W, D, channels) for an image; (H, W, D) for a mask or the truth.
         dtype: dtype of the voxels.
         start: offset of the first voxel in bytes.
     """
@@ -69,7 +72,7 @@ def parse_header(data: bytes, size: int, extension: str) -> Header:
     Args:
         data: the first `HEADER_BYTES` of the component, or all of it.
         size: size of the complete component in bytes.
-        extension: `IMAGE` or `MASK`.
+        extension: `IMAGE`, `MASK` or `TRUTH`.
 
     Raises:
         ShardError: the data are not a .npy file in C order with a supported dtype, or size and shape do not match.
@@ -109,6 +112,15 @@ def decode_volume_mask(data: bytes, classes: int) -> NDArray[np.uint8]:
     mask = _array(data, parse_header(data, len(data), MASK))
     check_classes(mask, classes)
     return mask
+
+
+def decode_volume_truth(data: bytes) -> NDArray[np.uint8]:
+    """Decode 255 times the foreground probability of each voxel, (H, W, D).
+
+    Raises:
+        ShardError: see `parse_header`.
+    """
+    return _array(data, parse_header(data, len(data), TRUTH))
 
 
 def read_patch(
@@ -160,7 +172,7 @@ def check_classes(mask: NDArray[np.uint8], classes: int) -> None:
 
 def _check(shape: Sequence[int], dtype: np.dtype, extension: str) -> None:
     """Check dtype and number of axes of a volume or a mask."""
-    dtypes, axes = (("|u1",), (3,)) if extension == MASK else (DTYPES, (3, 4))
+    dtypes, axes = (("|u1",), (3,)) if extension in (MASK, TRUTH) else (DTYPES, (3, 4))
     if dtype.str not in dtypes:
         names = ", ".join(np.dtype(kind).name for kind in dtypes)
         raise ShardError(f"{extension}: dtype {dtype} is not supported: must be {names}")

@@ -1,7 +1,7 @@
 """Import your own data without code: a folder of images, with optional masks and an optional table of labels."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,7 +24,7 @@ from .folder_masks import Joining, MaskFiles, Observers, refuse_unknown_classes
 from .folder_tree import find_images, find_masks, holds_volumes, report_unused
 from .folder_volumes import encode_volume_files, with_own_masks
 from .keys import KeyKind, make_keys
-from .partition import Partition, refuse_shared, split_patients
+from .partition import Partition, refuse_shared, split_known
 
 _SPLIT = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _DRAWN = frozenset({"val", "test", "folds", "fold"})
@@ -188,7 +188,7 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
         classes = given.classes or _sorted_labels(labels)
         named_masks = masks or "mask_classes" in given.model_fields_set
         numbers = self._numbers(labels, classes)
-        split_of = self._split_of(images, labels)
+        split_of = self._split_of(images, labels, files.keys() | numbers.keys())
         try:
             split_of = without_copies(images, split_of, numbers, given.duplicates, self.note)
         except ShardError as error:
@@ -301,14 +301,19 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
                 raise ShardError(f"folder: image {name!r} has the label {label!r}: must be one of {', '.join(classes)}")
         return {name: classes.index(label) for name, label in labels.label.items()}
 
-    def _split_of(self, images: Mapping[str, Path], labels: Labels) -> dict[str, str]:
-        """Map image name -> split: drawn by patient, stated by the table, or both."""
+    def _split_of(self, images: Mapping[str, Path], labels: Labels, known: Set[str]) -> dict[str, str]:
+        """Map image name -> split: drawn by patient, stated by the table, or both.
+
+        Args:
+            images: image name -> file.
+            labels: the table.
+            known: names of the images with a label or a mask.
+        """
         patients = labels.patient or {name: name for name in images}
         given = self.settings
         try:
             if not labels.split:
-                drawn = split_patients(patients.values(), self._partition(given.test))
-                return {name: drawn[patients[name]] for name in images}
+                return self._drawn({name: patients[name] for name in images}, known, given.test)
             members: dict[str, list[str]] = {}
             for name, split in labels.split.items():
                 if not _SPLIT.fullmatch(split):
@@ -318,23 +323,26 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
                 members.setdefault(split, []).append(patients[name])
             refuse_shared(members)
             stated = {name: labels.split[name] for name in images}
-            return self._with_validation(stated, patients) if given.model_fields_set & _DRAWN else stated
+            return self._with_validation(stated, patients, known) if given.model_fields_set & _DRAWN else stated
         except ShardError as error:
             raise ShardError(f"folder: {error}") from None
 
-    def _with_validation(self, stated: Mapping[str, str], patients: Mapping[str, str]) -> dict[str, str]:
+    def _with_validation(
+        self, stated: Mapping[str, str], patients: Mapping[str, str], known: Set[str]
+    ) -> dict[str, str]:
         """Draw val, or a fold, from the patients of train, where the table states train and test only."""
         settings = sorted(self.settings.model_fields_set & _DRAWN)
         if "test" in settings or "val" in stated.values() or "train" not in stated.values():
             unused = "test" if "test" in settings else settings[0]
             raise ShardError(f"setting {unused} has no effect if the table states this split: remove one of them")
-        trained = {name for name, split in stated.items() if split == "train"}
-        drawn = split_patients((patients[name] for name in trained), self._partition(test=0))
-        return {name: drawn[patients[name]] if name in trained else split for name, split in stated.items()}
+        trained = {name: patients[name] for name, split in stated.items() if split == "train"}
+        return {**stated, **self._drawn(trained, known & trained.keys(), test=0)}
 
-    def _partition(self, test: float) -> Partition:
+    def _drawn(self, patients: Mapping[str, str], known: Set[str], test: float) -> dict[str, str]:
+        """Map image name -> split, drawn by patient; see `split_known`."""
         given = self.settings
-        return Partition(self.options.seed, given.val, test, given.folds, given.fold)
+        partition = Partition(self.options.seed, given.val, test, given.folds, given.fold)
+        return split_known(patients, known, partition, self.note)
 
 
 IMPORTER = Folder

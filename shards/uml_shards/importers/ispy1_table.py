@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import ShardError
-from ..keyed import keyed_permutation
 from ..sources.table import read_table
+from .partition import draw_shares
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -42,14 +40,7 @@ def read_outcomes(raw: Path) -> dict[str, int]:
 
 def draw_splits(outcomes: Mapping[str, int], seed: int) -> dict[str, str]:
     """Map patient -> split, drawn by a seed with the same proportions in each class."""
-    found = {}
-    for label in sorted(set(outcomes.values())):
-        patients = sorted(patient for patient, outcome in outcomes.items() if outcome == label)
-        order = keyed_permutation(len(patients), seed, "ispy1", "splits", label)
-        ends = np.round(np.cumsum(list(SHARES.values())) * len(patients)).astype(int)
-        for place, number in enumerate(order):
-            found[patients[number]] = list(SHARES)[int(np.searchsorted(ends, place, side="right"))]
-    return found
+    return draw_shares(outcomes, SHARES, seed, "ispy1", "splits")
 
 
 def order_splits(outcomes: Mapping[str, int]) -> dict[str, str]:

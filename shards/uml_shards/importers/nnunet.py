@@ -20,7 +20,7 @@ from .duplicates import DUPLICATES, Duplicates, without_copies
 from .folder_tree import BESIDE, note_unused, raw_files
 from .keys import KeyKind, make_keys
 from .nnunet_json import Description, read_description, read_fold
-from .partition import Partition, refuse_shared, split_patients
+from .partition import Partition, refuse_shared, split_known
 
 _LAYOUT = ("dataset.json", "imagesTr", "labelsTr", "imagesTs", "labelsTs", "splits_final.json")
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -175,7 +175,9 @@ needs the extra volumes"""
         if tested and "test" in given.model_fields_set:
             raise ShardError("setting test has no effect if imagesTs is the test split: remove one of them")
         if not final.is_file():
-            return split_patients(cases, Partition(self.options.seed, given.val, given.test, given.folds, given.fold))
+            partition = Partition(self.options.seed, given.val, given.test, given.folds, given.fold)
+            known = [name for name, case in cases.items() if case.labels]
+            return split_known({name: name for name in cases}, known, partition, self.note)
         if unused := sorted(given.model_fields_set & {"val", "test", "folds"}):
             raise ShardError(f"setting {unused[0]} has no effect with {final}: remove one of them")
         members = read_fold(final, given.fold)

@@ -1,11 +1,17 @@
-"""Assign patients to train, val and test, or to folds, by a hash. Adding patients never moves existing ones."""
+"""Assign patients to train, val and test, or to folds, by a hash.
 
-from collections.abc import Iterable, Mapping
+`Partition` draws each patient by itself, so adding patients never moves existing ones. `draw_shares` is for data sets
+that do not grow, and gives the same shares in every class.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
+
 from ..errors import ShardError
-from ..keyed import keyed_uniform
+from ..keyed import keyed_permutation, keyed_uniform
 
 _ROUNDING = 1e-9
 """Tolerance for sums of fractions such as 0.7 + 0.2 + 0.1."""
@@ -75,6 +81,46 @@ def split_patients(patients: Iterable[str], partition: Partition) -> dict[str, s
                 f"none of {len(found)} patients is drawn for {split}, which has the fraction {share:.2g}: "
                 "use another seed or other fractions, or define the splits yourself"
             )
+    return found
+
+
+def split_known(
+    patients: Mapping[str, str], known: Collection[str], partition: Partition, note: Callable[[str, int], None]
+) -> dict[str, str]:
+    """Map sample -> split, drawn by patient. Patients without any label or mask are in train: nothing can be evaluated.
+
+    Args:
+        patients: sample -> patient.
+        known: the samples with a label or a mask; if there are none at all, every patient is drawn.
+        partition: how patients are drawn.
+        note: told how many samples are in train for this reason.
+
+    Raises:
+        ShardError: see `split_patients`.
+    """
+    drawn = split_patients([patients[sample] for sample in known] or patients.values(), partition)
+    left = sum(patient not in drawn for patient in patients.values())
+    if left and partition.shares["train"] < 1:
+        note("samples of patients without any label or mask, all in train", left)
+    return {sample: drawn.get(patient, "train") for sample, patient in patients.items()}
+
+
+def draw_shares(classes: Mapping[str, str | int], shares: Mapping[str, float], *key: str | int) -> dict[str, str]:
+    """Map patient -> split, drawn by a key with the same shares of each class.
+
+    Args:
+        classes: patient -> class.
+        shares: split -> its share of the patients of every class; the sum is 1.
+        key: random key of the draw.
+    """
+    found = {}
+    ends = np.cumsum(list(shares.values()))
+    for one in sorted(set(classes.values()), key=str):
+        patients = sorted(patient for patient, other in classes.items() if other == one)
+        order = keyed_permutation(len(patients), *key, one)
+        last = np.round(ends * len(patients)).astype(int)
+        for place, number in enumerate(order):
+            found[patients[number]] = list(shares)[int(np.searchsorted(last, place, side="right"))]
     return found
 
 

@@ -1,5 +1,6 @@
 """The phantom: a data set generated from a seed, stored with its true probabilities. See `phantom_pictures`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ShardError
@@ -30,24 +31,16 @@ class PhantomImporter(Importer):
         Raises:
             ShardError: a count is negative or for an unknown split, or the size is too small.
         """
-        counts = {**COUNTS, **self.options.counts}
         if self.size < 16:
             raise ShardError(f"phantom: size {self.size} is too small to show a border: use 16 or more")
-        for split, count in counts.items():
-            if split not in COUNTS or count < 0:
-                raise ShardError(
-                    f"phantom: count {split}={count}: the split must be one of {', '.join(COUNTS)}, and the count not "
-                    "negative"
-                )
         return {
             split: Source(
-                items=[(split, number) for number in range(count)],
+                items=items,
                 classes=("benign", "malignant"),
                 mask_classes=("background", "lesion"),
                 tasks={"malignant": (1,)},
             )
-            for split, count in counts.items()
-            if count
+            for split, items in numbered(self, COUNTS).items()
         }
 
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
@@ -65,3 +58,23 @@ class PhantomImporter(Importer):
 
 
 IMPORTER = PhantomImporter
+
+
+def numbered(importer: Importer, default: Mapping[str, int]) -> dict[str, list[tuple[str, int]]]:
+    """Return the items (split, number) of each split of generated data; a split with a count of 0 is omitted.
+
+    Args:
+        importer: the importer, whose options may state other counts.
+        default: number of samples of each split.
+
+    Raises:
+        ShardError: a count is negative or for an unknown split.
+    """
+    counts = {**default, **importer.options.counts}
+    for split, count in counts.items():
+        if split not in default or count < 0:
+            raise ShardError(
+                f"{importer.name}: count {split}={count}: the split must be one of {', '.join(default)}, and the count "
+                "not negative"
+            )
+    return {split: [(split, number) for number in range(count)] for split, count in counts.items() if count}

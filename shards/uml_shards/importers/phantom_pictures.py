@@ -28,9 +28,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ..keyed import keyed_bits, keyed_uniform, word
-
-Floats = NDArray[np.float64]
+from ..keyed import keyed_bits, keyed_uniform
+from .phantom_fields import Floats, Scalars, smooth_field
 
 SLOPE = 4.2
 """Slope of the logistic function p of border and texture; the oracle's AUROC is near 0.93."""
@@ -51,7 +50,6 @@ _SCALARS = (
     *("lesion", "cause", "balance", "label", "mask", "column", "row", "radius", "lobes", "elongation", "softness"),
     *("tone", "strength", "hairs", "hair thickness", "exposure", "vignette", "blur"),
 )
-_SCALAR_WORDS = np.array([word(name) for name in _SCALARS], dtype=np.uint64)
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Phantom:
 def draw(seed: int, split: str, number: int, size: int) -> Phantom:
     """Generate a phantom of size x size pixels; a pure function of its arguments."""
     key = int(keyed_bits("phantom", seed, split, number))
-    scalar = _Scalars(key)
+    scalar = Scalars(key, _SCALARS)
     x, y = _coordinates(size)
     has_lesion = scalar("lesion") >= NO_LESION
     cause = scalar("cause")
@@ -107,22 +105,7 @@ def draw(seed: int, split: str, number: int, size: int) -> Phantom:
     )
 
 
-class _Scalars:
-    """Uniform random numbers of one image, by name."""
-
-    def __init__(self, key: int) -> None:
-        self.key = key
-        # One call for all names: hashing thirty words costs about as much as hashing one.
-        self.values = dict(zip(_SCALARS, keyed_uniform(key, _SCALAR_WORDS).tolist(), strict=True))
-
-    def __call__(self, name: str, low: float = 0.0, high: float = 1.0) -> float:
-        return low + (high - low) * self.values[name]
-
-    def several(self, name: str, count: int, low: float = 0.0, high: float = 1.0) -> Floats:
-        return low + (high - low) * keyed_uniform(self.key, name, np.arange(count))
-
-
-def _lesion_shape(scalar: _Scalars, x: Floats, y: Floats, border: float) -> tuple[Floats, Floats]:
+def _lesion_shape(scalar: Scalars, x: Floats, y: Floats, border: float) -> tuple[Floats, Floats]:
     """Return the depth inside the border (positive inside), in half image widths, and the radius relative to it."""
     x = x - scalar("column", -0.25, 0.25)
     y = y - scalar("row", -0.25, 0.25)
@@ -154,7 +137,7 @@ def _lesion_shape(scalar: _Scalars, x: Floats, y: Floats, border: float) -> tupl
     return (edge - radius) / steepness, radius / edge
 
 
-def _skin(scalar: _Scalars, key: int, size: int, x: Floats, y: Floats) -> Floats:
+def _skin(scalar: Scalars, key: int, size: int, x: Floats, y: Floats) -> Floats:
     """Return skin without lesion (H, W, 3) in [0, 1]: one tone per image, patches, pores."""
     tone = scalar("tone")
     light, dark = np.array([0.93, 0.76, 0.68]), np.array([0.62, 0.44, 0.34])
@@ -163,7 +146,7 @@ def _skin(scalar: _Scalars, key: int, size: int, x: Floats, y: Floats) -> Floats
     return colour * field[..., None]
 
 
-def _pigment(scalar: _Scalars, key: int, size: int, inside: Floats, texture: float) -> Floats:
+def _pigment(scalar: Scalars, key: int, size: int, inside: Floats, texture: float) -> Floats:
     """Return the fraction of the skin's light that the lesion absorbs, (H, W, 3)."""
     # Both textures have about the same mean and spread over the lesion, so a histogram of shades hardly separates them.
     even = 1.4 - 2.8 * np.minimum(inside, 1.1) ** 2
@@ -177,7 +160,7 @@ def _pigment(scalar: _Scalars, key: int, size: int, inside: Floats, texture: flo
     return np.clip(strength[..., None] * colour, 0.0, 0.93)
 
 
-def _hair(scalar: _Scalars, x: Floats, y: Floats) -> Floats:
+def _hair(scalar: Scalars, x: Floats, y: Floats) -> Floats:
     """Return the transmission of dark, slightly bent hairs, (H, W)."""
     count = max(0, int(scalar("hairs", -HAIRS, HAIRS + 1)))
     through = np.ones_like(x)
@@ -190,7 +173,7 @@ def _hair(scalar: _Scalars, x: Floats, y: Floats) -> Floats:
     return through
 
 
-def _illumination(scalar: _Scalars, x: Floats, y: Floats) -> Floats:
+def _illumination(scalar: Scalars, x: Floats, y: Floats) -> Floats:
     """Return the illumination (H, W): exposure, a linear gradient and a vignette."""
     right, down = scalar.several("slope", 2, -0.10, 0.10)
     return scalar("exposure", 0.82, 1.05) * (
@@ -200,28 +183,7 @@ def _illumination(scalar: _Scalars, x: Floats, y: Floats) -> Floats:
 
 def _surface(key: int, name: str, size: int, cells: int) -> Floats:
     """Return a smooth random field (H, W) with mean 0, standard deviation about 1, and about `cells` bumps per side."""
-    grid = keyed_uniform(key, name, np.arange((cells + 3) ** 2)).reshape(cells + 3, cells + 3) - 0.5
-    first, weights = _spline(size, cells)
-    # Four explicit taps per axis are as fast as a matrix product and start no BLAS threads in worker processes.
-    rows, field = np.zeros((size, cells + 3)), np.zeros((size, size))
-    for tap in range(4):
-        rows += weights[:, tap, None] * grid[first + tap]
-    for tap in range(4):
-        field += weights[:, tap] * rows[:, first + tap]
-    return field
-
-
-@lru_cache(maxsize=32)
-def _spline(size: int, cells: int) -> tuple[NDArray[np.int64], Floats]:
-    """Return, for a cubic B-spline on cells + 3 knots, each pixel's first knot (size,) and four weights (size, 4)."""
-    place = (np.arange(size) + 0.5) / size * cells
-    first = np.floor(place).astype(np.int64)
-    gap = np.abs((place - first)[:, None] + 1.0 - np.arange(4))
-    near = 2.0 / 3.0 - gap**2 + gap**3 / 2.0
-    far = np.maximum(2.0 - gap, 0.0) ** 3 / 6.0
-    weights = np.where(gap < 1.0, near, far)
-    # A uniform number has variance 1/12; each of the two axes contributes half of the correction to 1.
-    return first, weights * (12.0 / np.mean(np.sum(weights**2, axis=1)) ** 2) ** 0.25
+    return smooth_field(key, name, (size, size), (cells, cells))
 
 
 @lru_cache(maxsize=16)

@@ -9,11 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ShardError, reading
 from ..format.picture import decode_grey
+from ..format.volume import TRUTH as VOLUME_TRUTH
+from ..format.volume import decode_volume_truth
 from ..sample import Sample
 from .split import Split
 
 TRUTH = "truth.png"
-"""Extension of the component with 255 times the foreground probability of each pixel."""
+"""Extension of the component with 255 times the foreground probability of each pixel; volumes have `VOLUME_TRUTH`."""
 
 CLASS_PROBABILITY = "class_probability"
 """Entry of the json with the probability of each class."""
@@ -25,6 +27,8 @@ EmptyRule = Literal["one", "leave-out"]
 @dataclass(frozen=True)
 class Oracle:
     """Scores of a model that knows the true probabilities, on the labels and masks drawn for this split.
+
+    The first two and the last are NaN for data without classes, such as phantom volumes.
 
     Attributes:
         auroc: AUROC of the true probability of class 1 against the drawn labels.
@@ -57,19 +61,23 @@ def class_probability(sample: Sample) -> NDArray[np.float64]:
 
 
 def foreground_probability(split: Split, number: int) -> NDArray[np.float32]:
-    """Return the probabilities (H, W) from which a sample's mask was drawn.
+    """Return the probabilities (H, W) or (H, W, D) from which a sample's mask was drawn.
 
     Raises:
         ShardError: the sample does not store them.
     """
     key, components = split.components(number)
-    if TRUTH not in components:
-        raise ShardError(f"sample {key} of {split.path} stores no {TRUTH}: only generated data do")
-    return decode_grey(components[TRUTH], TRUTH).astype(np.float32) / np.float32(255)
+    if VOLUME_TRUTH in components:
+        stored = decode_volume_truth(components[VOLUME_TRUTH])
+    elif TRUTH in components:
+        stored = decode_grey(components[TRUTH], TRUTH)
+    else:
+        raise ShardError(f"sample {key} of {split.path} stores no {TRUTH} or {VOLUME_TRUTH}: only generated data do")
+    return stored.astype(np.float32) / np.float32(255)
 
 
 def oracle(split: Split, empty: EmptyRule = "one") -> Oracle:
-    """Compute the oracle scores of a split with two classes and a binary mask.
+    """Compute the oracle scores of a split with a binary mask and two classes or none.
 
     Args:
         split: split that stores its true probabilities.
@@ -82,20 +90,24 @@ def oracle(split: Split, empty: EmptyRule = "one") -> Oracle:
     labels, probabilities, dices = [], [], []
     for number in range(len(split)):
         sample = split.read(number)
-        labels.append(sample.label)
-        probabilities.append(class_probability(sample)[1])
+        if split.manifest.classes:
+            labels.append(sample.label)
+            probabilities.append(class_probability(sample)[1])
         truth = foreground_probability(split, number) >= 0.5
         drawn = sample.mask == 1
         if truth.any() or drawn.any():
             dices.append(2.0 * np.sum(truth & drawn) / (np.sum(truth) + np.sum(drawn)))
         elif empty == "one":
             dices.append(1.0)
+    dice = float(np.mean(dices)) if dices else float("nan")
+    if not labels:
+        return Oracle(auroc=float("nan"), accuracy=float("nan"), dice=dice, ece=float("nan"))
     positive = np.asarray(probabilities)
     hits = (positive >= 0.5) == np.asarray(labels)
     return Oracle(
         auroc=auroc(labels, probabilities),
         accuracy=float(np.mean(hits)),
-        dice=float(np.mean(dices)) if dices else float("nan"),
+        dice=dice,
         ece=calibration_error(np.maximum(positive, 1.0 - positive), hits),
     )
 

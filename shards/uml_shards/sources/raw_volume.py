@@ -70,5 +70,7 @@ def refuse_not_finite(values: NDArray[Any], path: Path) -> None:
     Raises:
         ShardError: some values are.
     """
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise ShardError(f"{path} contains {int((~np.isfinite(values)).sum())} NaN or infinite values: fix the file")
+    if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
+        first = ", ".join(map(str, np.unravel_index(int(np.argmin(finite)), values.shape)))
+        count = int((~finite).sum())
+        raise ShardError(f"{path} contains {count} NaN or infinite values, the first at voxel {first}: fix the file")

@@ -22,6 +22,9 @@ from .volume_files import Volume
 Intensity = Literal["keep", "volume"]
 """keep: unchanged values; volume: subtract the mean of each channel of the volume, divide by its standard deviation."""
 
+_KEEP = ", or use intensity=keep"
+"""The other remedy for a volume that cannot be standardised."""
+
 _SAME = 1e-3
 """Relative difference up to which two spacings are considered equal, since headers are rounded."""
 
@@ -149,10 +152,39 @@ def scale(image: Volume, how: Preparation, path: Path) -> Volume:
         scaled = np.empty(clipped.shape, np.float32)
         for number, kind in enumerate(kinds):
             inside = clipped[..., number][channels[..., number] != 0]
-            shift, width = _deviation(inside, path) if kind == "volume" else (0.0, 1.0)
+            shift, width = _deviation(inside, path, "non-zero ", _KEEP) if kind == "volume" else (0.0, 1.0)
             scaled[..., number] = (clipped[..., number] - shift) / width
         clipped = scaled
     return Volume(clipped.reshape(image.values.shape), image.affine, image.stated)
+
+
+def standardised(image: Volume, inside: NDArray[np.bool_], path: Path) -> Volume:
+    """Subtract the mean of some voxels of a volume of one channel, and divide by their standard deviation.
+
+    Args:
+        image: volume (H, W, D).
+        inside: (H, W, D) the voxels whose mean and standard deviation are taken; all voxels are changed.
+        path: path of the volume, for error messages.
+
+    Raises:
+        ShardError: these voxels are constant.
+    """
+    shift, width = _deviation(image.values[inside], path)
+    return Volume(((image.values - shift) / width).astype(np.float32), image.affine, image.stated)
+
+
+def cropped(image: Volume, low: Sequence[int], high: Sequence[int]) -> Volume:
+    """Return the part of a volume inside of a box; its voxels keep their place in mm.
+
+    Args:
+        image: volume (H, W, D) or (H, W, D, channels).
+        low: first voxel of the box.
+        high: voxel after its last.
+    """
+    move = np.eye(4)
+    move[:3, 3] = low
+    inside = tuple(slice(first, last) for first, last in zip(low, high, strict=True))
+    return Volume(np.ascontiguousarray(image.values[inside]), image.affine @ move, image.stated)
 
 
 def resample(volume: Volume, spacing: Sequence[float], path: Path, nearest: bool = False) -> Volume:
@@ -231,8 +263,8 @@ def _clip(values: NDArray[Any], window: tuple[float, ...]) -> NDArray[Any]:
     return np.clip(values, values.dtype.type(low), values.dtype.type(high))
 
 
-def _deviation(values: NDArray[Any], path: Path) -> tuple[float, float]:
+def _deviation(values: NDArray[Any], path: Path, which: str = "", hint: str = "") -> tuple[float, float]:
     """Return mean and standard deviation of the values."""
     if not values.size or values.min() == values.max():
-        raise ShardError(f"{path}: all non-zero voxels are equal: remove the volume, or use intensity=keep")
+        raise ShardError(f"{path}: all {which}voxels are equal: remove the volume{hint}")
     return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))

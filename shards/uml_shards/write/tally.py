@@ -13,6 +13,8 @@ from ..format.manifest import Statistics
 from ..sample import IGNORE, Sample
 
 EMPTY = "empty masks"
+FULL = "masks without background"
+CONSTANT = "images in which all values are equal"
 UNKNOWN = "volumes with voxels of unknown size"
 
 UNITS = {True: 65535, False: 1 << 64}
@@ -103,6 +105,17 @@ class Tally:
         self.pixels += other.pixels
         self.notes.update(other.notes)
 
+    def summary(self) -> dict[str, int]:
+        """Return the notes, sorted, and of volumes of different sizes the smallest side along each axis.
+
+        Patches that are larger are padded, so users compare it with the size of their patches.
+        """
+        found = dict(self.notes)
+        if self.size is None and all(len(size) == 3 for size in self.sizes):
+            smallest = " x ".join(str(min(sides)) for sides in zip(*self.sizes, strict=True))
+            found[f"volumes with at least {smallest} voxels"] = self.samples
+        return dict(sorted(found.items()))
+
     def statistics(self) -> Statistics:
         """Return mean and standard deviation of each channel, in exact integers up to the final division."""
         count = self.pixels
@@ -129,14 +142,17 @@ class Tally:
 
 
 def _properties(sample: Sample) -> Counter[str]:
-    """Return what a summary tells about a sample besides its counts: an empty mask, and the voxel size of a volume."""
+    """Return what a summary tells about a sample besides its counts: odd masks and images, and the size of voxels."""
     found: Counter[str] = Counter()
-    if sample.mask is not None and not ((sample.mask != 0) & (sample.mask != IGNORE)).any():
-        found[EMPTY] += 1
+    if sample.mask is not None:
+        marked = sample.mask[sample.mask != IGNORE]
+        found[EMPTY] += int(not marked.any())
+        found[FULL] += int(marked.size > 0 and bool(marked.all()))
+    found[CONSTANT] += int(sample.image.min() == sample.image.max())
     if sample.image.ndim == 4:
         spacing = sample.meta.get("spacing")
         found[f"volumes with voxels of {' x '.join(f'{side:.4g}' for side in spacing)} mm" if spacing else UNKNOWN] += 1
-    return found
+    return +found
 
 
 def _sums(plane: NDArray) -> tuple[int, int]:

@@ -205,7 +205,7 @@ def _describe(
             class_counts=tuple(tally.class_counts[label] for label in range(len(source.classes))),
             tasks=dict(source.tasks),
             statistics=tally.statistics(),
-            notes=dict(sorted(tally.notes.items())),
+            notes=tally.summary(),
             options=importer.manifest_options,
             licence=importer.licence,
             source=importer.source,

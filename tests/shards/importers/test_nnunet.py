@@ -141,13 +141,30 @@ def test_cases_are_drawn_unless_splits_final_exists(tmp_path):
     assert drawn.keys() == {"train", "val"}
     assert set.union(*drawn.values()) == set(names)
     folds = [splits_of(importer(raw, seed=1, folds="2", fold=str(fold))) for fold in (0, 1)]
-    assert folds[0]["val"] == folds[1]["train"]
+    # The last case has no labels, so it is in train of every fold.
+    assert folds[0]["val"] | {names[-1]} == folds[1]["train"]
     (raw / "splits_final.json").write_text(
         json.dumps([{"train": names[:38], "val": ["d8"]}, {"train": names[1:39], "val": names[:1]}])
     )
-    # The last case has no labels, so it is not in nnU-Net's folds.
+    # Nor is it in nnU-Net's folds.
     assert splits_of(importer(raw)) == {"train": {*names[:38], "d9"}, "val": {"d8"}}
     assert splits_of(importer(raw, fold="1")) == {"train": set(names[1:]), "val": {"a0"}}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_cases_without_labels_are_for_training(tmp_path, seed):
+    names = [f"{letter}{number}" for letter in "abcd" for number in range(10)]
+    raw = write_tree(tmp_path, names)
+    for name in names[8:]:
+        (raw / "labelsTr" / f"{name}.nii.gz").unlink(missing_ok=True)
+    made = importer(raw, seed=seed, val="0.4", test="0.3")
+    drawn = splits_of(made)
+    assert drawn["val"] | drawn["test"] <= set(names[:8])
+    assert made.take_notes() == {"samples of patients without any label or mask, all in train": 32}
+    made = importer(raw, val="0")
+    write_split(made, "train", made.splits()["train"], tmp_path / "train", quiet=True)
+    split = open_split(tmp_path / "train")
+    assert (len(split), split.masked().sum(), len(split.manifest.mask_classes)) == (40, 8, 3)
 
 
 def test_keys_are_hashed_unless_names_are_requested(tmp_path):

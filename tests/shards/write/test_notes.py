@@ -46,7 +46,12 @@ def test_notes_of_stored_samples_are_counted(tmp_path, workers, capsys):
         quiet=True,
         on_bad_sample="skip",
     )
-    assert manifest.notes == {"empty masks": 3, "odd samples": 3}
+    assert manifest.notes == {
+        "empty masks": 3,
+        "images in which all values are equal": 8,
+        "masks without background": 5,
+        "odd samples": 3,
+    }
     main = load_script(Path(__file__).parents[3] / "launchers" / "shards.py").main
     assert main(["info", str(tmp_path)]) == 0
     assert "train: odd samples: 3\n" in capsys.readouterr().out
