@@ -63,7 +63,10 @@ class FrozenBatchNorm(nn.Module):
 
 
 class GlobalBatchNorm(nn.Module):
-    """`torch.nn.BatchNorm2d` with training statistics of the global batch, so that all ranks have the same state."""
+    """Batch normalisation with training statistics of the global batch, so that all ranks have the same state.
+
+    On one rank it is `torch.nn.BatchNorm2d` for images, and `BatchNorm3d` for volumes.
+    """
 
     running_mean: Tensor
     running_var: Tensor
@@ -78,7 +81,7 @@ class GlobalBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Normalise (B, channels, H, W); all ranks must have the same number of samples."""
+        """Normalise (B, channels, *S); all ranks must have the same number of samples."""
         if not self.training or world_size() == 1:
             running = self.running_mean, self.running_var
             return functional.batch_norm(
@@ -86,12 +89,15 @@ class GlobalBatchNorm(nn.Module):
             )
         with torch.autocast(feature.device.type, enabled=False):
             values = feature if feature.dtype == torch.float64 else feature.float()
-            mean = mean_over_ranks(values.mean((0, 2, 3)))
-            values = values - mean[:, None, None]
-            variance = mean_over_ranks(values.square().mean((0, 2, 3)))
+            others = (0, *range(2, feature.dim()))
+            of_channels = (-1, *(1,) * (feature.dim() - 2))
+            mean = mean_over_ranks(values.mean(others))
+            values = values - mean.reshape(of_channels)
+            variance = mean_over_ranks(values.square().mean(others))
             self._update(mean.detach(), variance.detach(), world_size() * feature.numel() // len(mean))
             scale = self.weight * (variance + EPSILON).rsqrt()
-            return torch.addcmul(self.bias[:, None, None], values, scale[:, None, None]).to(feature.dtype)
+            shift = self.bias.reshape(of_channels)
+            return torch.addcmul(shift, values, scale.reshape(of_channels)).to(feature.dtype)
 
     def _update(self, mean: Tensor, variance: Tensor, count: int) -> None:
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.MOMENTUM)

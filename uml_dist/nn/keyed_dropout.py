@@ -78,22 +78,24 @@ def current_rng_key() -> Tensor | None:
 
 
 class KeyedDropout(nn.Module):
-    """Dropout of whole channels, keyed by sample and layer.
+    """Dropout of whole channels or of single values, keyed by sample and layer.
 
     The layer's name is part of the key; `name_layers` sets it from the module tree, so that two runs agree.
 
     Args:
-        probability: probability that a channel is set to zero in training; the others are scaled by
+        probability: probability that a channel, or a value, is set to zero in training; the others are scaled by
             1 / (1 - probability).
+        whole_channels: whether all values of a channel are dropped together.
     """
 
-    def __init__(self, probability: float) -> None:
+    def __init__(self, probability: float, whole_channels: bool = True) -> None:
         super().__init__()
         self.probability = probability
+        self.whole_channels = whole_channels
         self.layer: str | None = None
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Drop channels of a feature (B, channels, *S).
+        """Drop channels, or values, of a feature (B, channels, *S).
 
         Raises:
             RuntimeError: in training, outside of `use_rng_key` or before `name_layers`.
@@ -103,14 +105,15 @@ class KeyedDropout(nn.Module):
         rng_key = current_rng_key()
         if rng_key is None or self.layer is None:
             raise RuntimeError("keyed dropout needs `use_rng_key(batch.rng_key)` around the network's call")
-        channel = torch.arange(feature.shape[1], device=feature.device)
-        uniform = keyed_uniform(rng_key[:, None], self.layer, channel)
+        shape = feature.shape[1:2] if self.whole_channels else feature.shape[1:]
+        each = torch.arange(shape.numel(), device=feature.device)
+        uniform = keyed_uniform(rng_key[:, None], self.layer, each)
         keep = (uniform >= self.probability).to(feature.dtype) / (1.0 - self.probability)
-        return feature * keep.reshape(*keep.shape, *(1,) * (feature.dim() - 2))
+        return feature * keep.reshape(len(feature), *shape, *(1,) * (feature.dim() - 1 - len(shape)))
 
     def extra_repr(self) -> str:
         """Return the probability for printing."""
-        return f"probability={self.probability}"
+        return f"probability={self.probability}, whole_channels={self.whole_channels}"
 
 
 def name_layers(network: nn.Module) -> nn.Module:
