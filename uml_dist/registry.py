@@ -6,7 +6,10 @@ from uml_shards.plugins import Plugins
 
 from .errors import UmlError
 
-RECIPES = {"uml": "uml_dist.recipes.uml.recipe:UmlRecipe"}
+RECIPES = {
+    "uml": "uml_dist.recipes.uml.recipe:UmlRecipe",
+    "ugmcl": "uml_dist.recipes.ugmcl.recipe:UgmclRecipe",
+}
 """Built-in name -> module:class. A class is imported when its name is looked up, so that no other recipe is loaded."""
 
 
