@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from quality_report import printed_interval
-from quality_results import Compared, Comparison
+from comparison_report import printed_interval
+from comparison_results import Compared, Comparison
 
 COLUMNS = 4
 COLOURS = ("#0072B2", "#D55E00")
@@ -46,9 +46,9 @@ def _draw(axes: Axes, row: Compared, methods: tuple[str, ...]) -> None:
         )
     arrow = "→" if row.row.better == "more" else "←"
     axes.set_title(f"{row.row.title}   better {arrow}", fontsize=9.5, loc="left")
-    if row.difference is not None:
-        label = f"difference {row.difference:+.3f}"
-        axes.set_xlabel(f"{label} ({printed_interval(row.interval)})" if row.interval else label, fontsize=8.5)
+    for found in row.differences.values():
+        label = f"difference {found.value:+.3f}"
+        axes.set_xlabel(f"{label} ({printed_interval(found.interval)})" if found.interval else label, fontsize=8.5)
     axes.set_yticks(range(len(methods)), methods, fontsize=9)
     axes.set_ylim(len(methods) - 0.45, -0.75)
     axes.tick_params(axis="x", labelsize=8)

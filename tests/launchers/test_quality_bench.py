@@ -14,14 +14,18 @@ import pytest
 
 from case_rows import cases_of
 from commands import load_script
+from comparison_jobs import Bench
+from comparison_report import write_rows
+from comparison_results import Comparison, Result, compare, summarise
+from comparison_rows import QUALITY
+from comparison_runs import Cost
 from manifests import manifest_of
-from quality_plan import METHODS, Bench, plan
-from quality_report import printed_table, write_rows
-from quality_results import Result, compare, summarise
-from quality_runs import Cost
+from quality_plan import METHODS, plan
+from quality_report import printed_table
 from uml_dist.cluster.training import rewind
 from uml_dist.config.loading import differences
 from uml_dist.errors import UmlError
+from uml_dist.metrics.families import STANDARD
 
 LAUNCHERS = Path(__file__).parents[2] / "launchers"
 BENCH = LAUNCHERS / "bench" / "quality.py"
@@ -53,8 +57,8 @@ def test_methods_share_all_tables_except_their_own(partly_known, tmp_path):
     ("words", "reason"),
     [
         (["plain.train.steps=9"], r"'plain\.train\.steps=9': methods may differ in model, objective, optimizer, net"),
-        (["train.seed=4"], r"the benchmark sets it \(--methods, --seeds\)"),
-        (["recipe=uml"], r"the benchmark sets it"),
+        (["train.seed=4"], r"the benchmark sets recipe and seed \(--seeds\)"),
+        (["recipe=uml"], r"the benchmark sets recipe and seed"),
         (["model.width=0.25"], r"uml_phantom\.toml for plain: unknown key model\.width"),
         (["plain.model.chanels=8"], r"did you mean model\.channels"),
     ],
@@ -88,27 +92,32 @@ def four_results() -> list[Result]:
     ]
 
 
+def comparison_of(results: list[Result]) -> Comparison:
+    return compare(results, QUALITY, reference=results[-1].method)
+
+
 def test_means_deviations_and_paired_differences_match_a_hand_calculation():
-    comparison = compare(four_results())
+    comparison = comparison_of(four_results())
     rows = {row.row.metric: row for row in comparison.rows}
     dice = rows["dice"]
     assert (dice.methods["uml"].mean, dice.methods["plain"].mean) == (pytest.approx(0.7), pytest.approx(0.7))
     assert dice.methods["uml"].deviation == pytest.approx(0.02**0.5)
-    assert dice.difference == pytest.approx(0.0)
+    assert set(dice.differences) == {"uml"}
+    assert dice.differences["uml"].value == pytest.approx(0.0)
     # Means of the draws over the seeds: uml 0.61 and 0.79, plain 0.65 and 0.75; the differences are -0.04 and 0.04.
-    assert dice.interval == (pytest.approx(-0.038), pytest.approx(0.038))
+    assert dice.differences["uml"].interval == (pytest.approx(-0.038), pytest.approx(0.038))
     vacuity = rows["image_error_auroc_vacuity"]
     assert (vacuity.methods["uml"].mean, vacuity.methods["plain"].mean) == (pytest.approx(0.7), pytest.approx(0.8))
-    assert vacuity.difference == pytest.approx(-0.1)
+    assert vacuity.differences["uml"].value == pytest.approx(-0.1)
     assert "auroc" not in rows
 
 
 def test_table_has_both_methods_and_their_difference():
-    lines = printed_table("made", compare(four_results())).splitlines()
+    lines = printed_table("made", comparison_of(four_results())).splitlines()
     (dice,) = [line for line in lines if line.startswith("Dice ")]
     assert dice.split() == ["Dice", "more", "0.700", "0.141", "0.700", "0.000", "+0.000", "-0.038", "to", "+0.038"]
     assert lines[0] == "made; seeds 0, 1"
-    one = printed_table("made", compare(four_results()[:1]))
+    one = printed_table("made", comparison_of(four_results()[:1]))
     assert "uml - plain" not in one
     assert "95 %" not in one
 
@@ -124,7 +133,7 @@ def test_runs_on_different_cases_are_not_compared():
     first, second, *_ = four_results()
     other = Result(second.method, second.seed, ("a", "c"), second.values, second.draws, second.facts)
     with pytest.raises(UmlError, match="evaluated on different cases"):
-        compare([first, other])
+        comparison_of([first, other])
 
 
 def test_dice_of_present_classes_leaves_out_images_without_them_and_costs_are_per_image():
@@ -139,15 +148,18 @@ def test_dice_of_present_classes_leaves_out_images_without_them_and_costs_are_pe
     ]
     config = SimpleNamespace(recipe="uml", streams={"train": SimpleNamespace(count=4)}, optimizer=SimpleNamespace(lr=1))
     setup = SimpleNamespace(config=config, steps=10, first_stream="train")
-    cost = Cost(from_step=0, images=500, processor_seconds=90.0, wall_seconds=60.0, workers=2, machine={})
+    cost = Cost(
+        from_step=0, images=500, processor_seconds=90.0, wall_seconds=60.0, workers=2, machine={}, peak_gigabytes=1.5
+    )
     run = SimpleNamespace(
         job=SimpleNamespace(method="uml", seed=0, setup=setup), cases=cases_of(cases), manifest=manifest_of(labelled=0),
-        parameters=2_000_000, step=10, cost=cost,
+        families=STANDARD, parameters=2_000_000, step=10, cost=cost, step_seconds=0.25,
     )  # fmt: skip
     values = summarise(run).values  # type: ignore[arg-type]
     assert values["dice"] == pytest.approx((0.8 + 1 + 0 + 0) / 4)
     assert values["dice_present"] == pytest.approx((0.8 + 0) / 2)
     assert (values["parameters"], values["processor_seconds_per_1000"]) == (2.0, 180.0)
+    assert (values["step_seconds"], values["peak_gigabytes"]) == (0.25, 1.5)
     assert (values["processor_minutes"], values["wall_minutes"]) == (1.5, 1.0)
     run.cost = Cost(from_step=4, images=300, processor_seconds=60.0, wall_seconds=60.0, workers=2, machine={})
     resumed = summarise(run).values  # type: ignore[arg-type]
@@ -208,7 +220,7 @@ def test_small_benchmark_compares_both_methods_and_resumes_a_stopped_run(partly_
     assert "uml-0 is trained already" in again.stdout
     assert "resumed at step 3" in again.stdout
     resumed = values_of(out)
-    costs = {key for key in values if key[1].startswith(("processor", "wall"))}
+    costs = {key for key in values if key[1].startswith(("processor", "wall", "step_seconds", "peak"))}
     assert {key: values[key] for key in values.keys() - costs} == {key: resumed[key] for key in resumed.keys() - costs}
     assert ("plain", "processor_minutes") not in resumed
     assert resumed["uml", "processor_minutes"] == values["uml", "processor_minutes"]

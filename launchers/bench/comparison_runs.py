@@ -1,24 +1,24 @@
-"""Trains and evaluates the runs of the quality benchmark, and measures their cost."""
+"""Trains and evaluates the runs of a comparison, and measures their cost."""
 
 import json
 import os
-import resource
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import tomli_w
-import torch
 
-from quality_plan import Bench, Job
+from bench_machine import facts
+from comparison_jobs import Bench, Job
+from measured_command import run_measured
+from run_seconds import seconds_of_step
 from uml_dist.evaluate import evaluate_split
 from uml_dist.evaluate.results import DRAWS
 from uml_dist.metrics.cases import Cases
-from uml_dist.run.folder import versions
+from uml_dist.metrics.families import MetricFamily
+from uml_dist.recipes import Trained
 from uml_dist.run.load import load_run
 from uml_dist.train.loading import loader_workers
 from uml_shards.format.manifest import Manifest
@@ -38,6 +38,7 @@ class Cost:
         wall_seconds: elapsed time.
         workers: number of ranks.
         machine: processor, instruction set, versions, date.
+        peak_gigabytes: peak resident memory of the largest process, in 10^9 bytes; None if it was not measured.
     """
 
     from_step: int
@@ -46,6 +47,7 @@ class Cost:
     wall_seconds: float
     workers: int
     machine: Mapping[str, str]
+    peak_gigabytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,21 @@ class Evaluated:
         job: the run.
         cases: cases of the evaluated split.
         manifest: manifest of that split.
-        parameters: number of parameters of the networks.
-        step: step of the best checkpoint, which is evaluated.
+        families: families of metrics of the recipe.
+        parameters: number of parameters of the networks that are trained.
+        step: step of the checkpoint that is evaluated.
         cost: cost of the training; None if the benchmark was killed before it was recorded.
+        step_seconds: seconds of a training step, without validations and checkpoints; None if they were not logged.
     """
 
     job: Job
     cases: Cases
     manifest: Manifest
+    families: Sequence[MetricFamily]
     parameters: int
     step: int
     cost: Cost | None
+    step_seconds: float | None
 
 
 def train(bench: Bench, job: Job) -> int:
@@ -81,47 +87,30 @@ def train(bench: Bench, job: Job) -> int:
     command = [sys.executable, str(bench.launcher), "--num_gpus", str(bench.ranks), "--run", str(job.run)]
     command += ["--config", str(config), *(["--cpu"] if bench.device == "cpu" else [])]
     folders = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]  # the workers import plain_unet
-    processor, clock = _children_seconds(), time.perf_counter()
-    code = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)}).returncode
+    clock = time.perf_counter()
+    code, used = run_measured(command, {**os.environ, "PYTHONPATH": os.pathsep.join(folders)})
     if code:
         return code if code in (1, 2) else 1
     if not job.is_done():
         print(f"error: {job.run} ended before its last step: repeat the same command to resume it", file=sys.stderr)
         return 1
-    if before < job.setup.steps:
+    if before < job.setup.steps and used is not None:
         images = (job.setup.steps - before) * job.setup.config.streams[job.setup.first_stream].count
-        seconds = (_children_seconds() - processor, time.perf_counter() - clock)
-        cost = Cost(before, images, *seconds, bench.ranks, _machine())
+        seconds = (used.processor_seconds, time.perf_counter() - clock)
+        cost = Cost(before, images, *seconds, bench.ranks, facts(), used.peak_gigabytes)
         (job.run / "cost.json").write_text(json.dumps(asdict(cost), indent=1) + "\n", encoding="utf-8")
     return 0
 
 
 def evaluate(bench: Bench, job: Job) -> Evaluated:
-    """Evaluate the best checkpoint of a run on a split, as `launchers/evaluate.py` does."""
-    run = load_run(job.run, "best", bench.device)
+    """Evaluate a checkpoint of a run on a split, as `launchers/evaluate.py` does."""
+    run = load_run(job.run, bench.checkpoint, bench.device)
     split = run.open_split(bench.split)
     workers, _ = loader_workers(run.config, bench.device == "cuda", 1)
     cases = evaluate_split(run.predictor, run.stream(split), BATCH_SIZE, workers, DRAWS)
-    parameters = sum(one.numel() for network in run.networks.values() for one in network.parameters())
+    trained = [name for name, network in run.recipe.networks.items() if isinstance(network, Trained)]
+    parameters = sum(one.numel() for name in trained for one in run.networks[name].parameters())
     path = job.run / "cost.json"
     cost = Cost(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
-    return Evaluated(job, cases, split.manifest, parameters, run.state.step, cost)
-
-
-def _children_seconds() -> float:
-    """Return the user and system time of all ended child processes and their children."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _machine() -> dict[str, str]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    found = {"processor": next(names, "unknown"), "gpu": gpu, "cpu_capability": torch.backends.cpu.get_cpu_capability()}
-    found |= {"date": time.strftime("%Y-%m-%d"), **versions()}
-    try:
-        return {**found, "monai": version("monai")}
-    except PackageNotFoundError:
-        return found
+    families, step = run.recipe.families, run.state.step
+    return Evaluated(job, cases, split.manifest, families, parameters, step, cost, seconds_of_step(job.run))

@@ -1,4 +1,4 @@
-"""Computes the results of the quality benchmark: metrics of every run, means over seeds, and paired differences."""
+"""Computes the results of a comparison: metrics of every run, means over seeds, and paired differences."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from quality_runs import Evaluated
+from comparison_runs import Evaluated
 from uml_dist.errors import UmlError
 from uml_dist.metrics.summary import draw_metrics, estimate, interval_of, is_biased, metrics_of
 from uml_dist.metrics.weighted import Floats
@@ -31,26 +31,6 @@ class Row:
     better: str = ""
     instead: str | None = None
     digits: int = 3
-
-
-ROWS = (
-    Row("Dice", "dice", "more"),
-    Row("Dice where the class is in the mask", "dice_present", "more"),
-    Row("AUROC of the class", "auroc", "more"),
-    Row("accuracy of the class", "accuracy", "more"),
-    Row("ECE of the class", "image_ece", "less"),
-    Row("ECE of the pixels", "pixel_ece", "less"),
-    Row("NLL of the class", "image_nll", "less"),
-    Row("NLL of the pixels", "pixel_nll", "less"),
-    Row("wrong images found by vacuity *", "image_error_auroc_vacuity", "more", "image_error_auroc_entropy"),
-    Row("wrong images found by entropy", "image_error_auroc_entropy", "more"),
-    Row("wrong pixels found by vacuity *", "pixel_error_auroc_vacuity", "more", "pixel_error_auroc_entropy"),
-    Row("wrong pixels found by entropy", "pixel_error_auroc_entropy", "more"),
-    Row("parameters, million", "parameters", digits=2),
-    Row("processor seconds, 1000 images", "processor_seconds_per_1000", digits=1),
-    Row("processor minutes, whole training", "processor_minutes", digits=1),
-    Row("minutes by the clock", "wall_minutes", digits=1),
-)
 
 
 @dataclass(frozen=True)
@@ -84,27 +64,40 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """The difference of a method's mean from that of the reference, with its interval."""
+
+    value: float
+    interval: Interval | None
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval does not contain 0."""
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+
+@dataclass(frozen=True)
 class Compared:
-    """A row with the summary of each method, and the difference of the first and second method with its interval."""
+    """A row with the summary of each method, and the difference of every other method from the reference."""
 
     row: Row
     methods: Mapping[str, Summary]
-    difference: float | None
-    interval: Interval | None
+    differences: Mapping[str, Difference]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rows, with methods and seeds in order of appearance."""
+    """All rows, with methods and seeds in order of appearance, and the method that the others are compared with."""
 
     methods: tuple[str, ...]
+    reference: str
     seeds: tuple[int, ...]
     rows: tuple[Compared, ...]
 
 
 def summarise(run: Evaluated) -> Result:
     """Compute the metrics of a run, including its costs, and the bootstrap draws of the metrics."""
-    metrics = metrics_of(run.cases, run.manifest)
+    metrics = metrics_of(run.cases, run.manifest, families=run.families)
     values = estimate(metrics, run.cases)
     draws = draw_metrics({name: metrics[name] for name in values}, run.cases)
     setup = run.job.setup
@@ -119,11 +112,16 @@ def summarise(run: Evaluated) -> Result:
     )
 
 
-def compare(results: Sequence[Result]) -> Comparison:
-    """Compute means over seeds, and the difference between two methods.
+def compare(results: Sequence[Result], rows: Sequence[Row], reference: str) -> Comparison:
+    """Compute means over seeds, and the differences of the methods from one of them.
 
     The interval of a difference is a bootstrap over the cases, of the mean over the seeds: each draw uses the same
     cases for all runs, and the seeds are fixed.
+
+    Args:
+        results: the runs.
+        rows: lines of the table; those of which no run has the metric are left out.
+        reference: the method that the others are compared with.
 
     Raises:
         UmlError: the runs were evaluated on different cases.
@@ -132,20 +130,22 @@ def compare(results: Sequence[Result]) -> Comparison:
         raise UmlError("the runs were evaluated on different cases: use the same shards for all of them")
     methods = tuple(dict.fromkeys(result.method for result in results))
     runs = {method: [result for result in results if result.method == method] for method in methods}
-    rows = []
-    for row in ROWS:
-        named = {method: _metric_of(row, runs[method]) for method in methods}
-        found = {method: _summary(runs[method], name) for method, name in named.items() if name}
-        difference = interval = None
-        if row.better and len(found) == len(methods) == 2:
-            (_, one), (_, other) = found.items()
-            difference = one.mean - other.mean
-            drawn = [_mean_draws(runs[method], name) for method, name in named.items() if name]
-            interval = interval_of(drawn[0] - drawn[1])
+    compared = []
+    for row in rows:
+        named = {method: name for method in methods if (name := _metric_of(row, runs[method]))}
+        found = {method: _summary(runs[method], name) for method, name in named.items()}
+        differences = {}
+        if row.better and reference in found:
+            drawn = {method: _mean_draws(runs[method], name) for method, name in named.items()}
+            differences = {
+                method: Difference(summary.mean - found[reference].mean, interval_of(drawn[method] - drawn[reference]))
+                for method, summary in found.items()
+                if method != reference
+            }
         if row.metric in named.values():
-            rows.append(Compared(row, found, difference, interval))
+            compared.append(Compared(row, found, differences))
     seeds = tuple(dict.fromkeys(result.seed for result in results))
-    return Comparison(methods, seeds, tuple(rows))
+    return Comparison(methods, reference, seeds, tuple(compared))
 
 
 def _metric_of(row: Row, runs: Sequence[Result]) -> str | None:
@@ -170,8 +170,12 @@ def _mean_draws(runs: Sequence[Result], name: str) -> Floats:
 
 def _costs(run: Evaluated) -> dict[str, float]:
     costs = {"parameters": run.parameters / 1e6}
+    if run.step_seconds is not None:
+        costs["step_seconds"] = run.step_seconds
     if run.cost is None:
         return costs
+    if run.cost.peak_gigabytes is not None:
+        costs["peak_gigabytes"] = run.cost.peak_gigabytes
     costs["processor_seconds_per_1000"] = 1000.0 * run.cost.processor_seconds / run.cost.images
     if run.cost.from_step == 0:  # otherwise the part before the stop was not measured
         costs["processor_minutes"] = run.cost.processor_seconds / 60.0
