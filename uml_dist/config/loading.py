@@ -5,7 +5,7 @@ import reprlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_origin
+from typing import Any, NamedTuple, TypeVar, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -22,6 +22,8 @@ MAX_BYTES = 1 << 20
 
 MAX_LEVELS = 16
 """Deepest nesting of tables and lists in a configuration; no setting is deeper than 5."""
+
+Table = TypeVar("Table", bound=BaseModel)
 
 
 def read_config(path: str | Path | None, overrides: Iterable[str] = ()) -> RunConfig:
@@ -88,13 +90,22 @@ def validate(tree: Mapping[str, Any], where: str) -> RunConfig:
         tree: the parsed TOML.
         where: name of the source, for error messages.
     """
-    for key, text in _texts(tree):
-        if not text.isprintable():
-            raise UmlError(f"{where}: {key}: {shown(text)} contains characters that are not printable: remove them")
+    _check_texts(tree, where)
     name = tree.get("recipe")
     if not isinstance(name, str):
         raise UmlError(f'{where} does not name a recipe: write recipe = "uml" at its top')
-    schema = schema_of(name)
+    return validate_as(schema_of(name), tree, where)
+
+
+def validate_as(schema: type[Table], tree: Mapping[str, Any], where: str) -> Table:
+    """Validate a tree against a schema; an unknown key names the nearest valid one.
+
+    Args:
+        schema: the schema.
+        tree: the parsed TOML.
+        where: name of the source, for error messages.
+    """
+    _check_texts(tree, where)
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
@@ -151,6 +162,12 @@ def valid_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
             )
 
 
+def _check_texts(tree: Mapping[str, Any], where: str) -> None:
+    for key, text in _texts(tree):
+        if not text.isprintable():
+            raise UmlError(f"{where}: {key}: {shown(text)} contains characters that are not printable: remove them")
+
+
 def _texts(tree: Any, key: str = "a key") -> Iterator[tuple[str, str]]:
     """Yield (key, text) of every key and every text in a tree; keys are dotted, and themselves texts."""
     if isinstance(tree, str):
@@ -185,9 +202,9 @@ def _first_complaint(error: ValidationError, schema: type[BaseModel]) -> str:
 def _nearest(parts: list[str], schema: type[BaseModel]) -> str:
     """Return a hint with the valid key nearest to an unknown one, from its own table if possible."""
     keys = list(valid_keys(schema))
-    pattern = [
-        "NAME" if index == 1 and parts[0] in {"streams", "networks"} else part for index, part in enumerate(parts)
-    ]
+    first = schema.model_fields.get(parts[0])
+    named = first is not None and get_origin(first.annotation) is dict
+    pattern = ["NAME" if index == 1 and named else part for index, part in enumerate(parts)]
     table = ".".join(pattern[:-1])
     siblings = [key for key in keys if key.rpartition(".")[0] == table]
     by_leaf = {key.rpartition(".")[2]: key for key in reversed(keys)}
