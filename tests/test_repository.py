@@ -14,8 +14,8 @@ from commands import load_script
 ROOT = Path(__file__).parents[1]
 # What people type; a name leaves this list with a major version only.
 TARGETS = (
-    "help", "install", "demo", "shards", "bench", "bench-static", "bench-errors", "bench-micro", "bench-step",
-    "bench-shards", "bench-quality", "tune", "gpu-check", "cluster-check", "test", "test-quick", "test-kernels",
+    "help", "install", "demo", "shards", "ablation", "bench", "bench-static", "bench-errors", "bench-micro",
+    "bench-step", "bench-shards", "bench-quality", "tune", "gpu-check", "cluster-check", "test", "test-quick", "test-kernels",
     "test-triton", "test-distributed", "test-real", "lint", "format", "clean",
 )  # fmt: skip
 COMPONENTS = ("kernels", "shards", "launchers", "tests")
