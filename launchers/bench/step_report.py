@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import torch
 
+from bench_machine import processor
 from step_costs import Costs
 from step_variants import NAMES, VARIANTS, Kind, Setting, Variant
 from uml_dist.launch.precision import instruction_set
@@ -27,7 +28,7 @@ UNITS = {"parameters": 1e6, "multiply_adds": 1e9, "saved": 2**20}
 def machine() -> dict[str, Any]:
     """Return the machine and versions that the numbers depend on."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "instructions": instruction_set(),
         "cores": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),
@@ -35,13 +36,6 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "date": datetime.date.today().isoformat(),
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def _step_rows(seconds: Seconds, memory: Memory, loading: float) -> list[dict[str, Any]]:
