@@ -21,12 +21,8 @@ from uml_shards.write.writer import write_split
 from worlds import run_world
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / name / "README.md" for name in ("kernels", "shards", "uml_dist"))])
-DOCUMENTS += [
-    ROOT / "shards" / "DATASETS.md",
-    *sorted((ROOT / "launchers").rglob("*.md")),
-    ROOT / "uml_dist" / "recipes" / "README.md",
-]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), ROOT / "kernels" / "README.md", *(ROOT / "shards").glob("*.md")])
+DOCUMENTS += [path for name in ("launchers", "uml_dist") for path in sorted((ROOT / name).rglob("*.md"))]
 PROGRAMS = {"make", "deepspeed", "python", "torchrun", "uml-dist"}
 # Not ours: what torch, DeepSpeed, the system or argparse say.
 FOREIGN = {
