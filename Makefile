@@ -16,9 +16,9 @@ endif
 
 export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help install demo shards ablation bench bench-static bench-errors bench-micro bench-step bench-ugmcl-step \
-    bench-shards bench-deviations bench-quality tune gpu-check cluster-check test test-quick test-kernels test-triton \
-    test-distributed test-real fuzz lint format clean
+.PHONY: help install demo shards ablation bench bench-static bench-errors bench-micro bench-distances bench-step \
+    bench-ugmcl-step bench-windows bench-shards bench-deviations bench-quality tune gpu-check cluster-check test \
+    test-quick test-kernels test-triton test-distributed test-real fuzz lint format clean
 
 DATASET ?= phantom
 OUT ?= data/shards/$(DATASET)
@@ -65,6 +65,9 @@ bench-shards: $(STAMP) ## compare samples/s per core with stock webdataset; resu
 
 bench-step: $(STAMP) ## compare time and memory of a training step with the published network: table, CSV and PNG in runs/bench
 	PYTHONPATH=tests/support $(BIN)/python launchers/bench/step.py $(ARGS)
+
+bench-windows: $(STAMP) ## compare windows per second of a sliding-window prediction with MONAI's
+	$(BIN)/python launchers/bench/windows.py $(ARGS)
 
 bench-ugmcl-step: $(STAMP) ## measure the parts of a training step of UG-MCL, by method and precision: table and CSV in runs/bench
 	$(BIN)/python launchers/bench/ugmcl_step.py $(ARGS)

@@ -12,20 +12,19 @@ from layouts import RAW
 from published import checkpoint, save
 from uml_dist.config.loading import read_config
 from uml_dist.train.setup import prepare
+from uml_shards.importers import find_importer
 from uml_shards.read.split import open_split
 
 AS_AUTHORS = "--set split=table slice_rule=upward scale=slice"
 LAUNCHERS = Path(__file__).parents[2] / "launchers"
 CONFIGS = sorted((LAUNCHERS / "configs").glob("*.toml"))
-COMMAND = re.compile(r'^# make shards DATASET=(\w+) RAW=path/to/\w+(?: ARGS="([^"]*)")?', re.MULTILINE)
-
-GENERATED = re.compile(r"`make shards(?: DATASET=(\w+))?` makes them")
+COMMAND = re.compile(r'^# make shards DATASET=(\w+)(?: RAW=path/to/\w+)?(?: ARGS="([^"]*)")?', re.MULTILINE)
 
 
 def commands(path: Path) -> list[tuple[str, str]]:
     """Return the data set and further arguments of each `make shards` in a configuration's comments."""
     text = path.read_text(encoding="utf-8")
-    return COMMAND.findall(text) or [(name or "phantom", "") for name in GENERATED.findall(text)]
+    return COMMAND.findall(text) or ([("phantom", "")] if "`make shards` makes them" in text else [])
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def shards_of(tmp_path_factory):
         if folder is None:
             folder = made[dataset, arguments] = tmp_path_factory.mktemp(dataset)
             words = ["make", "--dataset", dataset, "--out", str(folder / "shards"), "--workers", "1", "--quiet"]
-            if dataset.startswith("phantom"):
+            if not find_importer(dataset).needs_raw:
                 words += ["--count", "train=16", "val=4", "test=4"]
             else:
                 assert dataset in RAW, f"no tiny layout of {dataset}: add one to tests/support/layouts.py"
@@ -55,18 +54,27 @@ def shards_of(tmp_path_factory):
     [pytest.param(path, *found, id=f"{path.stem} {found[1]}".strip()) for path in CONFIGS for found in commands(path)],
 )
 def test_dry_run_of_every_configuration_succeeds_on_shards_of_its_data_set(
-    path, dataset, arguments, shards_of, monkeypatch, capsys
+    path, dataset, arguments, shards_of, monkeypatch, capsys, tmp_path
 ):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
         monkeypatch.delenv(name, raising=False)
     config, shards = read_config(path), shards_of(dataset, arguments)
+    listed = [name for name, stream in config.streams.items() if stream.labelled_ids]
+    ids = tmp_path / "labelled.txt"
+    if listed:
+        draw = ["draw", str(shards / "train"), "--labelled", "2", "--out", str(ids), "--quiet"]
+        assert load_script(LAUNCHERS / "shards.py").main(draw) == 0
     run = command_of(load_script(LAUNCHERS / "train.py"), monkeypatch, capsys)
     words = [f"streams.{name}.shards={shards}" for name in config.streams]
+    words += [f"streams.{name}.labelled_ids={ids}" for name in listed]
     code, printed, error = run("--config", path, "--num_gpus", "1", "--dry-run", *words)
     assert (code, error) == (0, "")
     samples = len(open_split(shards / "train"))
-    assert re.search(rf"^stream train: {samples} samples of ", printed, re.MULTILINE)
-    assert re.search(rf"^{config.recipe} +[\d,]+ +[\d.]+ MB", printed, re.MULTILINE)
+    sizes = {"labelled": 2, "unlabelled": samples - 2} if listed else {}
+    for name, stream in config.streams.items():
+        size = samples if stream.part == "all" else sizes.get(stream.part, r"\d+")
+        assert re.search(rf"^stream {name}: {size} samples of ", printed, re.MULTILINE)
+    assert re.search(r"^\w+ +[\d,]+ +[\d.]+ MB", printed, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

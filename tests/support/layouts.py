@@ -1,5 +1,6 @@
 """Write tiny raw data sets in the layouts expected by the importers."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -188,12 +189,27 @@ def write_brats2019(root: Path, high: int = 30, low: int = 15) -> Path:
     return root
 
 
+def write_nnunet(root: Path, cases: int = 20) -> Path:
+    """Write an nnU-Net data set; every second case has no labels."""
+    root.mkdir()
+    content = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "atrium": 1}, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps({**content, "numTraining": cases}))
+    for number in range(cases):
+        image, cavity = atrium(number)
+        for folder, name, values in (("imagesTr", f"case{number}_0000", image), ("labelsTr", f"case{number}", cavity)):
+            if folder == "imagesTr" or number % 2:
+                (root / folder).mkdir(exist_ok=True)
+                nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), root / folder / f"{name}.nii.gz")
+    return root
+
+
 RAW: dict[str, Callable[[Path], Path]] = {
     "brats2019": write_brats2019,
     "folder": write_folder,
     "isic2017": write_isic2017,
     "ispy1": write_deep_ispy1,
     "left_atrium": write_left_atrium,
+    "nnunet": write_nnunet,
     "refuge": write_refuge,
 }
 """Importer -> function that writes its raw data; the phantoms need none."""
