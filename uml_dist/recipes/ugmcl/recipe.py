@@ -261,12 +261,12 @@ class UgmclRecipe(Recipe[UgmclConfig]):
         """Return what is logged besides the terms: the ramp, the live share of distances, and the gate."""
         if matched is None:
             return {}
-        figures = {"ramp_share": matched.logits.new_tensor(self._rise(progress))}
+        figures = {"ramp_share": matched.logits.new_full((), self._rise(progress))}
         if matched.distance is not None:
             live = (self.objective.slope * matched.distance.detach()).abs() < LIVE
             figures["distance_live"] = whole.mean(live.float().mean(1).sum(), "matched")
         if "uncertainty" in targets:
-            figures["gate_threshold"] = matched.logits.new_tensor(threshold(self.objective, progress.fraction))
+            figures["gate_threshold"] = matched.logits.new_full((), threshold(self.objective, progress.fraction))
             figures["gate_share"] = whole.mean(targets["gate"].float().sum(), "matched")
             figures["gate_uncertainty"] = whole.mean(targets["uncertainty"].sum(), "matched")
         return figures
