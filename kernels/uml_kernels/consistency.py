@@ -45,7 +45,7 @@ def consistency_sums(
     """Compute the sums of the consistency losses in one read; differentiable with respect to logits and distance.
 
     Where the mask is false, the gated sums and their gradients are exactly 0, whatever the values there; `cross` counts
-    every pixel. Sums are added in a fixed order, so that two runs are bitwise equal.
+    every pixel. Sums are added in a fixed order, so two runs are bitwise equal.
 
     Args:
         logits: (B, C, *S), 2 to 16 classes, any floating-point dtype, any strides.

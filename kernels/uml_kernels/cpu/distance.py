@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 TILE = 1 << 16
-"""Values of a tile, which stays in the L2 cache: half as many take 1.4 times as long, twice as many are no faster."""
+"""Values of a tile, which stays in the L2 cache: half as many take 1.4 times as long. Twice as many take 0.85 times as
+long on an AMD EPYC, but would fill a cache of 512 KiB."""
 OFFSETS = 8
 """Offsets between two searches for the largest value, each of which costs about as much as half an offset."""
 

@@ -1,6 +1,6 @@
 """Kernels that combine sums into a loss: one program forward and one backward replace dozens of small launches.
 
-Samples are rows and classes are lanes. Rows are added in a fixed order, so that two runs are bitwise equal.
+Samples are rows and classes are lanes. Rows are added in a fixed order, so two runs are bitwise equal.
 """
 
 import triton

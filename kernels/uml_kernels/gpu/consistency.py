@@ -1,7 +1,7 @@
 """Kernels of the consistency sums and their launchers: one forward, one backward; each reads every operand once.
 
 A forward program processes ITERATIONS blocks of pixels of one sample and writes one row of partial sums, which torch
-adds in a fixed order. There are no atomics, so that two runs are bitwise equal.
+adds in a fixed order. There are no atomics, so two runs are bitwise equal.
 """
 
 # pyright: reportGeneralTypeIssues=false

@@ -1,7 +1,7 @@
 """Kernels of the evidential objective of one to four maps: one forward, one backward; each reads the logits once.
 
 A program processes ITERATIONS blocks of BLOCK pixels of one sample of one map and writes one row of partial sums, which
-torch adds in a fixed order. There are no atomics, so that two runs are bitwise equal.
+torch adds in a fixed order. There are no atomics, so two runs are bitwise equal.
 """
 
 import triton

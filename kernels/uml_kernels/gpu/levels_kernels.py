@@ -4,7 +4,7 @@ Coordinates are exact: pixel y is at y (h - 1) / (H' - 1) points, and integer ar
 remainder, so that the gradient matches the value. Forward, a program processes some rows of BLOCK columns of one sample
 and level and writes one row of partial sums. Backward, a program gathers the gradients of the pixels around its points:
 a lane processes some rows of the pixels between its point and the next one, and passes the next point's share to its
-neighbour. Only the pixels above and below a point are computed twice. There are no atomics, so that two runs are
+neighbour. Only the pixels above and below a point are computed twice. There are no atomics, so two runs are
 bitwise equal.
 """
 

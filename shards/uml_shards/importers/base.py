@@ -123,6 +123,17 @@ class Importer(ABC):
         self.settings = _read_settings(self.name, self.settings_type, self.options.settings)
         self._notes: Counter[str] = Counter()
 
+    def refuse_size(self) -> None:
+        """Refuse a size in pixels, which importers of volumes do not take.
+
+        Raises:
+            ShardError: a size is given.
+        """
+        if self.options.size:
+            raise ShardError(
+                f"{self.name}: --size {self.options.size} has no effect for volumes: use --set spacing=1,1,1, in mm"
+            )
+
     def note(self, text: str, count: int = 1) -> None:
         """Count something that users should know of, such as unused files or masks that lose a lesion when resized.
 

@@ -94,8 +94,7 @@ needs the extra volumes"""
 
     def __init__(self, raw: str | Path | None = None, options: Options | None = None) -> None:
         super().__init__(raw, options)
-        if self.size:
-            raise ShardError(f"brats2019: --size {self.size} has no effect for volumes: use --set spacing=1,1,1")
+        self.refuse_size()
 
     def splits(self) -> dict[str, Source]:
         """Return the splits of the lists, or train, val and test drawn with the same shares of each grade.

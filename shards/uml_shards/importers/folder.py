@@ -158,10 +158,7 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
             kind = "volumes" if self.volumes else "2D images"
             raise ShardError(f"folder: setting {unused[0]} has no effect for {kind}: remove it")
         if self.volumes:
-            if self.options.size:
-                raise ShardError(
-                    f"folder: --size {self.size} has no effect for volumes: use --set spacing=1,1,1, in mm"
-                )
+            self.refuse_size()
             self.size = 0
 
     @property

@@ -91,8 +91,7 @@ there is no split val unless val=N is set; needs the extra volumes"""
 
     def __init__(self, raw: str | Path | None = None, options: Options | None = None) -> None:
         super().__init__(raw, options)
-        if self.size:
-            raise ShardError(f"left_atrium: --size {self.size} has no effect for volumes: use --set spacing=1,1,1")
+        self.refuse_size()
 
     def splits(self) -> dict[str, Source]:
         """Return train and test of the lists, and val if there is one.

@@ -99,8 +99,7 @@ needs the extra volumes"""
 
     def __init__(self, raw: str | Path | None = None, options: Options | None = None) -> None:
         super().__init__(raw, options)
-        if self.size:
-            raise ShardError(f"nnunet: --size {self.size} has no effect for volumes: use --set spacing=1,1,1, in mm")
+        self.refuse_size()
 
     def splits(self) -> dict[str, Source]:
         """Return train and val, and test if there is one.
