@@ -1,7 +1,7 @@
 """The recipe `ugmcl`: a student and its average, labelled and unlabelled volumes, one phase."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from .methods import METHODS
 from .network import VolumeNetwork, VolumeOutput, vacuity
 from .objective import kl_weight, plan_of, ramp, threshold
 from .teacher import Teacher
-from .terms import Segmentation, Terms, Truth, agreement
+from .terms import Segmentation, Terms, Truth, agreement, voxels_of
 
 STREAMS = ("labelled", "unlabelled")
 
@@ -106,8 +106,8 @@ class UgmclRecipe(Recipe[UgmclConfig]):
         """Count labelled voxels and samples, voxels that should agree, those that pass the gate, and pasted ones."""
         counts = _known(batches["labelled"]).counts()
         if self.plan.needs_unlabelled:
-            image, _, weight = self._matched(batches)
-            counts["matched"] = (weight > 0).sum() * image[0, 0].numel()
+            sides = batches["labelled"].image.shape[2:]
+            counts["matched"] = (self._matched(batches, "weight") > 0).sum() * sides.numel()
         if "gate" in targets:
             counts["gate"] = targets["gate"].sum()
         if "box" in targets:
@@ -132,7 +132,7 @@ class UgmclRecipe(Recipe[UgmclConfig]):
         terms = {"supervised": self._weighted(supervised)}
         loss = terms["supervised"]
         if matched is not None:
-            _, _, weight = self._matched(batches)
+            weight = self._matched(batches, "weight")
             agreed = agreement(matched, targets, weight, whole, self.plan, self.objective.slope)
             loss = loss + rise * self._weighted(agreed)
             terms |= agreed
@@ -190,14 +190,10 @@ class UgmclRecipe(Recipe[UgmclConfig]):
         """Return the share of their largest weight that the terms of agreement have; 0 in the warmup."""
         return ramp(self.objective, self.plan.ramp_every, progress)
 
-    def _matched(self, batches: Mapping[str, Batch]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images, keys and weights of the samples that should agree."""
-        rows = [batches[name] for name in (STREAMS if self.plan.rows == "all" else STREAMS[1:])]
-        return (
-            torch.cat([batch.image for batch in rows]),
-            torch.cat([batch.rng_key for batch in rows]),
-            torch.cat([batch.weight for batch in rows]),
-        )
+    def _matched(self, batches: Mapping[str, Batch], name: Literal["image", "rng_key", "weight"]) -> Tensor:
+        """Return images, keys or weights of the samples that should agree."""
+        streams = STREAMS if self.plan.rows == "all" else STREAMS[1:]
+        return torch.cat([getattr(batches[stream], name) for stream in streams])
 
     def _distance_map(self, mask: Tensor) -> Tensor:
         """Return the signed distances (B, D, *S) from the border of each class that the network has a distance of."""
@@ -208,12 +204,12 @@ class UgmclRecipe(Recipe[UgmclConfig]):
 
     def _taught(self, teacher: Teacher, batches: Mapping[str, Batch], limit: float) -> dict[str, Tensor]:
         """Return the teacher's probability and distance, its uncertainty, and the voxels that pass the gate."""
-        image, rng_key, weight = self._matched(batches)
+        image, rng_key = self._matched(batches, "image"), self._matched(batches, "rng_key")
         seen = teacher.opinion(image, rng_key)
         taught = {"probability": seen.probability}
         if seen.distance is not None:
             taught["distance"] = seen.distance
-        counted = (weight > 0).reshape(-1, 1, 1, 1).expand(-1, *image.shape[2:])
+        counted = voxels_of(self._matched(batches, "weight"), image.shape[2:])
         taught["gate"] = counted
         if self.plan.gated:
             taught["uncertainty"], certain = teacher.certain(image, rng_key, seen, limit)
@@ -281,7 +277,7 @@ def _pasted_truths(batches: Mapping[str, Batch], targets: Mapping[str, Tensor]) 
     labelled, unlabelled = (batches[name] for name in STREAMS)
     pasting = Pasting(targets["box"])
     known = _known(labelled)
-    alive = (unlabelled.weight > 0).reshape(-1, 1, 1, 1).expand_as(targets["labels"])
+    alive = voxels_of(unlabelled.weight, targets["labels"].shape[1:])
     target = pasting.exchange(known.target, targets["labels"])
     own = pasting.exchange(known.counted, torch.zeros_like(alive))
     taught = pasting.exchange(torch.zeros_like(known.counted), alive)

@@ -1,6 +1,6 @@
 """The terms of the loss of UG-MCL, as sums before ratios over the global batch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,11 @@ Terms = dict[str, Tensor]
 """Name of a term -> its float32 scalar, without its weight."""
 
 
+def voxels_of(weight: Tensor, sides: Sequence[int]) -> Tensor:
+    """Return (B, *sides) bool without taking memory: all voxels of the samples whose weight (B,) is above 0."""
+    return (weight > 0).reshape(-1, *(1,) * len(sides)).expand(-1, *sides)
+
+
 @dataclass(frozen=True)
 class Truth:
     """The classes that a segmentation should have.
@@ -37,7 +42,7 @@ class Truth:
     @classmethod
     def of(cls, mask: Tensor, weight: Tensor, name: str) -> "Truth":
         """Return the truth of masks (B, *S) uint8, 255 where they are unknown, of samples of a weight (B,)."""
-        counted = (mask != IGNORE) & (weight > 0).reshape(-1, *(1,) * (mask.dim() - 1))
+        counted = (mask != IGNORE) & voxels_of(weight, mask.shape[1:])
         return cls(torch.where(counted, mask, 0).long(), counted, name)
 
     def counts(self) -> dict[str, Tensor]:
@@ -128,7 +133,7 @@ def agreement(
         plan: the objective.
         slope: k, by which a distance becomes a share of a mask.
     """
-    logits, counted = output.logits, (weight > 0).reshape(-1, 1, 1, 1).expand(-1, *output.logits.shape[2:])
+    logits, counted = output.logits, voxels_of(weight, output.logits.shape[2:])
     # What a method lacks is replaced by zeros, which take no memory, and their sums are not used.
     none = logits.new_zeros(()).expand_as(logits)
     distance = none[:, 1:] if output.distance is None else output.distance
