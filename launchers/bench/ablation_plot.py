@@ -15,7 +15,7 @@ COSTS = ("step_seconds", "peak_gigabytes")
 """Costs, which share a line of panels."""
 
 COLOUR, CLEAR, UNCLEAR = "#0072B2", "#D55E00", "#777777"
-"""Of values, of intervals that exclude 0, and of those that do not; distinguishable for colour-blind people."""
+"""Of values, of clear differences, and of others; distinguishable for colour-blind people."""
 
 
 def write_plot(path: Path, title: str, comparison: Comparison) -> None:
@@ -38,8 +38,9 @@ def write_plot(path: Path, title: str, comparison: Comparison) -> None:
     figure.suptitle(f"{title}; seeds {seeds}", fontsize=12, x=0.01, y=top, ha="left", va="top", weight="bold")
     note = (
         "Small: each seed; large: their mean. Right: difference of the means, with the 95 % interval over the cases; "
+        "orange: it excludes 0, alike in every seed."
     )
-    figure.text(0.01, 0.1 / height, f"{note}orange: it excludes 0.", fontsize=9)
+    figure.text(0.01, 0.1 / height, note, fontsize=9)
     figure.tight_layout(rect=(0, 0.3 / height, 1, 1 - 0.4 / height), w_pad=2.0, h_pad=1.2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
@@ -63,7 +64,7 @@ def _draw_differences(axes: Axes, row: Compared, comparison: Comparison) -> None
         found = row.differences.get(method)
         if found is None:
             continue
-        colour = CLEAR if found.excludes_zero else UNCLEAR
+        colour = CLEAR if found.is_clear else UNCLEAR
         if found.interval:
             axes.plot(found.interval, (place, place), color=colour, linewidth=2.5, solid_capstyle="butt")
         axes.plot(found.value, place, "o", color=colour, markersize=6)

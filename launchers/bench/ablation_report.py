@@ -56,7 +56,7 @@ def _block(row: Compared, comparison: Comparison, width: int) -> Iterator[str]:
         digits = row.row.digits
         line = f"{name:<{width}}{found.mean:>10.{digits}f}{printed_deviation(found, digits):>9}"
         if (difference := row.differences.get(name)) is not None:
-            mark = " *" if difference.excludes_zero else ""
+            mark = " *" if difference.is_clear else ""
             line += f"{difference.value:>+{wide}.{digits}f}   "
             line += printed_interval(difference.interval, digits) + mark
         yield line.rstrip()
@@ -71,7 +71,7 @@ def _cell(row: Compared, name: str) -> str:
     difference = row.differences.get(name)
     interval = printed_interval(difference.interval, digits) if difference else ""
     if difference and interval:
-        cell += f" (**{interval}**)" if difference.excludes_zero else f" ({interval})"
+        cell += f" (**{interval}**)" if difference.is_clear else f" ({interval})"
     return cell
 
 
@@ -86,7 +86,8 @@ def _notes(comparison: Comparison, arms: Mapping[str, Arm], mark: str) -> Iterat
         yield (
             f"95 % interval: of the difference from {comparison.reference}, averaged over the seeds, by a bootstrap "
             "over the cases with the same draws for all runs. It covers the choice of cases, not that of other seeds "
-            f"or of other labelled samples. {mark}: it excludes 0; not corrected for the number of arms and metrics."
+            f"or of other labelled samples. {mark}: it excludes 0, and the difference has the same sign in every seed; "
+            "not corrected for the number of arms and metrics."
         )
     rows = {row.row.metric for row in comparison.rows}
     if "hd95" in rows:

@@ -65,15 +65,18 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of a method's mean from that of the reference, with its interval."""
+    """The difference of a method's mean from that of the reference, with its interval, and that of each seed."""
 
     value: float
     interval: Interval | None
+    of_seeds: tuple[float, ...] = ()
 
     @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval does not contain 0."""
-        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+    def is_clear(self) -> bool:
+        """Whether the interval does not contain 0 and the difference has the same sign in every seed."""
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return False
+        return all(value * self.value > 0 for value in self.of_seeds)
 
 
 @dataclass(frozen=True)
@@ -138,8 +141,8 @@ def compare(results: Sequence[Result], rows: Sequence[Row], reference: str) -> C
         if row.better and reference in found:
             drawn = {method: _mean_draws(runs[method], name) for method, name in named.items()}
             differences = {
-                method: Difference(summary.mean - found[reference].mean, interval_of(drawn[method] - drawn[reference]))
-                for method, summary in found.items()
+                method: _difference(runs, named, method, reference, interval_of(drawn[method] - drawn[reference]))
+                for method in found
                 if method != reference
             }
         if row.metric in named.values():
@@ -162,6 +165,19 @@ def _summary(runs: Sequence[Result], name: str) -> Summary:
         biased = float(np.mean(values)) if is_biased(name) else None
         interval = interval_of(_mean_draws(runs, name), biased=biased)
     return Summary(float(np.mean(values)), deviation, values, interval)
+
+
+def _difference(
+    runs: Mapping[str, Sequence[Result]],
+    named: Mapping[str, str],
+    method: str,
+    reference: str,
+    interval: Interval | None,
+) -> Difference:
+    """Return the difference of two methods in their metrics; their runs have the same seeds in the same order."""
+    values, others = ([run.values[named[one]] for run in runs[one]] for one in (method, reference))
+    of_seeds = tuple(value - other for value, other in zip(values, others, strict=True))
+    return Difference(float(np.mean(of_seeds)), interval, of_seeds)
 
 
 def _mean_draws(runs: Sequence[Result], name: str) -> Floats:

@@ -217,6 +217,21 @@ def test_markdown_marks_intervals_that_exclude_zero():
     assert "- better: the better one" in lines
 
 
+def test_difference_that_is_not_alike_in_every_seed_is_not_marked():
+    results = [
+        result_of("base", 0, dice=(0.7, [0.7, 0.7])),
+        result_of("other", 0, dice=(0.9, [0.9, 0.9])),
+        result_of("base", 1, dice=(0.6, [0.6, 0.6])),
+        result_of("other", 1, dice=(0.59, [0.59, 0.59])),
+    ]
+    comparison = compare(results, ABLATION, "base")
+    arms = {name: Arm(summary=name) for name in ("base", "other")}
+    lines = printed_table("made", comparison, arms).splitlines()
+    other = next(line.split() for line in lines if line.startswith("other") and "+0.095" in line)
+    assert other[3:] == ["+0.095", "+0.095", "to", "+0.095"]
+    assert "(+0.095 to +0.095)" in markdown_table("made", comparison, arms)
+
+
 def test_plot_is_drawn(tmp_path):
     comparison, _ = made()
     write_plot(tmp_path / "new" / "plot.png", "made", comparison)

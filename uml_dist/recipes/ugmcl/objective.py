@@ -179,7 +179,7 @@ class Plan:
         copy_paste: whether patches are pasted into one another.
         ramp_every: steps between two rises of the weights.
         distance: whether the network has distances.
-    regresses: whether the distances of labelled masks are learnt.
+        regresses: whether the distances of labelled masks are learnt.
     """
 
     weights: TermWeights
