@@ -10,6 +10,7 @@ from .address import parse_location
 from .arguments import ArgumentParser
 from .errors import one_line, print_error, run_command
 from .importers import Importer, Options, find_importer, hidden_importers, importer_names
+from .importers.base import with_shares
 from .output import keep_output
 from .read.draw import draw_labelled, refuse_existing, save_keys
 from .read.part import with_truth
@@ -51,7 +52,7 @@ def make(given: argparse.Namespace) -> int:
     importer = kind(given.raw, options)
     out = given.out or Path("data/shards") / importer.name
     sources = importer.splits()
-    for text, count in sorted(importer.take_notes().items()):
+    for text, count in with_shares(importer.take_notes()).items():
         print(f"note: {printable(text)}: {count}")
     left = sources if given.overwrite else unwritten(importer, sources, out)
     for split, source in left.items():

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from ..errors import ShardError
 from ..names import check_name
 
+TOTAL = " (total)"
+"""Ends the name under which the total of a share is counted."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -134,7 +137,7 @@ class Importer(ABC):
                 f"{self.name}: --size {self.options.size} has no effect for volumes: use --set spacing=1,1,1, in mm"
             )
 
-    def note(self, text: str, count: int = 1) -> None:
+    def note(self, text: str, count: int = 1, of: int = 0) -> None:
         """Count something that users should know of, such as unused files or masks that lose a lesion when resized.
 
         Call it in `splits` for the data set, which `shards.py make` prints, and in `encode` for the sample, which is
@@ -143,8 +146,11 @@ class Importer(ABC):
         Args:
             text: what was found and done, such as "masks blurred by JPEG, cut at half"; the same for all samples.
             count: number to add.
+            of: for a share: the number of which `count` is a part. Both are summed, and the share is printed.
         """
         self._notes[text] += count
+        if of:
+            self._notes[text + TOTAL] += of
 
     def take_notes(self) -> Counter[str]:
         """Return the notes since the last call."""
@@ -187,6 +193,17 @@ class Importer(ABC):
         Raises:
             ShardError: the raw files of this sample cannot be used.
         """
+
+
+def with_shares(notes: Mapping[str, int]) -> dict[str, int]:
+    """Return notes sorted by text, the total of each share as part of its text."""
+    found = {}
+    for text, count in notes.items():
+        if total := notes.get(text + TOTAL):
+            found[f"{text}, of {total} ({count / total:.1%})"] = count
+        elif not text.endswith(TOTAL):
+            found[text] = count
+    return dict(sorted(found.items()))
 
 
 def _read_settings(importer: str, kind: type[BaseModel], given: Mapping[str, str]) -> BaseModel:

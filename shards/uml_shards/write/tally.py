@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import ShardError
 from ..format.manifest import Statistics
+from ..importers.base import with_shares
 from ..sample import IGNORE, Sample
 
 EMPTY = "empty masks"
@@ -81,7 +82,7 @@ class Tally:
                 scaled=sample.image.dtype.kind == "u",
                 sums=[total for total, _ in sums],
                 squares=[square for _, square in sums],
-                notes=Counter(notes) + _properties(sample),
+                notes=Counter({**(notes or {}), **_properties(sample)}),
             )
         )
 
@@ -106,7 +107,7 @@ class Tally:
         self.notes.update(other.notes)
 
     def summary(self) -> dict[str, int]:
-        """Return the notes, sorted, and of volumes of different sizes the smallest side along each axis.
+        """Return the notes, with shares, sorted, and of volumes of different sizes the smallest side along each axis.
 
         Patches that are larger are padded, so users compare it with the size of their patches.
         """
@@ -114,7 +115,7 @@ class Tally:
         if self.size is None and all(len(size) == 3 for size in self.sizes):
             smallest = " x ".join(str(min(sides)) for sides in zip(*self.sizes, strict=True))
             found[f"volumes with at least {smallest} voxels"] = self.samples
-        return dict(sorted(found.items()))
+        return with_shares(found)
 
     def statistics(self) -> Statistics:
         """Return mean and standard deviation of each channel, in exact integers up to the final division."""

@@ -27,6 +27,7 @@ class Noting(Importer):
     def encode(self, item):
         if item % 2:
             self.note("odd samples")
+        self.note("lesions that survive", item // 8, of=item)
         if item == 5:
             raise ShardError("bad")
         extension, image = encode_image(np.full((8, 8, 3), item, np.uint8), lossless=True)
@@ -49,6 +50,7 @@ def test_notes_of_stored_samples_are_counted(tmp_path, workers, capsys):
     assert manifest.notes == {
         "empty masks": 3,
         "images in which all values are equal": 8,
+        "lesions that survive, of 31 (3.2%)": 1,
         "masks without background": 5,
         "odd samples": 3,
     }
