@@ -1,6 +1,7 @@
 """The base class of importers. A new data set needs only a subclass."""
 
 import difflib
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,10 @@ from ..names import check_name
 
 TOTAL = " (total)"
 """Ends the name under which the total of a share is counted."""
+
+
+_IN_MEMBER_NAME = re.compile("[A-Za-z0-9_-]{1,32}")
+"""Names of masks, which become parts of the names of tar members."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,9 @@ class Source:
         for kind, names in kinds.items():
             for name in names:
                 check_name(name, kind)
+        for name in self.mask_names:
+            if not _IN_MEMBER_NAME.fullmatch(name):
+                raise ShardError(f"mask: the name {name!r} must be 1 to 32 letters, digits, _ or -: rename it")
 
 
 class Importer(ABC):

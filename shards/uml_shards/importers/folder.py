@@ -1,7 +1,7 @@
 """Import your own data without code: a folder of images, with optional masks and an optional table of labels."""
 
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, f
 from ..errors import ShardError
 from ..sample import IGNORE
 from ..sources.encode import encode_grey, encode_json, encode_opened
+from ..sources.lesions import COVER, encode_lesions
 from ..sources.masks import LOST, MaskValues, read_mask, resize_mask
 from ..sources.raw import is_turned, load, open_raw, upright_size
 from ..sources.volume_preparing import Intensity, Preparation, Spacing, Window
@@ -28,7 +29,7 @@ from .partition import Partition, refuse_shared, split_known
 
 _SPLIT = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _DRAWN = frozenset({"val", "test", "folds", "fold"})
-_OF_PICTURES = frozenset({"channels", "exif"})
+_OF_PICTURES = frozenset({"channels", "exif", "mask_names"})
 _OF_VOLUMES = frozenset({"voxel_size", "spacing", "window", "intensity"})
 
 
@@ -50,6 +51,9 @@ class Settings(BaseModel):
     labels: str = Field(
         default="", description="table of labels, a path in RAW, or none; empty: labels.csv if there is one"
     )
+    mask_names: Names = Field(
+        default=(), description="masks that may overlap, such as lesions, one file each, instead of mask_classes"
+    )
     mask_values: MaskValues = Field(
         default="binary",
         description="binary: 0 and one other value, or one file per class; nonzero: any value except 0 is foreground; "
@@ -63,7 +67,7 @@ class Settings(BaseModel):
         gt=0,
         le=1,
         description="shrinking: fraction of a new pixel that a class must cover, such as 0.1, which keeps small "
-        "lesions; empty: the class at the pixel's centre",
+        "lesions; empty: the class at the pixel's centre, and 0.5 for mask_names, whose lesions are all kept",
     )
     observers: Observers = Field(
         default="",
@@ -103,9 +107,13 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Settings":
-        for names in (self.classes, self.mask_classes):
+        for kind, names in (("class", self.classes), ("class", self.mask_classes), ("mask", self.mask_names)):
             if len(set(names)) != len(names):
-                raise ValueError(f"{','.join(names)} contains a class twice")
+                raise ValueError(f"{','.join(names)} contains a {kind} twice")
+        if self.mask_names and "mask_classes" in self.model_fields_set:
+            raise ValueError("mask_classes has no effect with mask_names, whose masks may overlap: remove one of them")
+        if self.mask_names and self.mask_values == "classes":
+            raise ValueError("mask_values=classes has no effect with mask_names, which need one file each: remove it")
         if len(self.mask_classes) < 2:
             raise ValueError(f"mask_classes={','.join(self.mask_classes)}: name background and at least one class")
         if self.mask_threshold is not None and self.mask_values != "binary":
@@ -125,7 +133,7 @@ class _Item:
 
 
 class Folder(Importer):
-    """Imports images or volumes, split by patient. Images are resized to a square, masks by NEAREST.
+    """Imports images or volumes, split by patient. Images are resized to a square, with their masks.
 
     Attributes:
         volumes: whether the folder contains volumes instead of 2D images.
@@ -142,7 +150,8 @@ RAW/images/**   PNG, JPEG, TIFF or BMP, optionally in subfolders; or volumes (ex
 RAW/masks/**    same path and name as the image, optionally followed by _ and any text: case 7.jpg, case 7_lesion.png;
                 disjoint binary masks of an image are merged; an image without a mask is not segmented; the mask of
                 a .h5 file may be the dataset label in the same file; with several mask_classes, one file per class,
-                masks/<class>/<image> or <image>_<class>, or class numbers
+                masks/<class>/<image> or <image>_<class>, or class numbers; with mask_names, one file per name, which
+                may overlap, and a name without a file is absent from the image
 RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .xlsx with --set labels=FILE; an
                 image without a label is unlabelled;
                 without a column split, patients are drawn by --seed, or images if there is no column patient"""
@@ -183,7 +192,7 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
         labels = read_labels(table, images, self.raw / "images", given.classes, self.note)
         files = self._joining.assign(masks, self.raw / "masks")
         classes = given.classes or _sorted_labels(labels)
-        named_masks = masks or "mask_classes" in given.model_fields_set
+        masked = masks or {"mask_classes", "mask_names"} & given.model_fields_set
         numbers = self._numbers(labels, classes)
         split_of = self._split_of(images, labels, files.keys() | numbers.keys())
         try:
@@ -196,11 +205,13 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
             patient = patients.get(labels.patient.get(name, ""))
             item = _Item(keys[name], images[name], files.get(name, ()), numbers.get(name), patient)
             found.setdefault(split, []).append(item)
+        self._refuse_unmarked(found["train"])
         return {
             split: Source(
                 items=items,
                 classes=classes,
-                mask_classes=self.settings.mask_classes if named_masks else (),
+                mask_classes=given.mask_classes if masked and not given.mask_names else (),
+                mask_names=given.mask_names,
                 tasks={name: (number,) for number, name in enumerate(classes) if number or len(classes) > 2},
             )
             for split, items in found.items()
@@ -218,20 +229,15 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
         opened = open_raw(item.image)
         upright = self.settings.exif == "upright"
         self._note_turned(opened, item)
-        drawn = upright_size(opened, item.image) if upright else (opened.height, opened.width)
-        mask = self._mask(item, drawn) if item.masks else None
+        stored = upright_size(opened, item.image) if upright else (opened.height, opened.width)
         channels = 3 if self.settings.channels == "rgb" else 1
         extension, image, size = encode_opened(
             opened, item.image, self.size, self.options.lossless, channels, upright=upright
         )
         # Source bytes that are kept have not been decoded. Decoding them here reports damage with the file's name.
         load(opened, item.image)
-        components = {extension: image, "json": encode_json(item.label, _meta(item))}
-        if mask is not None:
-            resized = resize_mask(mask, size, self.settings.mask_cover)
-            self._note_lost(mask, resized)
-            components["mask.png"] = encode_grey(resized)
-        return item.key, components
+        masks = self._encode_masks(item, stored, size) if item.masks else {}
+        return item.key, {extension: image, "json": encode_json(item.label, _meta(item)), **masks}
 
     @property
     def _unused(self) -> frozenset[str]:
@@ -240,7 +246,8 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
     @property
     def _joining(self) -> Joining:
         given = self.settings
-        return Joining(given.mask_classes, given.mask_values, given.observers, given.mask_threshold)
+        classes = ("background", *given.mask_names) if given.mask_names else given.mask_classes
+        return Joining(classes, given.mask_values, given.observers, given.mask_threshold, bool(given.mask_names))
 
     def _encode_volume(self, item: _Item) -> dict[str, bytes]:
         given = self.settings
@@ -274,22 +281,52 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
         except ShardError as error:
             raise ShardError(f"folder: {error}") from None
 
-    def _mask(self, item: _Item, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Join all masks of an image, (H, W) like the image."""
+    def _encode_masks(self, item: _Item, stored: tuple[int, int], size: tuple[int, int]) -> dict[str, bytes]:
+        """Read and encode all masks of an image.
+
+        Args:
+            item: the image.
+            stored: (H, W) of image and masks.
+            size: (H, W) to which they are resized.
+        """
         given = self.settings
 
         def read(path: Path) -> NDArray[np.uint8]:
             mask = read_mask(path, given.mask_values, given.mask_threshold, self.note)
-            if mask.shape != size:
+            if mask.shape != stored:
                 pixels = "after its EXIF orientation" if given.exif == "upright" else "as stored"
-                hint = ": if the mask fits the stored pixels, use exif=stored" if mask.shape == size[::-1] else ""
-                sizes = f"{mask.shape[0]}x{mask.shape[1]}, but the image {item.image} is {size[0]}x{size[1]}"
+                hint = ": if the mask fits the stored pixels, use exif=stored" if mask.shape == stored[::-1] else ""
+                sizes = f"{mask.shape[0]}x{mask.shape[1]}, but the image {item.image} is {stored[0]}x{stored[1]}"
                 raise ShardError(f"{path}: the mask is {sizes} ({pixels}): they must be equal{hint}")
             if given.mask_values == "classes":
                 refuse_unknown_classes(mask, len(given.mask_classes), path)
             return mask
 
-        return self._joining.join(item.masks, read, self.note)
+        if given.mask_names:
+            masks = self._joining.separate(item.masks, read, self.note)
+            return encode_lesions(masks, size, self.note, given.mask_cover or COVER)
+        mask = self._joining.join(item.masks, read, self.note)
+        resized = resize_mask(mask, size, given.mask_cover)
+        self._note_lost(mask, resized)
+        return {"mask.png": encode_grey(resized)}
+
+    def _refuse_unmarked(self, items: Sequence[_Item]) -> None:
+        """Refuse a name of a mask that marks no pixel of the training split, since nothing could be learnt about it.
+
+        For each name, files are read until one has a marked pixel. A file that cannot be read is reported later, with
+        its sample.
+        """
+        given = self.settings
+        if not any(item.masks for item in items):
+            return
+        for number, name in enumerate(given.mask_names, start=1):
+            paths = [path for item in items for of_class, path in item.masks if of_class == number]
+            if not any(_marks(path, given.mask_values, given.mask_threshold) for path in paths):
+                files = f"none of the {len(paths)} files of {name}" if paths else f"no file of {name}"
+                raise ShardError(
+                    f"folder: {files} in {self.raw}/masks marks a pixel of a training image: remove {name} from "
+                    "mask_names, or add masks that show it"
+                )
 
     def _numbers(self, labels: Labels, classes: tuple[str, ...]) -> dict[str, int]:
         """Map image name -> label number."""
@@ -343,6 +380,14 @@ RAW/labels.csv  column image, and optionally label, patient and split; .tsv or .
 
 
 IMPORTER = Folder
+
+
+def _marks(path: Path, values: MaskValues, threshold: float | None) -> bool:
+    """Whether a mask file marks a pixel. One that cannot be read is taken to, as its sample reports it."""
+    try:
+        return bool(read_mask(path, values, threshold).any())
+    except (ShardError, OSError):
+        return True
 
 
 def _meta(item: _Item) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Join the mask files of an image: one for each class, for each lesion or for each observer."""
+"""Join the mask files of an image: one for each class, for each name, for each lesion or for each observer."""
 
 import re
 from collections import defaultdict
@@ -27,25 +27,27 @@ _NUMBER = re.compile(r"[ _.()-]*\d*[ )]*$")
 
 @dataclass(frozen=True)
 class Joining:
-    """How the mask files of an image become one mask.
+    """How the mask files of an image become one mask, or one for each name.
 
     Attributes:
-        classes: names of the pixel classes, background first.
+        classes: names of the pixel classes, background first; with `overlapping`, of the masks.
         values: interpretation of the values of a file.
         observers: how drawings of several observers are joined; "" if there is one.
         threshold: fraction of full scale from which a soft map is foreground; None for masks of two values.
+        overlapping: whether each class has a mask of its own, see `separate`.
     """
 
     classes: tuple[str, ...]
     values: MaskValues = "binary"
     observers: Observers = ""
     threshold: float | None = None
+    overlapping: bool = False
 
     def assign(self, masks: Mapping[str, Sequence[Path]], folder: Path) -> dict[str, MaskFiles]:
         """Map image name -> the class of each of its mask files.
 
-        If there are more than two classes, the file name adds the name of its class to that of the image, or the file
-        is in a subfolder of that name: a_cup.png or cup/a.png for the class cup of image a.
+        If there are more than two classes, or masks may overlap, the file name adds the name of its class to that of
+        the image, or the file is in a subfolder of that name: a_cup.png or cup/a.png for the class cup of image a.
 
         Args:
             masks: image name -> files.
@@ -71,21 +73,44 @@ class Joining:
         """
         if self.values == "classes":
             return read(files[0][1])
+        drawn = self._join_classes(files, read, note)
+        joined = np.zeros(next(iter(drawn.values())).shape, np.uint8)
+        for number, marked in drawn.items():
+            joined[marked] = number
+        if len(self.classes) > 2:
+            note("masks joined from one file per class, later classes over earlier ones")
+            if len(drawn) < len(self.classes) - 1:
+                note("masks without the file of a class, which counts as absent from the image")
+        return joined
+
+    def separate(
+        self, files: MaskFiles, read: Callable[[Path], NDArray[np.uint8]], note: Callable[[str], None]
+    ) -> dict[str, NDArray[np.uint8]]:
+        """Read the files of an image and return the mask of each name. A name without a file is absent from the image.
+
+        Args and Raises: as of `join`.
+        """
+        drawn = self._join_classes(files, read, note)
+        nothing = np.zeros(next(iter(drawn.values())).shape, np.uint8)
+        for number, name in enumerate(self.classes[1:], start=1):
+            if number not in drawn:
+                note(f"masks without a file of {name}, which counts as absent from the image")
+        return {
+            name: drawn[number].astype(np.uint8) if number in drawn else nothing
+            for number, name in enumerate(self.classes[1:], start=1)
+        }
+
+    def _join_classes(
+        self, files: MaskFiles, read: Callable[[Path], NDArray[np.uint8]], note: Callable[[str], None]
+    ) -> dict[int, NDArray[np.bool_]]:
+        """Map class -> where its files mark it, in the order of the classes."""
         of_class: dict[int, list[Path]] = defaultdict(list)
         for number, path in files:
             of_class[number].append(path)
-        joined: NDArray[np.uint8] | None = None
-        for number, paths in sorted(of_class.items()):
-            drawn = self._join_class(paths, [read(path) for path in paths], note)
-            joined = np.zeros(drawn.shape, np.uint8) if joined is None else joined
-            joined[drawn != 0] = number
-        assert joined is not None
-        if len(self.classes) > 2:
-            missing = len(self.classes) - 1 - len(of_class)
-            note("masks joined from one file per class, later classes over earlier ones")
-            if missing:
-                note("masks without the file of a class, which counts as absent from the image")
-        return joined
+        return {
+            number: self._join_class(paths, [read(path) for path in paths], note)
+            for number, paths in sorted(of_class.items())
+        }
 
     def _classes_of(self, name: str, paths: Sequence[Path], folder: Path) -> list[tuple[int, Path]]:
         if self.values == "classes":
@@ -96,12 +121,13 @@ class Joining:
                 )
             return [(0, paths[0])]
         kinds = {_NUMBER.sub("", mask_suffix(path, name)).casefold() for path in paths}
-        if len(self.classes) == 2:
+        if len(self.classes) == 2 and not self.overlapping:
             if len(kinds) > 1 and not self.observers:
                 raise ShardError(
                     f"folder: image {name} has several masks, {paths[0].name} and {paths[1].name}: if they show "
-                    "different structures, name these in mask_classes=background,...; if they are drawings of several "
-                    "observers, use observers=first, union, majority or consensus"
+                    "different structures, name these in mask_classes=background,..., or in mask_names=... if they "
+                    "may overlap; if they are drawings of several observers, use observers=first, union, majority or "
+                    "consensus"
                 )
             return [(1, path) for path in paths]
         return [(self._class_of(path, name, folder), path) for path in paths]
@@ -113,9 +139,14 @@ class Joining:
             for number, known in enumerate(self.classes[1:], start=1):
                 if text.casefold() == known.casefold():
                     return number
+        kind, other = (
+            ("masks", ", or remove it")
+            if self.overlapping
+            else ("classes", ", or use mask_values=classes for class numbers")
+        )
         raise ShardError(
-            f"folder: {path} names none of the classes {', '.join(self.classes[1:])}: with one file per class, name it "
-            f"like {Path(name).name}_{self.classes[1]}{path.suffix}, or use mask_values=classes for class numbers"
+            f"folder: {path} names none of the {kind} {', '.join(self.classes[1:])}: with one file for each, name it "
+            f"like {Path(name).name}_{self.classes[1]}{path.suffix}{other}"
         )
 
     def _join_class(

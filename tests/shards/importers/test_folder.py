@@ -271,6 +271,7 @@ def test_manifest_contains_the_settings_but_not_the_salt(tmp_path):
         "classes": ["x", "y"],
         "mask_classes": ["background", "lesion"],
         "labels": "",
+        "mask_names": [],
         "mask_values": "binary",
         "mask_threshold": None,
         "mask_cover": None,
