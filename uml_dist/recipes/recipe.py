@@ -82,7 +82,8 @@ class StreamContract:
 
     Attributes:
         labels: True: image classes are required; False: they are not needed, and not compared if present.
-        masks: "exclusive": one pixel class per pixel; "named": lesions, which may overlap; "none": not needed.
+        masks: "exclusive": one pixel class per pixel; "named": lesions, which may overlap; "none": not needed,
+            and never read, so that masks of a training set can be kept from a stream of labels.
         either: whether labels or masks alone are enough. Then the manifest may state no names of the other.
     """
 

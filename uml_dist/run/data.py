@@ -33,7 +33,8 @@ Size = tuple[int, ...]
 def open_splits(config: RunConfig) -> dict[str, Samples]:
     """Open the samples of every stream: a split, those of several data sets as one, or a part of it.
 
-    A stream whose shards state no names has those of the stream that it follows.
+    A stream whose shards state no names has those of the stream that it follows. Masks that its contract does not need
+    are never read.
     """
     kind, found = recipe_class(config.recipe), {}
     for name, stream in config.streams.items():
@@ -43,6 +44,8 @@ def open_splits(config: RunConfig) -> dict[str, Samples]:
         found[name] = whole if stream.part == "all" else part_of(whole, stream.part, ids)
         if stream.part == "labelled" and name in kind.streams and _learns_from_masks_only(kind.streams[name]):
             _refuse_unmasked(found[name], name, kind)
+        if name in kind.streams and kind.streams[name].masks == "none":
+            found[name] = found[name].without_masks()
     manifests = {name: samples.manifest for name, samples in found.items()}
     return {
         name: _named(samples, kind, name, manifests) if name in kind.streams else samples

@@ -64,6 +64,13 @@ class Samples:
         bare.splits = tuple(split.without_truth() for split in self.splits)
         return bare
 
+    def without_masks(self) -> "Samples":
+        """Return the same samples with their labels, but without masks, which are never read."""
+        bare = copy.copy(self)
+        bare.splits = tuple(split.without_masks() for split in self.splits)
+        bare.manifest = self.manifest.model_copy(update={"masked": 0})
+        return bare
+
     def with_names(self, other: Manifest, classes: bool = True, masks: bool = True) -> "Samples":
         """Return the same samples with the names of another manifest where theirs states none."""
         named = copy.copy(self)

@@ -147,8 +147,7 @@ class Split:
 
     def masked(self) -> NDArray[np.bool_]:
         """Return which samples (N,) have a mask. No tar is read."""
-        names = [f"mask.{name}.png" for name in self.manifest.mask_names] or ["mask.png", "seg.png", MASK]
-        columns = np.isin(self.manifest.components, names)
+        columns = _of_masks(self.manifest)
         return np.concatenate([(index["size"][:, columns] > 0).any(axis=1) for index in self._indices])
 
     def sizes(self) -> tuple[int, ...]:
@@ -160,6 +159,16 @@ class Split:
         bare = copy.copy(self)
         bare.layout = replace(self.layout, labelled=False, masked=False)
         bare._indices = [_images_only(index, self.manifest.components) for index in self._indices]
+        bare._files, bare._prefetch = {}, None
+        return bare
+
+    def without_masks(self) -> "Split":
+        """Return the same samples with their labels, but without masks, which are never read."""
+        bare = copy.copy(self)
+        bare.layout = replace(self.layout, masked=False)
+        bare._indices = [index.copy() for index in self._indices]
+        for index in bare._indices:
+            index["size"][:, _of_masks(self.manifest)] = 0
         bare._files, bare._prefetch = {}, None
         return bare
 
@@ -265,6 +274,12 @@ def load_checked_index(storage: Storage, where: Location, shard: Shard, manifest
             f"{path}: its sha256 differs from the manifest's: the index belongs to other shards or is damaged"
         )
     return parse_index(data, shard, manifest, path)
+
+
+def _of_masks(manifest: Manifest) -> NDArray[np.bool_]:
+    """Return which components (of the manifest, in its order) are masks."""
+    names = [f"mask.{name}.png" for name in manifest.mask_names] or ["mask.png", "seg.png", MASK]
+    return np.isin(manifest.components, names)
 
 
 def _images_only(index: NDArray[np.void], names: Sequence[str]) -> NDArray[np.void]:

@@ -57,6 +57,18 @@ def test_statistics_are_those_of_all_images(splits):
     assert np.allclose(pooled.std, np.sqrt(square - mean**2))
 
 
+def test_samples_without_masks_keep_their_labels(splits):
+    whole, bare = Samples(splits), Samples(splits).without_masks()
+    assert (bare.manifest.masked, bare.manifest.labelled) == (0, 14)
+    assert not bare.masked().any()
+    assert whole.masked().all()
+    for number in (0, 13):
+        sample, expected = pickle.loads(pickle.dumps(bare)).read(number), whole.read(number)
+        assert sample.mask is None
+        assert (sample.key, sample.label, sample.meta) == (expected.key, expected.label, expected.meta)
+        assert (sample.image == expected.image).all()
+
+
 NAMELESS = {"classes": (), "tasks": {}, "class_counts": (), "mask_classes": (), "labelled": 0, "masked": 0}
 
 

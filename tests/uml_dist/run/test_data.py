@@ -10,6 +10,8 @@ from runs import make_partly_known, uml_tree
 from uml_dist.batch import collate
 from uml_dist.config.loading import apply_overrides, validate
 from uml_dist.errors import UmlError
+from uml_dist.recipes import StreamContract
+from uml_dist.recipes.uml.recipe import UmlRecipe
 from uml_dist.run.data import make_plan, make_streams, open_splits
 from uml_dist.train.setup import prepare
 from uml_shards import ShardError, open_split
@@ -114,6 +116,22 @@ def test_batches_of_the_unlabelled_have_neither_labels_nor_masks(partly_known, t
     assert (batch.mask == 255).all()
     assert (batch.weight == 1).all()
     assert set(batch.keys) == set(keys) - set(known[:8])
+
+
+@pytest.mark.parametrize("words", [(), (LABELLED,)])
+def test_masks_that_a_recipe_does_not_need_are_never_read(partly_known, monkeypatch, words):
+    known = open_splits(config_of(partly_known, *words))["train"]
+    monkeypatch.setattr(UmlRecipe, "streams", {"train": StreamContract(labels=True, masks="none")})
+    config = config_of(partly_known, *words)
+    splits = open_splits(config)
+    assert (len(splits["train"]), splits["train"].manifest.masked) == (len(known), 0)
+    assert not splits["train"].masked().any()
+    stream = make_streams(config, splits, {"train": SLOTS}, {"train": (32, 32)}, known.manifest.statistics)["train"]
+    batch = collate(stream, [stream.sample(place) for place in range(64)], range(64))
+    assert (batch.mask == 255).all()
+    labels = dict(zip(known.keys(), known.labels().tolist(), strict=True))
+    assert batch.label.tolist() == [labels[key] for key in batch.keys]
+    assert (batch.label >= 0).any()
 
 
 def test_epochs_are_those_of_the_part(partly_known):
