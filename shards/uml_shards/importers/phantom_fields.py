@@ -56,6 +56,20 @@ def smooth_field(key: int, name: str, shape: Sequence[int], cells: Sequence[int]
     return field
 
 
+def smooth_step(t: Floats) -> Floats:
+    """Return a smooth step from 0 at t = -1 to 1 at t = 1."""
+    ramp = np.clip(0.5 + 0.5 * t, 0.0, 1.0)
+    return ramp * ramp * (3.0 - 2.0 * ramp)
+
+
+@lru_cache(maxsize=16)
+def coordinates(size: int) -> tuple[Floats, Floats]:
+    """Return the columns and rows of the pixel centres of a square image, (H, W) each, from -1 to 1."""
+    axis = (2.0 * np.arange(size) + 1.0) / size - 1.0
+    x, y = np.meshgrid(axis, axis)
+    return x, y
+
+
 @lru_cache(maxsize=64)
 def _spline(size: int, cells: int, axes: int) -> tuple[NDArray[np.int64], Floats]:
     """Return, for a cubic B-spline on cells + 3 knots, each pixel's first knot (size,) and four weights (size, 4).

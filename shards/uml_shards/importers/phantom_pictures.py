@@ -23,13 +23,12 @@ once at the end, so that platforms agree.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..keyed import keyed_bits, keyed_uniform
-from .phantom_fields import Floats, Scalars, smooth_field
+from .phantom_fields import Floats, Scalars, coordinates, smooth_field
 
 SLOPE = 4.2
 """Slope of the logistic function p of border and texture; the oracle's AUROC is near 0.93."""
@@ -75,7 +74,7 @@ def draw(seed: int, split: str, number: int, size: int) -> Phantom:
     """Generate a phantom of size x size pixels; a pure function of its arguments."""
     key = int(keyed_bits("phantom", seed, split, number))
     scalar = Scalars(key, _SCALARS)
-    x, y = _coordinates(size)
+    x, y = coordinates(size)
     has_lesion = scalar("lesion") >= NO_LESION
     cause = scalar("cause")
     contrast = 0.3 * (scalar("balance") - 0.5)
@@ -184,14 +183,6 @@ def _illumination(scalar: Scalars, x: Floats, y: Floats) -> Floats:
 def _surface(key: int, name: str, size: int, cells: int) -> Floats:
     """Return a smooth random field (H, W) with mean 0, standard deviation about 1, and about `cells` bumps per side."""
     return smooth_field(key, name, (size, size), (cells, cells))
-
-
-@lru_cache(maxsize=16)
-def _coordinates(size: int) -> tuple[Floats, Floats]:
-    """Return the columns and rows of the pixel centres, (H, W) each, from -1 to 1."""
-    axis = (2.0 * np.arange(size) + 1.0) / size - 1.0
-    x, y = np.meshgrid(axis, axis)
-    return x, y
 
 
 def _blur(image: Floats, deviation: float) -> Floats:

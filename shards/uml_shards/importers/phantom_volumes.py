@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..keyed import keyed_bits, keyed_uniform
-from .phantom_fields import Floats, Scalars, smooth_field
+from .phantom_fields import Floats, Scalars, smooth_field, smooth_step
 
 SPACING = (1.0, 1.0, 1.5)
 """Voxel size of a volume of 48 voxels per side, in mm. Larger volumes have smaller voxels."""
@@ -74,14 +74,14 @@ def draw(seed: int, split: str, number: int, size: int) -> PhantomVolume:
 
     depth = _organ_depth(scalar, (x, y, z), centre, spacing)
     softness = _softness(scalar, key, shape)
-    foreground = np.rint(255.0 * _step(depth / softness)).astype(np.uint8)
+    foreground = np.rint(255.0 * smooth_step(depth / softness)).astype(np.uint8)
     organ = foreground / 255.0
 
     outside = scalar("outside", 0.15, 0.5) + 0.06 * smooth_field(key, "tissue", shape, [5] * 3)
     inside = outside + scalar("contrast", 0.21, 0.42)
     grain = scalar("grain", 0.04, 0.09) * smooth_field(key, "grain", shape, [14] * 3)
     # Without a gap between them and the organ, nothing in the image would show where the organ ends.
-    apart = np.maximum(_nodules(scalar, (x, y, z)), _plate(scalar, x, y)) * _step(-0.7 * depth - 2.0)
+    apart = np.maximum(_nodules(scalar, (x, y, z)), _plate(scalar, x, y)) * smooth_step(-0.7 * depth - 2.0)
     others = np.maximum(apart, _vessels(scalar, (x, y, z), centre))
     image = outside + (inside - outside) * np.maximum(organ, others) + grain * organ
     image *= np.exp(scalar("bias", 0.05, 0.22) * smooth_field(key, "bias", shape, [1] * 3))
@@ -133,7 +133,7 @@ def _vessels(scalar: Scalars, place: Sequence[Floats], centre: Floats) -> Floats
         offsets = [axis - middle - 4.0 * (aside - 0.5) for axis, middle in zip(place, centre, strict=True)]
         along = sum(part * step for part, step in zip(direction, offsets, strict=True))
         across = np.sqrt(np.maximum(sum(part * part for part in offsets) - along * along, 0.0))
-        inside = _step((1.2 + 1.4 * thickness - across) / 0.8)
+        inside = smooth_step((1.2 + 1.4 * thickness - across) / 0.8)
         found = np.maximum(found, inside * (along > 6.0))
     return found
 
@@ -145,7 +145,7 @@ def _nodules(scalar: Scalars, place: Sequence[Floats]) -> Floats:
         direction = np.array(towards) * 2.0 - 1.0
         middle = direction / (np.sqrt(np.sum(direction**2)) + 1e-9) * (17.0 + 6.0 * distance)
         gap = np.sqrt(sum((axis - at) ** 2 for axis, at in zip(place, middle, strict=True)))
-        found = np.maximum(found, _step((2.0 + 3.0 * size - gap) / 1.0))
+        found = np.maximum(found, smooth_step((2.0 + 3.0 * size - gap) / 1.0))
     return found
 
 
@@ -154,13 +154,7 @@ def _plate(scalar: Scalars, x: Floats, y: Floats) -> Floats:
     turn = np.exp(2j * np.pi * scalar("plate"))
     across, along = x * turn.real + y * turn.imag, y * turn.real - x * turn.imag
     gap = np.abs(across - scalar("plate offset", 17.0, 21.0) + 0.012 * along * along)
-    return _step((scalar("plate thickness", 1.0, 2.5) - gap) / 0.8)
-
-
-def _step(t: Floats) -> Floats:
-    """Return a smooth step from 0 at t = -1 to 1 at t = 1."""
-    ramp = np.clip(0.5 + 0.5 * t, 0.0, 1.0)
-    return ramp * ramp * (3.0 - 2.0 * ramp)
+    return smooth_step((scalar("plate thickness", 1.0, 2.5) - gap) / 0.8)
 
 
 def _noise(key: int, shape: Sequence[int]) -> Floats:
