@@ -38,7 +38,7 @@ demo: $(STAMP) ## make shards of generated images, train on 2 workers and evalua
 	$(BIN)/python launchers/demo.py $(ARGS)
 
 shards: $(STAMP) ## make shards: DATASET=isic2017 RAW=folder [OUT=folder] [SIZE=256] [ARGS=...]; default: the phantom
-	@if [ -n "$(filter phantom phantom3d,$(DATASET))" ] && [ -f "$(OUT)/test/manifest.json" ] && [ -z "$(SIZE)$(ARGS)" ]; then \
+	@if [ -n "$(filter phantom phantom3d phantom_fundus,$(DATASET))" ] && [ -f "$(OUT)/test/manifest.json" ] && [ -z "$(SIZE)$(ARGS)" ]; then \
 	    echo "$(OUT) already contains the shards of $(DATASET); remove that folder to rebuild them"; \
 	else \
 	    set -x; $(BIN)/python launchers/shards.py make --dataset $(DATASET) --out "$(OUT)" \
