@@ -10,6 +10,8 @@ import numpy as np
 import openpyxl
 from PIL import Image
 
+from fundus_layouts import write_eyepacs, write_idrid, write_messidor
+
 ISIC2017_HEADER = "image_id,melanoma,seborrheic_keratosis\n"
 ISIC2017_ROWS = {"ISIC_1": "0.0,0.0", "ISIC_2": "1.0,0.0", "ISIC_3": "0,1"}
 
@@ -205,10 +207,14 @@ def write_nnunet(root: Path, cases: int = 20) -> Path:
 
 RAW: dict[str, Callable[[Path], Path]] = {
     "brats2019": write_brats2019,
+    "eyepacs": write_eyepacs,
     "folder": write_folder,
+    "idrid": write_idrid,
+    "idrid_grading": write_idrid,
     "isic2017": write_isic2017,
     "ispy1": write_deep_ispy1,
     "left_atrium": write_left_atrium,
+    "messidor": write_messidor,
     "nnunet": write_nnunet,
     "refuge": write_refuge,
 }
