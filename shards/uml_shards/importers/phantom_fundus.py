@@ -6,6 +6,7 @@ from ..errors import ShardError
 from ..sources.encode import encode_grey, encode_image, encode_json
 from . import phantom_retinas as phantom
 from .base import Importer, Source
+from .grade_tables import GRADES, TASKS
 from .phantom import numbered
 
 COUNTS = {"train": 200, "val": 60, "test": 120}
@@ -40,9 +41,9 @@ class PhantomFundus(Importer):
         return {
             split: Source(
                 items=items,
-                classes=phantom.GRADES,
+                classes=GRADES,
                 mask_names=phantom.LESIONS,
-                tasks={"abnormal": (1, 2, 3, 4), "referable": (2, 3, 4)},
+                tasks=TASKS,
             )
             for split, items in numbered(self, COUNTS).items()
         }

@@ -30,11 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..keyed import keyed_bits, keyed_permutation, keyed_uniform
+from .grade_tables import GRADES
 from .phantom_eyes import SCALARS, Paint, Retina, distracted, painted
 from .phantom_fields import Floats, Scalars, coordinates, smooth_step
 
 LESIONS = ("microaneurysms", "haemorrhages", "hard_exudates", "soft_exudates")
-GRADES = ("no_dr", "mild", "moderate", "severe", "proliferative")
 
 MANY = 6
 """Number of haemorrhages from which they are many."""
