@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from naive_loss import evidence_of
 from published_encoders import Norm, PublishedFrozenNorm, PublishedRes2Net, PublishedVgg
+from uml_dist.backbones import scaled
 from uml_dist.backbones.normalisation import group_norm
-from uml_dist.recipes.uml.model import Task, UmlModel, scaled
+from uml_dist.recipes.uml.model import Task, UmlModel
 from uml_dist.recipes.uml.network import EVIDENCE_HIDDEN, INSTRUCTOR, MIXED, MIXER_HIDDEN, UmlOutput
 
 SHUFFLE_GROUPS = 4

@@ -49,7 +49,11 @@ class CompactEncoder(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Map an image (B, channels, H, W), H and W multiples of 8, to features (B, widths[i], H / 2^i, W / 2^i)."""
         features = []
-        for stage in self.stages:
-            image = stage(image)
+        for level in range(len(self.stages)):
+            image = self.stage(level, image)
             features.append(image)
         return tuple(features)
+
+    def stage(self, level: int, feature: Tensor) -> Tensor:
+        """Compute the feature of a level, 0 to 3, from that of the level above; level 0 from the image."""
+        return self.stages[level](feature)

@@ -13,7 +13,8 @@ from .weights import Published
 
 EncoderName = Literal["compact", "res2net50", "vgg16"]
 Encoder = CompactEncoder | Res2Net50 | Vgg16
-"""Modules with `widths` that compute four features of an image, at 1, 1/2, 1/4 and 1/8 of its size."""
+"""Modules with `widths` that compute four features of an image, at 1, 1/2, 1/4 and 1/8 of its size, or one of them from
+the one before by `stage`."""
 
 
 @dataclass(frozen=True)

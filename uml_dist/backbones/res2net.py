@@ -112,7 +112,19 @@ class Res2Net50(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Map an image (B, channels, H, W), H and W multiples of 8, to features (B, widths[i], H / 2^i, W / 2^i)."""
-        full, feature = fork(functional.relu(self.bn1(self.conv1(image))), 2)
-        half, feature = fork(self.layer1(functional.max_pool2d(feature, 3, 2, padding=1)), 2)
-        quarter, feature = fork(self.layer2(feature), 2)
-        return full, half, quarter, self.layer3(feature)
+        full, feature = fork(self.stage(0, image), 2)
+        half, feature = fork(self.stage(1, feature), 2)
+        quarter, feature = fork(self.stage(2, feature), 2)
+        return full, half, quarter, self.stage(3, feature)
+
+    def stage(self, level: int, feature: Tensor) -> Tensor:
+        """Compute the feature of a level, 0 to 3, from that of the level above; level 0 from the image."""
+        match level:
+            case 0:
+                return functional.relu(self.bn1(self.conv1(feature)))
+            case 1:
+                return self.layer1(functional.max_pool2d(feature, 3, 2, padding=1))
+            case 2:
+                return self.layer2(feature)
+            case _:
+                return self.layer3(feature)

@@ -70,9 +70,15 @@ class Vgg16(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Map an image (B, channels, H, W), H and W multiples of 8, to features (B, widths[i], H / 2^i, W / 2^i)."""
         features = []
-        for layer in self.features:
-            if isinstance(layer, nn.MaxPool2d):
-                feature, image = fork(image, 2)
-                features.append(feature)
-            image = layer(image)
-        return (*features, image)
+        for level in range(len(self.widths) - 1):
+            feature, image = fork(self.stage(level, image), 2)
+            features.append(feature)
+        return (*features, self.stage(len(self.widths) - 1, image))
+
+    def stage(self, level: int, feature: Tensor) -> Tensor:
+        """Compute the feature of a level, 0 to 3, from that of the level above; level 0 from the image."""
+        pools = [place for place, layer in enumerate(self.features) if isinstance(layer, nn.MaxPool2d)]
+        start, stop = [0, *pools, len(self.features)][level : level + 2]
+        for layer in list(self.features)[start:stop]:
+            feature = layer(feature)
+        return feature

@@ -141,3 +141,13 @@ def test_vgg_is_convolution_normalisation_relu_with_pooling_between_stages():
         feature = normalise(norm, feature).clamp(min=0)
     for own_feature, other in zip(encoder(image), [*expected, feature], strict=True):
         torch.testing.assert_close(own_feature, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_stages_one_after_another_compute_the_features(name):
+    torch.manual_seed(0)
+    encoder = ENCODERS[name].make(3, (8, 16, 24, 40), group_norm)
+    image = feature = torch.randn(2, 3, 16, 24)
+    for level, expected in enumerate(encoder(image)):
+        feature = encoder.stage(level, feature)
+        assert torch.equal(feature, expected)

@@ -3,11 +3,10 @@
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
-import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from ...backbones import ENCODERS, Encoder, EncoderName, load_weights
+from ...backbones import ENCODERS, EncoderChoice, EncoderName, scaled
 from ...backbones.normalisation import EPSILON, FrozenBatchNorm, GlobalBatchNorm, Normalisation, group_norm
 from ...config.schema import ModelConfig, Resumable, Section
 from .evidence import Evidence
@@ -76,35 +75,6 @@ class UmlEncoders(Section):
         description="ImageNet weights of the segmentation encoder: for vgg16 torchvision's or timm's vgg16_bn or "
         "5stages_vgg16_bn; default: random",
     )
-
-
-class EncoderChoice(NamedTuple):
-    """The encoder of one task, resolved.
-
-    Attributes:
-        name: name of the encoder.
-        widths: channels of its four features.
-        weights: file of its published weights.
-        frozen: whether batch norm is frozen at the statistics of the weights.
-        norm: makes its normalisations; `nn.Identity` for none.
-    """
-
-    name: EncoderName
-    widths: tuple[int, ...]
-    weights: str | None
-    frozen: bool
-    norm: Normalisation
-
-    def build(self, channels: int) -> Encoder:
-        """Return an encoder with random weights for images with a number of channels."""
-        return ENCODERS[self.name].make(channels, self.widths, self.norm)
-
-    def load(self, encoder: Encoder) -> list[str]:
-        """Load the weights of the file, if one is given; see `uml_dist.backbones.load_weights`."""
-        published = ENCODERS[self.name].published
-        if self.weights is None or published is None:
-            return []
-        return [load_weights(encoder, self.weights, published)]
 
 
 class UmlModel(ModelConfig):
@@ -260,12 +230,4 @@ class UmlModel(ModelConfig):
             UmlError: see `uml_dist.backbones.load_weights`.
         """
         for task in TASKS:
-            choice = self.encoder_of(task)
-            if choice.weights:
-                with torch.device("meta"):
-                    choice.load(choice.build(channels))
-
-
-def scaled(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
-    """Return numbers of channels scaled by the width, rounded to multiples of 8, at least 8."""
-    return tuple(max(8, round(number * width / 8) * 8) for number in channels)
+            self.encoder_of(task).check(channels)

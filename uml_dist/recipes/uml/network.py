@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from uml_kernels import opinion
 
+from ...backbones import scaled
 from ...batch import Prediction
 from ...nn.fork import fork
 from ...nn.keyed_dropout import name_layers
@@ -21,7 +22,7 @@ from .decoders import MutualDecoder, UncertaintyInstructor, UncertaintyNavigator
 from .evidence import EVIDENCE_LOGITS
 from .layers import block_mean, resize, to_pixels
 from .mixer import FeatureMixer
-from .model import PixelProbability, UmlModel, scaled
+from .model import PixelProbability, UmlModel
 
 MIXED = (64, 128, 256)
 MIXER_HIDDEN = 256
