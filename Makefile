@@ -17,7 +17,7 @@ endif
 export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help install demo shards ablation bench bench-static bench-errors bench-micro bench-distances bench-step \
-    bench-ugmcl-step bench-windows bench-shards bench-deviations bench-quality tune gpu-check cluster-check test \
+    bench-ugmcl-step bench-collab-memory bench-windows bench-shards bench-deviations bench-quality tune gpu-check cluster-check test \
     test-quick test-kernels test-triton test-distributed test-real fuzz lint format clean
 
 DATASET ?= phantom
@@ -71,6 +71,9 @@ bench-windows: $(STAMP) ## compare windows per second of a sliding-window predic
 
 bench-ugmcl-step: $(STAMP) ## measure the parts of a training step of UG-MCL, by method and precision: table and CSV in runs/bench
 	$(BIN)/python launchers/bench/ugmcl_step.py $(ARGS)
+
+bench-collab-memory: $(STAMP) ## measure the memory of each network of collab for each image, before and after restructuring
+	$(BIN)/python launchers/bench/collab_memory.py $(ARGS)
 
 bench-deviations: $(STAMP) ## measure how each difference from the authors' network changes UML's outputs
 	PYTHONPATH=tests/support $(BIN)/python launchers/bench/deviations.py $(ARGS)
