@@ -161,6 +161,19 @@ def test_features_of_a_frozen_copy_are_used_instead_of_the_own_ones():
     assert without == {name for name, _ in grader.named_parameters() if name.startswith("trunk.low_part.")}
 
 
+@pytest.mark.parametrize("kind", ["none", "full"])
+def test_without_attention_the_high_part_learns_on_a_given_low_feature(kind):
+    grader = build(kind)
+    image, maps = batch(32)
+    features = grader.features(image)
+    inputs = (torch.zeros_like(image), maps if kind == "none" else None)
+    logits = grader(*inputs, features._replace(low=features.low.detach(), vector=0 * features.vector)).logits
+    assert torch.equal(logits, grader(image).logits)
+    logits.square().sum().backward()
+    learns = {name.rpartition(".")[0] for name, each in grader.named_parameters() if each.grad is not None}
+    assert {name.split(".")[1] for name in learns if name.startswith("trunk.")} == {"high_part"}
+
+
 def test_the_attention_depends_on_the_vector_only_in_its_full_form():
     image, maps = batch(32)
     for kind in ("mask", "low", "full"):

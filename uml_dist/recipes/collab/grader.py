@@ -104,16 +104,16 @@ class Grader(nn.Module):
         Args:
             image: (B, channels, H, W), both sides multiples of 16, at least 32.
             maps: (B, L, H, W) in [0, 1]; None to grade without attention.
-            features: features of the images by another copy, such as a frozen one; the images are not used then.
+            features: features of the images by another copy, such as a frozen one, which take the place of the own
+                ones; the images and the low part are not used then.
         """
+        low = self._low(image) if features is None else features.low
         if maps is None or self.join is None:
-            vector = self._high(self._low(image)) if features is None else features.vector
-            return GraderOutput(self._logits(vector), None)
-        if features is None:
-            low, vector = self.features(image) if self.gate else (self._low(image), None)
-        else:
-            low, vector = features
-        gate = self.gate(vector) if self.gate else None
+            return GraderOutput(self._logits(self._high(low)), None)
+        gate = None
+        if self.gate:
+            low, for_gate = fork(low, 2)
+            gate = self.gate(self._high(for_gate) if features is None else features.vector)
         if self.trunk.stride > 1:
             # The maximum, because the mean would erase lesions of one pixel.
             maps = functional.max_pool2d(maps, self.trunk.stride)
