@@ -44,8 +44,10 @@ class Evaluation:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Every metric of the split's classes and tasks that cannot be formed -> what it needs."""
-        lacks = formable(self.manifest, self.families)
+        """Every metric of the split's classes and tasks that cannot be formed -> what it needs; on rank 0."""
+        lacks, columns = formable(self.manifest, self.families), Columns(self.cases, self.manifest, self.empty)
+        for family in self.families:
+            lacks |= {name: lacks.get(name) or lacking for name, lacking in family.lacking(columns).items()}
         return {name: lacking or OTHER_PREDICTIONS for name, lacking in lacks.items() if name not in self.metrics}
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import digamma
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -73,6 +74,62 @@ def pooled_auroc(histogram: str) -> Metric:
         histogram: name of the sums (D, 2, bins): negatives and positives in each bin, in ascending order of the score.
     """
     return lambda cases: _auroc_of_bins(cases.sums[histogram][:, 1], cases.sums[histogram][:, 0])
+
+
+def pooled_average_precision(histogram: str) -> Metric:
+    """Average precision over parts of all cases, such as pixels: sum of (R_i - R_{i-1}) P_i over the scores i.
+
+    The order within a bin is not known. Its n negatives and p positives are taken to alternate evenly: from the highest
+    score on, its k-th positive follows k n / p of its negatives. So the value is exact if all parts of a bin have the
+    same score and one of them at most is positive. If all parts have one score, it is the share of the positives.
+
+    Args:
+        histogram: name of the sums (D, 2, bins): negatives and positives in each bin, in ascending order of the score.
+    """
+
+    def metric(cases: Weighting) -> Floats:
+        negatives, positives, before = _from_the_top(cases.sums[histogram])
+        step = 1.0 + np.divide(negatives, positives, out=np.zeros_like(negatives), where=positives > 0)
+        return _ratio(_precisions(positives, before[1], before.sum(0), step).sum(1), positives.sum(1))
+
+    return metric
+
+
+def average_precision_error(histogram: str) -> Metric:
+    """How far `pooled_average_precision` can be from the value without bins, at most.
+
+    The value without bins is at least that of the order in which all negatives of a bin come first. It is at most the
+    one in which each positive of a bin has the precision of all its positives without its negatives.
+
+    Args:
+        histogram: name of the sums (D, 2, bins), as there.
+    """
+
+    def metric(cases: Weighting) -> Floats:
+        negatives, positives, before = _from_the_top(cases.sums[histogram])
+        found, number = before.sum(0), positives.sum(1)
+        worst = _precisions(positives, before[1], found + negatives, np.ones_like(negatives)).sum(1)
+        best = (positives * (before[1] + positives) / np.maximum(found + positives, 1.0)).sum(1)
+        value = pooled_average_precision(histogram)(cases)
+        return np.maximum(_ratio(best, number) - value, value - _ratio(worst, number))
+
+    return metric
+
+
+def _from_the_top(counts: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return negatives and positives (D, bins) of each bin from the highest score on, and before it (2, D, bins)."""
+    counts = np.moveaxis(counts, 1, 0)[..., ::-1]
+    return counts[0], counts[1], np.cumsum(counts, axis=2) - counts
+
+
+def _precisions(positives: Floats, before: Floats, found: Floats, step: Floats) -> Floats:
+    """Return the sum over k = 1 .. positives of the precisions (before + k) / (found + k step); 0 without positives.
+
+    With s = found / step it is (positives + (before - s) (1 / (s + 1) + ... + 1 / (s + positives))) / step.
+    """
+    start = found / step
+    harmonic = digamma(start + positives + 1.0) - digamma(start + 1.0)
+    return (positives + (before - start) * harmonic) / step
 
 
 def calibration_error(gap: Floats, number: Floats) -> Metric:

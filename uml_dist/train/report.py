@@ -18,7 +18,10 @@ from ..run.folder import RunFolder
 from ..telemetry import Metrics, Spans
 from .progress_line import ProgressPrinter, progress_line
 
-HEADLINES = ("loss", "dice", "iou", "accuracy", "auroc", "auroc_tasks", "image_ece", "pixel_ece")
+HEADLINES = (
+    *("loss", "dice", "iou", "aupr"),
+    *("accuracy", "auroc", "auroc_tasks", "image_ece", "pixel_ece"),
+)
 """Metrics of a validation that are printed; metrics.jsonl and the exporter get all of them."""
 
 

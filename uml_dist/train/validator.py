@@ -48,7 +48,7 @@ class Validator:
             figures = result.metrics if value is None else {**result.metrics, selection.name: value}
             rules = {"empty_masks": result.empty, "weights": self._config.train.weights}
             self._reporter.validated(state.step, figures, selection.name, rules, validation.name)
-            self._note_missing(validation, selection.missing(result.metrics), state)
+            self._note_missing(validation, selection.missing(result.metrics), result.left_out, state)
             self._reporter.picture(state.step, result.manifest, result.examples, validation.name)
             self._watch_phase(phase, validation, result.metrics, state)
             if value is not None and selection.is_better(value, _best(validation, state)):
@@ -77,12 +77,15 @@ class Validator:
                     f"{', '.join(missing)}), so no checkpoint is the best: name one by --checkpoint, such as latest"
                 )
 
-    def _note_missing(self, validation: Validation, missing: list[str], state: RunState) -> None:
+    def _note_missing(
+        self, validation: Validation, missing: list[str], needs: Mapping[str, str], state: RunState
+    ) -> None:
         """Tell the user, once, that a validation cannot choose a best checkpoint, unless there is one already."""
         if missing and validation.name not in self._missing and _best(validation, state) is None:
+            lacking = ", ".join(f"{name} (it needs {needs[name]})" for name in missing)
             self._reporter.say(
                 f"{validation.selection.key} = {validation.selection.name} cannot be formed, since this validation "
-                f"lacks {', '.join(missing)}: without a later validation that can, no checkpoint is the best"
+                f"lacks {lacking}: without a later validation that can, no checkpoint is the best"
             )
         self._missing[validation.name] = missing
 

@@ -46,7 +46,7 @@ def test_overlap_and_likelihood_of_each_lesion_are_worked_out_by_hand():
 
 
 def test_names_and_definitions_are_those_of_the_lesions():
-    names = metric_names(MANIFEST)
+    names = metric_names(MANIFEST, [Lesions()])
     lesions = [f"{kind}{end}" for kind in ("dice", "iou") for end in ("", "_drusen", "_bleeding")]
     assert names == ["loss", "lesion_nll", lesions[0], "dice_present", *lesions[1:]]
     assert all(definition_of(name).text for name in names)

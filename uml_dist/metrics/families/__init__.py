@@ -2,11 +2,21 @@
 
 from .family import Definition, MetricFamily
 from .image_classes import ImageClasses
+from .lesion_ranking import LesionRanking
 from .lesions import Lesions
 from .pixel_classes import PixelClasses
 from .surfaces import Surfaces
 
-STANDARD: tuple[MetricFamily, ...] = (ImageClasses(), PixelClasses(), Lesions())
+STANDARD: tuple[MetricFamily, ...] = (ImageClasses(), PixelClasses(), Lesions(), LesionRanking())
 """The families of every recipe that does not name others."""
 
-__all__ = ["STANDARD", "Definition", "ImageClasses", "Lesions", "MetricFamily", "PixelClasses", "Surfaces"]
+__all__ = [
+    "STANDARD",
+    "Definition",
+    "ImageClasses",
+    "LesionRanking",
+    "Lesions",
+    "MetricFamily",
+    "PixelClasses",
+    "Surfaces",
+]

@@ -59,6 +59,10 @@ class MetricFamily(ABC):
     def requirements(self, manifest: Manifest) -> Mapping[str, str]:
         """Return every metric of a data set's classes and tasks -> what the split lacks to form it; "" for nothing."""
 
+    def lacking(self, columns: Columns) -> Mapping[str, str]:
+        """Return metrics that these cases do not suffice for -> what they lack, beyond what the manifest states."""
+        return {}
+
     def notes(self, columns: Columns) -> Mapping[str, str]:
         """Return what a reader of these cases' metrics must know beside their definitions: title -> one line."""
         return {}

@@ -15,19 +15,12 @@ from ...batch import Batch, Prediction
 from ...errors import UmlError
 from .. import weighted
 from ..columns import Columns
+from ..histograms import score_histogram
 from ..weighted import Metric
 from .family import Definition, MetricFamily
 
 CALIBRATION_BINS = 15
 """Bins of equal width of the confidence in [0, 1]; the upper end of each belongs to the next, 1 to the last."""
-
-UNCERTAINTY_BINS = 1024
-LOGIT_RANGE = 16.0
-"""Uncertainties u are binned by ln(u / (1 - u)) in [-16, 16]: evidence in steps of 3 %, however small or large it is.
-
-float32 does not resolve what is beyond. Error detection from the bins is within 1e-3 of that from the pixels where
-the evidence of the pixels spreads by a fifth or more (standard deviation), within 5e-3 where it spreads by a tenth.
-"""
 
 
 OVERLAP = {
@@ -43,7 +36,11 @@ OVERLAP = {
 
 
 class PixelClasses(MetricFamily):
-    """The segmentation into classes of which every pixel has one. Masked cases only."""
+    """The segmentation into classes of which every pixel has one. Masked cases only.
+
+    The detection of errors is formed from bins of the uncertainty. It is within 1e-3 of that from the pixels where the
+    evidence of the pixels spreads by a fifth or more (standard deviation), within 5e-3 where it spreads by a tenth.
+    """
 
     likelihood = "pixel_nll"
     definitions: ClassVar[Mapping[str, Definition]] = {
@@ -167,9 +164,9 @@ def pixel_columns(prediction: Prediction, mask: Tensor) -> dict[str, Tensor]:
     columns["pixel_calibration"] = _calibration(confidence, hit, valid)
     entropy = prediction.pixel_entropy
     if entropy is not None and probability.shape[1] > 1:
-        columns["entropy_histogram"] = _histogram(entropy.float() / log(probability.shape[1]), hit, valid)
+        columns["entropy_histogram"] = score_histogram(entropy.float() / log(probability.shape[1]), ~hit, valid)
     if prediction.pixel_vacuity is not None:
-        columns["vacuity_histogram"] = _histogram(prediction.pixel_vacuity.float(), hit, valid)
+        columns["vacuity_histogram"] = score_histogram(prediction.pixel_vacuity.float(), ~hit, valid)
         columns["pixel_vacuity"] = prediction.pixel_vacuity.float().flatten(1).mean(1)
     return columns
 
@@ -184,14 +181,3 @@ def _calibration(confidence: Tensor, hit: Tensor, valid: Tensor) -> Tensor:
         sums = torch.where(inside, confidence, 0.0).flatten(1).sum(1, dtype=torch.float64)
         bins.append(torch.stack([inside.flatten(1).sum(1), sums, (inside & hit).flatten(1).sum(1)], 1))
     return torch.stack(bins, 1)
-
-
-def _histogram(uncertainty: Tensor, hit: Tensor, valid: Tensor) -> Tensor:
-    """Return (B, 2, bins) int32: right and wrong pixels by uncertainty (B, *S) in [0, 1]."""
-    logit = torch.logit(uncertainty.clamp(0.0, 1.0)).nan_to_num(nan=0.0)
-    place = ((logit + LOGIT_RANGE) * (UNCERTAINTY_BINS / (2 * LOGIT_RANGE))).clamp(0, UNCERTAINTY_BINS - 1).long()
-    cases = len(uncertainty)
-    first = 2 * torch.arange(cases, device=place.device)
-    row = first.view(-1, *(1,) * (hit.dim() - 1)) + (~hit).long()
-    counts = torch.bincount((row * UNCERTAINTY_BINS + place)[valid], minlength=2 * cases * UNCERTAINTY_BINS)
-    return counts.view(cases, 2, UNCERTAINTY_BINS).int()
