@@ -174,6 +174,34 @@ def macro_f1(label: NDArray[np.int64], predicted: NDArray[np.int64], classes: in
     return metric
 
 
+def kappa(
+    label: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, counted: Flags, power: int = 0
+) -> Metric:
+    """Cohen's kappa: 1 - sum of W O / sum of W E, where O counts pairs of classes, E those expected by chance.
+
+    NaN where all labels and all predictions are of one class.
+
+    Args:
+        label: (N,).
+        predicted: (N,).
+        classes: number of classes.
+        counted: (N,), the cases that count.
+        power: W of classes i and j is |i - j|^power, or 0 for i = j: 0 is the plain kappa, 2 the quadratic one.
+    """
+    true, found, _ = _memberships(label, predicted, classes, counted)
+    numbers = np.arange(classes)
+    distance = np.abs(numbers[:, None] - numbers)
+    weight = np.where(distance > 0, distance.astype(np.float64) ** power, 0.0)
+    disagreement = ((true @ weight) * found).sum(1)
+
+    def metric(cases: Weighting) -> Floats:
+        expected = ((cases.weights @ true @ weight) * (cases.weights @ found)).sum(1)
+        number = cases.weights @ counted.astype(np.float64)
+        return 1.0 - _ratio(cases.weights @ disagreement * number, expected)
+
+    return metric
+
+
 def mean_of(metrics: Sequence[Metric]) -> Metric:
     """Return the mean of metrics, NaN where one of them cannot be formed."""
     return lambda cases: np.mean([metric(cases) for metric in metrics], axis=0)

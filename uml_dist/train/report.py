@@ -20,7 +20,7 @@ from .progress_line import ProgressPrinter, progress_line
 
 HEADLINES = (
     *("loss", "dice", "iou", "aupr"),
-    *("accuracy", "auroc", "auroc_tasks", "image_ece", "pixel_ece"),
+    *("accuracy", "auroc", "auroc_tasks", "quadratic_kappa", "image_ece", "pixel_ece"),
 )
 """Metrics of a validation that are printed; metrics.jsonl and the exporter get all of them."""
 

@@ -1,6 +1,7 @@
 """Families of metrics. Each is one file: from predictions to columns of the cases, and from columns to metrics."""
 
 from .family import Definition, MetricFamily
+from .grades import Grades
 from .image_classes import ImageClasses
 from .lesion_ranking import LesionRanking
 from .lesions import Lesions
@@ -13,6 +14,7 @@ STANDARD: tuple[MetricFamily, ...] = (ImageClasses(), PixelClasses(), Lesions(),
 __all__ = [
     "STANDARD",
     "Definition",
+    "Grades",
     "ImageClasses",
     "LesionRanking",
     "Lesions",
