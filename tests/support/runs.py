@@ -13,6 +13,7 @@ from deepspeed.utils import safe_get_full_grad
 from numpy.typing import NDArray
 from prometheus_client import generate_latest
 
+import lesions_and_grades
 import toy_recipe
 import volume_recipe
 from uml_dist.batch import Batch
@@ -35,6 +36,7 @@ from uml_shards.write.writer import write_split
 
 assert toy_recipe
 assert volume_recipe
+assert lesions_and_grades
 
 
 class PartlyKnown(PhantomImporter):
