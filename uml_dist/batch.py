@@ -165,6 +165,7 @@ class Prediction:
         pixel_vacuity: (B, *S) float32 in (0, 1].
         maps: further maps (B, *S) in [0, 1] by the title under which pictures show them.
         cleaned: (B, *S) uint8, the pixel classes if more than the probability decides them; recipes leave it None.
+        thresholds: the probability of each of the L lesions from which on a pixel belongs to it; None: 0.5.
     """
 
     image_probability: Tensor | None = None
@@ -174,6 +175,7 @@ class Prediction:
     pixel_vacuity: Tensor | None = None
     maps: Mapping[str, Tensor] = field(default_factory=dict)
     cleaned: Tensor | None = None
+    thresholds: tuple[float, ...] | None = None
 
     @property
     def device(self) -> torch.device | None:
@@ -187,6 +189,15 @@ class Prediction:
         if self.cleaned is not None or self.pixel_probability is None:
             return self.cleaned
         return self.pixel_probability.argmax(1).to(torch.uint8)
+
+    @property
+    def lesions(self) -> Tensor | None:
+        """(B, L, *S) bool, the predicted lesions of each pixel, by their thresholds."""
+        probability = self.lesion_probability
+        if probability is None or self.thresholds is None:
+            return None if probability is None else probability >= 0.5
+        least = torch.tensor(self.thresholds, device=probability.device)
+        return probability >= least.view(-1, *(1,) * (probability.dim() - 2))
 
     @property
     def image_entropy(self) -> Tensor | None:

@@ -78,7 +78,9 @@ class LesionsAndGrades(Recipe):
 
 
 class LesionPhantom(PhantomImporter):
-    """The phantom with its lesion, and the left half of it, as masks that overlap; without labels."""
+    """The phantom with its lesion, and the left part of it, as masks that overlap; without labels."""
+
+    left = 0.5
 
     def splits(self) -> dict[str, Source]:
         stated = {"classes": (), "tasks": {}, "mask_classes": (), "mask_names": LESIONS}
@@ -87,9 +89,15 @@ class LesionPhantom(PhantomImporter):
     def encode(self, item: Any) -> tuple[str, dict[str, bytes]]:
         key, components = super().encode(item)
         left = draw(self.options.seed, *item, self.size).mask.copy()
-        left[:, self.size // 2 :] = 0
+        left[:, round(self.left * self.size) :] = 0
         masks = {"mask.lesion.png": components["mask.png"], "mask.left_half.png": encode_grey(left)}
         return key, {**image_of(components), **masks, "json": encode_json(None)}
+
+
+class PhantomWithoutLeftHalf(LesionPhantom):
+    """The mask of the left half has no pixel."""
+
+    left = 0.0
 
 
 class GradedPhantom(PhantomImporter):

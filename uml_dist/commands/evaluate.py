@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import NoReturn, get_args
 
 import torch.distributed as distributed
@@ -20,6 +21,7 @@ from ..errors import UmlError
 from ..evaluate import evaluate
 from ..evaluate.results import DRAWS, metrics_record, printed_table, write_cases, write_metrics
 from ..evaluate.sheet import legend_of, write_sheet
+from ..evaluate.thresholds import check_threshold_split, choose_thresholds
 from ..launch import (
     Devices,
     World,
@@ -53,6 +55,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--run", type=run_folder, required=True, help="run folder, or a folder of exported weights")
     parser.add_argument("--split", help="split of the data set (default: the validation split)")
+    parser.add_argument(
+        "--threshold-split",
+        metavar="SPLIT",
+        help="split of the same data set on which the threshold of each lesion is chosen, that of the largest Dice "
+        "(default: a lesion is predicted from a probability of 0.5 on)",
+    )
     parser.add_argument("--stream", help="stream whose data set has the split (default: the recipe's first)")
     parser.add_argument("--checkpoint", default="best", help="best (default), latest, or a name such as step-000500")
     parser.add_argument(
@@ -97,6 +105,9 @@ def evaluate_as(options: argparse.Namespace) -> int:
     try:
         run = load_run(options.run, options.checkpoint, "cpu", options.shards, options.weights, options.settings)
         split = run.open_split(options.split or run.config.train.validate_split, options.stream)
+        other = None if options.threshold_split is None else run.open_split(options.threshold_split, options.stream)
+        if other is not None:
+            check_threshold_split(other, split)
         world, devices = enter(options)
     except (UmlError, ShardError, OSError) as error:
         if options.debug:
@@ -108,7 +119,7 @@ def evaluate_as(options: argparse.Namespace) -> int:
     if world.size > 1:
         distributed.init_process_group("nccl" if run.device.type == "cuda" else "gloo")
     try:
-        evaluate_run(run, split, options, world)
+        evaluate_run(run, split, other, options, world)
     except (UmlError, ShardError, OSError) as error:
         if options.debug:
             raise
@@ -140,8 +151,16 @@ def _launcher_ended(reason: str) -> NoReturn:
     os._exit(2)
 
 
-def evaluate_run(run: Run, split: Split, options: argparse.Namespace, world: World) -> None:
-    """Evaluate on all ranks; rank 0 writes and prints the results."""
+def evaluate_run(run: Run, split: Split, other: Split | None, options: argparse.Namespace, world: World) -> None:
+    """Evaluate on all ranks; rank 0 writes and prints the results.
+
+    Args:
+        run: the run.
+        split: the split to evaluate.
+        other: the split on which thresholds are chosen; None: they are 0.5.
+        options: the command line.
+        world: this process's world.
+    """
     manifest, stream = split.manifest, run.stream(split, options.stream)
     empty = options.empty_masks or run.config.train.empty_masks
     sizes = run.sizes[options.stream or run.first_stream]
@@ -155,7 +174,11 @@ def evaluate_run(run: Run, split: Split, options: argparse.Namespace, world: Wor
         print(f"{run.path}, {run.checkpoint.name}: {len(split)} samples of {split.path}", flush=True)
         if elsewhere:
             print(f"{split.path.parent} is not the data set of the training", flush=True)
-    result = evaluate(run.predictor, stream, options.batch_size, workers, empty, DRAWS)
+    predictor = run.predictor
+    if other is not None:
+        chosen = choose_thresholds(predictor, run.stream(other, options.stream), options.batch_size, workers)
+        predictor = replace(predictor, thresholds=chosen)
+    result = evaluate(predictor, stream, options.batch_size, workers, empty, DRAWS)
     if world.rank != 0:
         return
     record = {
@@ -169,6 +192,7 @@ def evaluate_run(run: Run, split: Split, options: argparse.Namespace, world: Wor
         "data_digest": split.digest,
         **({"shards": elsewhere} if elsewhere else {}),
         **metrics_record(result),
+        **({"thresholds": asdict(predictor.thresholds)} if predictor.thresholds else {}),
         "versions": versions(),
     }
     other_weights = run.weights if run.weights != run.config.train.weights else ""

@@ -63,7 +63,8 @@ class Blend:
         """Return the blended prediction of a part of the images."""
         cut = {name: sums[(..., *inside)] if self._of_pixels(sums) else sums for name, sums in self._sums.items()}
         maps = {name.removeprefix(MAP): part for name, part in cut.items() if name.startswith(MAP)}
-        return Prediction(**{name: part for name, part in cut.items() if not name.startswith(MAP)}, maps=maps)
+        tensors = {name: part for name, part in cut.items() if not name.startswith(MAP)}
+        return Prediction(**tensors, maps=maps, thresholds=None)
 
     def _of_pixels(self, part: Tensor) -> bool:
         """Whether a tensor (B, ..., *S) has values of pixels, unlike one of (B,) or (B, K) values of images."""

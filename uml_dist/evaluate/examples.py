@@ -117,8 +117,8 @@ def _example(
     truth, predicted = _flat(batch.mask[index], batch), None
     if classes is not None:
         predicted = classes[index]
-    elif prediction.lesion_probability is not None:
-        predicted = _topmost(prediction.lesion_probability[index] >= 0.5)
+    elif prediction.lesions is not None:
+        predicted = _topmost(prediction.lesions[index])
     has_truth = bool((truth != IGNORE).any())
     slices = _slice(truth if has_truth else predicted, batch)
     vacuity = prediction.pixel_vacuity

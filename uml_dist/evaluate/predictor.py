@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from uml_shards.read.stream import Stream
 
 from ..batch import Batch, Prediction, collate
 from ..config.evaluating import WindowsConfig
+from ..metrics.thresholds import Thresholds
 from ..recipes import Recipe
 from .components import keep_largest
 from .windows import Windows
@@ -29,6 +30,7 @@ class Predictor:
         autocast: precision to predict in; entered for every batch.
         windows: the windows in which images of any size are predicted; None: the networks see the complete image.
         largest_component: whether only the largest component of each predicted class is kept.
+        thresholds: the thresholds of lesions; None: 0.5.
     """
 
     recipe: Recipe
@@ -37,6 +39,7 @@ class Predictor:
     autocast: AbstractContextManager[Any] = field(default_factory=nullcontext)
     windows: WindowsConfig | None = None
     largest_component: bool = False
+    thresholds: Thresholds | None = None
 
     @classmethod
     def of(
@@ -58,6 +61,8 @@ class Predictor:
             found["windows"] = str(Windows.of(self.windows, stream.size))
         if self.largest_component:
             found["classes"] = "the largest component of each"
+        if self.thresholds is not None:
+            found["thresholds"] = str(self.thresholds)
         return found
 
     def predict(self, batch: Batch, window: Sequence[int]) -> Prediction:
@@ -72,6 +77,8 @@ class Predictor:
                 found = self._predict(batch)
             else:
                 found = Windows.of(self.windows, window).predict(batch, self._predict)
+            if self.thresholds is not None:
+                found = replace(found, thresholds=tuple(self.thresholds.values.values()))
             return keep_largest(found) if self.largest_component else found
 
     def _predict(self, batch: Batch) -> Prediction:

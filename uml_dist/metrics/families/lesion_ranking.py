@@ -43,7 +43,7 @@ class LesionRanking(MetricFamily):
             return {}
         probability = prediction.lesion_probability.float()
         return {
-            f"lesion_histogram_{number}": score_histogram(probability[:, number], mask == 1, mask != IGNORE)
+            histogram_name(number): score_histogram(probability[:, number], mask == 1, mask != IGNORE)
             for number, mask in enumerate(torch.unbind(batch.mask, 1))
         }
 
@@ -85,6 +85,11 @@ class LesionRanking(MetricFamily):
         )
 
 
+def histogram_name(number: int) -> str:
+    """Return the name of the sums (D, 2, bins) of a lesion: pixels without and with it, by ascending probability."""
+    return f"lesion_histogram_{number}"
+
+
 def _endings(names: tuple[str, ...]) -> list[str]:
     return ["", *(f"_{name}" for name in names)] if names else []
 
@@ -93,5 +98,5 @@ def _histograms(columns: Columns) -> dict[str, str]:
     """Return the name of the sums of each lesion; none without masked cases."""
     if not columns.masked.any():
         return {}
-    named = {name: f"lesion_histogram_{number}" for number, name in columns.foreground}
+    named = {name: histogram_name(number) for number, name in columns.foreground}
     return {name: histogram for name, histogram in named.items() if histogram in columns.cases.sums}

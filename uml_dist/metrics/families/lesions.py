@@ -20,7 +20,7 @@ from .pixel_classes import OVERLAP, overlap_metrics, overlap_names
 class Lesions(MetricFamily):
     """The segmentation of L lesions by named masks. Masked cases only; the names of Dice and IoU are `PixelClasses`'s.
 
-    A pixel is predicted to belong to a lesion from a probability of 0.5 on.
+    A pixel is predicted to belong to a lesion from a probability of 0.5 on, or from the prediction's threshold on.
     """
 
     likelihood = "lesion_nll"
@@ -35,11 +35,12 @@ class Lesions(MetricFamily):
 
     def columns(self, batch: Batch, prediction: Prediction, manifest: Manifest) -> Mapping[str, Tensor]:
         """Return likelihood and areas of each case; lesion l has the areas `intersection_l` and so on."""
-        if prediction.lesion_probability is None or not manifest.mask_names:
+        lesions = prediction.lesions
+        if prediction.lesion_probability is None or lesions is None or not manifest.mask_names:
             return {}
         probability, valid = prediction.lesion_probability.float(), batch.mask != IGNORE
         target = (batch.mask == 1) & valid
-        predicted = (probability >= 0.5) & valid
+        predicted = lesions & valid
         counted = valid.flatten(1).sum(1)
         of_target = torch.where(target, probability, 1.0 - probability)
         nll = torch.where(valid, -of_target.clamp(min=1e-12).log(), 0.0).flatten(1).sum(1)

@@ -145,9 +145,9 @@ def _masks(
     batch: Batch, prediction: Prediction, manifest: Manifest
 ) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.bool_]]]:
     """Yield number, prediction and mask (B, *S) of every class but the background, or of every lesion."""
-    mask, classes = batch.mask.cpu().numpy(), prediction.pixel_class
-    if manifest.mask_names and prediction.lesion_probability is not None:
-        found = (prediction.lesion_probability >= 0.5).cpu().numpy() & (mask != IGNORE)
+    mask, classes, lesions = batch.mask.cpu().numpy(), prediction.pixel_class, prediction.lesions
+    if manifest.mask_names and lesions is not None:
+        found = lesions.cpu().numpy() & (mask != IGNORE)
         for number in range(found.shape[1]):
             yield number, found[:, number], mask[:, number] == 1
     elif not manifest.mask_names and classes is not None:
