@@ -25,9 +25,9 @@ class LesionRanking(MetricFamily):
     """The ranking of the pixels by the probability of each of L lesions, without a threshold. Masked cases only.
 
     Both are formed from histograms. They take 16 kB per lesion, or 16 MB with 1000 bootstrap draws, whatever the number
-    of cases. AUPR and AUROC are within 1e-3 of those from the pixels where their logits spread by 0.3 or more (standard
-    deviation) and a thousand pixels or more have the lesion. The notes state by how much AUPR can differ at most from
-    that of the pixels, which depends on the scores.
+    of cases. AUPR and AUROC are within 1e-3 of those from the pixels where their logits spread by 1 or more (standard
+    deviation), within 3e-3 where they spread by 0.3, if a thousand pixels or more have the lesion. The notes state by
+    how much AUPR can differ at most from that of the pixels, which depends on the scores.
     """
 
     definitions: ClassVar[Mapping[str, Definition]] = {
