@@ -1,19 +1,24 @@
 """launchers/evaluate.py on a run with lesions and grades: thresholds from another split, grades of another scale."""
 
+import csv
 import json
 import re
 from pathlib import Path
 
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from commands import command_of, load_script
 from lesions_and_grades import (
     GradedPhantom,
     LesionPhantom,
+    PhantomOfFourGrades,
     PhantomWithoutLeftHalf,
     lesions_and_grades_tree,
     write_phantom,
 )
+from uml_dist import load_run
+from uml_dist.batch import collate
 from worldly import train_validating
 from worlds import run_world
 
@@ -86,4 +91,44 @@ def test_a_split_without_a_pixel_of_a_lesion_gives_no_threshold(evaluated, tmp_p
     assert error == (
         "error: --threshold-split train: no mask has a pixel of left_half, so it has no best threshold: "
         "choose another split\n"
+    )
+
+
+def test_shards_are_those_of_the_named_stream(evaluated, tmp_path):
+    shards = write_phantom(GradedPhantom, tmp_path / "clinic", seed=5, val=7)
+    _, record = evaluated("clinic-grades-val", "--stream", "grades", "--shards", shards)
+    assert record["counts"]["labelled"] == 7
+    assert_refused(evaluated.command("--stream", "grade"), "there is no stream 'grade': there is lesions, grades")
+
+
+def test_grades_of_another_scale_are_evaluated_by_the_tasks_that_both_name(evaluated, run, tmp_path):
+    shards = write_phantom(PhantomOfFourGrades, tmp_path / "four", seed=3)
+    words = ("--stream", "grades", "--shards", shards)
+    assert_refused(
+        evaluated.command(*words),
+        r"the classes of split val are \('none', 'mild', 'moderate', 'severe'\), but those of stream grades are "
+        r"\('none', 'mild', 'moderate', 'severe', 'worst'\)",
+    )
+    _, record = evaluated("four-grades-val", *words, "--tasks-only")
+    assert set(record["metrics"]) == {"auroc_tasks", "auroc_referable", "auroc_abnormal"}
+    assert record["counts"]["labelled"] == 10
+    loaded = load_run(run, device="cpu", shards=shards, stream="grades")
+    stream = loaded.stream(loaded.open_split("val", "grades", tasks_only=True), "grades")
+    batch = collate(stream, [stream.sample(number) for number in range(10)], range(10))
+    probability = loaded.predict(batch).image_probability
+    assert probability is not None
+    for task, least in (("referable", 2), ("abnormal", 1)):
+        exact = roc_auc_score(batch.label.numpy() >= least, probability[:, least:].sum(1).numpy())
+        assert record["metrics"][f"auroc_{task}"] == pytest.approx(exact)
+    with (run / "evaluation" / "four-grades-val" / "cases.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["key", "label", "probability_referable", "probability_abnormal"]
+
+
+def test_a_data_set_without_a_common_task_is_refused(evaluated):
+    """The lesions have neither grades nor tasks."""
+    assert_refused(
+        evaluated.command("--tasks-only"),
+        r"split val has no binary task of the training \(none\): it has none; name the same tasks when you make the "
+        "shards",
     )

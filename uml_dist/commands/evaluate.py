@@ -34,6 +34,7 @@ from ..launch import (
     watch_launchers,
 )
 from ..launch.resources import raise_open_files
+from ..metrics.families import Tasks
 from ..run.data import reads_whole
 from ..run.folder import versions
 from ..run.load import Run, load_run
@@ -65,7 +66,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--checkpoint", default="best", help="best (default), latest, or a name such as step-000500")
     parser.add_argument(
         "--shards",
-        help="folder or URL of the data set, if it has moved since training, or of another one of the same classes",
+        help="folder or URL of the stream's data set, if it has moved since training, or of another one of the same "
+        "classes; with --tasks-only also of others",
+    )
+    parser.add_argument(
+        "--tasks-only",
+        action="store_true",
+        help="evaluate only the binary tasks that the data set and the training both name: its classes may be others",
     )
     parser.add_argument(
         "--weights",
@@ -103,8 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def evaluate_as(options: argparse.Namespace) -> int:
     """Check, start and evaluate as the command line states; return the exit code."""
     try:
-        run = load_run(options.run, options.checkpoint, "cpu", options.shards, options.weights, options.settings)
-        split = run.open_split(options.split or run.config.train.validate_split, options.stream)
+        words = (options.shards, options.weights, options.settings, options.stream)
+        run = load_run(options.run, options.checkpoint, "cpu", *words)
+        name = options.split or run.config.train.validate_split
+        split = run.open_split(name, options.stream, options.tasks_only)
         other = None if options.threshold_split is None else run.open_split(options.threshold_split, options.stream)
         if other is not None:
             check_threshold_split(other, split)
@@ -178,7 +187,8 @@ def evaluate_run(run: Run, split: Split, other: Split | None, options: argparse.
     if other is not None:
         chosen = choose_thresholds(predictor, run.stream(other, options.stream), options.batch_size, workers)
         predictor = replace(predictor, thresholds=chosen)
-    result = evaluate(predictor, stream, options.batch_size, workers, empty, DRAWS)
+    families = (Tasks(run.tasks(split, options.stream)),) if options.tasks_only else None
+    result = evaluate(predictor, stream, options.batch_size, workers, empty, DRAWS, families=families)
     if world.rank != 0:
         return
     record = {

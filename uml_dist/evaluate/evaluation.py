@@ -59,6 +59,7 @@ def evaluate(
     empty: EmptyRule = "one",
     draws: int = 0,
     examples: bool = True,
+    families: Families | None = None,
 ) -> Evaluation:
     """Evaluate a split on all ranks, which must all call it.
 
@@ -70,12 +71,13 @@ def evaluate(
         empty: rule for classes that are neither in a mask nor predicted.
         draws: bootstrap draws for intervals.
         examples: whether to predict a dozen cases again for a picture.
+        families: the families of metrics; by default the recipe's.
 
     Raises:
         UmlError: a family of metrics does not fit the split.
     """
-    manifest, families = stream.split.manifest, predictor.recipe.families
-    cases = evaluate_split(predictor, stream, batch_size, workers, draws)
+    manifest, families = stream.split.manifest, families or predictor.recipe.families
+    cases = evaluate_split(predictor, stream, batch_size, workers, draws, families)
     metrics = broadcast(summarise(cases, manifest, empty, families) if rank() == 0 else {})
     shown: list[Example] = []
     if examples and rank() == 0 and (metrics or not Columns(cases, manifest, empty).known.any()):
@@ -86,7 +88,14 @@ def evaluate(
     return Evaluation(manifest, empty, families, metrics, cases, tuple(shown), notes)
 
 
-def evaluate_split(predictor: Predictor, stream: Stream, batch_size: int, workers: int = 0, draws: int = 0) -> Cases:
+def evaluate_split(
+    predictor: Predictor,
+    stream: Stream,
+    batch_size: int,
+    workers: int = 0,
+    draws: int = 0,
+    families: Families | None = None,
+) -> Cases:
     """Return the cases of a split, sorted by key, on rank 0; none on the others. All ranks must call it.
 
     Each rank takes a contiguous part. Some may have a batch more than others, so the networks must be plain modules.
@@ -97,6 +106,7 @@ def evaluate_split(predictor: Predictor, stream: Stream, batch_size: int, worker
         batch_size: samples per rank and batch.
         workers: number of processes that read ahead.
         draws: bootstrap draws of the cases.
+        families: the families of metrics; by default the recipe's.
 
     Raises:
         UmlError: a family of metrics does not fit the split.
@@ -107,7 +117,7 @@ def evaluate_split(predictor: Predictor, stream: Stream, batch_size: int, worker
     collector = CaseCollector(stream.split.keys(), draws)
     for batch, prediction in predictor.predictions(stream, own, batch_size, workers):
         columns: dict[str, Tensor] = {"label": batch.label, "position": batch.position}
-        for family in predictor.recipe.families:
+        for family in families or predictor.recipe.families:
             columns |= family.columns(batch, prediction, manifest)
         collector.add(batch, columns)
     return collector.gather()

@@ -43,8 +43,8 @@ class Columns:
 
     @cached_property
     def labelled(self) -> Flags:
-        """(N,): cases with a label and a prediction of it."""
-        return (self.label >= 0) & self.has("image_nll")
+        """(N,): cases with a label and a prediction of it, or of a binary task."""
+        return (self.label >= 0) & any(name == "image_nll" or name.startswith("task_") for name in self.cases.columns)
 
     @cached_property
     def masked(self) -> Flags:

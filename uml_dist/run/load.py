@@ -154,17 +154,21 @@ class Run:
         networks = {name: network.to(device) for name, network in self.networks.items()}
         return replace(self, networks=networks, device=device)
 
-    def open_split(self, name: str, stream: str | None = None) -> Split:
+    def open_split(self, name: str, stream: str | None = None, tasks_only: bool = False) -> Split:
         """Open a split of a stream's data set; by default the first stream's.
+
+        Args:
+            name: name of the split.
+            stream: the stream.
+            tasks_only: whether its image classes may differ from those of the training, as long as both name a binary
+                task: see `tasks`.
 
         Raises:
             UmlError: there is no such stream or split, its classes are not those of the training, or its data set is
                 not that of the training although none was named.
             ShardError: its files disagree, or cannot be fetched.
         """
-        stream = stream or self.first_stream
-        if stream not in self.recipe.streams:
-            raise UmlError(f"there is no stream {stream!r}: there is {', '.join(self.recipe.streams)}")
+        stream = _known_stream(type(self.recipe), stream)
         shards = parse_location(self.config.streams[stream].shards)
         known = [split.name for split in find_splits(shards)]
         if not known:
@@ -178,9 +182,32 @@ class Run:
         kind, manifests = type(self.recipe), self.recipe.manifests
         split = open_stream_split(self.config, kind, stream, name, manifests)
         check_dimensions(kind, split.manifest, f"split {name}")
-        check_stream(self.config, kind, stream, split.manifest, manifests, f"split {name}")
+        compared = split.manifest
+        if tasks_only:
+            self.tasks(split, stream)
+            compared = compared.model_copy(update={"classes": self.recipe.manifests[stream].classes})
+        check_stream(self.config, kind, stream, compared, manifests, f"split {name}")
         check_evaluation(self.config, split.manifest, self.sizes[stream])
         return split
+
+    def tasks(self, split: Split, stream: str | None = None) -> dict[str, tuple[int, ...]]:
+        """Return the binary tasks that a split and the training data of a stream both name.
+
+        Returns:
+            Task -> numbers of the predicted classes that count as positive.
+
+        Raises:
+            UmlError: there is none.
+        """
+        trained, other = self.recipe.manifests[_known_stream(type(self.recipe), stream)], split.manifest
+        found = {name: positive for name, positive in trained.tasks.items() if name in other.tasks}
+        if not found:
+            names = [", ".join(manifest.tasks) or "none" for manifest in (trained, other)]
+            raise UmlError(
+                f"split {other.split} has no binary task of the training ({names[0]}): it has {names[1]}; name the "
+                "same tasks when you make the shards"
+            )
+        return found
 
     def stream(self, split: Split, stream: str | None = None) -> Stream:
         """Return a split in its own order, in the size of a stream and normalised as the training data are."""
@@ -194,6 +221,7 @@ def load_run(
     shards: str | Path | None = None,
     weights: Weights | None = None,
     settings: Sequence[str] = (),
+    stream: str | None = None,
 ) -> Run:
     """Read a trained run, or exported weights. The shards of the training are not needed.
 
@@ -203,16 +231,17 @@ def load_run(
         path: the run folder, or the folder that `checkpoint.py export` wrote.
         checkpoint: "best", "best-NAME", "latest" or a name such as "step-000500", of a run folder.
         device: device of the networks; by default the first GPU, or the CPU without one.
-        shards: folder or URL of the data set to open splits of: the first stream's, if it has moved since training, or
+        shards: folder or URL of the data set to open splits of: that of the stream, if it has moved since training, or
             another one of the same classes.
         weights: "trained" or "averaged" weights of the trained networks; by default those of the run's validations.
         settings: settings of the tables windows and evaluation that replace those of the training, such as
             "windows.stride=32".
+        stream: stream whose data set `shards` is; by default the first.
 
     Raises:
-        UmlError: the run or the checkpoint is missing or damaged, the run has no averaged weights, a setting is not
-            valid, or the checkpoint does not state its inputs and the shards of its training are missing or have
-            changed.
+        UmlError: the run or the checkpoint is missing or damaged, the run has no averaged weights, there is no such
+            stream, a setting is not valid, or the checkpoint does not state its inputs and the shards of its training
+            are missing or have changed.
     """
     path = Path(path)
     config, folder = _find(path, checkpoint)
@@ -221,7 +250,7 @@ def load_run(
     config = validate(state.config, str(folder / "state.json")) if config is None else config
     config = _with_settings(config, settings)
     kind = recipe_class(config.recipe)
-    config = _with_shards(config, next(iter(kind.streams)), shards)
+    config = _with_shards(config, _known_stream(kind, stream), shards)
     manifests = manifests_of(state, folder) or _manifests_of_training(config, state, path)
     recipe = kind(config, manifests)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -276,11 +305,18 @@ def _with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
     return validate(apply_overrides(tree, settings), "command line") if settings else config
 
 
-def _with_shards(config: RunConfig, first: str, shards: str | Path | None) -> RunConfig:
-    """Return the configuration with another location for every stream that reads the first one's data set."""
+def _known_stream(kind: type[Recipe], stream: str | None) -> str:
+    """Return a stream of a recipe by its name; by default the first."""
+    if stream is not None and stream not in kind.streams:
+        raise UmlError(f"there is no stream {stream!r}: there is {', '.join(kind.streams)}")
+    return stream or next(iter(kind.streams))
+
+
+def _with_shards(config: RunConfig, moved: str, shards: str | Path | None) -> RunConfig:
+    """Return the configuration with another location for every stream that reads the data set of the named one."""
     if shards is None:
         return config
-    old = config.streams[first].shards
+    old = config.streams[moved].shards
     streams = {
         name: stream.model_copy(update={"shards": str(shards)}) if stream.shards == old else stream
         for name, stream in config.streams.items()

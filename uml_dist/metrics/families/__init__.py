@@ -7,6 +7,7 @@ from .lesion_ranking import LesionRanking
 from .lesions import Lesions
 from .pixel_classes import PixelClasses
 from .surfaces import Surfaces
+from .tasks import Tasks
 
 STANDARD: tuple[MetricFamily, ...] = (ImageClasses(), PixelClasses(), Lesions(), LesionRanking())
 """The families of every recipe that does not name others."""
@@ -21,4 +22,5 @@ __all__ = [
     "MetricFamily",
     "PixelClasses",
     "Surfaces",
+    "Tasks",
 ]

@@ -14,6 +14,7 @@ from .. import weighted
 from ..columns import Columns
 from ..weighted import Metric
 from .family import Definition, MetricFamily, absent_class
+from .tasks import TASKS, task_metrics, task_requirements
 
 CALIBRATION_BINS = 15
 
@@ -32,8 +33,7 @@ class ImageClasses(MetricFamily):
         "auroc": Definition(
             "area under the ROC curve of the second of two classes, else the mean of each class against the rest"
         ),
-        "auroc_tasks": Definition("mean of the areas under the ROC curve of the data set's binary tasks"),
-        "auroc_": Definition("area under the ROC curve of a binary task of the data set"),
+        **TASKS,
         "image_ece": Definition(
             "expected calibration error of the most probable class in 15 bins of equal width, over labelled cases",
             lower_is_better=True,
@@ -74,14 +74,9 @@ class ImageClasses(MetricFamily):
         numbers = [1] if classes == 2 else range(classes)
         one_against_rest = [weighted.auroc(label == number, probability[:, number], labelled) for number in numbers]
         yield "auroc", weighted.mean_of(one_against_rest)
-        tasks = {
-            name: weighted.auroc(np.isin(label, positive), probability[:, list(positive)].sum(1), labelled)
-            for name, positive in manifest.tasks.items()
-        }
-        if tasks:
-            yield "auroc_tasks", weighted.mean_of(list(tasks.values()))
-        for name, task in tasks.items():
-            yield f"auroc_{name}", task
+        yield from task_metrics(
+            columns, {name: probability[:, list(positive)].sum(1) for name, positive in manifest.tasks.items()}
+        )
         confidence = probability.max(1)
         place = np.minimum(np.nan_to_num(confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
         inside = (place[:, None] == np.arange(CALIBRATION_BINS)) & labelled[:, None]
@@ -98,13 +93,7 @@ class ImageClasses(MetricFamily):
         every = labels or absent_class(manifest, [frozenset({number}) for number in numbers])
         lacks = {"image_nll": labels, "accuracy": labels, "balanced_accuracy": every, "macro_f1": every}
         lacks["auroc"] = every or ("a second class" if len(numbers) < 2 else "")
-        tasks = {
-            f"auroc_{name}": labels or absent_class(manifest, [frozenset(positive), numbers - set(positive)])
-            for name, positive in manifest.tasks.items()
-        }
-        if tasks:
-            lacks["auroc_tasks"] = next(filter(None, tasks.values()), "")
-        lacks |= tasks
+        lacks |= task_requirements(manifest, manifest.tasks)
         return lacks | dict.fromkeys(("image_ece", "image_error_auroc_vacuity", "image_error_auroc_entropy"), labels)
 
     def table(self, columns: Columns) -> Mapping[str, Iterable[Any]]:
