@@ -64,6 +64,8 @@ def train_plainly(tree: dict[str, Any]) -> Trace:
             for name in result.losses:
                 settings, optimizer = config.optimizer_of(name), optimizers[name]
                 parameters = list(networks[name].parameters())
+                for parameter in parameters:  # one that this phase does not use learns nothing
+                    parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 trace.gradient[name] = flat(parameter.grad for parameter in parameters)
                 if settings.clip:
                     nn.utils.clip_grad_norm_(parameters, settings.clip)

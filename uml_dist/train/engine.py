@@ -100,9 +100,17 @@ def step_engine(engine: deepspeed.DeepSpeedEngine) -> Tensor | float | None:
     complete = gradients_complete(engine)
     norm = None
     if complete and not engine.zero_optimization():
+        _fill_gradients(module_of(engine))
         norm = nn.utils.get_total_norm([p.grad for p in module_of(engine).parameters() if p.grad is not None])
     engine.step()
     return norm if norm is not None or not complete else engine.get_global_grad_norm()
+
+
+def _fill_gradients(module: nn.Module) -> None:
+    """Give zero gradients to parameters that this phase does not use, as DeepSpeed does at ZeRO 1 to 3."""
+    for parameter in module.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 @contextmanager
