@@ -1,5 +1,6 @@
 """Dry runs of every shipped configuration, on shards that its own commands make from tiny raw data."""
 
+import json
 import re
 import shlex
 import tomllib
@@ -11,6 +12,7 @@ from commands import command_of, load_script
 from layouts import RAW
 from published import checkpoint, save
 from uml_dist.config.loading import read_config
+from uml_dist.config.schema import StreamConfig
 from uml_dist.train.setup import prepare
 from uml_shards.importers import find_importer
 from uml_shards.read.split import open_split
@@ -25,6 +27,22 @@ def commands(path: Path) -> list[tuple[str, str]]:
     """Return the data set and further arguments of each `make shards` in a configuration's comments."""
     text = path.read_text(encoding="utf-8")
     return COMMAND.findall(text) or ([("phantom", "")] if "`make shards` makes them" in text else [])
+
+
+def choices(path: Path) -> list[dict[str, str]]:
+    """Return the ways to make the shards of a configuration: data set -> further arguments of its command.
+
+    Several commands for one data set are alternatives; those for different data sets belong together.
+    """
+    found = commands(path)
+    if len({dataset for dataset, _ in found}) == 1:
+        return [dict([command]) for command in found]
+    return [dict(found)]
+
+
+def data_sets(stream: StreamConfig) -> list[str]:
+    """Return the names of the data sets of a stream."""
+    return [shards.removeprefix("data/shards/") for shards in (stream.shards, *stream.more_shards)]
 
 
 @pytest.fixture(scope="module")
@@ -50,37 +68,45 @@ def shards_of(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("path", "dataset", "arguments"),
-    [pytest.param(path, *found, id=f"{path.stem} {found[1]}".strip()) for path in CONFIGS for found in commands(path)],
+    ("path", "choice"),
+    [
+        pytest.param(path, choice, id=f"{path.stem} {' '.join(choice.values())}".strip())
+        for path in CONFIGS
+        for choice in choices(path)
+    ],
 )
-def test_dry_run_of_every_configuration_succeeds_on_shards_of_its_data_set(
-    path, dataset, arguments, shards_of, monkeypatch, capsys, tmp_path
+def test_dry_run_of_every_configuration_succeeds_on_shards_of_its_data_sets(
+    path, choice, shards_of, monkeypatch, capsys, tmp_path
 ):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    config, shards = read_config(path), shards_of(dataset, arguments)
-    listed = [name for name, stream in config.streams.items() if stream.labelled_ids]
-    ids = tmp_path / "labelled.txt"
-    if listed:
-        draw = ["draw", str(shards / "train"), "--labelled", "2", "--out", str(ids), "--quiet"]
-        assert load_script(LAUNCHERS / "shards.py").main(draw) == 0
+    config = read_config(path)
+    shards = {dataset: shards_of(dataset, arguments) for dataset, arguments in choice.items()}
+    ids, words, expected = tmp_path / "labelled.txt", [], {}
+    for name, stream in config.streams.items():
+        first, *more = (shards[dataset] for dataset in data_sets(stream))
+        words.append(f"streams.{name}.shards={first}")
+        if more:
+            words.append(f"streams.{name}.more_shards={json.dumps([str(one) for one in more])}")
+        if stream.labelled_ids and not ids.exists():
+            draw = ["draw", str(first / "train"), "--labelled", "2", "--out", str(ids), "--quiet"]
+            assert load_script(LAUNCHERS / "shards.py").main(draw) == 0
+        words += [f"streams.{name}.labelled_ids={ids}"] if stream.labelled_ids else []
+        samples = sum(len(open_split(one / "train")) for one in (first, *more))
+        listed = {"all": samples, "labelled": 2, "unlabelled": samples - 2}
+        expected[name] = listed[stream.part] if stream.labelled_ids or stream.part == "all" else r"\d+"
     run = command_of(load_script(LAUNCHERS / "train.py"), monkeypatch, capsys)
-    words = [f"streams.{name}.shards={shards}" for name in config.streams]
-    words += [f"streams.{name}.labelled_ids={ids}" for name in listed]
     code, printed, error = run("--config", path, "--num_gpus", "1", "--dry-run", *words)
     assert (code, error) == (0, "")
-    samples = len(open_split(shards / "train"))
-    sizes = {"labelled": 2, "unlabelled": samples - 2} if listed else {}
-    for name, stream in config.streams.items():
-        size = samples if stream.part == "all" else sizes.get(stream.part, r"\d+")
-        assert re.search(rf"^stream {name}: {size} samples of ", printed, re.MULTILINE)
+    for name, samples in expected.items():
+        assert re.search(rf"^stream {name}: {samples} samples of ", printed, re.MULTILINE)
     assert re.search(r"^\w+ +[\d,]+ +[\d.]+ MB", printed, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_configuration_names_the_command_that_makes_its_shards(path):
-    wanted = {f"data/shards/{dataset}" for dataset, _ in commands(path)}
-    assert {stream.shards for stream in read_config(path).streams.values()} == wanted
+def test_every_configuration_names_the_commands_that_make_its_shards(path):
+    made = {dataset for dataset, _ in commands(path)}
+    assert {dataset for stream in read_config(path).streams.values() for dataset in data_sets(stream)} == made
 
 
 def write_published_weights(text: str, folder: Path) -> str:
