@@ -9,6 +9,7 @@ from .errors import UmlError
 RECIPES = {
     "uml": "uml_dist.recipes.uml.recipe:UmlRecipe",
     "ugmcl": "uml_dist.recipes.ugmcl.recipe:UgmclRecipe",
+    "collab": "uml_dist.recipes.collab.recipe:CollabRecipe",
 }
 """Built-in name -> module:class. A class is imported when its name is looked up, so that no other recipe is loaded."""
 

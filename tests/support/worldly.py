@@ -161,3 +161,21 @@ def start_apart(tree: dict[str, Any], run: str) -> tuple[Any, str]:
             return train_rank(setup, Start(Path(run), resume), Devices("cpu")), output.getvalue()
         except SystemExit as left:
             return left.code, output.getvalue()
+
+
+def train_in_pieces(tree: dict[str, Any], run: str, stops: Sequence[int | None]) -> list[Trace]:
+    """Train in a run folder, stopped as if killed before each of these steps, and resumed."""
+    return [train(tree, run, stop_at=stop_at) for stop_at in stops]
+
+
+def parameters_of_optimizers(tree: dict[str, Any]) -> dict[str, tuple[list[int], list[int]]]:
+    """Return for each network the ids of its parameters, and of those that its optimiser changes, at ZeRO 0."""
+    owned: dict[str, tuple[list[int], list[int]]] = {}
+
+    class Watch(Hook):
+        def before_update(self, network: str, engine: Any, progress: Any) -> None:
+            changed = [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]
+            owned[network] = tuple(sorted(map(id, each)) for each in (engine.module.parameters(), changed))
+
+    train(tree, hooks=[Watch()])
+    return owned

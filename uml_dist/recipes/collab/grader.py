@@ -66,7 +66,12 @@ class Grader(nn.Module):
             so that memory hardly depends on the number of lesions. Otherwise all go through the high part together, as
             one larger batch; batch norm needs this, since it takes its statistics over all lesions.
         checkpointing: whether to recompute the activations of the trunk for the image itself, too.
+
+    Attributes:
+        attended: bool tensor, whether the attention has learnt; before, grades by attention mean nothing.
     """
+
+    attended: Tensor
 
     def __init__(
         self,
@@ -89,6 +94,7 @@ class Grader(nn.Module):
         self.attention = nn.ModuleList(LesionAttention(trunk.low_width, width, norm) for _ in range(refined))
         self.gate = nn.Linear(trunk.high_width, width) if attention == "full" else None
         self.join = nn.Linear(lesions * trunk.high_width, trunk.high_width) if attention != "none" else None
+        self.register_buffer("attended", torch.zeros((), dtype=torch.bool))
         self.head = OrdinalHead(trunk.high_width, grades) if ordinal else nn.Linear(trunk.high_width, grades)
 
     def features(self, image: Tensor) -> GraderFeatures:
@@ -110,6 +116,8 @@ class Grader(nn.Module):
         low = self._low(image) if features is None else features.low
         if maps is None or self.join is None:
             return GraderOutput(self._logits(self._high(low)), None)
+        if self.training:
+            self.attended.fill_(True)
         gate = None
         if self.gate:
             low, for_gate = fork(low, 2)
