@@ -33,6 +33,8 @@ ABLATION = (
     Row("95 % Hausdorff distance", "hd95", "less", digits=2),
     Row("mean surface distance", "asd", "less", digits=2),
     Row("missing or invented classes", "surface_failures", "less", digits=1),
+    Row("AUPR of the lesions", "aupr", "more"),
+    Row("quadratic kappa of the grade", "quadratic_kappa", "more"),
     Row("AUROC of the class", "auroc", "more"),
     Row("accuracy of the class", "accuracy", "more"),
     Row("ECE of the class", "image_ece", "less"),
