@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from collab_recipes import SIDE, batch_of, batches_of, networks_of, progress_of, recipe_of
+from manifests import manifest_of
+from uml_dist.config.loading import validate
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.errors import UmlError
 from uml_dist.recipes.collab.phases import ADVERSARY, ATTENTION, GRADES, LESIONS, TOGETHER
+from uml_dist.recipes.collab.recipe import CollabRecipe
 
 SWITCHES = ({}, {"evidential": True, "evidence_weighting": True}, {"pseudo": "hard", "discriminator_real": "masks"})
 
@@ -166,3 +169,19 @@ def test_notes_name_grades_that_no_image_has():
 def test_settings_that_do_not_fit_are_refused(words, message):
     with pytest.raises(UmlError, match=message):
         recipe_of(**words)
+
+
+def test_classes_of_images_with_masks_are_the_grades_or_unknown():
+    recipe = recipe_of()
+    manifest, others = recipe.manifests["image"], manifest_of(mask_classes=(), mask_names=recipe.lesions)
+    with pytest.raises(UmlError, match="the classes of stream pixel are benign, malignant, but the grades of stream"):
+        CollabRecipe(recipe.config, {"pixel": others, "image": manifest})
+    unknown = manifest_of(classes=(), labelled=0, mask_classes=(), mask_names=recipe.lesions)
+    assert CollabRecipe(recipe.config, {"pixel": unknown, "image": manifest}).grades == recipe.grades
+
+
+def test_weight_decay_of_adam_is_refused():
+    config = recipe_of().config
+    tree = {**config.model_dump(exclude_none=True), "networks": {"grader": {"optimizer": {"weight_decay": 1e-4}}}}
+    with pytest.raises(UmlError, match=r"weight_decay = 0.0001 of grader with adam would shrink weights"):
+        CollabRecipe(validate(tree, "test"), recipe_of().manifests)

@@ -190,12 +190,18 @@ class CollabRecipe(Recipe[CollabConfig]):
         return "evidential" if self.objective.evidential else self.objective.grade_loss
 
     def _check(self) -> None:
-        """Check the sizes of the images, the optimisers and the terms of the objective.
+        """Check the classes and sizes of the images, the optimisers and the terms of the objective.
 
         Raises:
-            UmlError: the streams differ in size, the size does not fit the networks, an optimiser would change what a
-                phase does not use, or there is no attention to learn from.
+            UmlError: the streams differ in classes or size, the size does not fit the networks, an optimiser would
+                change what a phase does not use, or there is no attention to learn from.
         """
+        classes = self.manifests["pixel"].classes
+        if classes not in ((), self.grades):
+            raise UmlError(
+                f"the classes of stream pixel are {', '.join(classes)}, but the grades of stream image are "
+                f"{', '.join(self.grades)}: make the shards of one of them again"
+            )
         streams, default = self.config.streams, self.config.data.size
         pixel, image = (streams[name].size or default for name in STREAMS)
         if pixel != image:
