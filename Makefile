@@ -93,11 +93,14 @@ gpu-check: ## run all checks that need a GPU, in 9 minutes, with PYTHON= (torch 
 cluster-check: $(STAMP) ## check ZeRO stages, all-reduce, resume and images/s on your GPUs, or with ARGS=--cpu on 4 CPU processes
 	$(BIN)/python launchers/cluster_check.py $(ARGS)
 
-test: lint test-kernels ## lint and all tests except those on real images: quick ones first, then those of several processes
-	$(BIN)/python -m pytest -m "not real" $(ARGS)
+test: lint test-kernels test-quick test-distributed ## lint and all tests except those on real images, quick ones first
+
+# Tests of one process share the cores; tests of several processes need them all.
+SHARED := OMP_NUM_THREADS=1
+PARALLEL := -n auto --maxprocesses 4
 
 test-kernels: $(STAMP) ## test the kernels in Triton's interpreter on the CPU
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels $(ARGS)
+	$(SHARED) TRITON_INTERPRET=1 $(BIN)/python -m pytest $(PARALLEL) tests/kernels $(ARGS)
 
 test-triton: $(STAMP) ## test the kernels, interpreted and compiled, with each version of Triton in TRITONS=
 	@for version in $(TRITONS); do \
@@ -108,7 +111,7 @@ test-triton: $(STAMP) ## test the kernels, interpreted and compiled, with each v
 	done
 
 test-quick: $(STAMP) ## run the single-process tests
-	$(BIN)/python -m pytest -m "not distributed and not launch and not real" $(ARGS)
+	$(SHARED) $(BIN)/python -m pytest $(PARALLEL) -m "not distributed and not launch and not real" $(ARGS)
 
 test-distributed: $(STAMP) ## run the multi-process tests, and those that start the launcher
 	$(BIN)/python -m pytest -m "(distributed or launch) and not real" $(ARGS)
