@@ -21,7 +21,7 @@ from monai.inferers.utils import sliding_window_inference
 from monai.networks.nets.basic_unet import BasicUNet
 from torch import Tensor, nn
 
-from step_report import machine
+from bench_machine import facts
 from uml_dist.batch import Batch, Prediction
 from uml_dist.config.evaluating import WindowsConfig
 from uml_dist.evaluate.windows import Windows
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seconds = seconds_of(ways, chosen.rounds, device)
             rates = {f"{name}_windows_per_second": number / value for name, value in seconds.items()}
             rows.append({"batch": size, "windows": number, **rates})
-    print(f"windows per second, {chosen.window} in a volume of {chosen.volume}, on {machine()['processor']}\n")
+    print(f"windows per second, {chosen.window} in a volume of {chosen.volume}, on {facts()['processor']}\n")
     print(f"{'batch':>5} {'windows':>8} {'ours':>9} {'MONAI':>9} {'network alone':>14}")
     for row in rows:
         ours, monai, alone = (row[f"{name}_windows_per_second"] for name in ("ours", "monai", "network"))
@@ -106,10 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setting = {name: "x".join(map(str, getattr(chosen, name))) for name in ("volume", "window")}
     chosen.out.mkdir(parents=True, exist_ok=True)
     with (chosen.out / "windows.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *setting, "features", "device", *machine()])
+        writer = csv.DictWriter(file, [*rows[0], *setting, "features", "device", *facts()])
         writer.writeheader()
         writer.writerows(
-            {**row, **setting, "features": chosen.features, "device": device.type, **machine()} for row in rows
+            {**row, **setting, "features": chosen.features, "device": device.type, **facts()} for row in rows
         )
     print(f"written to {chosen.out}/windows.csv")
 

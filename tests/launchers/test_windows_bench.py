@@ -1,6 +1,10 @@
 """The benchmark of sliding windows runs, and counts the windows that it times."""
 
 import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
 
@@ -19,6 +23,12 @@ def test_each_size_of_batch_has_a_row_of_rates(tmp_path, capsys, monkeypatch):
     for name in ("ours", "monai", "network"):
         assert all(float(row[f"{name}_windows_per_second"]) > 0 for row in rows)
     assert "network alone" in capsys.readouterr().out
+
+
+def test_the_program_needs_nothing_from_the_tests():
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    program = Path(__file__).parents[2] / "launchers" / "bench" / "windows.py"
+    subprocess.run([sys.executable, program, "--help"], check=True, capture_output=True, env=environment)
 
 
 def test_both_ways_predict_the_same():
