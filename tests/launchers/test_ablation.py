@@ -21,12 +21,14 @@ from comparison_results import Comparison, Result, compare
 from comparison_rows import ABLATION
 from ellipsoids import make_ellipsoids
 from run_seconds import seconds_of_step
+from spots import make_spots
 from uml_dist.config.loading import differences, validate
 from uml_dist.errors import UmlError
 
 LAUNCHERS = Path(__file__).parents[2] / "launchers"
 BENCH = LAUNCHERS / "bench" / "ablation.py"
 ARMS = LAUNCHERS / "bench" / "ugmcl_arms.toml"
+COLLAB_ARMS = LAUNCHERS / "bench" / "collab_arms.toml"
 
 TWO = """
 config = "{config}"
@@ -124,6 +126,17 @@ def test_all_shipped_arms_have_equal_steps_batches_and_augmentation(ellipsoids, 
     assert set(numbers.values()) == {2}
     assert file.arms["all_labelled"].has_other_labels
     assert not file.arms["ugmcl"].has_other_labels
+
+
+def test_shipped_arms_of_collab_give_each_network_equal_steps(tmp_path):
+    file = read_arms(COLLAB_ARMS)
+    shards = make_spots(tmp_path / "spots", number=24)
+    bench = replace(bench_of(file, shards, tmp_path), words=("train.steps=100",))
+    jobs = jobs_of(file, bench, labelled=12)
+    assert [job.method for job in jobs] == list(file.arms)
+    for network, expected in (("generator", 70), ("grader", 60)):
+        steps = [sum(steps for phase, steps in job.setup.phases if network in phase.learns) for job in jobs]
+        assert steps == [expected] * len(jobs), network
 
 
 def test_settings_of_the_command_line_are_shared_or_of_one_arm(ellipsoids, tmp_path):
