@@ -34,9 +34,7 @@ def test_cross_entropy_weighs_each_lesion_and_leaves_out_what_is_not_known():
         p = 1 / (1 + math.exp(-z))
         errors.append(-positive[place[1]] * math.log(p) if y else -math.log(1 - p))
     assert len(errors) == batch.mask.numel() - 35
-    terms = loss.labelled(scores, batch, with_dice=False)
-    assert terms["cross_entropy"].item() == pytest.approx(sum(errors) / len(errors), rel=1e-5)
-    assert "dice" not in terms
+    assert loss.labelled(scores, batch).item() == pytest.approx(sum(errors) / len(errors), rel=1e-5)
 
 
 def test_dice_is_the_mean_over_the_maps_of_images_with_masks():
@@ -49,7 +47,7 @@ def test_dice_is_the_mean_over_the_maps_of_images_with_masks():
         known = batch.mask[0, lesion] != 255
         p, y = probability[lesion][known], (batch.mask[0, lesion][known] == 1).double()
         expected.append(1 - (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1))
-    dice = loss.labelled(scores, batch, with_dice=True)["dice"]
+    dice = loss.dice(LesionMaps.of(scores).probability, batch)
     assert dice.item() == pytest.approx(float(sum(expected)) / 3, rel=1e-5)
 
 
@@ -60,7 +58,7 @@ def test_evidence_of_a_lesion_is_learnt_by_the_evidential_loss_of_two_classes():
     loss = LesionLoss(whole_of(lesion_pixels=counted.sum()), (1.0,) * 3, kl=kl)
     each = evidential_loss(scores, batch.mask, kl, dim=2, reduction="none")
     expected = each[counted].mean().item()
-    assert loss.labelled(scores, batch, with_dice=False)["cross_entropy"].item() == pytest.approx(expected, rel=1e-5)
+    assert loss.labelled(scores, batch).item() == pytest.approx(expected, rel=1e-5)
     maps = LesionMaps.of(scores)
     evidence = torch.nn.functional.softplus(scores)
     strength = evidence.sum(2) + 2

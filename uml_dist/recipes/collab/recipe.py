@@ -135,15 +135,15 @@ class CollabRecipe(Recipe[CollabConfig]):
         vacuities: dict[str, Tensor] = {}
         if "generator" in turn:
             scores = self._scores(networks["generator"], batches, "discriminator" in turn or "presence" in targets)
-            losses["generator"], more = self._generator_loss(scores, batches, targets, networks, progress, whole)
+            maps = {name: LesionMaps.of(each) for name, each in scores.items()}
+            losses["generator"], more = self._generator_loss(scores, maps, batches, targets, networks, progress, whole)
             terms |= more
             if "discriminator" in turn and not self._skips(whole):
-                maps = {name: LesionMaps.of(each.detach()).probability for name, each in scores.items()}
-                losses["discriminator"] = Adversary(self.objective, batches).loss(
-                    networks["discriminator"], maps, whole
-                )
-            vacuity = LesionMaps.of(scores["pixel"].detach()).vacuity
-            vacuities |= {} if vacuity is None else {"pixel": vacuity.mean()}
+                seen = {name: each.probability.detach() for name, each in maps.items()}
+                adversary = Adversary(self.objective, batches)
+                losses["discriminator"] = adversary.loss(networks["discriminator"], seen, whole)
+            vacuity = maps["pixel"].vacuity
+            vacuities |= {} if vacuity is None else {"pixel": vacuity.detach().mean()}
         if "grader" in turn:
             image = batches["image"]
             graded = networks["grader"](image.image, targets.get("maps"), _features(targets))
@@ -274,6 +274,7 @@ class CollabRecipe(Recipe[CollabConfig]):
     def _generator_loss(
         self,
         scores: Mapping[str, Tensor],
+        maps: Mapping[str, LesionMaps],
         batches: Mapping[str, Batch],
         targets: Mapping[str, Tensor],
         networks: Mapping[str, nn.Module],
@@ -283,17 +284,20 @@ class CollabRecipe(Recipe[CollabConfig]):
         """Return the weighted sum of labelled masks, pseudo masks and deception, and these terms."""
         weights = self.objective.weights
         lesions = LesionLoss(whole, self.positive, self.objective.kl_weight(progress.fraction))
-        terms = lesions.labelled(scores["pixel"], batches["pixel"], weights.dice > 0)
+        pixel = batches["pixel"]
+        terms = {"cross_entropy": lesions.labelled(scores["pixel"], pixel)}
         loss = terms["cross_entropy"]
-        if "dice" in terms:
+        if weights.dice > 0:
+            terms["dice"] = lesions.dice(maps["pixel"].probability, pixel)
             loss = loss + weights.dice * terms["dice"]
         if "presence" in targets:
             terms["pseudo"] = lesions.pseudo(scores["image"], targets["presence"], targets["pseudo_weight"])
             loss = loss + self.objective.semi_supervised_weight(progress) * terms["pseudo"]
         if "discriminator" in learning(self.objective, progress):
-            maps = LesionMaps.of(scores["image"]).probability
             adversary = Adversary(self.objective, batches)
-            terms["deception"] = adversary.deception(frozen(networks["discriminator"]), maps, whole)
+            terms["deception"] = adversary.deception(
+                frozen(networks["discriminator"]), maps["image"].probability, whole
+            )
             loss = loss + weights.adversarial * terms["deception"]
         return loss, terms
 

@@ -12,7 +12,6 @@ from uml_shards.sample import IGNORE
 
 from ...batch import Batch
 from ...distributed.global_batch import GlobalBatch
-from .lesions import LesionMaps
 
 ABSENT = -1
 
@@ -41,16 +40,21 @@ class LesionLoss:
     positive: Sequence[float]
     kl: float
 
-    def labelled(self, scores: Tensor, batch: Batch, with_dice: bool) -> Terms:
-        """Return cross-entropy and, if wanted, Dice loss of scores for images with masks."""
+    def labelled(self, scores: Tensor, batch: Batch) -> Tensor:
+        """Return the cross-entropy of scores with the masks of images that have them."""
         counted = counted_pixels(batch)
-        presence = ((batch.mask == 1) & counted).float()
+        presence = _presence(batch, counted)
         positive = presence.new_tensor(self.positive)[:, None, None]
         errors = self._errors(scores, presence, counted * (1.0 + (positive - 1.0) * presence))
-        terms = {"cross_entropy": self.whole.mean(errors, "lesion_pixels")}
-        if with_dice:
-            terms["dice"] = self._dice(LesionMaps.of(scores).probability, presence, counted)
-        return terms
+        return self.whole.mean(errors, "lesion_pixels")
+
+    def dice(self, probability: Tensor, batch: Batch) -> Tensor:
+        """Return the mean of 1 - Dice over the maps (B, L, H, W) of images that have masks."""
+        counted = counted_pixels(batch)
+        presence, probability = _presence(batch, counted), probability * counted
+        both, sums = (value.flatten(2).sum(2) for value in (probability * presence, probability + presence))
+        losses = (1.0 - (2.0 * both + SMOOTH) / (sums + SMOOTH)).mean(1)
+        return self.whole.mean((losses * counted.flatten(1).any(1)).sum(), "masked")
 
     def pseudo(self, scores: Tensor, presence: Tensor, weight: Tensor) -> Tensor:
         """Return the cross-entropy of scores with pseudo masks and their weights (B, L, H, W)."""
@@ -65,12 +69,10 @@ class LesionLoss:
         sums = evidential_sums(scores, target, dice="none", dim=2, weight=weight)
         return (sums.cross_entropy + self.kl * sums.kl).sum()
 
-    def _dice(self, probability: Tensor, presence: Tensor, counted: Tensor) -> Tensor:
-        """Return the mean of 1 - Dice over the maps of images with masks."""
-        probability = probability * counted
-        both, sums = (value.flatten(2).sum(2) for value in (probability * presence, probability + presence))
-        losses = (1.0 - (2.0 * both + SMOOTH) / (sums + SMOOTH)).mean(1)
-        return self.whole.mean((losses * counted.flatten(1).any(1)).sum(), "masked")
+
+def _presence(batch: Batch, counted: Tensor) -> Tensor:
+    """Return (B, L, H, W) float32, 1 where a pixel has a lesion, 0 also where that is not known."""
+    return ((batch.mask == 1) & counted).float()
 
 
 def grade_loss(logits: Tensor, batch: Batch, whole: GlobalBatch, kind: str, kl: float) -> Tensor:
