@@ -125,7 +125,7 @@ RAW/derived_seg_to_grading.csv      optional, not part of IDRiD: the grades, see
         for stem, path in find_photographs(folder, self.note).items():
             image = stem.removesuffix(f"_{ending}")
             if image == stem or image not in images:
-                raise ShardError(f"{path} is no mask of an image: the file must be named IMAGE_{ending}")
+                raise ShardError(f"{path} belongs to no image: name it after its image, IMAGE_{ending}")
             found[image] = path
         if absent := len(images) - len(found):
             self.note(f"images of {split} without a file of {name}: its mask is empty", absent)

@@ -94,7 +94,7 @@ RAW/derived_seg_to_grading.csv      not part of IDRiD: images that are also in p
                     f"{self.raw} contains no {FILE}, so leaks between IDRiD's parts A and B cannot be excluded: name "
                     "the table with twins=FILE, or accept them with leaks=keep"
                 )
-            self.note("images that may also be in part A, as there is no table of twins (leaks=keep)", images)
+            self.note("images that may also be in part A, without a table of twins (leaks=keep)", images)
         return twins or Twins({}, {}, {})
 
     def _kept(

@@ -22,7 +22,7 @@ _EDGE = 0.1
 0.2 give the same box within 8 of 4288 pixels."""
 
 _DARK = 0.25
-"""The margin is at most so bright, as a fraction of the brightest percentile; otherwise there is no black margin."""
+"""Largest brightness of a black margin, as a fraction of the brightest percentile."""
 
 _CHORD = 0.05
 """Rows and columns with fewer bright blocks than this fraction of the longest one are outside: specks do not count, and

@@ -206,7 +206,7 @@ def test_a_mask_that_cannot_be_used_is_reported_in_one_line(raw, damage, reason)
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda raw: idrid_image(raw, "train", "IDRiD_04").unlink(), r"IDRiD_04_MA\.tif is no mask of an image"),
+        (lambda raw: idrid_image(raw, "train", "IDRiD_04").unlink(), r"IDRiD_04_MA\.tif belongs to no image"),
         (lambda raw: red(DRAWN).save(idrid_mask(raw, "test", "IDRiD_55", "MA").with_name("IDRiD_55.tif")), "_MA$"),
         (empty, r"a\. Training Set contains no images"),
         (lambda raw: (raw / "A. Segmentation").rename(raw / "A"), r"folder .*a\. Training Set is missing"),

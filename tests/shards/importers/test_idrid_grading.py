@@ -84,7 +84,7 @@ def test_without_the_table_of_twins_leaks_have_to_be_accepted(raw, tmp_path):
     assert "\n" not in str(caught.value)
     importer = importer_of(raw, leaks="keep")
     assert len(labels_of(importer)["train"]) == 20
-    assert importer.take_notes()["images that may also be in part A, as there is no table of twins (leaks=keep)"] == 30
+    assert importer.take_notes()["images that may also be in part A, without a table of twins (leaks=keep)"] == 30
     assert "train-IDRiD_005" not in labels_of(importer_of(raw, twins=str(table)))["train"]
 
 

@@ -133,7 +133,7 @@ def test_an_owner_that_was_replaced_while_it_did_not_run_learns_of_it(tmp_path, 
     assert json.loads((tmp_path / OWNER).read_text())["host"] == "node7"
 
 
-def test_a_damaged_record_is_no_owner(tmp_path):
+def test_a_damaged_record_does_not_own_the_folder(tmp_path):
     for text in ("", "{", "[1]", "[" * 100_000):
         (tmp_path / OWNER).write_text(text)
         Owner(tmp_path).release()
