@@ -5,6 +5,8 @@ import os
 import stat
 from pathlib import Path
 
+from .tally import count
+
 
 def open_regular(path: str | Path) -> int:
     """Open a regular file for reading and return its descriptor.
@@ -40,13 +42,14 @@ def read_range(descriptor: int, size: int, offset: int) -> bytes:
         OSError: the disk has failed.
     """
     data = os.pread(descriptor, size, offset)
-    if len(data) == size:
-        return data
-    parts = [data]  # Linux reads at most 0x7ffff000 bytes at once
-    while parts[-1]:
-        offset, size = offset + len(parts[-1]), size - len(parts[-1])
-        parts.append(os.pread(descriptor, size, offset))
-    return b"".join(parts)
+    if len(data) < size:
+        parts = [data]  # Linux reads at most 0x7ffff000 bytes at once
+        while parts[-1]:
+            offset, size = offset + len(parts[-1]), size - len(parts[-1])
+            parts.append(os.pread(descriptor, size, offset))
+        data = b"".join(parts)
+    count("shard_read_bytes", len(data))
+    return data
 
 
 def read_into(descriptor: int, buffer: memoryview, offset: int) -> int:
@@ -56,6 +59,7 @@ def read_into(descriptor: int, buffer: memoryview, offset: int) -> int:
         OSError: the disk has failed.
     """
     done = 0
-    while done < len(buffer) and (count := os.preadv(descriptor, [buffer[done:]], offset + done)):
-        done += count
+    while done < len(buffer) and (more := os.preadv(descriptor, [buffer[done:]], offset + done)):
+        done += more
+    count("shard_read_bytes", done)
     return done

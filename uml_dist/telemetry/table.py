@@ -132,8 +132,10 @@ LOADING = (
     Metric("uml_samples_skipped_total", "counter", "Samples replaced by placeholders of zero weight.", ("reason",)),
     Metric("uml_shards_opened_total", "counter", "Shards opened by this rank's loaders."),
     Metric("uml_shard_read_bytes_total", "counter", "Bytes of samples read from shards by this rank's loaders."),
-    Metric("uml_cache_hits_total", "counter", "Remote shards that this rank's loaders found in the local cache."),
-    Metric("uml_cache_misses_total", "counter", "Remote shards that this rank's loaders copied to the local cache."),
+    Metric(
+        "uml_cache_hits_total", "counter", "Look-ups of remote files, also ahead of their use, that the cache answered."
+    ),
+    Metric("uml_cache_misses_total", "counter", "Look-ups of remote files for which the cache had to fetch them."),
 )
 """What is read."""
 

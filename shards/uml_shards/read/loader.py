@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from .. import tally
 from ..errors import ShardError, one_line
 from ..sample import Sample
 from .stream import Stream
@@ -27,14 +28,19 @@ WAIT_SECONDS = 600.0
 
 
 class _Packed:
-    """The batches of one request on their way from a worker; their tensors are in shared memory."""
+    """The batches of one request on their way from a worker, and what it has read since those before.
+
+    The batches' tensors are in shared memory.
+    """
 
     def __init__(self, batches: Mapping[str, Any]) -> None:
         # Here and not in the queue's own thread, which would lose the batches if this fails, and print a traceback.
         self._data = bytes(ForkingPickler.dumps(batches))
+        self._counts = tally.take()
 
     def unpack(self) -> dict[str, Any] | ShardError:
-        """Return the batches, or the error if they cannot be received."""
+        """Return the batches, or the error if they cannot be received; called once."""
+        tally.add(self._counts)
         try:
             return pickle.loads(self._data)
         except (OSError, RuntimeError, EOFError) as error:

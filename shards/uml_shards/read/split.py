@@ -28,6 +28,7 @@ from ..storage.cache import Cache
 from ..storage.prefetch import Prefetch
 from ..storage.storage import Storage, open_storage
 from ..storage.verified import Verify, check_size
+from ..tally import count
 from .names import with_names_of
 
 OPEN_FILES = 128
@@ -213,6 +214,7 @@ class Split:
             stated = self.manifest.shards[shard]
             with self._storage.tar(stated) as path:
                 file = _File(path, stated.bytes, self.path / stated.name)
+            count("shards_opened")
             if len(self._files) >= OPEN_FILES:
                 closed = next(iter(self._files))
                 self._files.pop(closed)

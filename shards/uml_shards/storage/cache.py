@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from ..address import Address
 from ..errors import ShardError
+from ..tally import count
 from .download import Content, download
 
 PRIVATE = 0o700
@@ -59,7 +60,10 @@ class Cache:
         with ExitStack() as held:
             try:
                 held.enter_context(_lock(folder, name))
-                if not _is_good(path, content, rehash):
+                if _is_good(path, content, rehash):
+                    count("cache_hits")
+                else:
+                    count("cache_misses")
                     _remove(path)
                     self._fetch(address, content, path)
                 now = time.time_ns()  # finer than the timestamps set by the system
