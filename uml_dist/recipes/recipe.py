@@ -143,6 +143,19 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Opinions:
+    """Opinions of one micro batch, for the metrics.
+
+    Attributes:
+        vacuity: (B,) of images, or (B, ...) of pixels, in (0, 1], without gradient.
+        classes: number of classes of each opinion; its strength is this number divided by its vacuity.
+    """
+
+    vacuity: Tensor
+    classes: int
+
+
+@dataclass(frozen=True)
 class MicroBatchResult:
     """Losses and logged values of one micro batch.
 
@@ -151,12 +164,17 @@ class MicroBatchResult:
             none in all micro batches of the step and on all ranks: decide by `Progress` and the counts of the global
             batch alone.
         terms: name -> scalar to be logged, such that the mean over ranks and micro batches is the value of the step.
-        vacuity: "image" or "pixel" -> mean vacuity, likewise.
+        opinions: "image" or "pixel" -> the opinions, of which the mean vacuity, likewise, and distributions are shown.
     """
 
     losses: Mapping[str, Tensor]
     terms: Mapping[str, Tensor]
-    vacuity: Mapping[str, Tensor] = field(default_factory=dict)
+    opinions: Mapping[str, Opinions] = field(default_factory=dict)
+
+    @property
+    def vacuity(self) -> dict[str, Tensor]:
+        """Mean vacuity by level."""
+        return {level: opinions.vacuity.mean() for level, opinions in self.opinions.items()}
 
 
 class Recipe(Registered, ABC, Generic[ConfigT]):

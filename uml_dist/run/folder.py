@@ -20,6 +20,7 @@ from uml_shards.text import printable
 from ..config.loading import dump
 from ..config.schema import RunConfig
 from ..errors import UmlError
+from .history import STARTS, read_history
 
 PACKAGES = ("uml-dist", "torch", "deepspeed", "triton", "webdataset", "numpy")
 
@@ -32,11 +33,15 @@ class RunFolder:
     Args:
         path: path of the folder, which is created when something is written.
         writes: whether this process writes.
+
+    Attributes:
+        started: when this object was made, at the start of a training, in seconds since 1970 (UTC).
     """
 
     def __init__(self, path: Path, writes: bool) -> None:
         self.path = path
         self.writes = writes
+        self.started = time.time()
         # Not a plain lock: a signal handler that writes the status may have interrupted the main thread doing so.
         self._lock = threading.RLock()
 
@@ -52,7 +57,19 @@ class RunFolder:
                 unfinished.unlink(missing_ok=True)
         self.write_config(config)
         self.forget_after(step)
+        self._note_start(step)
         self.write_status("running", step)
+
+    def _note_start(self, step: int) -> None:
+        """Append a line to starts.jsonl."""
+        if not self.writes:
+            return
+        record = {"attempt": read_history(self.path, step).attempt, "step": step, "time": round(self.started, 3)}
+        with self._writing(STARTS) as path:
+            before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+            # A kill may have cut the last line short.
+            lines = [*before.splitlines(), json.dumps(record)]
+            replace_text(path, "".join(line + "\n" for line in lines))
 
     def write_config(self, config: RunConfig) -> None:
         """Save the resolved configuration, with versions and command line as comments."""

@@ -3,29 +3,29 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from uml_shards.text import printable, shorten
+from uml_shards.errors import Reason
+from uml_shards.tally import Kind
 
-from .table import metric
+from .distributions import Distributions
+from .table import label_value, metric
 
 logger = logging.getLogger(__name__)
 
 MAX_SERIES = 1000
 """Label values of a metric that get a series; further ones are not recorded. A validation of many classes has most."""
 
-LABEL_LENGTH = 200
-"""Longest value of a label, in characters; the middle of a longer one is left out."""
-
 _KINDS = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 
 _FROM_ZERO = (
     *("uml_steps_total", "uml_images_total", "uml_data_wait_seconds_total", "uml_nonfinite_steps_total"),
     *("uml_checkpoint_failures_total", "uml_checkpoint_blocked_seconds_total"),
+    *("uml_shards_opened_total", "uml_shard_read_bytes_total"),
 )
 """Counters that are exported from the start, since Prometheus does not see an increase to a series' first value."""
 
@@ -73,6 +73,10 @@ class Metrics:
         self._set("uml_start_timestamp_seconds", time.time())
         for name in _FROM_ZERO:
             self._add(name, 0)
+        for reason in get_args(Reason):
+            self.record_skipped(reason, 0)
+        self._distributions = Distributions()
+        self.registry.register(self._distributions)
 
     def record_step(self, *, step: int, epoch: float, images: int, seconds: float, data_wait_seconds: float) -> None:
         """Record an optimiser step, using only values that need no synchronisation with the device.
@@ -118,6 +122,80 @@ class Metrics:
         for name, value in seconds.items():
             self._add("uml_phase_seconds_total", value, phase=name)
 
+    def record_progress(self, step: int, steps: int) -> None:
+        """Record how many of the run's steps are done."""
+        self._set("uml_global_step", step)
+        self._set("uml_planned_steps", steps)
+        self._set("uml_progress_ratio", step / steps if steps else math.nan)
+
+    def record_eta(self, seconds: float) -> None:
+        """Record the seconds that the remaining steps will take."""
+        self._set("uml_eta_seconds", seconds)
+
+    def record_recipe_phase(self, current: str, names: Sequence[str]) -> None:
+        """Record which phase of the recipe it is in, of all their names."""
+        for name in names:
+            self._set("uml_recipe_phase", float(name == current), name=name)
+
+    def record_goodput(self, seconds: float, ratio: float) -> None:
+        """Record productive seconds since the last call, and the share of all time that was productive so far."""
+        self._add("uml_productive_seconds_total", seconds)
+        self._set("uml_goodput_ratio", ratio)
+
+    def record_updates(self, updated: Mapping[str, bool]) -> None:
+        """Record for each network that should learn in a step whether it was updated."""
+        for network, done in updated.items():
+            self._add("uml_optimizer_steps_skipped_total", int(not done), network=network)
+
+    def record_nonfinite_step(self) -> None:
+        """Record a logging step with a loss or a gradient norm that is not finite."""
+        self._add("uml_nonfinite_steps_total", 1)
+
+    def record_opinions(self, level: str, bins: Sequence[float]) -> None:
+        """Record the numbers of opinions by vacuity and strength, as `bin_opinions` returns them."""
+        try:
+            self._distributions.add(level, bins)
+        except Exception as error:
+            self._warn("uml_opinion_vacuity", error)
+
+    def record_reading(self, counts: Mapping[Kind, int]) -> None:
+        """Record what was read from shards since the last call, as `uml_shards.tally.take` returns it."""
+        for kind, amount in counts.items():
+            self._add(f"uml_{kind}_total", amount)
+
+    def record_checkpoint(
+        self, kind: Literal["save", "load"], seconds: float, saved: float | None, size: int | None
+    ) -> None:
+        """Record a checkpoint that was saved or loaded, for which training has waited.
+
+        Args:
+            kind: which of both.
+            seconds: duration.
+            saved: when it was complete, seconds since 1970 (UTC); None if that is unknown.
+            size: bytes of its files; None if that is unknown, as on ranks that have not written it.
+        """
+        self._observe("uml_checkpoint_seconds", seconds, kind=kind)
+        self._add("uml_checkpoint_blocked_seconds_total", seconds)
+        if saved is not None:
+            self._set("uml_checkpoint_last_success_timestamp_seconds", saved)
+        if size is not None:
+            self._set("uml_checkpoint_bytes", size)
+
+    def record_failed_save(self) -> None:
+        """Record that a checkpoint could not be written."""
+        self._add("uml_checkpoint_failures_total", 1)
+
+    def record_build(self, versions: Mapping[str, str], driver: str = "") -> None:
+        """Record the versions of software.
+
+        Args:
+            versions: by name of the package, and "python"; "" in the metric where one is missing.
+            driver: version of the GPUs' driver; "" without one.
+        """
+        named = {"version": "uml-dist"} | {name: name for name in ("python", "torch", "deepspeed", "triton")}
+        found = {label: versions.get(name, "") for label, name in named.items()}
+        self._set("uml_build_info", 1.0, **found, driver=driver)
+
     def record_validation(self, metrics: Mapping[str, float]) -> None:
         """Record the metrics of a validation, by name."""
         for name, value in metrics.items():
@@ -130,13 +208,13 @@ class Metrics:
     def _replace(self, name: str, label: str, values: Mapping[str, float]) -> None:
         """Set a gauge with one label, and remove the values of the label that are not given."""
         series = self._series.get(name, {})
-        for gone in series.keys() - {(_label(key),) for key in values}:
+        for gone in series.keys() - {(label_value(key),) for key in values}:
             del series[gone]
             self._instruments[name].remove(*gone)
         for key, value in values.items():
             self._set(name, value, **{label: key})
 
-    def _set(self, name: str, value: float, **labels: object) -> None:
+    def _set(self, name: str, value: float, /, **labels: object) -> None:
         """Set a gauge; NaN and infinity are shown as they are."""
         try:
             number = float(value)
@@ -144,7 +222,7 @@ class Metrics:
         except Exception as error:
             self._warn(name, error)
 
-    def _add(self, name: str, value: float, **labels: object) -> None:
+    def _add(self, name: str, value: float, /, **labels: object) -> None:
         """Add to a counter."""
         try:
             number = _countable(value)
@@ -152,7 +230,7 @@ class Metrics:
         except Exception as error:
             self._warn(name, error)
 
-    def _observe(self, name: str, value: float, **labels: object) -> None:
+    def _observe(self, name: str, value: float, /, **labels: object) -> None:
         """Observe a value in a histogram."""
         try:
             number = _countable(value)
@@ -162,7 +240,7 @@ class Metrics:
 
     def _one(self, name: str, labels: Mapping[str, object]) -> Any:
         """Return the counter, gauge or histogram of a metric with label values; the first call begins its series."""
-        cleaned = {label: _label(value) for label, value in labels.items()}
+        cleaned = {label: label_value(value) for label, value in labels.items()}
         series, values = self._series.setdefault(name, {}), tuple(cleaned.values())
         if values not in series:
             series[values] = self._begin(name, cleaned)
@@ -189,11 +267,6 @@ class Metrics:
         if name not in self._warned:
             self._warned.add(name)
             logger.warning("metric %s is not recorded: %s", name, error)
-
-
-def _label(value: object) -> str:
-    """Return a label value that any reader of the format accepts: without line breaks, NUL or lone surrogates."""
-    return printable(shorten(str(value), LABEL_LENGTH))
 
 
 def _countable(value: float) -> float:

@@ -11,6 +11,11 @@ from typing import Literal
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from uml_shards.text import printable, shorten
+
+LABEL_LENGTH = 200
+"""Longest value of a label, in characters; the middle of a longer one is left out."""
+
 STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
 """From a compact network on a GPU (about 10 ms) to the paper's on a laptop (tens of seconds)."""
 
@@ -205,6 +210,11 @@ def metric(name: str) -> Metric:
     return _BY_NAME[name]
 
 
+def label_value(value: object) -> str:
+    """Return a label value that every reader of the format accepts: without line breaks, NUL or lone surrogates."""
+    return printable(shorten(str(value), LABEL_LENGTH))
+
+
 def counter_family(name: str, values: Sequence[tuple[Sequence[str], float]]) -> CounterMetricFamily:
     """Return a counter of the table for a custom collector.
 
@@ -215,7 +225,7 @@ def counter_family(name: str, values: Sequence[tuple[Sequence[str], float]]) -> 
     entry = metric(name)
     family = CounterMetricFamily(entry.name, entry.help, labels=entry.labels)
     for labels, value in values:
-        family.add_metric(labels, value)
+        family.add_metric([*map(label_value, labels)], value)
     return family
 
 
@@ -224,5 +234,5 @@ def gauge_family(name: str, values: Sequence[tuple[Sequence[str], float]]) -> Ga
     entry = metric(name)
     family = GaugeMetricFamily(entry.name, entry.help, labels=entry.labels)
     for labels, value in values:
-        family.add_metric(labels, value)
+        family.add_metric([*map(label_value, labels)], value)
     return family

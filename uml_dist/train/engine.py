@@ -91,6 +91,11 @@ def gradients_complete(engine: deepspeed.DeepSpeedEngine) -> bool:
     return bool(engine.is_gradient_accumulation_boundary())
 
 
+def was_updated(engine: deepspeed.DeepSpeedEngine) -> bool:
+    """Return whether the last step changed the network: DeepSpeed skips it if the gradient is not finite."""
+    return engine.was_step_applied()
+
+
 def step_engine(engine: deepspeed.DeepSpeedEngine) -> Tensor | float | None:
     """Let an engine take its step, which updates the network once the gradients are complete.
 

@@ -1,6 +1,7 @@
 """One rank of a run, from the process group to the last checkpoint."""
 
 import os
+import socket
 import sys
 import time
 import warnings
@@ -22,8 +23,10 @@ from ..launch.precision import computes_in_bf16, describe_bf16
 from ..run.checkpoint import RunState
 from ..run.checkpoint_folder import checkpoints_in
 from ..run.folder import RunFolder
+from ..run.history import History, read_history
 from ..telemetry import Metrics, MetricsServer, serve_metrics
 from .ending import Ending
+from .engine import zero_stage
 from .hooks import Hook
 from .loading import loader_workers, of_training
 from .progress_line import ProgressPrinter
@@ -94,8 +97,9 @@ def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], 
         _check_found(start)
     except UmlError as error:  # the same on all ranks
         exit_with_error(error)
-    metrics = _metrics(setup, world, device, folder)
-    reporter = Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None)
+    history = broadcast(read_history(folder.path, start.resume[1].step if start.resume else 0))
+    metrics = _metrics(setup, world, device, folder, history)
+    reporter = Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None, history)
     try:
         workers, fewer = _loader_workers(setup, world, device)
         trainer = Trainer(setup, device, folder, reporter, workers, hooks)
@@ -146,10 +150,18 @@ def _fail(error: Exception, world: World, ending: Ending) -> None:
         time.sleep(GRACE_SECONDS)
 
 
-def _metrics(setup: Setup, world: World, device: torch.device, folder: RunFolder) -> Metrics:
-    config = setup.config
-    rank = {"world_size": world.size, "rank": world.rank, "device": device.type}
-    return Metrics(run=folder.path.name, recipe=config.recipe, stage=config.zero.stage, **rank)
+def _metrics(setup: Setup, world: World, device: torch.device, folder: RunFolder, history: History) -> Metrics:
+    return Metrics(
+        run=folder.path.name,
+        recipe=setup.config.recipe,
+        stage=zero_stage(setup.config),
+        world_size=world.size,
+        rank=world.rank,
+        device=device.type,
+        node=socket.gethostname(),
+        attempt=history.attempt,
+        dataset=setup.splits[setup.first_stream].manifest.dataset,
+    )
 
 
 def _serve(setup: Setup, world: World, metrics: Metrics) -> MetricsServer | None:

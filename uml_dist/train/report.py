@@ -1,21 +1,26 @@
 """Reports a run on the progress line, in metrics.jsonl and to Prometheus; no step waits for the device."""
 
+import math
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
-import torch
-import torch.distributed as distributed
-from torch import Tensor
-
+from uml_shards import tally
 from uml_shards.format.manifest import Manifest
 
-from ..distributed.ranks import all_gather, world_size
+from ..distributed.ranks import all_gather
+from ..errors import UmlError
 from ..evaluate.examples import Example
 from ..recipes import MicroBatchResult, Progress
-from ..run.folder import RunFolder
+from ..run.checkpoint_folder import folder_name, size_of
+from ..run.folder import RunFolder, versions
+from ..run.history import PRODUCTIVE, History
 from ..telemetry import Metrics, Spans
+from .goodput import Goodput
+from .means import Means
 from .progress_line import ProgressPrinter, progress_line
 
 HEADLINES = (
@@ -32,14 +37,20 @@ class Reporter:
         folder: the run's folder.
         metrics: this rank's metrics for Prometheus.
         printer: prints on rank 0; None on the others.
+        history: what happened in the run before this start.
     """
 
-    def __init__(self, folder: RunFolder, metrics: Metrics, printer: ProgressPrinter | None) -> None:
+    def __init__(
+        self, folder: RunFolder, metrics: Metrics, printer: ProgressPrinter | None, history: History | None = None
+    ) -> None:
+        history = history or History()
         self._folder = folder
         self._metrics = metrics
         self._printer = printer
-        self._sums: dict[str, Tensor] = {}
-        self._parts: dict[str, int] = {}
+        self._means = Means()
+        self._goodput = Goodput(history, folder.started)
+        metrics.record_build(versions())
+        metrics.record_goodput(history.productive, self._goodput.ratio())
         self._steps = 0
         self._images = 0
         self._data_wait = 0.0
@@ -52,13 +63,24 @@ class Reporter:
         self._start += now - self._step_start
         self._step_start = now
 
-    def add(self, result: MicroBatchResult) -> None:
-        """Add the terms of one micro batch, without reading them from the device."""
-        values = {**result.terms, **{f"vacuity_{level}": value for level, value in result.vacuity.items()}}
-        for name, value in values.items():
-            value = value.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._parts[name] = self._parts.get(name, 0) + 1
+    def begin_phase(self, progress: Progress, phases: Sequence[str]) -> None:
+        """Record which of the recipe's phases begins or continues, and restart the clock."""
+        self.restart_clock()
+        self._metrics.record_progress(progress.step, progress.steps)
+        self._metrics.record_recipe_phase(progress.phase, phases)
+
+    def add(self, result: MicroBatchResult, logged: bool = False) -> None:
+        """Add the figures of one micro batch, without reading them from the device.
+
+        Args:
+            result: what the recipe has computed.
+            logged: whether its step is a logging step.
+        """
+        self._means.add(result, logged)
+
+    def updated(self, networks: Mapping[str, bool]) -> None:
+        """Count for each network that should learn in a step whether it was updated."""
+        self._metrics.record_updates(networks)
 
     def end_step(self, progress: Progress, epoch: float, images: int, local_images: int, data_wait: float) -> None:
         """Count a step.
@@ -71,13 +93,13 @@ class Reporter:
             data_wait: seconds that this rank waited for data.
         """
         now = time.perf_counter()
+        seconds = now - self._step_start
         self._metrics.record_step(
-            step=progress.step,
-            epoch=epoch,
-            images=local_images,
-            seconds=now - self._step_start,
-            data_wait_seconds=data_wait,
+            step=progress.step, epoch=epoch, images=local_images, seconds=seconds, data_wait_seconds=data_wait
         )
+        self._metrics.record_progress(progress.step, progress.steps)
+        self._goodput.add(seconds)
+        self._metrics.record_goodput(seconds, self._goodput.ratio())
         self._step_start = now
         self._steps += 1
         self._images += images
@@ -106,29 +128,31 @@ class Reporter:
             norms: gradient norm by network.
             spans: this rank's spans; metrics.jsonl gets rank 0's seconds since the last record.
         """
-        names = list(self._sums)
-        means = torch.stack([self._sums[name] / self._parts[name] for name in names])
-        if world_size() > 1:
-            distributed.all_reduce(means)
-            means /= world_size()
-        values = dict(zip(names, means.tolist(), strict=True))
+        values = self._means.read()
+        for level, bins in self._means.read_bins().items():
+            self._metrics.record_opinions(level, bins)
         spent = self.record_spans(spans)  # now that the device has done the step's work
         seconds = max(self._step_start - self._start, 1e-9)
+        each = seconds / max(self._steps, 1)
         vacuity = {name.removeprefix("vacuity_"): v for name, v in values.items() if name.startswith("vacuity_")}
         terms = {name: value for name, value in values.items() if not name.startswith("vacuity_")}
         speed, wait = self._images / seconds, self._data_wait / seconds
         self._metrics.record_log(loss=terms, vacuity=vacuity, learning_rate=rates, grad_norm=norms)
+        if not all(map(math.isfinite, (*values.values(), *norms.values()))):
+            self._metrics.record_nonfinite_step()
+        self._metrics.record_eta(each * (progress.steps - progress.step))
+        self._metrics.record_reading(tally.take())
         self._folder.append_metrics(
             {"step": progress.step, "phase": progress.phase, "epoch": round(epoch, 4), **values}
             | {f"learning_rate_{name}": rate for name, rate in rates.items()}
             | {f"gradient_norm_{name}": norm for name, norm in norms.items()}
             | {"images_per_second": round(speed, 2), "data_wait": round(wait, 4)}
+            | {PRODUCTIVE: round(self._goodput.productive, 6)}
             | {f"seconds_{name}": round(value, 6) for name, value in spent.items()}
         )
         if self._printer:
-            each = seconds / max(self._steps, 1)
             self._printer.update(progress_line(progress, epoch, terms, vacuity, speed, wait, each))
-        self._sums, self._parts, self._steps, self._images, self._data_wait = {}, {}, 0, 0, 0.0
+        self._steps, self._images, self._data_wait = 0, 0, 0.0
         self._start = self._step_start
         return values
 
@@ -173,10 +197,46 @@ class Reporter:
             self._metrics.record_skipped(kind)
             print(f"skipped: {reason}", file=sys.stderr, flush=True)
 
+    @contextmanager
+    def saving(self, step: int) -> Iterator[None]:
+        """Measure the block that saves the checkpoint of a step."""
+        start = time.perf_counter()
+        try:
+            yield
+        except UmlError:
+            self._metrics.record_failed_save()
+            raise
+        seconds = time.perf_counter() - start
+        size = _size(self._folder.checkpoints / folder_name(step)) if self._folder.writes else None
+        self._metrics.record_checkpoint("save", seconds, time.time(), size)
+
+    @contextmanager
+    def loading(self, checkpoint: Path) -> Iterator[None]:
+        """Measure the block that loads a checkpoint."""
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        self._metrics.record_checkpoint("load", seconds, _saved(checkpoint), _size(checkpoint))
+
     def say(self, text: str) -> None:
         """Print a permanent line, on rank 0."""
         if self._printer:
             self._printer.say(text)
+
+
+def _size(checkpoint: Path) -> int | None:
+    try:
+        return size_of(checkpoint)
+    except OSError:
+        return None
+
+
+def _saved(checkpoint: Path) -> float | None:
+    """Return when a checkpoint was complete, in seconds since 1970 (UTC)."""
+    try:
+        return (checkpoint / "MANIFEST.json").stat().st_mtime
+    except OSError:
+        return None
 
 
 def peak_memory() -> tuple[float, float]:

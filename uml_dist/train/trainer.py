@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ..run.inputs import stored_manifests
 from ..run.network_state import NetworkState
 from ..telemetry import Spans, recording, span
 from .augmentation import augment
-from .engine import get_learning_rate, gradients_complete, set_learning_rate, step_engine
+from .engine import get_learning_rate, gradients_complete, set_learning_rate, step_engine, was_updated
 from .hooks import Hook, Hooks
 from .networks import Networks
 from .optimizer import learning_rate
@@ -38,6 +38,15 @@ from .validator import Validator
 
 SKIPPED_IN_A_ROW = 100
 """Unreadable samples in a row after which a rank stops, even if `on_bad_sample` allows skipping."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is due after a step; logging is, before validating and saving."""
+
+    log: bool
+    validate: bool
+    save: bool
 
 
 class Trainer:
@@ -90,11 +99,12 @@ class Trainer:
         Raises:
             UmlError: it lacks a network.
         """
-        states, lines = self.networks.complete(read_networks(checkpoint), str(checkpoint))
-        for name in self.networks:
-            if name not in states:
-                raise UmlError(f"checkpoint {checkpoint} has no network {name}: choose another --run")
-        self.networks.load(states)
+        with self.reporter.loading(checkpoint):
+            states, lines = self.networks.complete(read_networks(checkpoint), str(checkpoint))
+            for name in self.networks:
+                if name not in states:
+                    raise UmlError(f"checkpoint {checkpoint} has no network {name}: choose another --run")
+            self.networks.load(states)
         for line in lines:
             self.reporter.say(line)
         self.validator.forget_incomparable(state)
@@ -144,10 +154,11 @@ class Trainer:
                 self.state.positions[name] = -(-self.state.positions[name] // count) * count
         self.networks.build_engines(phase, rank_batch.micro_batch, rank_batch.accumulation)
         batches = self._micro_batches(phase, rank_batch, steps - self.state.phase_step)
-        self.reporter.restart_clock()
+        self.reporter.begin_phase(self.setup.progress(self.state), [phase.name for phase, _ in self.setup.phases])
         while self.state.phase_step < steps and not self.validator.has_ended(phase, self.state):
-            self._step(phase, steps, rank_batch, batches)
-            self._after_step(phase, steps, rank_batch)
+            due = self._due(steps)
+            self._step(steps, rank_batch, batches, due)
+            self._after_step(phase, rank_batch, due)
 
     def _micro_batches(self, phase: Phase, rank_batch: RankBatch, steps: int) -> Iterator[Mapping[str, Batch]]:
         first = dict(self.state.positions)
@@ -155,7 +166,15 @@ class Trainer:
         streams = self.setup.streams(phase)
         return load(streams, requests, collate, self.workers, pin_memory=self.device.type == "cuda")
 
-    def _step(self, phase: Phase, steps: int, rank_batch: RankBatch, source: Iterator[Mapping[str, Batch]]) -> None:
+    def _due(self, steps: int) -> Due:
+        """Return what will be due after the next step, in a phase of so many."""
+        step = self.state.step + 1
+        last = self.state.phase == len(self.setup.phases) - 1 and self.state.phase_step + 1 == steps
+        validate = step % self.config.train.validate_every == 0 or last
+        save = step % self.config.checkpoint.every == 0 or last
+        return Due(step % self.config.train.log_every == 0 or validate or save, validate, save)
+
+    def _step(self, steps: int, rank_batch: RankBatch, source: Iterator[Mapping[str, Batch]], due: Due) -> None:
         """Take one optimiser step: all micro batches of this rank, then the update."""
         start = time.perf_counter()
         with span("data"):
@@ -166,7 +185,7 @@ class Trainer:
         self._watch_placeholders(loaded)
         for name, engine in self.networks.engines.items():
             set_learning_rate(engine, learning_rate(self.config.optimizer_of(name), self.state.phase_step, steps))
-        norms = self._learn(loaded, progress)
+        norms = self._learn(loaded, progress, due)
         self._norms |= norms
         with span("average"):
             self.networks.average(norms)
@@ -184,7 +203,9 @@ class Trainer:
             data_wait,
         )
 
-    def _learn(self, loaded: Sequence[Mapping[str, Batch]], progress: Progress) -> dict[str, Tensor | float | None]:
+    def _learn(
+        self, loaded: Sequence[Mapping[str, Batch]], progress: Progress, due: Due
+    ) -> dict[str, Tensor | float | None]:
         """Update the networks with the micro batches of a step; return the gradient norms of those that learnt."""
         recipe, networks = self.setup.recipe, self.networks
         with span("host_to_device"):
@@ -213,25 +234,22 @@ class Trainer:
                     self.hooks.before_update(name, engine, progress)
             with span("optimizer"):
                 norms = {name: step_engine(engine) for name, engine in learning.items()}
-            self.reporter.add(result)
+            self.reporter.add(result, due.log)
+        self.reporter.updated({name: was_updated(networks.engines[name]) for name in norms or {}})
         return norms or {}
 
-    def _after_step(self, phase: Phase, steps: int, rank_batch: RankBatch) -> None:
+    def _after_step(self, phase: Phase, rank_batch: RankBatch, due: Due) -> None:
         """Log, validate and save where it is time."""
-        step = self.state.step
-        last = self.state.phase == len(self.setup.phases) - 1 and self.state.phase_step == steps
-        validate = step % self.config.train.validate_every == 0 or last
-        save = step % self.config.checkpoint.every == 0 or last
-        if step % self.config.train.log_every == 0 or validate or save:
+        if due.log:
             self._log()
         best: list[Validation] = []
-        if validate and self.setup.validations:
+        if due.validate and self.setup.validations:
             with span("validation"):
                 best = self._validate(phase, rank_batch)
-        if save or best or self.validator.has_ended(phase, self.state):
+        if due.save or best or self.validator.has_ended(phase, self.state):
             with span("checkpoint"):
                 self._save(best)
-        if save or validate:
+        if due.save or due.validate:
             self.reporter.restart_clock()
 
     def _log(self) -> None:
@@ -253,15 +271,16 @@ class Trainer:
             return self.validator.validate(predictor, rank_batch.micro_batch, phase, self.state)
 
     def _save(self, best: Sequence[Validation]) -> None:
-        states = self.networks.state(keep=self.folder.writes)
-        self.state.steps_of = {name: state.steps for name, state in states.items()}
-        if self.folder.writes:
-            saved = save_checkpoint(self.folder.checkpoints, states, self.state)
-            for validation in best:
-                point(self.folder.checkpoints / validation.pointer, saved.name)
-            prune(self.folder.checkpoints, self.config.checkpoint.keep)
-            self.folder.write_status("running", self.state.step)
-        barrier()
+        with self.reporter.saving(self.state.step):
+            states = self.networks.state(keep=self.folder.writes)
+            self.state.steps_of = {name: state.steps for name, state in states.items()}
+            if self.folder.writes:
+                saved = save_checkpoint(self.folder.checkpoints, states, self.state)
+                for validation in best:
+                    point(self.folder.checkpoints / validation.pointer, saved.name)
+                prune(self.folder.checkpoints, self.config.checkpoint.keep)
+                self.folder.write_status("running", self.state.step)
+            barrier()
 
     def _watch_placeholders(self, loaded: list[Mapping[str, Batch]]) -> None:
         for batches in loaded:

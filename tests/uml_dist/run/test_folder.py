@@ -95,4 +95,4 @@ def test_a_command_line_of_any_characters_stays_a_comment(tmp_path, config, monk
 def test_beginning_removes_what_killed_processes_were_writing(tmp_path, config):
     (tmp_path / ".status.json.0123.tmp").write_text("half")
     RunFolder(tmp_path, writes=True).begin(config, 0)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.toml", "status.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.toml", "starts.jsonl", "status.json"}

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from uml_kernels import opinion
 
+PRESENCE = 2
+"""Classes of an opinion on a lesion: absent and present."""
+
 
 @dataclass(frozen=True)
 class LesionMaps:

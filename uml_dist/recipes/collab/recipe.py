@@ -15,12 +15,12 @@ from ...errors import UmlError
 from ...metrics.families import STANDARD, Grades
 from ...nn.frozen import frozen
 from ...telemetry import span
-from ..recipe import Frozen, MicroBatchResult, Network, Phase, Progress, Recipe, StreamContract, Trained
+from ..recipe import Frozen, MicroBatchResult, Network, Opinions, Phase, Progress, Recipe, StreamContract, Trained
 from .adversary import Adversary
 from .config import CollabConfig
 from .grader import Grader, GraderFeatures, GraderOutput
 from .heads import ordinal_probability
-from .lesions import LesionMaps
+from .lesions import PRESENCE, LesionMaps
 from .phases import ATTENTION, TOGETHER, learning, phases_of
 from .terms import LesionLoss, PseudoMasks, Terms, counted_pixels, grade_loss
 
@@ -132,7 +132,7 @@ class CollabRecipe(Recipe[CollabConfig]):
         turn = learning(self.objective, progress)
         losses: dict[str, Tensor] = {}
         terms: Terms = {}
-        vacuities: dict[str, Tensor] = {}
+        opinions: dict[str, Opinions] = {}
         if "generator" in turn:
             scores = self._scores(networks["generator"], batches, "discriminator" in turn or "presence" in targets)
             maps = {name: LesionMaps.of(each) for name, each in scores.items()}
@@ -142,16 +142,17 @@ class CollabRecipe(Recipe[CollabConfig]):
                 seen = {name: each.probability.detach() for name, each in maps.items()}
                 adversary = Adversary(self.objective, batches)
                 losses["discriminator"] = adversary.loss(networks["discriminator"], seen, whole)
-            vacuity = maps["pixel"].vacuity
-            vacuities |= {} if vacuity is None else {"pixel": vacuity.detach().mean()}
+            if (vacuity := maps["pixel"].vacuity) is not None:
+                opinions["pixel"] = Opinions(vacuity.detach(), PRESENCE)
         if "grader" in turn:
             image = batches["image"]
             graded = networks["grader"](image.image, targets.get("maps"), _features(targets))
             kl = self.objective.kl_weight(progress.fraction)
             losses["grader"] = grade_loss(graded.logits, image, whole, self._grade_loss, kl)
-            vacuity = self._grade(graded)[1]
-            vacuities |= {} if vacuity is None else {"image": vacuity.detach().mean()}
-        return MicroBatchResult(losses, {"loss": torch.stack([*losses.values()]).sum(), **losses, **terms}, vacuities)
+            probability, vacuity = self._grade(graded)
+            if vacuity is not None:
+                opinions["image"] = Opinions(vacuity.detach(), probability.shape[1])
+        return MicroBatchResult(losses, {"loss": torch.stack([*losses.values()]).sum(), **losses, **terms}, opinions)
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
         """Predict the probability of each lesion and grade, their vacuity if there is evidence, and the attention."""

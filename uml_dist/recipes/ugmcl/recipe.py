@@ -15,7 +15,7 @@ from ...errors import UmlError
 from ...metrics.families import STANDARD, Surfaces
 from ...nn.keyed_dropout import keyed_bits, use_rng_key
 from ...telemetry import span
-from ..recipe import Averaged, MicroBatchResult, Network, Phase, Progress, Recipe, StreamContract, Trained
+from ..recipe import Averaged, MicroBatchResult, Network, Opinions, Phase, Progress, Recipe, StreamContract, Trained
 from .config import UgmclConfig
 from .copy_paste import Pasting
 from .methods import METHODS
@@ -142,8 +142,9 @@ class UgmclRecipe(Recipe[UgmclConfig]):
             loss = loss + terms["pasted"]
         parts = {f"supervised_{name}": term for name, term in supervised.items()}
         figures = self._figures(matched, targets, progress, whole)
-        vacuities = {"pixel": vacuity(known.logits.detach()).mean()} if self.evidential else {}
-        return MicroBatchResult({"student": loss}, {"loss": loss, **terms, **parts, **figures}, vacuities)
+        logits = known.logits.detach()
+        opinions = {"pixel": Opinions(vacuity(logits), logits.shape[1])} if self.evidential else {}
+        return MicroBatchResult({"student": loss}, {"loss": loss, **terms, **parts, **figures}, opinions)
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
         """Predict the probability of each voxel's class, its vacuity if there is evidence, and the mask by distance."""

@@ -13,7 +13,7 @@ from uml_shards.format.manifest import Manifest
 from ...batch import Batch, Prediction
 from ...distributed.global_batch import GlobalBatch
 from ...nn.keyed_dropout import use_rng_key
-from ..recipe import MicroBatchResult, Progress, Recipe, StreamContract, Trained
+from ..recipe import MicroBatchResult, Opinions, Progress, Recipe, StreamContract, Trained
 from .config import UmlConfig
 from .model import TASKS
 from .network import UmlNetwork
@@ -89,8 +89,11 @@ class UmlRecipe(Recipe[UmlConfig]):
             output = networks["uml"](batch.image)
         terms = uml_terms(output, batch, whole, self.objective, progress.fraction, self.class_weights)
         image = opinion(output.class_logits.detach())
-        means = {"image": image.vacuity.mean(), "pixel": output.mutual_vacuity.detach().mean()}
-        return MicroBatchResult({"uml": terms["loss"]}, terms, means)
+        opinions = {
+            "image": Opinions(image.vacuity, output.class_logits.shape[1]),
+            "pixel": Opinions(output.mutual_vacuity.detach(), output.mutual_logits.shape[1]),
+        }
+        return MicroBatchResult({"uml": terms["loss"]}, terms, opinions)
 
     def predict(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Prediction:
         """Predict opinions on image and pixels, and the probability of pixels by `model.pixel_probability`.
