@@ -64,7 +64,8 @@ class RunFolder:
         """Append a line to starts.jsonl."""
         if not self.writes:
             return
-        record = {"attempt": read_history(self.path, step).attempt, "step": step, "time": round(self.started, 3)}
+        attempt = read_history(self.path, step, self.started).attempt
+        record = {"attempt": attempt, "step": step, "time": round(self.started, 3)}
         with self._writing(STARTS) as path:
             before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
             # A kill may have cut the last line short.

@@ -20,30 +20,26 @@ PRODUCTIVE = "productive_seconds"
 
 @dataclass(frozen=True)
 class History:
-    """What happened in a run before it starts again.
+    """What happened in a run before this start.
 
     Attributes:
-        starts: number of earlier starts.
-        began: when the run was first started, seconds since 1970 (UTC); None for a run without a start.
+        attempt: number of this start, 1 for the first.
+        began: when the run was first started, seconds since 1970 (UTC).
         productive: wall time in its steps since then, in seconds.
     """
 
-    starts: int = 0
-    began: float | None = None
+    attempt: int
+    began: float
     productive: float = 0.0
 
-    @property
-    def attempt(self) -> int:
-        """Number of the start that follows, from 1."""
-        return self.starts + 1
 
-
-def read_history(run: Path, step: int) -> History:
+def read_history(run: Path, step: int, started: float) -> History:
     """Read the history of a run that continues after a step; lines that a kill or a full disk cut short are left out.
 
     Args:
         run: the run folder.
         step: step of the checkpoint from which it continues; 0 without one.
+        started: when this start began, seconds since 1970 (UTC).
     """
     found = [
         (attempt, time)
@@ -51,13 +47,13 @@ def read_history(run: Path, step: int) -> History:
         if isinstance(attempt := record.get("attempt"), int) and _is_number(time := record.get("time"))
     ]
     if not found:
-        return History()
+        return History(1, started)
     productive = 0.0
     for record in json_objects(run / "metrics.jsonl"):
         at, seconds = record.get("step"), record.get(PRODUCTIVE)
         if isinstance(at, int) and at <= step and _is_number(seconds):
             productive = float(seconds)
-    return History(max(attempt for attempt, _ in found), float(found[0][1]), productive)
+    return History(max(attempt for attempt, _ in found) + 1, float(found[0][1]), productive)
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

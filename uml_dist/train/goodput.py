@@ -20,7 +20,7 @@ class Goodput:
 
     def __init__(self, history: History, started: float, clock: Callable[[], float] = time.monotonic) -> None:
         # The system's time tells how long ago earlier starts were; it may have been set back since.
-        self._before = max(started - history.began, 0.0) if history.began is not None else 0.0
+        self._before = max(started - history.began, 0.0)
         self._clock = clock
         self._start = clock()
         self.productive = history.productive

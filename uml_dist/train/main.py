@@ -97,7 +97,7 @@ def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], 
         _check_found(start)
     except UmlError as error:  # the same on all ranks
         exit_with_error(error)
-    history = broadcast(read_history(folder.path, start.resume[1].step if start.resume else 0))
+    history = broadcast(read_history(folder.path, start.resume[1].step if start.resume else 0, folder.started))
     metrics = _metrics(setup, world, device, folder, history)
     reporter = Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None, history)
     try:

@@ -37,13 +37,13 @@ class Reporter:
         folder: the run's folder.
         metrics: this rank's metrics for Prometheus.
         printer: prints on rank 0; None on the others.
-        history: what happened in the run before this start.
+        history: what happened in the run before this start; by default, nothing.
     """
 
     def __init__(
         self, folder: RunFolder, metrics: Metrics, printer: ProgressPrinter | None, history: History | None = None
     ) -> None:
-        history = history or History()
+        history = history or History(1, folder.started)
         self._folder = folder
         self._metrics = metrics
         self._printer = printer
