@@ -23,6 +23,7 @@ from uml_dist.recipes import Progress
 from uml_dist.run.checkpoint import read_state
 from uml_dist.run.checkpoint_folder import find_checkpoint
 from uml_dist.run.folder import RunFolder
+from uml_dist.run.history import History, read_history
 from uml_dist.telemetry import Metrics
 from uml_dist.train.hooks import Hook
 from uml_dist.train.loading import loader_workers
@@ -127,16 +128,17 @@ def train(
         run="test", recipe=config.recipe, stage=config.zero.stage, world_size=world_size(), rank=rank, device="cpu"
     )
     trace = Trace()
-    listener = _Listener(folder, metrics, trace)
+    checkpoint = find_checkpoint(Path(run)) if run else None
+    start = Start(folder.path, (checkpoint, read_state(checkpoint)) if checkpoint else None)
+    history = read_history(folder.path, start.resume[1].step if start.resume else 0, folder.started)
+    listener = _Listener(folder, metrics, trace, history)
     hooks = [_Recorder(trace, stop_at), *hooks]
     workers, _ = loader_workers(config, on_gpu=False, local_ranks=1)
     trainer = Trainer(setup, torch.device("cpu"), folder, listener, workers, hooks)
-    checkpoint = find_checkpoint(Path(run)) if run else None
     if checkpoint is None:
         check_start(setup)
-    load_start(trainer, Start(folder.path, (checkpoint, read_state(checkpoint)) if checkpoint else None))
-    folder.write_config(config)
-    folder.forget_after(trainer.state.step)
+    load_start(trainer, start)
+    folder.begin(config, trainer.state.step)
     with suppress(Stopped):
         trainer.run()
     with trainer.networks.gathered() as networks:
@@ -150,8 +152,8 @@ class Stopped(Exception):
 
 
 class _Listener(Reporter):
-    def __init__(self, folder: RunFolder, metrics: Metrics, trace: Trace) -> None:
-        super().__init__(folder, metrics, None)
+    def __init__(self, folder: RunFolder, metrics: Metrics, trace: Trace, history: History) -> None:
+        super().__init__(folder, metrics, None, history)
         self.trace = trace
 
     def log(self, *arguments: Any) -> dict[str, float]:

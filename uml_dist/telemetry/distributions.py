@@ -32,11 +32,10 @@ def bin_opinions(vacuity: Tensor, classes: int) -> Tensor:
     """
     vacuity = vacuity.detach().float()
     valid = torch.isfinite(vacuity) & (vacuity > 0)
-    strength = classes / vacuity
     # Comparisons need no sort and no atomic addition, so the counts are exact and the same on every device.
     counts = [(valid & (vacuity <= edge)).sum() for edge in VACUITIES]
-    counts += [(valid & (strength <= edge)).sum() for edge in STRENGTHS]
-    sums = [torch.where(valid, values, 0.0).sum(dtype=torch.float64) for values in (vacuity, strength)]
+    counts += [(valid & (vacuity >= classes / edge)).sum() for edge in STRENGTHS]
+    sums = [torch.where(valid, values, 0.0).sum(dtype=torch.float64) for values in (vacuity, classes / vacuity)]
     return torch.stack([*(count.double() for count in (*counts, valid.sum())), *sums])
 
 

@@ -94,7 +94,7 @@ LEARNING = (
     Metric(
         "uml_optimizer_steps_skipped_total",
         "counter",
-        "Steps that left a network unchanged because its gradient was not finite; read at logging steps.",
+        "Steps that left a network unchanged because its gradient was not finite.",
         ("network",),
     ),
 )

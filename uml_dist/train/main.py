@@ -22,7 +22,7 @@ from ..launch import Devices, World, enter_world, exit_with_error
 from ..launch.precision import computes_in_bf16, describe_bf16
 from ..run.checkpoint import RunState
 from ..run.checkpoint_folder import checkpoints_in
-from ..run.folder import RunFolder
+from ..run.folder import RunFolder, versions
 from ..run.history import History, read_history
 from ..telemetry import Metrics, MetricsServer, serve_metrics
 from .ending import Ending
@@ -151,7 +151,7 @@ def _fail(error: Exception, world: World, ending: Ending) -> None:
 
 
 def _metrics(setup: Setup, world: World, device: torch.device, folder: RunFolder, history: History) -> Metrics:
-    return Metrics(
+    metrics = Metrics(
         run=folder.path.name,
         recipe=setup.config.recipe,
         stage=zero_stage(setup.config),
@@ -162,6 +162,8 @@ def _metrics(setup: Setup, world: World, device: torch.device, folder: RunFolder
         attempt=history.attempt,
         dataset=setup.splits[setup.first_stream].manifest.dataset,
     )
+    metrics.record_build(versions())
+    return metrics
 
 
 def _serve(setup: Setup, world: World, metrics: Metrics) -> MetricsServer | None:

@@ -16,7 +16,7 @@ from ..errors import UmlError
 from ..evaluate.examples import Example
 from ..recipes import MicroBatchResult, Progress
 from ..run.checkpoint_folder import folder_name, size_of
-from ..run.folder import RunFolder, versions
+from ..run.folder import RunFolder
 from ..run.history import PRODUCTIVE, History
 from ..telemetry import Metrics, Spans
 from .goodput import Goodput
@@ -49,7 +49,6 @@ class Reporter:
         self._printer = printer
         self._means = Means()
         self._goodput = Goodput(history, folder.started)
-        metrics.record_build(versions())
         metrics.record_goodput(history.productive, self._goodput.ratio())
         self._steps = 0
         self._images = 0

@@ -2,12 +2,11 @@
 
 import logging
 import math
-import re
 
 import pytest
 from prometheus_client import generate_latest
 
-from uml_dist.telemetry import METRICS, Metrics
+from uml_dist.telemetry import Metrics
 
 
 def metrics(**changes) -> Metrics:
@@ -115,28 +114,3 @@ def test_diverged_loss_is_shown_and_counters_are_not_corrupted(caplog: pytest.Lo
     assert value(one, "uml_step_seconds_sum") == pytest.approx(0.3)
     names = [entry.getMessage().split()[1] for entry in caplog.records]
     assert sorted(names) == ["uml_images_total", "uml_samples_skipped_total", "uml_step_seconds", "uml_validation"]
-
-
-def test_exported_metrics_are_those_of_the_table():
-    one = metrics()
-    record(one)
-    record_log(one, **{name: {"x": 1.0} for name in ("loss", "learning_rate", "grad_norm", "vacuity")})
-    one.record_validation({"x": 1.0})
-    one.record_skipped("x")
-    one.record_phases({"x": 1.0})
-    lines = generate_latest(one.registry).decode().splitlines()
-    exported = {tuple(line.split()[2:4]) for line in lines if line.startswith("# TYPE")}
-    assert exported <= {(metric.name, metric.kind) for metric in METRICS}
-    helped = {line.split(maxsplit=3)[2]: line.split(maxsplit=3)[3] for line in lines if line.startswith("# HELP")}
-    assert helped.items() <= {metric.name: metric.help for metric in METRICS}.items()
-
-
-@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_metric_names_follow_the_conventions(metric):
-    assert re.fullmatch(r"uml(_[a-z]+)+", metric.name)
-    assert metric.name.endswith("_total") == (metric.kind == "counter")
-    assert bool(metric.buckets) == (metric.kind == "histogram")
-    assert metric.help.endswith(".")
-    assert not {"step", "epoch", "key", "file", "run", "rank"} & set(metric.labels) or metric.name == "uml_run_info", (
-        "an unbounded label"
-    )
