@@ -105,6 +105,11 @@ class Spans:
         taken, self._seconds = self._seconds, {}
         return taken
 
+    @property
+    def open(self) -> tuple[str, ...]:
+        """Names of the open spans, the outermost first; other threads may ask too."""
+        return tuple(self._open)
+
     def begin(self, name: str) -> None:
         """Open a span inside those that are open."""
         if name not in self._names:
