@@ -17,6 +17,7 @@ from ..launch.resources import raise_open_files
 from ..run.checkpoint_folder import checkpoints_in
 from ..run.owner import refuse_owned
 from ..run.reader import run_folder
+from ..train.exporter import check_export
 from ..train.loading import loader_workers, of_training
 from ..train.setup import check_start, find_resume, prepare
 
@@ -75,10 +76,11 @@ def train(options: argparse.Namespace) -> int:
         resume = find_resume(setup, options.run, options.resume or "auto", notes.append) if options.run else None
         if resume is None:
             check_start(setup)
+        notes += check_export(config.metrics)
         if options.dry_run:
             from ..train.dry_run import dry_run
 
-            print(dry_run(setup, ranks) + "\n" if is_main else "", end="")
+            print("\n".join([*notes, dry_run(setup, ranks), ""]) if is_main else "", end="")
             return 0
         if read_world(os.environ) is None:  # else the ranks check it together
             if options.run:

@@ -345,7 +345,9 @@ class MetricsConfig(Section):
     certificate: str | None = Field(
         default=None, description="PEM file with the certificate, and those of its issuers, for HTTPS; needs key"
     )
-    key: str | None = Field(default=None, description="PEM file with the private key of certificate, without a password")
+    key: str | None = Field(
+        default=None, description="PEM file with the private key of certificate, without a password"
+    )
     token_file: str | None = Field(
         default=None, description="file with the bearer token without which every request is refused"
     )

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class Ending:
         self._folder = RunFolder(run, writes=True)
         self._owner: Owner | None = None
         self._trainer: Trainer | None = None
+        self._stops: list[Callable[[], object]] = []
         stop_on_signals(self._stop)
         watch_launchers(self._launcher_ended)
 
@@ -59,6 +61,10 @@ class Ending:
         """Record the end of a training in status.json from now on."""
         self._trainer = trainer
 
+    def stopping(self, stop: Callable[[], object]) -> None:
+        """Call a function once when this rank ends, however it does; signal handlers and other threads may call it."""
+        self._stops.append(stop)
+
     def done(self) -> None:
         """Record that the training is done, on rank 0."""
         if self._world.rank == 0:
@@ -78,6 +84,7 @@ class Ending:
 
     def release(self) -> None:
         """Let other trainings use the run folder."""
+        self._stop_others()
         if self._owner:
             self._owner.release()
             self._owner = None
@@ -98,6 +105,7 @@ class Ending:
     def _stop(self, signal: str) -> None:
         """Record a stop by a signal, in the main thread."""
         if self._world.rank != 0:
+            self._stop_others()
             time.sleep(OTHERS_SECONDS)
         elif self._trainer is None or self._is_running():
             # Not by print, which the signal may have interrupted.
@@ -110,6 +118,7 @@ class Ending:
     def _launcher_ended(self, reason: str) -> None:
         """End the rank without its launcher, in another thread."""
         if self._world.local_rank != 0:
+            self._stop_others()
             time.sleep(OTHERS_SECONDS)
         else:
             print_error(f"{reason}: repeat the command to resume run {self._folder.path}")
@@ -119,4 +128,12 @@ class Ending:
     def _lose(self, line: str) -> None:
         """End the rank whose run folder has another owner, which writes the status from now on."""
         print_error(line)
+        self._stop_others()
         os._exit(2)
+
+    def _stop_others(self) -> None:
+        """Stop what else ends with this rank."""
+        stops, self._stops = self._stops, []
+        for stop in stops:
+            with suppress(Exception):  # the rank ends in any case
+                stop()

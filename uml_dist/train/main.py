@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import deepspeed
 import torch
@@ -20,13 +21,16 @@ from ..distributed.ranks import all_gather, broadcast, device_of
 from ..errors import UmlError
 from ..launch import Devices, World, enter_world, exit_with_error
 from ..launch.precision import computes_in_bf16, describe_bf16
+from ..recipes import Progress
 from ..run.checkpoint import RunState
 from ..run.checkpoint_folder import checkpoints_in
 from ..run.folder import RunFolder, versions
 from ..run.history import History, read_history
-from ..telemetry import Metrics, MetricsServer, serve_metrics
+from ..telemetry import Metrics
+from ..telemetry.health import Health
 from .ending import Ending
 from .engine import zero_stage
+from .exporter import Exporter
 from .hooks import Hook
 from .loading import loader_workers, of_training
 from .progress_line import ProgressPrinter
@@ -99,7 +103,7 @@ def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], 
         exit_with_error(error)
     history = broadcast(read_history(folder.path, start.resume[1].step if start.resume else 0, folder.started))
     metrics = _metrics(setup, world, device, folder, history)
-    reporter = Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None, history)
+    reporter = _Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None, history)
     try:
         workers, fewer = _loader_workers(setup, world, device)
         trainer = Trainer(setup, device, folder, reporter, workers, hooks)
@@ -107,14 +111,20 @@ def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], 
         load_start(trainer, start)
     except UmlError as error:  # the same on all ranks
         exit_with_error(error)
-    for line in (*start.left, *([fewer] if fewer else [])):
-        reporter.say(line)
     ending.watch(trainer)
-    server = _serve(setup, world, metrics)
-    served = all_gather(server.address if server else None)
-    _say_hello(setup, world, trainer, [address for address in served if address is not None])
+    exporter = Exporter(
+        setup.config.metrics, metrics.registry, world, folder.path, attempt=history.attempt, began=history.began
+    )
+    exporter.health.watch(lambda: trainer.spans.open)
+    reporter.health = exporter.health
+    targets = all_gather(exporter.target)
+    for line in (*start.left, *([fewer] if fewer else []), *exporter.notes):
+        reporter.say(line)
+    _say_hello(setup, world, trainer, [target.url for target in targets if target is not None])
     try:
         folder.begin(setup.config, trainer.state.step)
+        ending.stopping(exporter.stop)
+        exporter.begin(targets)
         trainer.run()
     except Exception as error:
         _fail(error, world, ending)
@@ -125,10 +135,20 @@ def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], 
         memory += f", {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB of GPU memory on rank 0"
     trainer.reporter.say(f"done: {folder.path}, {memory}")
     ending.done()
-    if server:
-        server.stop()
+    exporter.close()
     distributed.destroy_process_group()
     return 0
+
+
+class _Reporter(Reporter):
+    """Also tells `/health` that a step has ended."""
+
+    health: Health | None = None
+
+    def end_step(self, progress: Progress, *figures: Any, **named: Any) -> None:
+        super().end_step(progress, *figures, **named)
+        if self.health:
+            self.health.step(progress.step)
 
 
 def _fail(error: Exception, world: World, ending: Ending) -> None:
@@ -152,7 +172,7 @@ def _fail(error: Exception, world: World, ending: Ending) -> None:
 
 def _metrics(setup: Setup, world: World, device: torch.device, folder: RunFolder, history: History) -> Metrics:
     metrics = Metrics(
-        run=folder.path.name,
+        run=folder.path.absolute().name,
         recipe=setup.config.recipe,
         stage=zero_stage(setup.config),
         world_size=world.size,
@@ -164,14 +184,6 @@ def _metrics(setup: Setup, world: World, device: torch.device, folder: RunFolder
     )
     metrics.record_build(versions())
     return metrics
-
-
-def _serve(setup: Setup, world: World, metrics: Metrics) -> MetricsServer | None:
-    settings = setup.config.metrics
-    if not settings.enabled:
-        return None
-    stride = max(16, world.local_size)
-    return serve_metrics(metrics.registry, settings.port, world.local_rank, host=settings.host, stride=stride)
 
 
 def load_start(trainer: Trainer, start: Start) -> None:
