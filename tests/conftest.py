@@ -14,6 +14,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 SECONDS: dict[str, float] = defaultdict(float)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory) -> Iterator[Path]:
+    """A folder in which the trainings of the tests list their targets, instead of the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("state")
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def partly_known(tmp_path_factory) -> Path:
     """Shards of 96 phantom images of 32 x 32 with some masks and labels missing; 12 whole ones for validation."""
