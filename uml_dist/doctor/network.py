@@ -120,11 +120,11 @@ def check_metrics(
     """
     if not is_loopback(host):
         message = (
-            f"metrics.host={host} is open to the network: anyone who reaches port {port} can read the metrics "
-            "without a password"
+            f"metrics.host={host} is open to the network: without metrics.token_file, anyone who reaches port {port} "
+            "can read the metrics"
         )
-        return note("metrics", message, f"use it in a closed network only; else set metrics.host={METRICS_HOST}")
-    place = f"{host} only (metrics.host=0.0.0.0 would open them to the network, without a password)"
+        return note("metrics", message, f"set metrics.token_file; or set metrics.host={METRICS_HOST}")
+    place = f"{host} only (metrics.host=0.0.0.0 would open them to the network)"
     if port == 0:
         return ok("metrics", f"on any free port of {place}")
     used = taken(host, range(port, min(port + METRICS_PORTS, 65536)))

@@ -80,7 +80,7 @@ def test_metrics_on_loopback_are_ok_and_taken_ports_are_named(listening):
 
 def test_metrics_open_to_the_network_are_a_note():
     found = check_metrics("0.0.0.0")
-    assert (found.state, "without a password" in found.message) == ("note", True)
+    assert (found.state, "without metrics.token_file" in found.message) == ("note", True)
 
 
 def test_defaults_are_those_of_the_configuration():
