@@ -185,8 +185,8 @@ def test_scrapes_and_a_clock_set_back_change_neither_weights_nor_counters(partly
         for name, hooks in (("quiet", tuple), ("scraped", clock_set_back))
     ]
     (target,) = wait_until(lambda: current_targets(tmp_path / "scraped-targets"))
-    with ThreadPoolExecutor(4) as threads:
-        clients = [threads.submit(scrape_to_the_end, target) for _ in range(4)]
+    with ThreadPoolExecutor(2) as threads:
+        clients = [threads.submit(scrape_to_the_end, target) for _ in range(2)]
     assert [training.wait() for training in trainings] == [[0], [0]]
     for client in clients:
         answers = client.result()

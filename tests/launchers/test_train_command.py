@@ -88,6 +88,12 @@ def test_default_configuration_is_the_phantom(command):
     assert 'shards = "data/shards/phantom"' in printed
 
 
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_files_of_the_exporter_that_cannot_be_used_are_refused(command, write, folder, partly_known, more):
+    path = write(uml_tree(partly_known, metrics__enabled=True, metrics__token_file="none"))
+    assert_refused(command("--config", path, *more), folder, "metrics.token_file none cannot be read: No such file")
+
+
 def test_dry_run_prints_the_needs_of_the_run(command, write, folder, partly_known):
     path = write(uml_tree(partly_known))
     code, printed, error = command("--config", path, "--num_gpus", "4", "--dry-run", "--run", "run")

@@ -77,7 +77,7 @@ def _context(certificate: str, key: str) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key, ask)
     except (ssl.SSLError, ValueError) as error:
-        reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else reason_of(error)
+        reason = (isinstance(error, ssl.SSLError) and error.reason) or "not PEM"
         raise UmlError(
             f"metrics.certificate {certificate} and metrics.key {key} cannot be used ({reason}): "
             "name a certificate and its key as PEM files"
