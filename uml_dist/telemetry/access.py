@@ -76,10 +76,9 @@ def _context(certificate: str, key: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(certificate, key, ask)
-    except (ssl.SSLError, ValueError) as error:
-        reason = (isinstance(error, ssl.SSLError) and error.reason) or "not PEM"
+    except ssl.SSLError as error:
         raise UmlError(
-            f"metrics.certificate {certificate} and metrics.key {key} cannot be used ({reason}): "
+            f"metrics.certificate {certificate} and metrics.key {key} cannot be used ({error.reason or 'not PEM'}): "
             "name a certificate and its key as PEM files"
         ) from None
     return context
