@@ -142,10 +142,7 @@ def test_stopped_runs_leave_no_targets_but_their_last_values(killed):
     assert killed.left == []
     for run, ranks in (("a b", 2), ("other", 1)):
         folder = killed.folder / "runs" / run / "metrics"
-        assert sorted(path.name for path in folder.iterdir()) == [
-            "attempts.json",
-            *(f"rank-{rank}.prom" for rank in range(ranks)),
-        ]
+        assert sorted(path.name for path in folder.iterdir()) == [f"rank-{rank}.prom" for rank in range(ranks)]
         text = (folder / "rank-0.prom").read_text()
         assert value(text, "uml_attempt") == ranks
         assert value(text, "uml_steps_total") >= 1

@@ -50,10 +50,10 @@ class Training:
 
 def wait_until(holds: Callable[[], Any]) -> Any:
     """Wait until a function returns something true, and return it."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (found := holds()):
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.02)
     return found
 
 

@@ -25,9 +25,8 @@ from threading import Event, Thread
 from typing import Any, Self
 
 from uml_shards.durable import replace_text
-from uml_shards.text import printable, shorten
+from uml_shards.text import printable
 
-from .metrics import LABEL_LENGTH
 from .process import TOUCH_SECONDS, Process, file_name, written_files
 
 logger = logging.getLogger(__name__)
@@ -205,11 +204,6 @@ class TargetsFile:
             if not self._warned:
                 logger.warning("Prometheus cannot discover this run: %s: %s", self.path, error.strerror or error)
             self._warned = True
-
-
-def label_value(text: str) -> str:
-    """Return a text as the value of a label, as `Metrics` does."""
-    return printable(shorten(text, LABEL_LENGTH))
 
 
 def _files(folder: Path, left: bool) -> list[Path]:
