@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
-_REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)>=(?P<lowest>[\w.]+)(?:,[^;]*)?(?P<marker>;.*)?")
+_REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)>=(?P<lowest>[\w.!]+)(?:,[^;]*)?(?P<marker>;.*)?")
 
 
 def lowest_versions(requirements: Iterable[str]) -> list[str]:

@@ -5,6 +5,7 @@ with a further matcher.
 """
 
 from collections.abc import Sequence
+from string import ascii_uppercase
 from typing import Any, NamedTuple
 
 from grafana_foundation_sdk.builders.common import ReduceDataOptions, StackingConfig, VizLegendOptions, VizTooltipOptions
@@ -59,6 +60,11 @@ def promql(expression: str) -> str:
     return expression.replace("{selected", "{" + SELECTED)
 
 
+def request(expression: str, legend: str = "", letter: str = "A") -> Dataquery:
+    """Return a query to the chosen data source; its letter tells it from others of the same panel."""
+    return Dataquery().expr(promql(expression)).legend_format(legend).ref_id(letter).datasource(DATASOURCE)
+
+
 def curve(
     title: str,
     description: str,
@@ -94,8 +100,8 @@ def curve(
         panel = panel.min(lowest)
     if highest is not None:
         panel = panel.max(highest)
-    for query in queries:
-        target = Dataquery().expr(promql(query.expression)).legend_format(query.legend).range().datasource(DATASOURCE)
+    for letter, query in zip(ascii_uppercase, queries, strict=False):
+        target = request(query.expression, query.legend, letter).range()
         panel = panel.with_target(target.interval(interval) if interval else target)
     return panel
 
@@ -126,8 +132,7 @@ def number(
     panel = panel.thresholds(ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(thresholds(steps)))
     if decimals is not None:
         panel = panel.decimals(decimals)
-    target = Dataquery().expr(promql(query.expression)).legend_format(query.legend).instant().datasource(DATASOURCE)
-    return panel.with_target(target)
+    return panel.with_target(request(query.expression, query.legend).instant())
 
 
 def heat_map(title: str, description: str, unit: str, expression: str, *, width: int = 12) -> Heatmap:
@@ -140,7 +145,7 @@ def heat_map(title: str, description: str, unit: str, expression: str, *, width:
         expression: the observations by `le`.
         width: columns of 24.
     """
-    query = Dataquery().expr(promql(expression)).legend_format("{{le}}").range().datasource(DATASOURCE)
+    query = request(expression, "{{le}}").range()
     color = HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges").scale(HeatmapColorScale.EXPONENTIAL)
     return (
         Heatmap()
@@ -173,7 +178,7 @@ def table(title: str, description: str, expression: str, hidden: Sequence[str], 
     organize = models.DataTransformerConfig(
         id_val="organize", options={"excludeByName": {name: True for name in hidden}, "indexByName": {}}
     )
-    query = Dataquery().expr(promql(expression)).format(PromQueryFormat.TABLE).instant().datasource(DATASOURCE)
+    query = request(expression).format(PromQueryFormat.TABLE).instant()
     panel = Table().title(title).description(description).unit("none").span(width).height(5).datasource(DATASOURCE)
     return panel.with_target(query).with_transformation(organize)
 
@@ -191,7 +196,6 @@ class Event(models.AnnotationQuery):
 
     def __init__(self, name: str, expression: str, title: str, color: str, value_is_time: bool) -> None:
         super().__init__(name=name, datasource=DATASOURCE, icon_color=color, expr=promql(expression))
-        self.built_in = None
         self.options = {"titleFormat": title, "textFormat": "{{run}}", "useValueForTime": value_is_time}
 
     def to_json(self) -> dict[str, object]:
