@@ -17,7 +17,7 @@ endif
 export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help install demo shards ablation bench bench-static bench-errors bench-micro bench-distances bench-step \
-    bench-ugmcl-step bench-collab-memory bench-windows bench-shards bench-deviations bench-quality tune gpu-check cluster-check test \
+    bench-ugmcl-step bench-collab-memory bench-windows bench-shards bench-deviations bench-quality tune gpu-check cluster-check monitor test \
     test-quick test-kernels test-triton test-distributed test-real fuzz lint format clean
 
 DATASET ?= phantom
@@ -92,6 +92,9 @@ gpu-check: ## run all checks that need a GPU, in 9 minutes, with PYTHON= (torch 
 
 cluster-check: $(STAMP) ## check ZeRO stages, all-reduce, resume and images/s on your GPUs, or with ARGS=--cpu on 4 CPU processes
 	$(BIN)/python launchers/cluster_check.py $(ARGS)
+
+monitor: $(STAMP) ## start Prometheus, and with Docker also Grafana, on the current runs and print the addresses; Ctrl-C stops
+	$(BIN)/python launchers/monitor.py $(ARGS)
 
 test: lint test-kernels test-quick test-distributed ## lint and all tests except those on real images, quick ones first
 
