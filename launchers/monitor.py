@@ -1,7 +1,8 @@
 """Start Prometheus, and with Docker also Grafana, on the current runs of this user: `make monitor`.
 
-With Docker and its compose plugin, both start in containers, and Grafana opens on the dashboards. Otherwise an installed
-Prometheus starts alone. Both listen on 127.0.0.1 only. They stop at Ctrl-C; what they recorded is kept for 30 days.
+With Docker and its compose plugin, both start in containers, and Grafana opens on the dashboards. Otherwise an
+installed Prometheus starts alone. Both listen on 127.0.0.1 only. They stop at Ctrl-C; what they recorded is kept for
+30 days.
 """
 
 import argparse
@@ -60,7 +61,7 @@ class Places:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--targets", type=Path, help="folder with the targets of the runs (default: metrics.targets_dir)")
+    parser.add_argument("--targets", type=Path, help="folder with the runs' targets (default: metrics.targets_dir)")
     parser.add_argument("--data", type=Path, help="folder for recorded data (default: monitoring beside the targets)")
     parser.add_argument("--port", type=int, default=9090, help="port of Prometheus, or the next free one (9090)")
     parser.add_argument("--grafana-port", type=int, default=3000, help="port of Grafana, or the next free one (3000)")

@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[1]
 # What people type; a name leaves this list with a major version only.
 TARGETS = (
     "help", "install", "demo", "shards", "ablation", "bench", "bench-static", "bench-errors", "bench-micro",
-    "bench-step", "bench-windows", "bench-shards", "bench-quality", "tune", "gpu-check", "cluster-check", "monitor", "test",
-    "test-quick", "test-kernels", "test-triton", "test-distributed", "test-real", "lint", "format", "clean",
+    "bench-step", "bench-windows", "bench-shards", "bench-quality", "tune", "gpu-check", "cluster-check", "monitor",
+    "test", "test-quick", "test-kernels", "test-triton", "test-distributed", "test-real", "lint", "format",
+    "clean",
 )  # fmt: skip
 COMPONENTS = ("kernels", "shards", "launchers", "tests")
 TEXT = {".py", ".md", ".toml", ".txt", ".cff", ".json", ".yml", ".yaml", ".sh", ""}

@@ -17,7 +17,14 @@ RULES = FOLDER / "rules"
 SELECTOR = re.compile(r"\{[^{}]*\}")
 COMPARISON = re.compile(r"(==|!=|>=|<=|>|<)(?!\s*bool)")
 NAME = re.compile(r"(?<![\w:])uml_[a-z0-9_]+")
-VALUES = {"$__rate_interval": "1m", "$__range": "10m", "$__interval": "15s", "$run": ".*", "$attempt": ".*", "$rank": ".*"}
+VALUES = {
+    "$__rate_interval": "1m",
+    "$__range": "10m",
+    "$__interval": "15s",
+    "$run": ".*",
+    "$attempt": ".*",
+    "$rank": ".*",
+}
 
 
 class Expression(NamedTuple):

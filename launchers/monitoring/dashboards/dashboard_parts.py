@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any, NamedTuple
 
-from grafana_foundation_sdk.builders.common import ReduceDataOptions, StackingConfig, VizLegendOptions, VizTooltipOptions
+from grafana_foundation_sdk.builders.common import (
+    ReduceDataOptions,
+    StackingConfig,
+    VizLegendOptions,
+    VizTooltipOptions,
+)
 from grafana_foundation_sdk.builders.dashboard import (
     Dashboard,
     DashboardLink,
@@ -270,9 +275,7 @@ def new_dashboard(uid: str, title: str, description: str) -> Dashboard:
         .refresh("10s")
         .timezone("browser")
         .with_variable(DatasourceVariable("datasource").label("Data source").type("prometheus"))
-        .with_variable(
-            variable("run", "Run", "label_values(uml_run_info, run)", models.VariableSort.ALPHABETICAL_ASC)
-        )
+        .with_variable(variable("run", "Run", "label_values(uml_run_info, run)", models.VariableSort.ALPHABETICAL_ASC))
         .with_variable(variable("attempt", "Attempt", 'label_values(uml_run_info{run=~"$run"}, attempt)', numbers))
         .with_variable(
             variable("rank", "Rank", 'label_values(uml_run_info{run=~"$run", attempt=~"$attempt"}, rank)', numbers)

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dashboard_parts import number_panels
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+
+from dashboard_parts import number_panels
 from overview_dashboard import overview
 from quality_dashboard import quality
 from slowness_dashboard import slowness
@@ -33,11 +34,16 @@ def rendered(name: str) -> str:
     return json.dumps(built, cls=JSONEncoder, indent=1, sort_keys=True) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the dashboards; return the exit code."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the JSON files (that of the provisioning)")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the dashboards; return the exit code."""
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     for name in DASHBOARDS:
         path = options.out / f"{name}.json"

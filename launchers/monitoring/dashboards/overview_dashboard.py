@@ -1,7 +1,8 @@
 """The dashboard "run overview": how far runs are, what they learn, and whether something is wrong."""
 
-from dashboard_parts import Query, curve, new_dashboard, number, table
 from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
+
+from dashboard_parts import Query, curve, new_dashboard, number, table
 
 GOOD = ((None, "green"), (1, "red"))
 """Colours of numbers that should be 0."""
@@ -43,7 +44,7 @@ def state(builder: Dashboard) -> Dashboard:
         .with_panel(
             number(
                 "Since the last step",
-                "A run that hangs keeps its last values, but this time grows. Validations and checkpoints are no steps.",
+                "A run that hangs keeps its last values, but this grows. It also grows in validations and checkpoints.",
                 "s",
                 Query("time() - max by (run) (uml_last_step_timestamp_seconds{selected})", "{{run}}"),
                 steps=((None, "green"), (300, "orange"), (1800, "red")),

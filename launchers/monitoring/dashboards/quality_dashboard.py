@@ -1,7 +1,8 @@
 """The dashboard "quality and uncertainty": validation, and whether the opinions can be trusted."""
 
-from dashboard_parts import LOGGING_INTERVAL, Query, curve, heat_map, new_dashboard, number
 from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
+
+from dashboard_parts import LOGGING_INTERVAL, Query, curve, heat_map, new_dashboard, number
 
 ERRORS = "(.*[.])?(loss|.*_nll|.*_ece|(hd95|asd|assd)(_.*)?|surface_failures)"
 """Metrics that are better when they are lower, with or without the name of a validation before them."""
@@ -184,8 +185,7 @@ def faults(builder: Dashboard) -> Dashboard:
                 "Updates that left a network unchanged because its gradient was not finite.",
                 "short",
                 Query(
-                    "max by (run, network)"
-                    " (increase(uml_optimizer_steps_skipped_total{selected}[$__rate_interval]))",
+                    "max by (run, network) (increase(uml_optimizer_steps_skipped_total{selected}[$__rate_interval]))",
                     "{{run}} {{network}}",
                 ),
                 interval=LOGGING_INTERVAL,

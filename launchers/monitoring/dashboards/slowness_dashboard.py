@@ -1,7 +1,8 @@
 """The dashboard "why is it slow": where the time of a step goes, which rank is slow, and what the GPUs do."""
 
-from dashboard_parts import LOGGING_INTERVAL, Query, curve, heat_map, new_dashboard, number
 from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
+
+from dashboard_parts import LOGGING_INTERVAL, Query, curve, heat_map, new_dashboard, number
 
 OWN = 'phase!~"counts|backward|optimizer|average|hooks|validation|checkpoint"'
 """Phases in which a rank works by itself; a rule of rules/recording.yml has the same ones."""

@@ -1,4 +1,4 @@
-"""The committed dashboards: they are what the code makes, follow the rules of dashboard-linter, and name our metrics."""
+"""The committed dashboards: they are what the code makes, follow dashboard-linter's rules, and name our metrics."""
 
 import json
 import re
