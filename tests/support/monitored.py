@@ -23,7 +23,7 @@ class Slow(Hook):
         self._seen = seen
 
     def before_step(self, progress: Progress, batches: Sequence[Mapping[str, Batch]]) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 100
         while progress.step == 1 and not self._seen.exists():
             assert time.monotonic() < deadline, f"{self._seen} does not appear"
             time.sleep(0.05)

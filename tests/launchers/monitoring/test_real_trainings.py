@@ -55,12 +55,12 @@ def write_config(folder, targets) -> None:
 def configurations(folder, targets, url) -> dict:
     """A training of each recipe, with validations and checkpoints; that of `uml` reads remote shards with damage."""
     often = {"train": {"validate_every": 4, "log_every": 1}, "checkpoint": {"every": 3, "keep": 2}}
-    uml = uml_tree(url, train__steps=24, data__on_bad_sample="skip", data__cache=str(folder / "cache"))
+    uml = uml_tree(url, train__steps=12, data__on_bad_sample="skip", data__cache=str(folder / "cache"))
     volumes, spots = make_ellipsoids(folder / "volumes"), make_spots(folder / "spots")
     ugmcl = ugmcl_tree(volumes, labelled_list(folder / "volumes"), uncertainty="evidential")
     collab = collab_tree(spots, masked_list(folder / "spots"), evidential=True)
     found = {}
-    for name, tree, steps in (("uml", uml, {}), ("ugmcl", ugmcl, {"steps": 16}), ("collab", collab, {})):
+    for name, tree, steps in (("uml", uml, {}), ("ugmcl", ugmcl, {"steps": 8}), ("collab", collab, {})):
         found[name] = watched(tree, targets, **{**often, "train": {**often["train"], **steps}})
     return found
 
