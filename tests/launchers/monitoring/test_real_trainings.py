@@ -123,7 +123,8 @@ def test_ended_runs_are_no_targets_and_no_alert(trained):
     while server.get("targets", state="active")["activeTargets"]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert server.query('ALERTS{alertname="TrainerDown"}', end) == []
+    # Pending at most: a rank stops answering up to 5 s before Prometheus takes note that its target has gone.
+    assert server.query('ALERTS{alertname="TrainerDown", alertstate="firing"}', end) == []
 
 
 def test_all_rules_are_evaluated_without_errors(trained):
