@@ -1,4 +1,4 @@
-"""`uml-dist train|evaluate|checkpoint|shards|doctor`: all commands of an installation, without a checkout."""
+"""`uml-dist train|evaluate|checkpoint|shards|doctor|watch`: all commands of an installation, without a checkout."""
 
 import sys
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ COMMANDS = {
     "checkpoint": "verify, prune, reshard or export checkpoints",
     "shards": "make, verify and describe shards",
     "doctor": "check whether this machine can train",
+    "watch": "show runs on a live page in the browser",
 }
 
 
