@@ -35,13 +35,13 @@ Link = Callable[[str, str], str]
 @cache
 def style() -> str:
     """Return the style sheet."""
-    return files(__package__).joinpath("style.css").read_text(encoding="utf-8")
+    return files("uml_dist.watch").joinpath("style.css").read_text(encoding="utf-8")
 
 
 @cache
 def script() -> str:
     """Return the script that refreshes the page."""
-    text = files(__package__).joinpath("refresh.js").read_text(encoding="utf-8")
+    text = files("uml_dist.watch").joinpath("refresh.js").read_text(encoding="utf-8")
     return text.replace("REFRESH_SECONDS", str(REFRESH_SECONDS))
 
 
@@ -124,14 +124,18 @@ def _row(state: State, now: float, live: bool) -> str:
     name = escape(state.name)
     link = f'<a href="{address(state.name)}">{name}</a>' if live else name
     reason = f'<span class="reason">{escape(state.reason, 300)}</span>' if state.reason else ""
+    cells = (
+        ("Time left", duration(state.eta_seconds)),
+        ("Images/s", figure(state.images_per_second)),
+        ("Loss", figure(state.loss)),
+        ("Last record", ago(state.updated, now)),
+    )
+    shown = "".join(
+        f'<td data-label="{label}"{" class=none" if value == NOTHING else ""}>{value}</td>' for label, value in cells
+    )
     return (
         f'<tr class="{state.status}"><th scope="row">{link}<small>{escape(state.recipe)}</small></th>'
-        f'<td data-label="Status">{pill(state)}{reason}</td>'
-        f'<td data-label="Progress" class="wide">{progress(state)}</td>'
-        f'<td data-label="Time left">{duration(state.eta_seconds)}</td>'
-        f'<td data-label="Images/s">{figure(state.images_per_second)}</td>'
-        f'<td data-label="Loss">{figure(state.loss)}</td>'
-        f'<td data-label="Last record">{ago(state.updated, now)}</td></tr>'
+        f'<td class="status">{pill(state)}{reason}</td><td class="wide">{progress(state)}</td>{shown}</tr>'
     )
 
 
@@ -158,7 +162,7 @@ def run_head(state: State, now: float, home: bool) -> str:
     """
     back = '<nav><a href="/">Runs</a></nav>' if home else ""
     words = [f"{kind} {name}" for kind, name in (("recipe", state.recipe), ("phase", state.phase)) if name]
-    reason = f'<p class="reason">{escape(state.reason, 1000)}</p>' if state.reason else ""
+    reason = f'<p class="reason {state.status}">{escape(state.reason, 1000)}</p>' if state.reason else ""
     share = percent(state.progress, 0 if state.progress in (0.0, 1.0) else 1)
     facts = [
         ("Steps", f"{state.step:,}" + (f" <small>of {state.planned:,}</small>" if state.planned else "")),

@@ -87,8 +87,8 @@ class RanksView:
 class _NoRedirects(HTTPRedirectHandler):
     """Refuses redirects: they could lead to any machine, with the token."""
 
-    def redirect_request(self, *_: Any) -> None:
-        return None
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        """Follow none."""
 
 
 class Ranks:

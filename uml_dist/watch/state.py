@@ -15,6 +15,9 @@ Status = Literal["running", "done", "stopped", "failed", "stalled", "new"]
 
 STATUSES: tuple[Status, ...] = ("running", "stalled", "failed", "stopped", "done", "new")
 
+WRITTEN: tuple[Status, ...] = ("running", "done", "stopped", "failed")
+"""Those that a run writes itself."""
+
 MAX_STATUS = 1 << 16
 MAX_CONFIG = 1 << 20
 
@@ -92,7 +95,7 @@ def read_state(name: str, folder: Path, journal: Journal, now: float | None = No
     now = time.time() if now is None else now
     config = read_tables(folder)
     found = _status_file(folder)
-    status: Status = found.get("status") if found.get("status") in ("running", "done", "stopped", "failed") else "new"
+    status: Status = next((one for one in WRITTEN if found.get("status") == one), "new")
     reason = found.get("reason") if isinstance(found.get("reason"), str) else ""
     updated = _number(found.get("time"))
     if status == "running":
@@ -153,13 +156,14 @@ def _why_stalled(folder: Path, journal: Journal, updated: float | None, now: flo
 def _planned(config: dict[str, Any], journal: Journal, step: int) -> int | None:
     """Return the steps of the whole run, as far as the configuration states them."""
     phases, train = config.get("phases"), _table(config, "train")
-    stated = [one.get("steps") for one in phases if isinstance(one, dict)] if isinstance(phases, list) else []
-    if stated and all(type(steps) is int for steps in stated):
-        return sum(stated)
-    if type(train.get("steps")) is int and not any(stated):
+    given = [one.get("steps") for one in phases if isinstance(one, dict)] if isinstance(phases, list) else []
+    stated = [steps for steps in given if type(steps) is int]
+    if stated:  # the recipe decides about phases that state none
+        return sum(stated) if len(stated) == len(given) else None
+    if type(train.get("steps")) is int:
         return train["steps"]
     epochs, epoch = _number(train.get("epochs")), journal.last("epoch")
-    if epochs and epoch and epoch > 0 and not any(stated):
+    if epochs and epoch and epoch > 0:
         return max(step, round(epochs * journal.series["epoch"].last_step / epoch))
     return None
 
