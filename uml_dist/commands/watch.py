@@ -60,7 +60,7 @@ def watch(options: argparse.Namespace) -> int:
         print(options.once)
         return 0
     with suppress(OSError):
-        os.nice(10)  # the trainings on this machine come first
+        os.nice(5)  # the trainings on this machine come first
     with serving(watcher, options.host, options.port, PORT) as server:
         if not _is_loopback(options.host):
             print(

@@ -73,7 +73,8 @@ def draw_curves(
     curves: Sequence[Curve],
     *,
     limits: tuple[float, float] | None = None,
-    logarithmic: bool = True,
+    exact: bool = False,
+    last: int = 1,
 ) -> str:
     """Return the SVG of curves over steps.
 
@@ -82,19 +83,20 @@ def draw_curves(
         title: description for screen readers, of ours.
         curves: up to 6.
         limits: fixed limits of the values.
-        logarithmic: whether positive values that span orders of magnitude get a logarithmic scale.
+        exact: whether to draw values without a running mean and on a linear scale; otherwise positive values that
+            span orders of magnitude get a logarithmic one.
+        last: last step of the chart.
     """
     with _LOCK, matplotlib.rc_context(SETTINGS):
         figure, axes = _new()
         drawn = [curve for curve in curves if len(curve.series.steps)]
         for curve in drawn:
-            _draw_curve(axes, curve)
-        last = max((curve.series.last_step for curve in curves), default=1)
+            _draw_curve(axes, curve, exact)
         axes.set_xlim(0, max(last, 1))
         if limits:
             axes.set_ylim(*limits)
         elif drawn:
-            _scale(axes, [curve.series for curve in drawn], logarithmic)
+            _scale(axes, [curve.series for curve in drawn], not exact)
         for curve in curves:
             if curve.series.first_broken is not None:
                 axes.axvline(curve.series.first_broken, color=BROKEN, linewidth=1.2, linestyle=(0, (2, 2)))
@@ -136,12 +138,12 @@ def draw_distributions(key: str, title: str, bins: Sequence[tuple[Sequence[float
         return _svg(figure, key, title)
 
 
-def _draw_curve(axes: Axes, curve: Curve) -> None:
+def _draw_curve(axes: Axes, curve: Curve, exact: bool) -> None:
     series, colour = curve.series, COLOURS[curve.colour % CURVES]
     steps, means = series.steps, series.means
     if series.is_joined:
         axes.fill_between(steps, series.lows, series.highs, color=colour, alpha=0.16, linewidth=0)
-    if len(steps) < SMOOTH_FROM:
+    if exact or len(steps) < SMOOTH_FROM:
         marker = "o" if len(steps) < SMOOTH_FROM // 2 else None
         axes.plot(steps, means, color=colour, linewidth=1.5, marker=marker, markersize=2.6)
         return

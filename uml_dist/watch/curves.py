@@ -35,7 +35,7 @@ class Group:
         title: title of the chart, in part a name of others.
         curves: names to show and the series.
         limits: fixed limits of the values.
-        logarithmic: whether the scale may be logarithmic.
+        exact: whether the curves are functions of the step, drawn as they are.
         note: explanation below the title, of ours.
     """
 
@@ -43,7 +43,7 @@ class Group:
     curves: Sequence[tuple[str, Series]]
     limits: tuple[float, float] | None = None
     note: str = ""
-    logarithmic: bool = True
+    exact: bool = False
 
 
 def training_groups(journal: Journal) -> list[Group]:
@@ -56,7 +56,7 @@ def training_groups(journal: Journal) -> list[Group]:
     parts = [(name.replace("_", " "), one) for name, one in terms.items() if "_" in name]
     groups = [Group("Loss", sums), Group("Parts of the loss", parts)]
     groups.append(Group("Gradient norm", _named(journal, "gradient_norm_"), note="before clipping"))
-    groups.append(Group("Learning rate", _named(journal, "learning_rate_"), logarithmic=False))
+    groups.append(Group("Learning rate", _named(journal, "learning_rate_"), exact=True))
     speed = [("images/s", series["images_per_second"])] if "images_per_second" in series else []
     return [*groups, Group("Speed", speed, note="images per second of all ranks")]
 
@@ -102,8 +102,13 @@ def figures_of(journal: Journal, validation: str) -> dict[str, Series]:
     }
 
 
-def cards(groups: Sequence[Group]) -> str:
-    """Return the cards of charts; groups without values have none, those with many curves have several."""
+def cards(groups: Sequence[Group], last: int) -> str:
+    """Return the cards of charts; groups without values have none, those with many curves have several.
+
+    Args:
+        groups: the charts.
+        last: last step of the run, where all charts end.
+    """
     html = []
     for group in groups:
         for start in range(0, min(len(group.curves), CURVES * MAX_CHARTS), CURVES):
@@ -111,7 +116,7 @@ def cards(groups: Sequence[Group]) -> str:
             key = re.sub(r"[^a-z]+", "-", group.title.lower()) + f"-{len(html)}"
             drawn = [Curve(one, colour) for colour, (_, one) in enumerate(shown)]
             svg = draw_curves(
-                key, "chart over the steps of the run", drawn, limits=group.limits, logarithmic=group.logarithmic
+                key, "chart over the steps of the run", drawn, limits=group.limits, exact=group.exact, last=last
             )
             rows = [(name, figure(one.last), _broken(one)) for name, one in shown]
             html.append(card(group.title, group.note, svg, legend(rows)))
@@ -201,7 +206,7 @@ def _sums(journal: Journal, names: Sequence[str], edges: np.ndarray) -> np.ndarr
 def distribution_card(ranks: RanksView) -> str:
     """Return the card with the distribution of vacuity, or why there is none."""
     if not ranks.distributions:
-        why = ranks.problem or "the ranks do not export uml_opinion_vacuity"
+        why = ranks.problem or "the ranks export no uml_opinion_vacuity"
         return card("Distribution of vacuity", "", "", f'<p class="note">Not available: {escape(why, 300)}.</p>')
     levels = list(ranks.distributions)[:CURVES]
     svg = draw_distributions("vacuity", "distribution of vacuity", [ranks.distributions[level] for level in levels])

@@ -78,6 +78,15 @@ def subfolders(folder: Path, *names: str) -> list[str]:
         return []
 
 
+def names_in(folder: Path, *names: str) -> list[str]:
+    """Return the sorted names of the files below a folder, without links."""
+    try:
+        with os.scandir(folder.joinpath(*names)) as entries:
+            return sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+    except OSError:
+        return []
+
+
 def is_run(folder: Path) -> bool:
     """Whether a folder contains a run."""
     return any((folder / mark).is_file() for mark in MARKS)

@@ -195,13 +195,13 @@ def curves_part(journal: Journal) -> str:
         note += f'<p class="note">Still reading metrics.jsonl: {size(journal.behind)} to go.</p>'
     if journal.damaged:
         note += f'<p class="note">{journal.damaged:,} lines of metrics.jsonl are no records.</p>'
-    drawn = cards([*training_groups(journal), *validation_groups(journal)])
+    drawn = cards([*training_groups(journal), *validation_groups(journal)], journal.step)
     return note + (f'<div class="grid">{drawn}</div>' if drawn else '<p class="note">No step has been logged yet.</p>')
 
 
 def vacuity_part(journal: Journal, ranks: RanksView) -> str:
     """Return vacuity over time, its distribution, and how well it finds errors."""
-    return f'<div class="grid">{cards(vacuity_groups(journal))}{distribution_card(ranks)}</div>'
+    return f'<div class="grid">{cards(vacuity_groups(journal), journal.step)}{distribution_card(ranks)}</div>'
 
 
 def ranks_part(view: RanksView) -> str:
@@ -229,6 +229,7 @@ def ranks_part(view: RanksView) -> str:
             f"<td>{percent(one.data_wait, 1)}</td><td>{size(one.memory)}</td><td>{gpu}</td></tr>"
         )
     over = f"the last {duration(view.window)}" if view.window else "this start of the run"
+    over += f", as written by {moment(view.written)}" if view.written else ""
     heads = ("Rank", "Node", "Step", "Own work", "", "Waits for ranks", "Waits for data", "Memory", "GPU")
     columns = "".join(f'<th scope="col"{" class=wide" if not head else ""}>{head}</th>' for head in heads)
     return (

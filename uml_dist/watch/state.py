@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from .files import modified, read_bytes, subfolders
 from .journal import Journal
+from .text import duration
 
 Status = Literal["running", "done", "stopped", "failed", "stalled", "new"]
 
@@ -95,7 +96,9 @@ def read_state(name: str, folder: Path, journal: Journal, now: float | None = No
     now = time.time() if now is None else now
     config = read_tables(folder)
     found = _status_file(folder)
-    status: Status = next((one for one in WRITTEN if found.get("status") == one), "new")
+    status: Status = "new"
+    for one in WRITTEN:
+        status = one if found.get("status") == one else status
     reason = found.get("reason") if isinstance(found.get("reason"), str) else ""
     updated = _number(found.get("time"))
     if status == "running":
@@ -149,7 +152,7 @@ def _why_stalled(folder: Path, journal: Journal, updated: float | None, now: flo
         return "its process has ended without recording why: repeat the command to resume it"
     quiet = now - updated if updated is not None else 0.0
     if quiet > max(STALLED_SECONDS, STALLED_INTERVALS * journal.longest_interval):
-        return f"its process lives, but no step was logged for {quiet:.0f} s"
+        return f"its process lives, but has logged no step for {duration(quiet)}"
     return ""
 
 

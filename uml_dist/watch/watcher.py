@@ -28,6 +28,9 @@ KEPT = 8
 LIST_SECONDS = 2.0
 """How long a list of the runs is used before the folder is searched again."""
 
+WAIT_SECONDS = 15.0
+"""How long a page that is written once waits for the answers of the ranks."""
+
 SHARE = 0.05
 """Largest share of the time that may go into drawing the page of a run that changes all the time."""
 
@@ -140,7 +143,7 @@ class RunView:
         self.folder = folder
         self._name = name
         self._journal = Journal(folder)
-        self._ranks = Ranks(folder.name)
+        self._ranks = Ranks(folder)
         self._lock = threading.Lock()
         self._drawn: dict[str, tuple[object, str]] = {}
         self._revision = -1
@@ -158,7 +161,10 @@ class RunView:
             state = read_state(self._name, self.folder, self._journal)
             tables = read_tables(self.folder)
             metrics = tables.get("metrics")
-            ranks = self._ranks.view(metrics if isinstance(metrics, dict) else {})
+            alive = state.status in ("running", "stalled")
+            ranks = self._ranks.view(
+                metrics if isinstance(metrics, dict) else {}, alive, *([] if live else [WAIT_SECONDS])
+            )
             if time.monotonic() >= self._rest_until:
                 self._revision = self._journal.revision
             started = time.process_time()
