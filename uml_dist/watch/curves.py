@@ -18,7 +18,7 @@ MAX_CHARTS = 4
 INTERVALS = 100
 """Intervals of a run in the chart of shares of time."""
 
-OTHER_KEYS = frozenset({"step", "phase", "epoch", "images_per_second", "data_wait"})
+OTHER_KEYS = frozenset({"step", "phase", "epoch", "images_per_second", "data_wait", "productive_seconds"})
 OTHER_PREFIXES = ("learning_rate_", "gradient_norm_", "vacuity_", "validation_", SECONDS)
 
 LOSSES = ("loss", "image_nll", "pixel_nll")

@@ -91,7 +91,7 @@ class Ranks:
         self._history: deque[tuple[float, dict[int, Samples]]] = deque()
         self._thread: threading.Thread | None = None
 
-    def view(self, metrics: Mapping[str, Any], alive: bool, patience: float = PATIENCE_SECONDS) -> RanksView:
+    def view(self, metrics: Mapping[str, Any], alive: bool, patience: float) -> RanksView:
         """Return what the ranks answered a moment ago. One thread calls at a time.
 
         Args:

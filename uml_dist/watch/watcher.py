@@ -12,7 +12,7 @@ from . import page
 from .curves import time_part
 from .files import MAX_RUNS, find_runs, is_run, modified, read_bytes, subfolders
 from .journal import Journal
-from .ranks import Ranks, RanksView
+from .ranks import PATIENCE_SECONDS, Ranks, RanksView
 from .state import MAX_CONFIG, State, read_state, read_tables
 
 SHEET = "sheet.png"
