@@ -162,9 +162,8 @@ class RunView:
             tables = read_tables(self.folder)
             metrics = tables.get("metrics")
             alive = state.status in ("running", "stalled")
-            ranks = self._ranks.view(
-                metrics if isinstance(metrics, dict) else {}, alive, *([] if live else [WAIT_SECONDS])
-            )
+            patience = PATIENCE_SECONDS if live else WAIT_SECONDS
+            ranks = self._ranks.view(metrics if isinstance(metrics, dict) else {}, alive, patience)
             if time.monotonic() >= self._rest_until:
                 self._revision = self._journal.revision
             started = time.process_time()
