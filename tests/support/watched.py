@@ -32,7 +32,12 @@ def training_record(step: int, **others: Any) -> dict[str, Any]:
 
 def validation_record(step: int, **others: Any) -> dict[str, Any]:
     figures = {"loss": 0.5, "dice": 0.9, "accuracy": 0.8, "pixel_ece": 0.03, "pixel_error_auroc_vacuity": 0.9}
-    return {"step": step, "weights": "trained", **{f"validation_{key}": value for key, value in figures.items()}, **others}
+    return {
+        "step": step,
+        "weights": "trained",
+        **{f"validation_{key}": value for key, value in figures.items()},
+        **others,
+    }
 
 
 def records(steps: int = 200) -> list[dict[str, Any]]:

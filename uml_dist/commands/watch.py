@@ -15,8 +15,6 @@ from uml_shards.errors import run_command
 from uml_shards.output import keep_output
 
 from ..errors import UmlError
-from ..watch.server import serving
-from ..watch.watcher import Watcher
 
 PORT = 8600
 
@@ -54,6 +52,9 @@ def watch(options: argparse.Namespace) -> int:
     if not options.path.is_dir():
         problem = "is not a folder" if options.path.exists() else "does not exist"
         raise UmlError(f"{options.path} {problem}: name a run folder or a folder of runs, such as runs")
+    from ..watch.server import serving  # with matplotlib, which takes a second
+    from ..watch.watcher import Watcher
+
     watcher = Watcher(options.path)
     if options.once is not None:
         replace_text(options.once, watcher.render(live=False))
