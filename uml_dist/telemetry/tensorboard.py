@@ -109,7 +109,7 @@ class TensorBoardWriter:
     def _write_picture(self, name: str, path: Path, step: int) -> None:
         if self._writer is None or self._writer.file_writer is None:
             return
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
         # The file as it is: `add_image` would decode and encode it again, in a second.
         with Image.open(path) as image:
