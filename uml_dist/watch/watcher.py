@@ -166,11 +166,10 @@ class RunView:
             ranks = self._ranks.view(metrics if isinstance(metrics, dict) else {}, alive, patience)
             if time.monotonic() >= self._rest_until:
                 self._revision = self._journal.revision
-            started = time.process_time()
+            started = time.thread_time()
             body = self._body(state, ranks, live, home)
-            cost = time.process_time() - started
-            if cost / SHARE > page.REFRESH_SECONDS:
-                self._rest_until = max(self._rest_until, time.monotonic() + cost / SHARE)
+            cost = time.thread_time() - started
+            self._rest_until = max(self._rest_until, time.monotonic() + cost / SHARE)
         return page.document(f"{self._name}: {state.status} {page.percent(state.progress)}", body, live)
 
     def _body(self, state: State, ranks: RanksView, live: bool, home: bool) -> str:
