@@ -211,6 +211,8 @@ def ranks_part(view: RanksView) -> str:
     own = sorted(one.own_seconds for one in view.ranks if one.own_seconds is not None)
     median = own[(len(own) - 1) // 2] if own else 0.0
     longest = own[-1] if own else 0.0
+    has_memory = any(one.memory is not None for one in view.ranks)
+    has_gpu = any(one.gpu_memory is not None for one in view.ranks)
     rows = []
     for one in view.ranks:
         if one.problem:
@@ -221,16 +223,18 @@ def ranks_part(view: RanksView) -> str:
             continue
         slow = one.own_seconds is not None and len(own) > 1 and one.own_seconds > STRAGGLER * median > 0
         share = one.own_seconds / longest if one.own_seconds is not None and longest else 0.0
-        gpu = f"{percent(one.gpu_utilization)}, {size(one.gpu_memory)}" if one.gpu_memory is not None else NOTHING
+        devices = f"<td>{size(one.memory)}</td>" if has_memory else ""
+        devices += f"<td>{percent(one.gpu_utilization)}</td><td>{size(one.gpu_memory)}</td>" if has_gpu else ""
         rows.append(
             f'<tr{" class=slow" if slow else ""}><th scope="row">{one.rank}</th><td>{escape(one.node, 40)}</td>'
             f"<td>{duration(one.step_seconds)}</td><td>{duration(one.own_seconds)}</td>"
             f'<td class="wide">{bar(share, "slow" if slow else "")}</td><td>{percent(one.waiting, 1)}</td>'
-            f"<td>{percent(one.data_wait, 1)}</td><td>{size(one.memory)}</td><td>{gpu}</td></tr>"
+            f"<td>{percent(one.data_wait, 1)}</td>{devices}</tr>"
         )
     over = f"the last {duration(view.window)}" if view.window else "this start of the run"
     over += f", as written by {moment(view.written)}" if view.written else ""
-    heads = ("Rank", "Node", "Step", "Own work", "", "Waits for ranks", "Waits for data", "Memory", "GPU")
+    heads = ["Rank", "Node", "Step", "Own work", "", "Waits for ranks", "Waits for data"]
+    heads += (["Memory"] if has_memory else []) + (["GPU busy", "GPU memory"] if has_gpu else [])
     columns = "".join(f'<th scope="col"{" class=wide" if not head else ""}>{head}</th>' for head in heads)
     return (
         f'<p class="note">Over {over}. A rank with more own work than the others is the one they wait for; '
@@ -249,10 +253,11 @@ def pictures_part(sheets: Mapping[str, float], link: Link) -> str:
     if not sheets:
         return '<p class="note">No validation has drawn a picture yet.</p>'
     shown = []
-    for name, drawn in sheets.items():
+    for place, (name, drawn) in enumerate(sheets.items()):
         source = link(name, f"{drawn:.3f}")
         caption = f"{escape(name)} <small>drawn {moment(drawn)}</small>"
-        picture = f'<img src="{source}" alt="cases of {escape(name)}" loading="lazy" decoding="async">'
+        later = ' loading="lazy"' if place else ""
+        picture = f'<img src="{source}" alt="cases of {escape(name)}"{later}>'
         if not source.startswith("data:"):
             picture = f'<a href="{source}">{picture}</a>'
         shown.append(f'<figure class="sheet"><figcaption>{caption}</figcaption>{picture}</figure>')
