@@ -9,7 +9,7 @@ from .base import Importer, Source
 from .grade_tables import GRADES, TASKS
 from .phantom import numbered
 
-COUNTS = {"train": 200, "val": 60, "test": 120}
+COUNTS = {"train": 800, "val": 100, "test": 120}
 """Default number of images of each split."""
 
 SMALLEST = 48

@@ -15,10 +15,10 @@ KINDS = ("none", "mask", "low", "full")
 LESIONS, GRADES, WIDTH = 3, 5, 8
 
 
-def build(kind="full", backbone="small_cnn", stride=1, norm=group_norm, **settings):
+def build(kind="full", backbone="small_cnn", stride=1, norm=group_norm, refinement="anew", **settings):
     torch.manual_seed(0)
     trunk = build_trunk(backbone, 3, WIDTH, stride, norm)
-    return Grader(trunk, LESIONS, GRADES, WIDTH, norm, kind, **settings)
+    return Grader(trunk, LESIONS, GRADES, WIDTH, norm, kind, refinement, **settings)
 
 
 def batch(size=64, dtype=torch.float32):
@@ -89,21 +89,36 @@ def grouped_form(grader, image, maps, kind):
         if kind == "full":
             gate = functional.conv2d(vector[:, :, None, None], grader.gate.weight[..., None, None], grader.gate.bias)
             feature = (feature.unflatten(1, (LESIONS, -1)) * gate.unsqueeze(1)).flatten(1, 2)
-        refined = torch.sigmoid(convolve("head", feature))
+        logit = convolve("head", feature)
+        refined = torch.sigmoid(logit + torch.logit(maps, 1e-4) if lesions[0].corrects else logit)
     weighted = refined.unsqueeze(2) * low.unsqueeze(1)
     vectors = grader.trunk.high(weighted.flatten(0, 1)).reshape(len(image), -1)
     return grader.head(grader.join(vectors)), refined
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])
-@pytest.mark.parametrize("kind", ["mask", "low", "full"])
-def test_attention_and_grade_are_those_of_the_formulas(kind, one_by_one):
-    grader = build(kind, one_by_one=one_by_one).double()
+@pytest.mark.parametrize(
+    ("kind", "refinement"),
+    [("mask", "anew"), ("low", "anew"), ("full", "anew"), ("low", "correction"), ("full", "correction")],
+)
+def test_attention_and_grade_are_those_of_the_formulas(kind, refinement, one_by_one):
+    grader = build(kind, refinement=refinement, one_by_one=one_by_one).double()
+    for attention in grader.attention:
+        nn.init.normal_(attention.head.weight, std=0.1)
     image, maps = batch(32, torch.float64)
     logits, refined = grouped_form(grader, image, maps, kind)
     output = grader(image, maps)
     torch.testing.assert_close(output.logits, logits, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(output.attention, refined, rtol=1e-12, atol=1e-12)
+
+
+def test_the_refined_map_is_that_of_the_generator_before_training():
+    grader = build("full", refinement="correction")
+    image, maps = batch()
+    maps[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    attention = grader(image, maps).attention
+    torch.testing.assert_close(attention, maps, rtol=0, atol=1.1e-4)
+    assert torch.isfinite(attention.logit()).all()
 
 
 @pytest.mark.parametrize("given", [False, True])

@@ -9,6 +9,7 @@ from uml_dist.backbones.normalisation import FrozenBatchNorm, GlobalBatchNorm, g
 from uml_dist.recipes.collab.discriminator import Discriminator
 from uml_dist.recipes.collab.generator import LesionGenerator
 from uml_dist.recipes.collab.heads import OrdinalHead, ordinal_probability
+from uml_dist.recipes.collab.lesions import LesionMaps
 from uml_dist.recipes.collab.trunk import build_trunk, encoder_choice
 
 NORMS = pytest.mark.parametrize("norm", [group_norm, GlobalBatchNorm])
@@ -54,6 +55,16 @@ def test_the_generator_returns_a_logit_for_each_lesion_and_pixel(block, norm):
     assert logits.shape == (2, 4, 64, 48)
     logits.square().sum().backward()
     assert without_gradient(network) == []
+
+
+@pytest.mark.parametrize("prior", [0.01, 0.05, 0.4])
+@pytest.mark.parametrize("scores", [1, 2])
+def test_before_training_every_lesion_has_the_prior_probability(scores, prior):
+    network = LesionGenerator(3, 4, 8, "plain", group_norm, scores, prior)
+    nn.init.zeros_(network.head.weight)
+    maps = LesionMaps.of(network(torch.randn(1, 3, 32, 32)))
+    torch.testing.assert_close(maps.probability, torch.full((1, 4, 32, 32), prior), rtol=1e-5, atol=0)
+    assert (maps.vacuity is None) == (scores == 1)
 
 
 def test_several_scores_of_a_lesion_are_neighbours():

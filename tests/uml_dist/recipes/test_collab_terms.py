@@ -156,4 +156,5 @@ def test_settings_that_fit_neither_the_shards_nor_one_another_are_refused(words,
 def test_names_of_lesions_and_grades_come_from_the_shards():
     recipe = recipe_of(positive_weight={"lines": 3.0})
     assert recipe.positive == (1.0, 1.0, 3.0)
+    assert recipe_of(positive_weight=5).positive == (5.0, 5.0, 5.0)
     assert (recipe.lesions, recipe.grades) == (LESIONS, GRADES)

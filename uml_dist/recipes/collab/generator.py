@@ -1,5 +1,6 @@
 """The generator of lesion maps: a U-Net that predicts each lesion independently of the others."""
 
+from math import log
 from typing import Literal
 
 import torch
@@ -12,6 +13,9 @@ from ...backbones.normalisation import Normalisation
 from ...nn.recomputation import recomputed
 
 BlockKind = Literal["plain", "xception"]
+
+WEAK_EVIDENCE = -3.0
+"""Score of a lesion's presence before training; its softplus, the evidence, is 0.05."""
 
 POOLED = 4
 """Levels of the encoder that are pooled; the bottleneck follows."""
@@ -68,6 +72,8 @@ class LesionGenerator(nn.Module):
         block: kind of the blocks.
         norm: creates a normalisation layer for a number of channels.
         scores: scores of a pixel for each lesion: one logit, or the two of the evidence against and for the lesion.
+        prior: probability of each lesion in each pixel before training, below 1/2. Lesions cover few pixels: from 1/2
+            on, the first hundreds of steps would learn no more than that (Lin et al. 2017, section 4.1).
         checkpointing: whether to recompute activations in backward.
 
     Attributes:
@@ -84,6 +90,7 @@ class LesionGenerator(nn.Module):
         block: BlockKind,
         norm: Normalisation,
         scores: int = 1,
+        prior: float = 0.01,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -101,6 +108,7 @@ class LesionGenerator(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * wide, wide, 2, stride=2) for wide in upwards)
         self.decoder = nn.ModuleList(_Block(2 * wide, wide, norm, separable) for wide in upwards)
         self.head = nn.Conv2d(width, lesions * scores, 1)
+        self.head.bias = nn.Parameter(_first_scores(prior, scores).repeat(lesions))
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute the scores of all lesions in images (B, channels, H, W), H and W multiples of 16.
@@ -118,6 +126,17 @@ class LesionGenerator(nn.Module):
             feature = run(block, torch.cat([up(feature), skips.pop()], 1))
         scores = at_least_float32(self.head(feature))
         return scores if self.scores == 1 else scores.unflatten(1, (-1, self.scores))
+
+
+def _first_scores(prior: float, scores: int) -> Tensor:
+    """Return the scores (scores,) of one lesion that give the probability `prior`: a logit, or evidence of absence."""
+    odds = (1.0 - prior) / prior
+    if scores == 1:
+        return torch.tensor([-log(odds)])
+    present = torch.tensor(WEAK_EVIDENCE)
+    absent = odds * (1.0 + functional.softplus(present)) - 1.0
+    # The inverse of softplus, without an exponential that could overflow.
+    return torch.stack([absent + (-(-absent).expm1()).log(), present])
 
 
 def _call(module: nn.Module, feature: Tensor) -> Tensor | tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from uml_kernels.layout import at_least_float32
 from ...backbones.normalisation import Normalisation
 from ...nn.fork import fork
 from ...nn.recomputation import recomputed
-from .attention import LesionAttention
+from .attention import LesionAttention, Refinement
 from .heads import OrdinalHead
 from .trunk import Trunk
 
@@ -61,6 +61,7 @@ class Grader(nn.Module):
         width: channels of the attention, at least 4.
         norm: creates the normalisations of the attention.
         attention: kind of attention.
+        refinement: how the attention refines maps, see `LesionAttention`.
         ordinal: whether the head has one score with thresholds instead of a score for each grade.
         one_by_one: whether lesions go through the network one after another, with activations recomputed in backward,
             so that memory hardly depends on the number of lesions. Otherwise all go through the high part together, as
@@ -81,6 +82,7 @@ class Grader(nn.Module):
         width: int,
         norm: Normalisation,
         attention: AttentionKind = "full",
+        refinement: Refinement = "correction",
         ordinal: bool = False,
         one_by_one: bool = True,
         checkpointing: bool = False,
@@ -91,7 +93,8 @@ class Grader(nn.Module):
         self.one_by_one = one_by_one
         self.checkpointing = checkpointing
         refined = lesions if attention in ("low", "full") else 0
-        self.attention = nn.ModuleList(LesionAttention(trunk.low_width, width, norm) for _ in range(refined))
+        attentions = (LesionAttention(trunk.low_width, width, norm, refinement) for _ in range(refined))
+        self.attention = nn.ModuleList(attentions)
         self.gate = nn.Linear(trunk.high_width, width) if attention == "full" else None
         self.join = nn.Linear(lesions * trunk.high_width, trunk.high_width) if attention != "none" else None
         self.register_buffer("attended", torch.zeros((), dtype=torch.bool))

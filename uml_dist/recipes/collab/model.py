@@ -8,6 +8,7 @@ from torch import nn
 
 from ...backbones.normalisation import GlobalBatchNorm, Normalisation, group_norm
 from ...config.schema import ModelConfig, Resumable
+from .attention import Refinement
 from .discriminator import Discriminator
 from .generator import BlockKind, LesionGenerator
 from .grader import AttentionKind, Grader
@@ -28,6 +29,9 @@ class CollabModel(ModelConfig):
         default=1.0, gt=0, le=16, description="factor of all channels; 1: the first stage of each network has 32"
     )
     norm: Norm = Field(default="group", description="normalisation: group, or batch over the global batch")
+    prior: float = Field(
+        default=0.01, gt=0, lt=0.5, description="probability of each lesion in each pixel before training"
+    )
     block: BlockKind = Field(
         default="plain", description="blocks of the generator: plain, or xception with separable convolutions"
     )
@@ -44,6 +48,11 @@ class CollabModel(ModelConfig):
         default="full",
         description="full: the grader refines lesion maps by what it knows of the whole image; low: without that; "
         "mask: it uses the maps as they are; none: it grades the image alone",
+    )
+    refinement: Refinement = Field(
+        default="correction",
+        description="how the attention refines a lesion map: by a correction of its logit, which is 0 before training; "
+        "or by a map computed anew",
     )
     frozen_features: bool = Field(
         default=True,
@@ -84,7 +93,7 @@ class CollabModel(ModelConfig):
         """Build the generator for images with a number of channels."""
         scores = 2 if evidential else 1
         return LesionGenerator(
-            channels, lesions, self._width, self.block, self._norm, scores, checkpointing=self.checkpointing
+            channels, lesions, self._width, self.block, self._norm, scores, self.prior, self.checkpointing
         )
 
     def discriminator(self, channels: int) -> Discriminator:
@@ -101,6 +110,7 @@ class CollabModel(ModelConfig):
             self._width,
             self._norm,
             self.attention,
+            self.refinement,
             ordinal,
             one_by_one=self.one_by_one,
             checkpointing=self.checkpointing,

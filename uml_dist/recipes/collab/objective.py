@@ -11,6 +11,7 @@ from ...errors import UmlError
 from ..recipe import Progress
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(gt=0)]
 
 
 class CollabWeights(Section):
@@ -29,8 +30,10 @@ class CollabObjective(Section):
     """`[objective]` of the recipe `collab`."""
 
     weights: CollabWeights = CollabWeights()
-    positive_weight: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={}, description="weight of the pixels of a lesion, by name, in its cross-entropy; default: 1"
+    positive_weight: Weight | dict[str, Weight] = Field(
+        default=1.0,
+        description="weight of the pixels with a lesion in its cross-entropy: one for all lesions, or by name, 1 for "
+        "others",
     )
     evidential: bool = Field(
         default=False,
@@ -131,8 +134,11 @@ class CollabObjective(Section):
         Raises:
             UmlError: `positive_weight` names a lesion that the shards do not have.
         """
-        check_names("positive_weight", self.positive_weight, lesions, "lesions")
-        return tuple(self.positive_weight.get(lesion, 1.0) for lesion in lesions)
+        weight = self.positive_weight
+        if not isinstance(weight, dict):
+            return (weight,) * len(lesions)
+        check_names("positive_weight", weight, lesions, "lesions")
+        return tuple(weight.get(lesion, 1.0) for lesion in lesions)
 
     def kl_weight(self, fraction: float) -> float:
         """Return the weight of the divergence from ignorance at a fraction of the run."""

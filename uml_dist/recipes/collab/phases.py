@@ -15,7 +15,7 @@ def phases_of(model: CollabModel, objective: CollabObjective) -> tuple[Phase, ..
     A phase that is not needed gives its steps to an earlier one of the same network, so that the networks of all
     variants have equal numbers of steps.
     """
-    shares = {LESIONS: 0.3, GRADES: 0.2, ADVERSARY: 0.1, ATTENTION: 0.1, TOGETHER: 0.3}
+    shares = {LESIONS: 0.3, GRADES: 0.15, ADVERSARY: 0.05, ATTENTION: 0.2, TOGETHER: 0.3}
     if not objective.adversary:
         shares[LESIONS] += shares.pop(ADVERSARY)
     if not model.attends:
