@@ -17,6 +17,7 @@ from ..launch.resources import raise_open_files
 from ..run.checkpoint_folder import checkpoints_in
 from ..run.owner import refuse_owned
 from ..run.reader import run_folder
+from ..telemetry.tensorboard import check_tensorboard
 from ..train.exporter import check_export
 from ..train.loading import loader_workers, of_training
 from ..train.setup import check_start, find_resume, prepare
@@ -77,6 +78,8 @@ def train(options: argparse.Namespace) -> int:
         if resume is None:
             check_start(setup)
         notes += check_export(config.metrics)
+        if config.metrics.tensorboard:
+            check_tensorboard()
         if options.dry_run:
             from ..train.dry_run import dry_run
 

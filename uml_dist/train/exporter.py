@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from ..config.schema import MetricsConfig
+from ..config.exporting import MetricsConfig
 from ..errors import UmlError
 from ..launch import World
 from ..telemetry.access import read_access

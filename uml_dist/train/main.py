@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import deepspeed
 import torch
@@ -21,13 +20,13 @@ from ..distributed.ranks import all_gather, broadcast, device_of
 from ..errors import UmlError
 from ..launch import Devices, World, enter_world, exit_with_error
 from ..launch.precision import computes_in_bf16, describe_bf16
-from ..recipes import Progress
 from ..run.checkpoint import RunState
 from ..run.checkpoint_folder import checkpoints_in
 from ..run.folder import RunFolder, versions
 from ..run.history import History, read_history
 from ..telemetry import Metrics
-from ..telemetry.health import Health
+from ..telemetry.tensorboard import TensorBoardWriter
+from .device_metrics import collect_devices
 from .ending import Ending
 from .engine import zero_stage
 from .exporter import Exporter
@@ -103,10 +102,12 @@ def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], 
         exit_with_error(error)
     history = broadcast(read_history(folder.path, start.resume[1].step if start.resume else 0, folder.started))
     metrics = _metrics(setup, world, device, folder, history)
-    reporter = _Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None, history)
+    used, counting = collect_devices(metrics.registry, setup.config, device, devices, world.local_rank, folder.path)
+    metrics.record_build(versions(), used.driver if used else "")
+    reporter = Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None, history, used)
     try:
         workers, fewer = _loader_workers(setup, world, device)
-        trainer = Trainer(setup, device, folder, reporter, workers, hooks)
+        trainer = Trainer(setup, device, folder, reporter, workers, (*counting, *hooks))
         _check_same_start(start)
         load_start(trainer, start)
     except UmlError as error:  # the same on all ranks
@@ -125,6 +126,8 @@ def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], 
         folder.begin(setup.config, trainer.state.step)
         ending.stopping(exporter.stop)
         exporter.begin(targets)
+        if setup.config.metrics.tensorboard and folder.writes:
+            reporter.events = TensorBoardWriter(folder.path, trainer.state.step)
         trainer.run()
     except Exception as error:
         _fail(error, world, ending)
@@ -135,20 +138,13 @@ def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], 
         memory += f", {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB of GPU memory on rank 0"
     trainer.reporter.say(f"done: {folder.path}, {memory}")
     ending.done()
+    if reporter.events:
+        reporter.events.close()
     exporter.close()
+    if used:
+        used.stop()
     distributed.destroy_process_group()
     return 0
-
-
-class _Reporter(Reporter):
-    """Also tells `/health` that a step has ended."""
-
-    health: Health | None = None
-
-    def end_step(self, progress: Progress, *figures: Any, **named: Any) -> None:
-        super().end_step(progress, *figures, **named)
-        if self.health:
-            self.health.step(progress.step)
 
 
 def _fail(error: Exception, world: World, ending: Ending) -> None:
@@ -171,7 +167,7 @@ def _fail(error: Exception, world: World, ending: Ending) -> None:
 
 
 def _metrics(setup: Setup, world: World, device: torch.device, folder: RunFolder, history: History) -> Metrics:
-    metrics = Metrics(
+    return Metrics(
         run=folder.path.absolute().name,
         recipe=setup.config.recipe,
         stage=zero_stage(setup.config),
@@ -182,8 +178,6 @@ def _metrics(setup: Setup, world: World, device: torch.device, folder: RunFolder
         attempt=history.attempt,
         dataset=setup.splits[setup.first_stream].manifest.dataset,
     )
-    metrics.record_build(versions())
-    return metrics
 
 
 def load_start(trainer: Trainer, start: Start) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from uml_shards import tally
 from uml_shards.format.manifest import Manifest
@@ -19,6 +20,9 @@ from ..run.checkpoint_folder import folder_name, size_of
 from ..run.folder import RunFolder
 from ..run.history import PRODUCTIVE, History
 from ..telemetry import Metrics, Spans
+from ..telemetry.devices import DeviceCollectors
+from ..telemetry.health import Health
+from ..telemetry.tensorboard import TensorBoardWriter
 from .goodput import Goodput
 from .means import Means
 from .progress_line import ProgressPrinter, progress_line
@@ -38,12 +42,25 @@ class Reporter:
         metrics: this rank's metrics for Prometheus.
         printer: prints on rank 0; None on the others.
         history: what happened in the run before this start; by default, nothing.
+        used: what the rank uses of its devices; by default, that is not measured.
+
+    Attributes:
+        health: is told of every step, if set.
+        events: gets the records and pictures for TensorBoard, if set.
     """
 
     def __init__(
-        self, folder: RunFolder, metrics: Metrics, printer: ProgressPrinter | None, history: History | None = None
+        self,
+        folder: RunFolder,
+        metrics: Metrics,
+        printer: ProgressPrinter | None,
+        history: History | None = None,
+        used: DeviceCollectors | None = None,
     ) -> None:
+        self.health: Health | None = None
+        self.events: TensorBoardWriter | None = None
         history = history or History(1, folder.started)
+        self._used = used
         self._folder = folder
         self._metrics = metrics
         self._printer = printer
@@ -99,6 +116,8 @@ class Reporter:
         self._metrics.record_progress(progress.step, progress.steps)
         self._goodput.add(seconds)
         self._metrics.record_goodput(seconds, self._goodput.ratio())
+        if self.health:
+            self.health.step(progress.step)
         self._step_start = now
         self._steps += 1
         self._images += images
@@ -141,7 +160,9 @@ class Reporter:
             self._metrics.record_nonfinite_step()
         self._metrics.record_eta(each * (progress.steps - progress.step))
         self._metrics.record_reading(tally.take())
-        self._folder.append_metrics(
+        if self._used:
+            self._used.flops.end_window(seconds)
+        self._append(
             {"step": progress.step, "phase": progress.phase, "epoch": round(epoch, 4), **values}
             | {f"learning_rate_{name}": rate for name, rate in rates.items()}
             | {f"gradient_norm_{name}": norm for name, norm in norms.items()}
@@ -170,7 +191,7 @@ class Reporter:
         prefix = f"{validation}." if validation else ""
         self._metrics.record_validation({f"{prefix}{name}": value for name, value in figures.items()})
         named = {f"validation_{prefix}{name}": value for name, value in figures.items()}
-        self._folder.append_metrics({"step": step, **rules, **named})
+        self._append({"step": step, **rules, **named})
         shown = [f"{name} {figures[name]:.4f}" for name in dict.fromkeys([*HEADLINES, best]) if name in figures]
         if figures and best not in figures:
             shown.append(f"{best} not formed")
@@ -188,6 +209,8 @@ class Reporter:
         path = self._folder.path / "evaluation" / name / "sheet.png"
         heading = f"{self._folder.path.name}: {manifest.dataset} {manifest.split}, step {step}"
         write_sheet(path, examples, legend_of(manifest), heading)
+        if self.events:
+            self.events.picture(name, path, step)
         self.say(f"picture: {path}")
 
     def skipped(self, reasons: Sequence[tuple[str, str]]) -> None:
@@ -216,6 +239,11 @@ class Reporter:
         yield
         seconds = time.perf_counter() - start
         self._metrics.record_checkpoint("load", seconds, _saved(checkpoint), _size(checkpoint))
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        self._folder.append_metrics(record)
+        if self.events:
+            self.events.record(record)
 
     def say(self, text: str) -> None:
         """Print a permanent line, on rank 0."""

@@ -100,10 +100,12 @@ def parse(text: str) -> Samples:
 
 def _ask_all(run: Path, metrics: Mapping[str, Any]) -> list[Answer]:
     """Ask the ranks of the newest start of a run that serve their metrics."""
-    from ..telemetry.targets import current_targets, targets_folder  # brings torch, which a run that has ended spares
+    from ..telemetry.targets import current_targets, sweep, targets_folder  # brings torch: not for ended runs
 
     setting = metrics.get("targets_dir")
     folder = targets_folder(setting if isinstance(setting, str) else None)
+    if folder:
+        sweep(folder)
     targets = [one for one in current_targets(folder) if one.folder == str(run)] if folder else []
     newest = max((one.attempt for one in targets), default=0)
     targets = [one for one in targets if one.attempt == newest][:MAX_RANKS]

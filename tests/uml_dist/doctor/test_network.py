@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from uml_dist.config.schema import MetricsConfig
+from uml_dist.config.exporting import MetricsConfig
 from uml_dist.doctor import network
 from uml_dist.doctor.network import (
     check_back_ends,

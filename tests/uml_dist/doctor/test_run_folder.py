@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from uml_dist.config.schema import MetricsConfig
+from uml_dist.config.exporting import MetricsConfig
 from uml_dist.doctor.run_folder import check_run, read_metrics_place
 from uml_dist.run.folder import RunFolder
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from certificates import make_certificate
 from trainings import wait_until
-from uml_dist.config.schema import MetricsConfig
+from uml_dist.config.exporting import MetricsConfig
 from uml_dist.errors import UmlError
 from uml_dist.launch import World
 from uml_dist.telemetry import Metrics
