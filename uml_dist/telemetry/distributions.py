@@ -4,6 +4,7 @@ A histogram of prometheus_client observes one value at a time, of which a step h
 """
 
 from collections.abc import Iterator, Sequence
+from math import gcd
 
 import torch
 from prometheus_client.core import HistogramMetricFamily
@@ -12,6 +13,9 @@ from prometheus_client.utils import floatToGoString
 from torch import Tensor
 
 from .table import STRENGTHS, VACUITIES, label_value, metric
+
+MAX_OPINIONS = 1 << 16
+"""Opinions of a micro batch that are binned; of more, such as those of pixels, every n-th is."""
 
 MAX_LEVELS = 16
 """Levels, such as "image" and "pixel", that get histograms; further ones are left out."""
@@ -23,20 +27,32 @@ def bin_opinions(vacuity: Tensor, classes: int) -> Tensor:
     """Count opinions by vacuity and strength, without waiting for the device.
 
     Args:
-        vacuity: vacuity of each opinion, of any shape, in (0, 1]; others, such as NaN, are left out.
+        vacuity: vacuity of each opinion, of any shape, in (0, 1]; others, such as NaN, are left out. Of more than
+            `MAX_OPINIONS`, every n-th counts.
         classes: number of classes, which divided by the vacuity is the strength.
 
     Returns:
         (len(VACUITIES) + len(STRENGTHS) + 3,) float64: the number of opinions with at most each vacuity, with at most
         each strength, and in all; the sum of their vacuities, and of their strengths. They can be added.
     """
-    vacuity = vacuity.detach().float()
+    vacuity = _sampled(vacuity.detach()).float()
     valid = torch.isfinite(vacuity) & (vacuity > 0)
     # Comparisons need no sort and no atomic addition, so the counts are exact and the same on every device.
     counts = [(valid & (vacuity <= edge)).sum() for edge in VACUITIES]
     counts += [(valid & (vacuity >= classes / edge)).sum() for edge in STRENGTHS]
     sums = [torch.where(valid, values, 0.0).sum(dtype=torch.float64) for values in (vacuity, classes / vacuity)]
     return torch.stack([*(count.double() for count in (*counts, valid.sum())), *sums])
+
+
+def _sampled(opinions: Tensor) -> Tensor:
+    """Return every n-th opinion, so that there are at most `MAX_OPINIONS`."""
+    step = -(-opinions.numel() // MAX_OPINIONS)
+    if step <= 1:
+        return opinions
+    # Otherwise only some columns of an image would count.
+    while gcd(step, opinions.shape[-1]) > 1:
+        step += 1
+    return opinions.flatten()[::step]
 
 
 class Distributions(Collector):

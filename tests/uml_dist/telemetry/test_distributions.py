@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from uml_dist.telemetry import bin_opinions
-from uml_dist.telemetry.distributions import MAX_LEVELS, Distributions
+from uml_dist.telemetry.distributions import MAX_LEVELS, MAX_OPINIONS, Distributions
 from uml_dist.telemetry.table import STRENGTHS, VACUITIES
 
 FLOATS = st.floats(0, 1, width=32) | st.sampled_from([0.0, -1.0, 2.0, float("nan"), float("inf")])
@@ -44,6 +44,17 @@ def test_maps_are_binned_whatever_their_shape_and_add_up(dtype):
     assert whole.dtype == torch.float64
     torch.testing.assert_close(sum(parts), whole)
     np.testing.assert_allclose(whole.numpy(), expected(vacuity.float().numpy().ravel(), 3), rtol=1e-6)
+
+
+def test_of_many_pixels_every_nth_counts_and_every_column_is_among_them():
+    shape = (7, 224, 224)
+    columns = (torch.arange(224.0) + 1).div(224).expand(shape)
+    bins = bin_opinions(columns, 2)
+    kept = bins[len(VACUITIES) + len(STRENGTHS)]
+    assert MAX_OPINIONS / 2 < kept <= MAX_OPINIONS
+    share = bins[: len(VACUITIES)] / kept
+    expected = bin_opinions(columns[0, 0], 2)[: len(VACUITIES)] / 224
+    torch.testing.assert_close(share, expected, rtol=0, atol=1e-2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
