@@ -18,7 +18,7 @@ from uml_dist.telemetry import Metrics, bin_opinions, serve_metrics
 from uml_shards import tally
 
 TERMS = ("loss", "classification", "segmentation", "mutual", "classification_fit", "classification_kl")
-PHASES = ("data", "host_to_device", "targets", "counts", "forward", "backward", "optimizer", "average", "hooks")
+PHASES = ("data", "host_to_device", "targets", "counts", "forward", "loss", "backward", "optimizer", "average", "hooks")
 FIGURES = 60
 """Metrics of a validation; a run of UML on ISIC 2017 has about as many."""
 

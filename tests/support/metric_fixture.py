@@ -15,7 +15,7 @@ END = START + STEP * (SAMPLES - 1)
 RANKS = 2
 
 LABELS: dict[str, tuple[str, ...]] = {
-    "phase": ("data", "host_to_device", "counts", "forward", "backward", "optimizer", "checkpoint"),
+    "phase": ("data", "host_to_device", "counts", "forward", "loss", "backward", "optimizer", "checkpoint"),
     "term": ("loss", "cls", "seg"),
     "network": ("model",),
     "level": ("image", "pixel"),

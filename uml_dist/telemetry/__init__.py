@@ -3,7 +3,7 @@
 from .distributions import bin_opinions
 from .metrics import Metrics
 from .server import MetricsServer, serve_metrics
-from .spans import Spans, recording, span
+from .spans import Spans, recording, span, time_calls
 from .table import METRICS, Metric
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "recording",
     "serve_metrics",
     "span",
+    "time_calls",
 ]

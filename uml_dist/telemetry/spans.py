@@ -29,6 +29,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import nn
 
 MAX_NAMES = 32
 """Names that get seconds of their own; the names that come later share `OTHER`. Each one is a time series."""
@@ -180,6 +181,21 @@ def span(name: str) -> AbstractContextManager[None]:
     """Return a context that measures its block under a name, if a recorder is active; see the module's description."""
     spans = _active.get()
     return _NOTHING if spans is None else _Span(spans, name)
+
+
+def time_calls(module: nn.Module, name: str) -> None:
+    """Measure the calls of a module under a name, those with gradients: others are part of what calls them."""
+
+    def begin(*_: Any) -> None:
+        if torch.is_grad_enabled() and (spans := _active.get()):
+            spans.begin(name)
+
+    def end(*_: Any) -> None:
+        if torch.is_grad_enabled() and (spans := _active.get()):
+            spans.end()
+
+    module.register_forward_pre_hook(begin)
+    module.register_forward_hook(end)
 
 
 @contextmanager

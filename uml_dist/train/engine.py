@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..config.schema import RunConfig
 from ..launch.precision import computes_in_bf16
 from ..run.network_state import NetworkState
+from ..telemetry import time_calls
 from .optimizer import make_optimizer
 
 logger.setLevel("WARNING")
@@ -65,6 +66,7 @@ def make_engine(
         config=deepspeed_config(config, network, micro_batch, accumulation, next(module.parameters()).device),
         dist_init_required=False,
     )
+    time_calls(engine, "forward")
     return engine
 
 

@@ -222,7 +222,7 @@ class Trainer:
         norms: dict[str, Tensor | float | None] | None = None
         for batches, target in pairs:
             with networks.calling():
-                with span("forward"), self.autocast():
+                with span("loss"), self.autocast():  # the networks' calls are a span of their own, "forward"
                     result = recipe.step(batches, target, networks, progress, whole)
                 learning = {name: engine for name, engine in networks.engines.items() if name in result.losses}
                 assert norms is None or set(norms) == set(learning), "a step's micro batches have losses of others"

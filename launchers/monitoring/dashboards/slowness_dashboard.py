@@ -4,7 +4,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
 
 from dashboard_parts import LOGGING_INTERVAL, Query, curve, heat_map, new_dashboard, number
 
-OWN = 'phase!~"counts|backward|optimizer|average|hooks|validation|checkpoint"'
+OWN = 'phase!~"counts|loss|backward|optimizer|average|hooks|validation|checkpoint"'
 """Phases in which a rank works by itself; a rule of rules/recording.yml has the same ones."""
 
 

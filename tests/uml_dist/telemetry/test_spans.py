@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from runs import train
-from uml_dist.telemetry import Spans, recording, span
+from uml_dist.telemetry import Spans, recording, span, time_calls
 from uml_dist.telemetry import spans as spans_module
 from worlds import run_world
 
@@ -273,6 +274,23 @@ def documented_phases() -> set[str]:
     return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
 
+def test_calls_with_gradients_are_measured_apart_from_what_is_around_them(clock):
+    class Slow(nn.Module):
+        def forward(self, value):
+            clock.pass_time(2.0)
+            return value
+
+    module, spans = Slow(), Spans(CPU)
+    time_calls(module, "forward")
+    with recording(spans), spans.span("loss"):
+        module(torch.ones(1))
+        clock.pass_time(0.5)
+        with torch.no_grad():
+            module(torch.ones(1))
+    module(torch.ones(1))  # without a recorder
+    assert spans.take() == {"forward": 2.0, "loss": 2.5}
+
+
 @pytest.mark.distributed
 def test_spans_of_trainer_and_recipe_are_exported_and_logged(partly_known, tmp_path):
     stream = {"shards": str(partly_known), "count": 4}
@@ -284,7 +302,18 @@ def test_spans_of_trainer_and_recipe_are_exported_and_logged(partly_known, tmp_p
         "checkpoint": {"every": 2},
     }
     trace = run_world(1, train, tree, str(tmp_path), True)[0]
-    parts = {"data", "host_to_device", "targets", "counts", "forward", "backward", "optimizer", "average", "hooks"}
+    parts = {
+        "data",
+        "host_to_device",
+        "targets",
+        "counts",
+        "forward",
+        "loss",
+        "backward",
+        "optimizer",
+        "average",
+        "hooks",
+    }
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     seconds = [
         {name.removeprefix("seconds_"): value for name, value in record.items() if name.startswith("seconds_")}
