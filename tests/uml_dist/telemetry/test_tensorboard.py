@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -125,5 +126,6 @@ os.kill(os.getpid(), 9)
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -9
     assert scalars(tmp_path, "train/loss")[0] == (1, 1.0)
+    time.sleep(1.0)  # TensorBoard orders files by the second in their names
     train(tmp_path, 5, 8, value=2.0)
     assert [step for step, _ in scalars(tmp_path, "train/loss")] == list(range(1, 9))
