@@ -110,14 +110,19 @@ def table(seconds: dict[str, float], size: int, series: int, chosen: argparse.Na
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--step-ms", type=float, default=100.0, help="duration of a step")
     parser.add_argument("--log-every", type=int, default=10, help="steps between two logging steps")
     parser.add_argument("--scrape-seconds", type=float, default=15.0, help="seconds between two scrapes")
     parser.add_argument("--side", type=int, default=224, help="height and width of the maps of vacuity")
-    chosen = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    chosen = parse(arguments)
     torch.set_num_threads(1)
     print(table(*measure(chosen.side), chosen))
     return 0
