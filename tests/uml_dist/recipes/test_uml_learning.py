@@ -84,7 +84,7 @@ def dice(prediction: Prediction, batch: Batch) -> torch.Tensor:
 
 def test_a_disc_and_its_cup_and_what_they_mean_are_learnt():
     batch = disc_and_cup()
-    prediction = learn(batch, 160, pixel_classes=3)
+    prediction = learn(batch, 240, pixel_classes=3)
     assert dice(prediction, batch).min() > 0.9
     assert torch.equal(prediction.image_probability.argmax(1), batch.label)
 
