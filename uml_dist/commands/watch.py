@@ -62,7 +62,7 @@ def watch(options: argparse.Namespace) -> int:
         return 0
     with suppress(OSError):
         os.nice(5)  # the trainings on this machine come first
-    with serving(watcher, options.host, options.port, PORT) as server:
+    with suppress(KeyboardInterrupt), serving(watcher, options.host, options.port, PORT) as server:
         if not _is_loopback(options.host):
             print(
                 f"warning: {options.host} is reachable from the network, and the page has no password and no "
@@ -70,8 +70,7 @@ def watch(options: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
         print(f"{options.path}: {server.address}", flush=True)
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        threading.Event().wait()
     return 0
 
 
