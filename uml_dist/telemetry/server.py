@@ -14,10 +14,8 @@ import os
 import secrets
 import socket
 import ssl
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from socketserver import ThreadingMixIn
 from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs
@@ -26,17 +24,12 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from .access import Access
+from .connections import LimitedConnections
 from .health import Health
 
 logger = logging.getLogger(__name__)
 
 LAST_PORT = 65535
-
-MAX_CONNECTIONS = 16
-"""Largest number of open connections; further ones are closed at once."""
-
-MAX_SECONDS = 10.0
-"""Time limit of a connection, from its beginning to the last byte of the answer. A scrape takes milliseconds."""
 
 
 class _Handler(WSGIRequestHandler):
@@ -77,17 +70,11 @@ def _line(
     return [f"{text}\n".encode()]
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    """Answers in threads, with limits to the number and the duration of connections."""
-
-    daemon_threads = True
-    block_on_close = False
-
+class _Server(LimitedConnections, WSGIServer):
     def __init__(
         self, host: str, port: int, application: _Application, access: Access, connections: int, seconds: float
     ) -> None:
         self.connections, self.seconds = connections, seconds
-        self.deadlines: dict[Any, float] = {}
         self.address_family, *_, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
@@ -97,30 +84,10 @@ class _Server(ThreadingMixIn, WSGIServer):
             # The handshake is left to the connection's thread: a silent client must not keep others waiting.
             self.socket = access.context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if len(self.deadlines) >= self.connections:
-            self.shutdown_request(request)
-            return
-        self.deadlines[request] = time.monotonic() + self.seconds
-        super().process_request(request, client_address)
-
     def finish_request(self, request: Any, client_address: Any) -> None:
         if isinstance(request, ssl.SSLSocket):
             request.do_handshake()
         super().finish_request(request, client_address)
-
-    def service_actions(self) -> None:
-        """End overdue connections; called at least every half second. Their threads then read or write no further."""
-        now = time.monotonic()
-        for request, deadline in list(self.deadlines.items()):
-            if now > deadline:
-                with suppress(OSError):  # it has just ended
-                    # Of the plain socket: that of TLS would end the encryption under the connection's thread.
-                    socket.socket.shutdown(request, socket.SHUT_RDWR)
-
-    def shutdown_request(self, request: Any) -> None:
-        super().shutdown_request(request)
-        self.deadlines.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         logger.debug("a scrape failed", exc_info=True)
@@ -168,8 +135,8 @@ def serve_metrics(
     health: Health | None = None,
     stride: int = 16,
     tries: int = 8,
-    connections: int = MAX_CONNECTIONS,
-    seconds: float = MAX_SECONDS,
+    connections: int = LimitedConnections.connections,
+    seconds: float = LimitedConnections.seconds,
 ) -> MetricsServer | None:
     """Serve a registry at `http://host:PORT/metrics` on the first free port.
 
@@ -182,8 +149,8 @@ def serve_metrics(
         health: what `/health` answers; by default, that the rank starts.
         stride: distance to the next port to try; at least the number of ranks on the node, to avoid conflicts.
         tries: number of ports to try.
-        connections: largest number of open connections.
-        seconds: time limit of a connection.
+        connections: largest number of open connections; further ones are closed at once.
+        seconds: time limit of a connection. A scrape takes milliseconds.
 
     Returns:
         The server, or None (after a warning in the log) if none could be started. Never raises.

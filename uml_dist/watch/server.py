@@ -7,20 +7,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from uml_shards.errors import one_line, print_error
 
 from ..errors import UmlError
+from ..telemetry.connections import LimitedConnections
 from . import page
 from .watcher import UnknownRunError, Watcher
 
-SECONDS = 15.0
-"""How long a client may take to send a request, or to read an answer."""
-
-MAX_CONNECTIONS = 32
 TRIES = 20
 """Ports that are tried, unless one is asked for."""
 
@@ -32,7 +29,7 @@ HEADERS = {
 }
 
 
-class WatchServer(ThreadingHTTPServer):
+class WatchServer(LimitedConnections, HTTPServer):
     """The server of a watcher.
 
     Args:
@@ -41,14 +38,14 @@ class WatchServer(ThreadingHTTPServer):
         port: port to listen on; 0 for any.
     """
 
-    daemon_threads = True
+    connections = 32
+    seconds = 30.0  # the first page of a long run takes some
     # Otherwise a second server would take the port of one that runs, on some systems.
     allow_reuse_address = sys.platform != "win32"
 
     def __init__(self, watcher: Watcher, host: str, port: int) -> None:
         self.watcher = watcher
         self.names = {host.lower(), socket.gethostname().lower()}
-        self.room = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self.address_family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         super().__init__((str(address[0]), port), _Handler)
 
@@ -57,20 +54,6 @@ class WatchServer(ThreadingHTTPServer):
         """URL of the page."""
         host, port = str(self.server_address[0]), self.server_address[1]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a request in a thread, if there are not too many."""
-        if not self.room.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer a request, then make room for another."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self.room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Report what went wrong in a line."""
@@ -95,8 +78,6 @@ class WatchServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: WatchServer
-    timeout = SECONDS
-    protocol_version = "HTTP/1.1"
     server_version = "uml-dist"
     sys_version = ""
 

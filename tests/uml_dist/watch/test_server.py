@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from uml_dist.errors import UmlError
-from uml_dist.watch import server as server_module
 from uml_dist.watch.server import WatchServer, serving
 from uml_dist.watch.watcher import Watcher
 from watched import make_run
@@ -113,8 +112,8 @@ def test_malformed_requests_end(server, sent):
 
 
 def test_clients_beyond_the_limit_are_turned_away_and_those_that_hang_are_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 2)
-    monkeypatch.setattr(server_module._Handler, "timeout", 1.0)
+    monkeypatch.setattr(WatchServer, "connections", 2)
+    monkeypatch.setattr(WatchServer, "seconds", 1.0)
     make_run(tmp_path / "run")
     with serving(Watcher(tmp_path), HOST, 0, 0) as running:
         idle = [socket.create_connection((HOST, running.server_address[1]), timeout=30) for _ in range(2)]
@@ -123,7 +122,7 @@ def test_clients_beyond_the_limit_are_turned_away_and_those_that_hang_are_ended(
         for client in idle:
             assert client.recv(100) == b""  # after the time limit
             client.close()
-        while running.room._value < 2:
+        while running.deadlines:
             threading.Event().wait(0.01)
         assert ask(running, "/")[0] == 200
 
