@@ -7,6 +7,8 @@ from dashboard_parts import LOGGING_INTERVAL, Query, curve, heat_map, new_dashbo
 OWN = 'phase!~"counts|loss|backward|optimizer|average|hooks|validation|checkpoint"'
 """Phases in which a rank works by itself; a rule of rules/recording.yml has the same ones."""
 
+BY_GPU = "{{node}} rank {{rank}}"
+
 
 def slowness() -> Dashboard:
     """Return the dashboard."""
@@ -217,17 +219,20 @@ def computing(builder: Dashboard) -> Dashboard:
 
 
 def devices(builder: Dashboard) -> Dashboard:
-    """Add the GPUs."""
-    by_gpu = "{{node}} rank {{rank}}"
+    """Add the GPUs: use, clocks and power, errors."""
+    return gpu_errors(gpu_clocks(gpu_use(builder.with_row(Row("GPUs")))))
+
+
+def gpu_use(builder: Dashboard) -> Dashboard:
+    """Add utilisation and memory of the GPUs."""
     return (
-        builder.with_row(Row("GPUs"))
-        .with_panel(
+        builder.with_panel(
             curve(
                 "GPU utilisation",
                 "Share of time in which any kernel ran. A high value says that the GPU was busy, not that it was used "
                 "well.",
                 "percentunit",
-                Query("max by (node, rank, gpu) (uml_gpu_utilization_ratio{selected})", by_gpu),
+                Query("max by (node, rank, gpu) (uml_gpu_utilization_ratio{selected})", BY_GPU),
                 highest=1,
             )
         )
@@ -239,7 +244,7 @@ def devices(builder: Dashboard) -> Dashboard:
                 Query(
                     "max by (node, rank, gpu)"
                     " (uml_gpu_memory_used_bytes{selected} / uml_gpu_memory_total_bytes{selected})",
-                    by_gpu,
+                    BY_GPU,
                 ),
                 highest=1,
             )
@@ -255,12 +260,18 @@ def devices(builder: Dashboard) -> Dashboard:
                 Query("max by (run, rank) (uml_gpu_memory_reserved_bytes{selected})", "rank {{rank}} reserved"),
             )
         )
-        .with_panel(
+    )
+
+
+def gpu_clocks(builder: Dashboard) -> Dashboard:
+    """Add what sets the pace of the GPUs, and what they draw."""
+    return (
+        builder.with_panel(
             curve(
                 "GPU temperature",
                 "GPUs lower their clocks when they are hot.",
                 "celsius",
-                Query("max by (node, rank, gpu) (uml_gpu_temperature_celsius{selected})", by_gpu),
+                Query("max by (node, rank, gpu) (uml_gpu_temperature_celsius{selected})", BY_GPU),
                 lowest=None,
             )
         )
@@ -269,7 +280,7 @@ def devices(builder: Dashboard) -> Dashboard:
                 "GPU clock",
                 "Clock of the multiprocessors. One line below the others is a GPU that holds up all ranks.",
                 "hertz",
-                Query("max by (node, rank, gpu) (uml_gpu_sm_clock_hertz{selected})", by_gpu),
+                Query("max by (node, rank, gpu) (uml_gpu_sm_clock_hertz{selected})", BY_GPU),
             )
         )
         .with_panel(
@@ -277,7 +288,7 @@ def devices(builder: Dashboard) -> Dashboard:
                 "Reasons for lower clocks",
                 "1 while a reason holds. Idle is harmless; heat and power are not.",
                 "none",
-                Query("max by (node, rank, reason) (uml_gpu_throttled{selected}) > 0", by_gpu + " {{reason}}"),
+                Query("max by (node, rank, reason) (uml_gpu_throttled{selected}) > 0", BY_GPU + " {{reason}}"),
                 highest=1,
             )
         )
@@ -286,7 +297,7 @@ def devices(builder: Dashboard) -> Dashboard:
                 "GPU power",
                 "What the GPUs draw.",
                 "watt",
-                Query("max by (node, rank, gpu) (uml_gpu_power_watts{selected})", by_gpu),
+                Query("max by (node, rank, gpu) (uml_gpu_power_watts{selected})", BY_GPU),
             )
         )
         .with_panel(
@@ -301,26 +312,27 @@ def devices(builder: Dashboard) -> Dashboard:
                 ),
             )
         )
-        .with_panel(
-            number(
-                "Memory errors of GPUs",
-                "Errors of the chosen time. Corrected ones are harmless if they are few.",
-                "none",
-                Query(
-                    "sum by (node, kind) (increase(uml_gpu_ecc_errors_total{selected}[$__range]))", "{{node}} {{kind}}"
-                ),
-                steps=((None, "green"), (1, "orange")),
-                decimals=0,
-            )
+    )
+
+
+def gpu_errors(builder: Dashboard) -> Dashboard:
+    """Add the errors that the GPUs report."""
+    return builder.with_panel(
+        number(
+            "Memory errors of GPUs",
+            "Errors of the chosen time. Corrected ones are harmless if they are few.",
+            "none",
+            Query("sum by (node, kind) (increase(uml_gpu_ecc_errors_total{selected}[$__range]))", "{{node}} {{kind}}"),
+            steps=((None, "green"), (1, "orange")),
+            decimals=0,
         )
-        .with_panel(
-            number(
-                "Xid errors of GPUs",
-                "Xid events of the chosen time; NVIDIA's documentation has a table of their causes.",
-                "none",
-                Query("sum by (node) (increase(uml_gpu_xid_errors_total{selected}[$__range]))", "{{node}}"),
-                steps=((None, "green"), (1, "red")),
-                decimals=0,
-            )
+    ).with_panel(
+        number(
+            "Xid errors of GPUs",
+            "Xid events of the chosen time; NVIDIA's documentation has a table of their causes.",
+            "none",
+            Query("sum by (node) (increase(uml_gpu_xid_errors_total{selected}[$__range]))", "{{node}}"),
+            steps=((None, "green"), (1, "red")),
+            decimals=0,
         )
     )
