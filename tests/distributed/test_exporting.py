@@ -5,10 +5,11 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import pytest
@@ -157,8 +158,19 @@ class ClockSetBack(Hook):
             time.time = lambda: real() - 7200
 
 
-def clock_set_back() -> list[Hook]:
-    return [ClockSetBack()]
+class WaitForFile(Hook):
+    """Waits for a file after the eleventh step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def after_step(self, progress: Progress, norms: Any) -> None:
+        while progress.step == 11 and not self.path.exists():
+            time.sleep(0.01)
+
+
+def clock_set_back(scraped: Path) -> list[Hook]:
+    return [ClockSetBack(), WaitForFile(scraped)]
 
 
 def counters(text: str) -> dict[str, float]:
@@ -166,30 +178,37 @@ def counters(text: str) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
-def scrape_to_the_end(target: Target) -> list[tuple[int, dict[str, float]]]:
-    """Scrape as fast as possible while a training serves; status of `/health`, and counters, of each time."""
-    answers = []
-    with suppress(OSError):  # the training has ended
+Answers = list[tuple[int, dict[str, float]]]
+"""Status of `/health`, and counters, of each scrape."""
+
+
+def scrape_to_the_end(target: Target, answers: Answers) -> None:
+    """Scrape as fast as possible while a training serves."""
+    with suppress(ConnectionError, URLError):  # the training has ended
         while True:
             health, text = get(target, "/health"), get(target, "/metrics")
             answers.append((health[0], counters(text[1])))
-    return answers
 
 
-def test_scrapes_and_a_clock_set_back_change_neither_weights_nor_counters(partly_known, tmp_path):
+def test_hundreds_of_scrapes_and_a_clock_set_back_change_neither_weights_nor_counters(partly_known, tmp_path):
+    file = tmp_path / "scraped-enough"
     trainings = [
         Training(tree(partly_known, tmp_path / f"{name}-targets", train__steps=12), tmp_path / name, hooks=hooks)
-        for name, hooks in (("quiet", tuple), ("scraped", clock_set_back))
+        for name, hooks in (("quiet", tuple), ("scraped", partial(clock_set_back, file)))
     ]
     (target,) = wait_until(lambda: current_targets(tmp_path / "scraped-targets"))
-    with ThreadPoolExecutor(2) as threads:
-        clients = [threads.submit(scrape_to_the_end, target) for _ in range(2)]
+    answers: list[Answers] = [[] for _ in range(4)]
+    with ThreadPoolExecutor(len(answers)) as threads:
+        clients = [threads.submit(scrape_to_the_end, target, own) for own in answers]
+        # A client that is refused while the training goes on would end before.
+        wait_until(lambda: all(len(own) >= 50 for own in answers))
+        file.touch()
     assert [training.wait() for training in trainings] == [[0], [0]]
-    for client in clients:
-        answers = client.result()
-        assert {status for status, _ in answers} == {200}
-        assert answers[-1][1]["uml_steps_total"] > answers[0][1]["uml_steps_total"]
-        for (_, before), (_, after) in pairwise(answers):
+    for client, own in zip(clients, answers, strict=True):
+        client.result()
+        assert {status for status, _ in own} == {200}
+        assert own[-1][1]["uml_steps_total"] > own[0][1]["uml_steps_total"]
+        for (_, before), (_, after) in pairwise(own):
             assert all(after[name] >= value for name, value in before.items())
     quiet, scraped = (
         sorted((tmp_path / name / "checkpoints" / "step-000012").iterdir()) for name in ("quiet", "scraped")
