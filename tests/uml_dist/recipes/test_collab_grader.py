@@ -235,3 +235,14 @@ def test_every_parameter_of_attention_and_high_part_learns_the_grade(kind):
     image, maps = batch()
     grader(image, maps).logits.square().sum().backward()
     assert [name for name, each in grader.named_parameters() if not each.grad.abs().max() > 0] == []
+
+
+@pytest.mark.parametrize("kind", ["mask", "low", "full"])
+def test_attention_to_the_whole_image_grades_at_first_as_without_attention(kind):
+    """The head learns without attention first, and must not begin anew with vectors that it does not know."""
+    grader = build(kind, refinement="correction")
+    image, _ = batch()
+    with torch.no_grad():
+        alone, attentive = grader(image), grader(image, torch.ones(2, LESIONS, 64, 64))
+    assert attentive.attention.min() > 0.99
+    torch.testing.assert_close(attentive.logits, alone.logits, rtol=0.01, atol=0.01)

@@ -56,11 +56,11 @@ def test_evidence_of_a_lesion_is_learnt_by_the_evidential_loss_of_two_classes():
     scores = scores_of(2, 3, 2, 32, 32)
     counted = counted_pixels(batch)
     loss = LesionLoss(whole_of(lesion_pixels=counted.sum()), (1.0,) * 3, kl=kl)
-    each = evidential_loss(scores, batch.mask, kl, dim=2, reduction="none")
+    each = evidential_loss(scores, batch.mask, kl, kind="exp", dim=2, reduction="none")
     expected = each[counted].mean().item()
     assert loss.labelled(scores, batch).item() == pytest.approx(expected, rel=1e-5)
     maps = LesionMaps.of(scores)
-    evidence = torch.nn.functional.softplus(scores)
+    evidence = scores.exp()
     strength = evidence.sum(2) + 2
     torch.testing.assert_close(maps.probability, (evidence[:, :, 1] + 1) / strength)
     torch.testing.assert_close(maps.vacuity, 2 / strength)
@@ -125,10 +125,21 @@ def test_grade_is_learnt_from_images_that_have_one(kind):
             # The first image is above neither of the lower grades, the second above both.
             expected = float(torch.nn.functional.softplus(torch.stack([z[0], -z[1]])).sum())
         case _:
-            expected = float(evidential_loss(logits, image.label, 0.2, ignore_index=-1, reduction="sum"))
+            vacuity = 3 / (z.exp() + 1).sum(1)
+            expected = evidential_loss(z, image.label, 0.2, kind="exp", ignore_index=-1, reduction="sum").item()
+            expected -= (vacuity[0] * z[0, 0] + vacuity[1] * z[1, 2]).item()
     assert loss.item() == pytest.approx(expected / 2, rel=1e-5)
     loss.backward()
     assert not logits.grad[2].any()
+
+
+def test_a_grader_without_any_evidence_learns_the_label():
+    image = batch_of([0, 2, -1])
+    logits = torch.full((3, 3), -30.0, requires_grad=True)
+    grade_loss(logits, image, whole_of(graded=2), "evidential", kl=0.01).backward()
+    expected = torch.zeros(3, 3)
+    expected[0, 0] = expected[1, 2] = -0.5
+    torch.testing.assert_close(logits.grad, expected)
 
 
 def test_weight_of_pseudo_masks_rises_over_a_share_of_the_last_phase():

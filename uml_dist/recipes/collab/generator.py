@@ -15,7 +15,7 @@ from ...nn.recomputation import recomputed
 BlockKind = Literal["plain", "xception"]
 
 WEAK_EVIDENCE = -3.0
-"""Score of a lesion's presence before training; its softplus, the evidence, is 0.05."""
+"""Score of a lesion's presence before training; its exponential, the evidence, is 0.05."""
 
 POOLED = 4
 """Levels of the encoder that are pooled; the bottleneck follows."""
@@ -134,9 +134,8 @@ def _first_scores(prior: float, scores: int) -> Tensor:
     if scores == 1:
         return torch.tensor([-log(odds)])
     present = torch.tensor(WEAK_EVIDENCE)
-    absent = odds * (1.0 + functional.softplus(present)) - 1.0
-    # The inverse of softplus, without an exponential that could overflow.
-    return torch.stack([absent + (-(-absent).expm1()).log(), present])
+    absent = odds * (1.0 + present.exp()) - 1.0
+    return torch.stack([absent.log(), present])
 
 
 def _call(module: nn.Module, feature: Tensor) -> Tensor | tuple[Tensor, Tensor]:

@@ -96,7 +96,7 @@ class Grader(nn.Module):
         attentions = (LesionAttention(trunk.low_width, width, norm, refinement) for _ in range(refined))
         self.attention = nn.ModuleList(attentions)
         self.gate = nn.Linear(trunk.high_width, width) if attention == "full" else None
-        self.join = nn.Linear(lesions * trunk.high_width, trunk.high_width) if attention != "none" else None
+        self.join = _averaging(lesions, trunk.high_width) if attention != "none" else None
         self.register_buffer("attended", torch.zeros((), dtype=torch.bool))
         self.head = OrdinalHead(trunk.high_width, grades) if ordinal else nn.Linear(trunk.high_width, grades)
 
@@ -169,3 +169,16 @@ class Grader(nn.Module):
 
     def _logits(self, vector: Tensor) -> Tensor:
         return at_least_float32(self.head(vector))
+
+
+def _averaging(lesions: int, width: int) -> nn.Linear:
+    """Return a layer that joins the lesions' vectors, at first by their mean.
+
+    The head has learnt to grade vectors of this kind. With random weights, it began from evidence of nothing, whose
+    gradient vanishes.
+    """
+    join = nn.Linear(lesions * width, width)
+    with torch.no_grad():
+        join.weight.copy_(torch.eye(width).repeat(1, lesions) / lesions)
+        join.bias.zero_()
+    return join

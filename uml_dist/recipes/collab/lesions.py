@@ -7,6 +7,8 @@ from torch import Tensor
 
 from uml_kernels import opinion
 
+from .evidence import EVIDENCE
+
 PRESENCE = 2
 """Classes of an opinion on a lesion: absent and present."""
 
@@ -28,5 +30,5 @@ class LesionMaps:
         """Return the maps of logits (B, L, H, W), or of the evidence of absence and presence, (B, L, 2, H, W)."""
         if scores.dim() == 4:
             return cls(torch.sigmoid(scores.float()))
-        seen = opinion(scores, dim=2)
+        seen = opinion(scores, EVIDENCE, dim=2)
         return cls(seen.probability[:, :, 1], seen.vacuity)

@@ -40,7 +40,7 @@ class CollabObjective(Section):
         description="learn evidence: of each lesion in each pixel (Beta), and of the grade (Dirichlet)",
     )
     kl: float = Field(
-        default=0.1,
+        default=0.01,
         ge=0,
         description="evidential: final weight of the divergence from ignorance, which rises over half of the run",
     )

@@ -18,6 +18,7 @@ from ...telemetry import span
 from ..recipe import Frozen, MicroBatchResult, Network, Opinions, Phase, Progress, Recipe, StreamContract, Trained
 from .adversary import Adversary
 from .config import CollabConfig
+from .evidence import EVIDENCE
 from .grader import Grader, GraderFeatures, GraderOutput
 from .heads import ordinal_probability
 from .lesions import PRESENCE, LesionMaps
@@ -258,7 +259,7 @@ class CollabRecipe(Recipe[CollabConfig]):
         """Return the probability (B, K) of each grade, and the vacuity (B,) if there is evidence."""
         match self._grade_loss:
             case "evidential":
-                seen = opinion(graded.logits)
+                seen = opinion(graded.logits, EVIDENCE)
                 return seen.probability, seen.vacuity
             case "ordinal":
                 return ordinal_probability(graded.logits), None

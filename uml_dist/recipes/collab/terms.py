@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from uml_kernels import evidential_sums
+from uml_kernels import evidential_sums, opinion
 from uml_shards.sample import IGNORE
 
 from ...batch import Batch
 from ...distributed.global_batch import GlobalBatch
+from .evidence import EVIDENCE
 
 ABSENT = -1
 
@@ -66,7 +67,7 @@ class LesionLoss:
             logits = scores.float()
             return functional.binary_cross_entropy_with_logits(logits, presence, weight=weight, reduction="sum")
         target = torch.stack([1.0 - presence, presence], 2)
-        sums = evidential_sums(scores, target, dice="none", dim=2, weight=weight)
+        sums = evidential_sums(scores, target, kind=EVIDENCE, dice="none", dim=2, weight=weight)
         return (sums.cross_entropy + self.kl * sums.kl).sum()
 
 
@@ -88,8 +89,11 @@ def grade_loss(logits: Tensor, batch: Batch, whole: GlobalBatch, kind: str, kl: 
     label, logits = batch.label.clamp(min=0), logits.float()
     match kind:
         case "evidential":
-            sums = evidential_sums(logits, batch.label, dice="none", ignore_index=ABSENT)
-            errors = sums.cross_entropy + kl * sums.kl
+            sums = evidential_sums(logits, batch.label, kind=EVIDENCE, dice="none", ignore_index=ABSENT)
+            # Without any evidence, the gradient of both vanishes: Pandey and Yu, ICML 2023, add the logarithm of the
+            # label's evidence, here the logit itself, as far as nothing is known.
+            unknown = opinion(logits.detach(), EVIDENCE).vacuity
+            errors = sums.cross_entropy + kl * sums.kl - unknown * logits.gather(1, label[:, None])[:, 0]
         case "ordinal":
             above = (label[:, None] > torch.arange(logits.shape[1], device=label.device)).float()
             errors = functional.binary_cross_entropy_with_logits(logits, above, reduction="none").sum(1)
