@@ -8,8 +8,14 @@ from matplotlib.figure import Figure
 
 from comparison_results import Compared, Comparison
 
-SHOWN = ("dice", "hd95", "accuracy", "pixel_ece", "pixel_error_auroc_entropy")
-"""Metrics of quality with a line of panels, where there are such."""
+SHOWN = (
+    ("aupr", "dice"),
+    ("hd95",),
+    ("quadratic_kappa", "accuracy"),
+    ("pixel_ece",),
+    ("pixel_error_auroc_entropy",),
+)
+"""Metrics of quality with a line of panels: of each group the first that there is."""
 
 COSTS = ("step_seconds", "peak_gigabytes")
 """Costs, which share a line of panels."""
@@ -20,7 +26,8 @@ COLOUR, CLEAR, UNCLEAR = "#0072B2", "#D55E00", "#777777"
 
 def write_plot(path: Path, title: str, comparison: Comparison) -> None:
     """Draw two panels per metric: values of seeds and their means; differences from the reference with intervals."""
-    quality = [row for row in comparison.rows if row.row.metric in SHOWN]
+    rows = {row.row.metric: row for row in comparison.rows}
+    quality = [next(rows[name] for name in group if name in rows) for group in SHOWN if rows.keys() & set(group)]
     costs = [row for row in comparison.rows if row.row.metric in COSTS]
     lines = len(quality) + bool(costs)
     height = 1.0 + lines * (0.8 + 0.2 * len(comparison.methods))
