@@ -3,11 +3,12 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from uml_shards.durable import replace_text
-from uml_shards.text import csv_table
+from uml_shards.text import csv_table, shorten
 
 from ..metrics.columns import Columns
 from ..metrics.summary import EMPTY_RULES, definition_of, intervals, is_overlap
@@ -16,12 +17,19 @@ from .evaluation import Evaluation
 DRAWS = 1000
 LEVEL = 0.95
 
+MOST_PRINTED = 12
+"""Largest number of rows of a table of counts that is printed; metrics.json has it in any case."""
+
+TITLE_LENGTH = 16
+"""Longest title of a row or a column in a printed table of counts."""
+
 
 def metrics_record(result: Evaluation) -> dict[str, Any]:
     """Return the part of metrics.json on the cases: metrics, intervals, counts and definitions."""
     cases, manifest, empty, families = result.cases, result.manifest, result.empty, result.families
     found = intervals(cases, manifest, empty, LEVEL, families)
     definitions = {name: definition_of(name, families) for name in result.metrics}
+    columns = Columns(cases, manifest, empty)
     return {
         "metrics": result.metrics,
         "left_out": result.left_out,
@@ -33,7 +41,8 @@ def metrics_record(result: Evaluation) -> dict[str, Any]:
             "draws": len(cases.draws),
             "seed": cases.seed,
         },
-        "counts": {"samples": manifest.samples, **Columns(cases, manifest, empty).counts()},
+        "counts": {"samples": manifest.samples, **columns.counts()},
+        "tables": {name: asdict(table) for family in families for name, table in family.counts(columns).items()},
         "definitions": {name: definition.text for name, definition in definitions.items()},
         "lower_is_better": [name for name, definition in definitions.items() if definition.lower_is_better],
         "notes": dict(result.notes),
@@ -75,6 +84,9 @@ def printed_table(record: Mapping[str, Any]) -> str:
         lines.append(f"{name:<{width}}  {value:>7.4f}  {printed_interval(record['intervals'].get(name))}".rstrip())
     if not record["metrics"]:
         lines.append("none: there are no labels or masks, or the predictions are not numbers")
+    for title, table in record["tables"].items():
+        if len(table["rows"]) <= MOST_PRINTED:
+            lines += ["", *_count_lines(title, table)]
     notes = []
     if record["interval"]["bias_corrected"]:
         names = " and ".join(record["interval"]["bias_corrected"])
@@ -93,6 +105,19 @@ def printed_table(record: Mapping[str, Any]) -> str:
 def printed_interval(interval: Sequence[float] | None) -> str:
     """Format an interval for a table."""
     return f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+
+
+def _count_lines(title: str, table: Mapping[str, Any]) -> list[str]:
+    """Return the printed lines of a table of counts, with its columns right-aligned."""
+    columns = [shorten(name, TITLE_LENGTH) for name in table["columns"]]
+    rows = [shorten(name, TITLE_LENGTH) for name in table["rows"]]
+    cells = [list(map(str, row)) for row in table["values"]]
+    first = max(map(len, rows), default=0)
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    lines = [f"{title.replace('_', ' ')}: {table['text']}"]
+    for name, values in zip(["", *rows], [columns, *cells], strict=True):
+        lines.append("  ".join([f"{name:<{first}}", *(f"{v:>{w}}" for v, w in zip(values, widths, strict=True))]))
+    return lines
 
 
 def _cell(value: Any) -> str:

@@ -174,6 +174,28 @@ def macro_f1(label: NDArray[np.int64], predicted: NDArray[np.int64], classes: in
     return metric
 
 
+def weighted_f1(label: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, counted: Flags) -> Metric:
+    """Return the mean of the F1 of `macro_f1`, each class weighted by its cases; classes without any have no weight."""
+    true, found, both = _memberships(label, predicted, classes, counted)
+
+    def metric(cases: Weighting) -> Floats:
+        of_class = cases.weights @ true
+        scores = _ratio(2.0 * (cases.weights @ both), of_class + cases.weights @ found)
+        return _ratio((of_class * np.nan_to_num(scores)).sum(1), of_class.sum(1))
+
+    return metric
+
+
+def sensitivity(positive: Flags, predicted: Flags, counted: Flags) -> Metric:
+    """Return the share of the positive cases that are predicted to be positive; (N,) each."""
+    return mean(predicted.astype(np.float64), counted & positive)
+
+
+def specificity(positive: Flags, predicted: Flags, counted: Flags) -> Metric:
+    """Return the share of the negative cases that are predicted to be negative; (N,) each."""
+    return sensitivity(~positive, ~predicted, counted)
+
+
 def kappa(
     label: NDArray[np.int64], predicted: NDArray[np.int64], classes: int, counted: Flags, power: int = 0
 ) -> Metric:

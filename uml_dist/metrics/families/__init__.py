@@ -1,6 +1,7 @@
 """Families of metrics. Each is one file: from predictions to columns of the cases, and from columns to metrics."""
 
-from .family import Definition, MetricFamily
+from .decisions import Decisions
+from .family import CountTable, Definition, MetricFamily
 from .grades import Grades
 from .image_classes import ImageClasses
 from .lesion_ranking import LesionRanking
@@ -9,11 +10,20 @@ from .pixel_classes import PixelClasses
 from .surfaces import Surfaces
 from .tasks import Tasks
 
-STANDARD: tuple[MetricFamily, ...] = (ImageClasses(), PixelClasses(), Lesions(), LesionRanking())
+STANDARD: tuple[MetricFamily, ...] = (
+    ImageClasses(),
+    Decisions(),
+    PixelClasses(),
+    Lesions(),
+    LesionRanking(),
+    Selective(),
+)
 """The families of every recipe that does not name others."""
 
 __all__ = [
     "STANDARD",
+    "CountTable",
+    "Decisions",
     "Definition",
     "Grades",
     "ImageClasses",

@@ -31,6 +31,23 @@ class Definition:
     biased: bool = False
 
 
+@dataclass(frozen=True)
+class CountTable:
+    """A table of counts with titles.
+
+    Attributes:
+        text: what it counts, one line.
+        rows: titles of the rows.
+        columns: titles of the columns.
+        values: the counts by row.
+    """
+
+    text: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: tuple[tuple[int, ...], ...]
+
+
 class MetricFamily(ABC):
     """Metrics that are formed from the same columns.
 
@@ -65,6 +82,10 @@ class MetricFamily(ABC):
 
     def notes(self, columns: Columns) -> Mapping[str, str]:
         """Return what a reader of these cases' metrics must know beside their definitions: title -> one line."""
+        return {}
+
+    def counts(self, columns: Columns) -> Mapping[str, CountTable]:
+        """Return the family's tables of counts over all cases, by name, such as a confusion matrix."""
         return {}
 
     def table(self, columns: Columns) -> Mapping[str, Iterable[Any]]:

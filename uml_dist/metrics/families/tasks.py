@@ -17,7 +17,12 @@ from .family import Definition, MetricFamily, absent_class
 TASKS = {
     "auroc_tasks": Definition("mean of the areas under the ROC curve of the data set's binary tasks"),
     "auroc_": Definition("area under the ROC curve of a binary task of the data set"),
+    "sensitivity_": Definition(
+        "share of the positive cases of a binary task for which the probability of the positive classes is above 0.5"
+    ),
+    "specificity_": Definition("share of the negative cases of a binary task for which it is not"),
 }
+"""Metrics of binary tasks."""
 
 
 class Tasks(MetricFamily):
@@ -43,7 +48,7 @@ class Tasks(MetricFamily):
         return {f"task_{name}": probability.float()[:, list(of)].sum(1) for name, of in self.positive.items()}
 
     def metrics(self, columns: Columns) -> Iterator[tuple[str, Metric]]:
-        """Yield the area under the ROC curve of each task over the labelled cases, and their mean."""
+        """Yield the metrics of each task over the labelled cases."""
         if columns.labelled.any():
             scores = {name: columns.column(f"task_{name}") for name in self.positive}
             yield from task_metrics(columns, scores)
@@ -58,20 +63,21 @@ class Tasks(MetricFamily):
 
 
 def task_metrics(columns: Columns, scores: Mapping[str, weighted.Floats]) -> Iterator[tuple[str, Metric]]:
-    """Yield the mean area under the ROC curve of tasks, and that of each.
+    """Yield the mean area under the ROC curve of tasks, and area, sensitivity and specificity of each.
 
     Args:
         columns: columns of the cases.
         scores: task -> (N,), probability of its positive classes.
     """
-    positive = columns.manifest.tasks
-    each = {
-        name: weighted.auroc(np.isin(columns.label, positive[name]), score, columns.labelled)
-        for name, score in scores.items()
-    }
+    labelled = columns.labelled
+    positive = {name: np.isin(columns.label, columns.manifest.tasks[name]) for name in scores}
+    each = {name: weighted.auroc(positive[name], score, labelled) for name, score in scores.items()}
     if each:
         yield "auroc_tasks", weighted.mean_of(list(each.values()))
     yield from ((f"auroc_{name}", metric) for name, metric in each.items())
+    for name, score in scores.items():
+        yield f"sensitivity_{name}", weighted.sensitivity(positive[name], score > 0.5, labelled)
+        yield f"specificity_{name}", weighted.specificity(positive[name], score > 0.5, labelled)
 
 
 def task_requirements(manifest: Manifest, names: Iterable[str]) -> Mapping[str, str]:
@@ -79,4 +85,8 @@ def task_requirements(manifest: Manifest, names: Iterable[str]) -> Mapping[str, 
     labels, numbers = "" if manifest.labelled else "an image with a label", frozenset(range(len(manifest.classes)))
     sides = {name: [frozenset(manifest.tasks[name]), numbers - set(manifest.tasks[name])] for name in names}
     lacks = {f"auroc_{name}": labels or absent_class(manifest, groups) for name, groups in sides.items()}
-    return {"auroc_tasks": next(filter(None, lacks.values()), ""), **lacks} if lacks else {}
+    found = {"auroc_tasks": next(filter(None, lacks.values()), ""), **lacks} if lacks else {}
+    for name, (positive, negative) in sides.items():
+        found[f"sensitivity_{name}"] = labels or absent_class(manifest, [positive])
+        found[f"specificity_{name}"] = labels or absent_class(manifest, [negative])
+    return found
