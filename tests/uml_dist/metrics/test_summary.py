@@ -10,6 +10,7 @@ from case_rows import cases_of
 from manifests import manifest_of
 from uml_dist.metrics import summary
 from uml_dist.metrics.columns import Columns
+from uml_dist.metrics.image_scores import AGGREGATIONS, UNCERTAINTIES, column_of
 from uml_dist.metrics.summary import definition_of, draw_metrics, interval_of, metric_names, metrics_of
 from uml_shards.read.truth import auroc, calibration_error
 
@@ -43,6 +44,12 @@ def pixel_case(areas, pixel_nll=0.5, label=-1.0):
     case["vacuity_histogram"] = np.array([[hits, 0], [0, pixels - hits]])
     case["entropy_histogram"] = np.array([[0, hits], [pixels - hits, 0]])
     return case
+
+
+def with_maps(case):
+    """The case with the uncertainties of its maps."""
+    maps = {column_of(name, how): 0.25 for name in UNCERTAINTIES for how in AGGREGATIONS}
+    return {**case, **maps}
 
 
 def unmasked_case(classes=2):
@@ -216,7 +223,10 @@ def test_one_class_alone_has_an_accuracy_and_no_auroc():
     cases = [image_case(1, 0.2, 0.8), image_case(1, 0.7, 0.3)]
     found = summarise(cases, manifest_of(tasks={"malignant": (1,)}))
     errors = {"image_error_auroc_vacuity", "image_error_auroc_entropy"}
-    assert set(found) == {"loss", "image_nll", "accuracy", "image_ece", *errors}
+    decisions = {"accuracy", "sensitivity", "sensitivity_malignant", "weighted_f1"}
+    kinds = ("augrc", "aurc", "error_at_80")
+    selective = {f"image_{kind}_{name}" for kind in kinds for name in ("vacuity", "entropy")}
+    assert set(found) == {"loss", "image_nll", "image_ece", *decisions, *errors, *selective}
     assert found["accuracy"] == 0.5
 
 
@@ -239,10 +249,12 @@ def test_predictions_that_are_no_numbers_have_no_metric_and_stop_nothing(bad):
 def test_names_are_exactly_what_a_complete_split_gives(manifest):
     classes = len(manifest.classes)
     _, _, cases = drawn_cases(classes)
-    complete = [{**pixel_case([(9, 9, 10), (1, 2, 1)]), **case} for case in cases]
+    complete = [with_maps({**pixel_case([(9, 9, 10), (1, 2, 1)]), **case}) for case in cases]
     assert metric_names(manifest) == list(summarise(complete, manifest))
     lower = {name for name in metric_names(manifest) if definition_of(name).lower_is_better}
-    assert lower == {"loss", "image_nll", "pixel_nll", "image_ece", "pixel_ece"}
+    selective = {name for name in metric_names(manifest) if "augrc" in name or "aurc" in name or "error_at" in name}
+    assert len(selective) == 24
+    assert lower == {"loss", "image_nll", "pixel_nll", "image_ece", "pixel_ece"} | selective
     assert all(definition_of(name).text for name in metric_names(manifest))
 
 
@@ -256,7 +268,7 @@ def test_names_leave_out_what_a_split_without_labels_or_masks_cannot_give():
 def test_names_leave_out_what_a_split_of_one_class_cannot_give(only):
     manifest = manifest_of(tasks={"malignant": (1,)}, class_counts=(8 * (1 - only), 8 * only))
     right, wrong = (0.8, 0.2), (0.3, 0.7)
-    cases = [{**pixel_case([(9, 9, 10), (1, 2, 1)]), **image_case(only, *said)} for said in (right, wrong)]
+    cases = [with_maps({**pixel_case([(9, 9, 10), (1, 2, 1)]), **image_case(only, *said)}) for said in (right, wrong)]
     assert metric_names(manifest) == list(summarise(cases, manifest))
 
 

@@ -7,6 +7,7 @@ from .image_classes import ImageClasses
 from .lesion_ranking import LesionRanking
 from .lesions import Lesions
 from .pixel_classes import PixelClasses
+from .selective import Selective
 from .surfaces import Surfaces
 from .tasks import Tasks
 
@@ -31,6 +32,7 @@ __all__ = [
     "Lesions",
     "MetricFamily",
     "PixelClasses",
+    "Selective",
     "Surfaces",
     "Tasks",
 ]
