@@ -1,4 +1,4 @@
-"""Histograms of pixels by a score in [0, 1], such as a probability or a vacuity."""
+"""Histograms of pixels by a score in [0, 1], such as a probability, a vacuity or a confidence."""
 
 from math import exp
 
@@ -11,6 +11,9 @@ LOGIT_RANGE = 16.0
 
 What is beyond shares the first or the last bin.
 """
+
+CALIBRATION_BINS = 15
+"""Bins of equal width of the confidence in [0, 1]; the upper end of each belongs to the next, 1 to the last."""
 
 
 def score_histogram(score: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
@@ -33,3 +36,21 @@ def score_histogram(score: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
 def lowest_score(place: int) -> float:
     """Return the lowest score that is counted in a bin."""
     return 0.0 if place == 0 else 1.0 / (1.0 + exp(LOGIT_RANGE - place * (2 * LOGIT_RANGE / BINS)))
+
+
+def calibration_histogram(confidence: Tensor, hit: Tensor, valid: Tensor) -> Tensor:
+    """Return (B, CALIBRATION_BINS, 3) float64: number, sum of confidences and hits, by confidence.
+
+    Args:
+        confidence: (B, *S) in [0, 1]; what is no number is counted as 0.
+        hit: (B, *S) bool.
+        valid: (B, *S) bool, the pixels that count.
+    """
+    place = (confidence.nan_to_num() * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    bins = []
+    # Bin by bin, since sums of floats by index are in no fixed order on a GPU.
+    for number in range(CALIBRATION_BINS):
+        inside = valid & (place == number)
+        sums = torch.where(inside, confidence, 0.0).flatten(1).sum(1, dtype=torch.float64)
+        bins.append(torch.stack([inside.flatten(1).sum(1), sums, (inside & hit).flatten(1).sum(1)], 1))
+    return torch.stack(bins, 1)

@@ -8,7 +8,8 @@ from sklearn.metrics import roc_auc_score
 from case_rows import cases_of
 from manifests import manifest_of
 from uml_dist.batch import Prediction
-from uml_dist.metrics.families.pixel_classes import CALIBRATION_BINS, pixel_columns
+from uml_dist.metrics.families.pixel_classes import pixel_columns
+from uml_dist.metrics.histograms import CALIBRATION_BINS
 from uml_dist.metrics.summary import summarise
 from uml_shards.sample import IGNORE
 

@@ -47,9 +47,9 @@ def pixel_case(areas, pixel_nll=0.5, label=-1.0):
 
 
 def with_maps(case):
-    """The case with the uncertainties of its maps."""
+    """The case with the uncertainties of its maps, and their calibration along the border."""
     maps = {column_of(name, how): 0.25 for name in UNCERTAINTIES for how in AGGREGATIONS}
-    return {**case, **maps}
+    return {**case, **maps, "pixel_brier": 0.25, "border_calibration": case["pixel_calibration"]}
 
 
 def unmasked_case(classes=2):
@@ -226,7 +226,7 @@ def test_one_class_alone_has_an_accuracy_and_no_auroc():
     decisions = {"accuracy", "sensitivity", "sensitivity_malignant", "weighted_f1"}
     kinds = ("augrc", "aurc", "error_at_80")
     selective = {f"image_{kind}_{name}" for kind in kinds for name in ("vacuity", "entropy")}
-    assert set(found) == {"loss", "image_nll", "image_ece", *decisions, *errors, *selective}
+    assert set(found) == {"loss", "image_nll", "image_ece", "image_brier", *decisions, *errors, *selective}
     assert found["accuracy"] == 0.5
 
 
@@ -254,7 +254,10 @@ def test_names_are_exactly_what_a_complete_split_gives(manifest):
     lower = {name for name in metric_names(manifest) if definition_of(name).lower_is_better}
     selective = {name for name in metric_names(manifest) if "augrc" in name or "aurc" in name or "error_at" in name}
     assert len(selective) == 24
-    assert lower == {"loss", "image_nll", "pixel_nll", "image_ece", "pixel_ece"} | selective
+    assert lower == {
+        *{"loss", "image_nll", "pixel_nll", "image_ece", "pixel_ece", "pixel_ece_border", "image_brier", "pixel_brier"},
+        *selective,
+    }
     assert all(definition_of(name).text for name in metric_names(manifest))
 
 

@@ -10,7 +10,8 @@ from scipy.spatial import cKDTree
 
 from case_rows import cases_of
 from manifests import manifest_of
-from uml_dist.batch import Batch, Prediction
+from masked_batches import batch_of, predicting
+from uml_dist.batch import Prediction
 from uml_dist.errors import UmlError
 from uml_dist.metrics.columns import Columns
 from uml_dist.metrics.families import STANDARD, PixelClasses, Surfaces
@@ -92,26 +93,6 @@ def test_cubes_have_the_distances_of_their_faces():
     full = np.ones_like(true)
     assert surface_distances(full, full)["hd95"] == 0.0
     assert surface_distances(pixel, full)["asd"] == 0.0, "the border of the volume is a surface"
-
-
-def batch_of(masks, spacings=None):
-    masks = torch.as_tensor(np.stack(masks), dtype=torch.uint8)
-    number = len(masks)
-    return Batch(
-        image=torch.zeros(number, 1, *masks.shape[1:]),
-        mask=masks,
-        label=torch.full((number,), -1),
-        weight=torch.ones(number),
-        rng_key=torch.arange(number),
-        position=torch.arange(number),
-        keys=tuple(map(str, range(number))),
-        meta=tuple({} if one is None else {"spacing": one} for one in spacings or [None] * number),
-    )
-
-
-def predicting(classes, number=2):
-    hot = torch.nn.functional.one_hot(torch.as_tensor(np.stack(classes)).long(), number)
-    return Prediction(pixel_probability=hot.movedim(-1, 1).float())
 
 
 def manifest_for(batch, names=("background", "atrium")):

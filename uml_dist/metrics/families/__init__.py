@@ -1,5 +1,6 @@
 """Families of metrics. Each is one file: from predictions to columns of the cases, and from columns to metrics."""
 
+from .calibration import Calibration
 from .decisions import Decisions
 from .family import CountTable, Definition, MetricFamily
 from .grades import Grades
@@ -17,12 +18,14 @@ STANDARD: tuple[MetricFamily, ...] = (
     PixelClasses(),
     Lesions(),
     LesionRanking(),
+    Calibration(),
     Selective(),
 )
 """The families of every recipe that does not name others."""
 
 __all__ = [
     "STANDARD",
+    "Calibration",
     "CountTable",
     "Decisions",
     "Definition",

@@ -12,11 +12,10 @@ from uml_shards.format.manifest import Manifest
 from ...batch import Batch, Prediction
 from .. import weighted
 from ..columns import Columns
+from ..histograms import CALIBRATION_BINS
 from ..weighted import Metric
 from .family import Definition, MetricFamily, absent_class
 from .tasks import TASKS, task_metrics, task_requirements
-
-CALIBRATION_BINS = 15
 
 
 class ImageClasses(MetricFamily):

@@ -15,13 +15,9 @@ from ...batch import Batch, Prediction
 from ...errors import UmlError
 from .. import weighted
 from ..columns import Columns
-from ..histograms import score_histogram
+from ..histograms import calibration_histogram, score_histogram
 from ..weighted import Metric
 from .family import Definition, MetricFamily
-
-CALIBRATION_BINS = 15
-"""Bins of equal width of the confidence in [0, 1]; the upper end of each belongs to the next, 1 to the last."""
-
 
 OVERLAP = {
     "dice": Definition("mean of the Dice coefficients of the classes but the background", by_empty_masks=True),
@@ -161,7 +157,7 @@ def pixel_columns(prediction: Prediction, mask: Tensor) -> dict[str, Tensor]:
         columns[f"predicted_{number}"] = is_predicted.flatten(1).sum(1)
         columns[f"true_{number}"] = is_true.flatten(1).sum(1)
         columns[f"area_{number}"] = (predicted == number).flatten(1).float().mean(1)
-    columns["pixel_calibration"] = _calibration(confidence, hit, valid)
+    columns["pixel_calibration"] = calibration_histogram(confidence, hit, valid)
     entropy = prediction.pixel_entropy
     if entropy is not None and probability.shape[1] > 1:
         columns["entropy_histogram"] = score_histogram(entropy.float() / log(probability.shape[1]), ~hit, valid)
@@ -169,15 +165,3 @@ def pixel_columns(prediction: Prediction, mask: Tensor) -> dict[str, Tensor]:
         columns["vacuity_histogram"] = score_histogram(prediction.pixel_vacuity.float(), ~hit, valid)
         columns["pixel_vacuity"] = prediction.pixel_vacuity.float().flatten(1).mean(1)
     return columns
-
-
-def _calibration(confidence: Tensor, hit: Tensor, valid: Tensor) -> Tensor:
-    """Return (B, bins, 3) float64: number, sum of confidences and hits."""
-    place = (confidence.nan_to_num() * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
-    bins = []
-    # Bin by bin, since sums of floats by index are in no fixed order on a GPU.
-    for number in range(CALIBRATION_BINS):
-        inside = valid & (place == number)
-        sums = torch.where(inside, confidence, 0.0).flatten(1).sum(1, dtype=torch.float64)
-        bins.append(torch.stack([inside.flatten(1).sum(1), sums, (inside & hit).flatten(1).sum(1)], 1))
-    return torch.stack(bins, 1)
