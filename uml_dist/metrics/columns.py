@@ -77,8 +77,8 @@ class Columns:
         """Number and name of every pixel class but the background, or of every lesion if they may overlap."""
         return list(enumerate(self.manifest.mask_names)) or list(enumerate(self.manifest.mask_classes))[1:]
 
-    def overlap(self, number: int) -> tuple[Floats, Floats]:
-        """Dice 2 |A and B| / (|A| + |B|) and IoU |A and B| / |A or B| of a pixel class or a lesion, each (N,).
+    def overlap(self, number: int | str) -> tuple[Floats, Floats]:
+        """Dice 2 |A and B| / (|A| + |B|) and IoU |A and B| / |A or B| of a class or a lesion, each (N,).
 
         NaN for cases without a mask. Where the class is neither there nor predicted, both are 1 or NaN by the rule;
         where it is on one side only, both are 0.

@@ -7,6 +7,7 @@ from .grades import Grades
 from .image_classes import ImageClasses
 from .lesion_ranking import LesionRanking
 from .lesions import Lesions
+from .optic_disc import OpticDisc
 from .pixel_classes import PixelClasses
 from .selective import Selective
 from .surfaces import Surfaces
@@ -18,6 +19,7 @@ STANDARD: tuple[MetricFamily, ...] = (
     PixelClasses(),
     Lesions(),
     LesionRanking(),
+    OpticDisc(),
     Calibration(),
     Selective(),
 )
@@ -34,6 +36,7 @@ __all__ = [
     "LesionRanking",
     "Lesions",
     "MetricFamily",
+    "OpticDisc",
     "PixelClasses",
     "Selective",
     "Surfaces",
