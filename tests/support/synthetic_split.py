@@ -35,6 +35,9 @@ class SyntheticSplit:
     def keys(self) -> tuple[str, ...]:
         return tuple(f"case-{(number * 7919) % self.samples:06d}" for number in range(self.samples))
 
+    def patients(self) -> tuple[str, ...]:
+        return ("",) * self.samples
+
     def prefetch(self, number: int) -> None:
         pass
 

@@ -95,6 +95,7 @@ def evaluate_split(
     workers: int = 0,
     draws: int = 0,
     families: Families | None = None,
+    seed: int = 0,
 ) -> Cases:
     """Return the cases of a split, sorted by key, on rank 0; none on the others. All ranks must call it.
 
@@ -105,8 +106,9 @@ def evaluate_split(
         stream: the split, in its own order.
         batch_size: samples per rank and batch.
         workers: number of processes that read ahead.
-        draws: bootstrap draws of the cases.
+        draws: bootstrap draws of the cases, or of their patients where these are known.
         families: the families of metrics; by default the recipe's.
+        seed: seed of the draws.
 
     Raises:
         UmlError: a family of metrics does not fit the split.
@@ -114,7 +116,8 @@ def evaluate_split(
     manifest = stream.split.manifest
     per_rank = -(-len(stream.split) // world_size())
     own = range(len(stream.split))[rank() * per_rank : (rank() + 1) * per_rank]
-    collector = CaseCollector(stream.split.keys(), draws)
+    patients = stream.split.patients() if draws else ()
+    collector = CaseCollector(stream.split.keys(), draws, seed, patients)
     for batch, prediction in predictor.predictions(stream, own, batch_size, workers):
         columns: dict[str, Tensor] = {"label": batch.label, "position": batch.position}
         for family in families or predictor.recipe.families:

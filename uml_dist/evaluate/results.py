@@ -30,18 +30,19 @@ def metrics_record(result: Evaluation) -> dict[str, Any]:
     found = intervals(cases, manifest, empty, LEVEL, families)
     definitions = {name: definition_of(name, families) for name in result.metrics}
     columns = Columns(cases, manifest, empty)
+    patients = {"patients": cases.units} if cases.patients else {}
     return {
         "metrics": result.metrics,
         "left_out": result.left_out,
         "intervals": {name: list(found[name]) for name in result.metrics if name in found},
         "interval": {
-            "kind": "bootstrap percentile over cases",
+            "kind": f"bootstrap percentile over {'patients' if cases.patients else 'cases'}",
             "bias_corrected": [name for name, definition in definitions.items() if definition.biased and name in found],
             "level": LEVEL,
             "draws": len(cases.draws),
             "seed": cases.seed,
         },
-        "counts": {"samples": manifest.samples, **columns.counts()},
+        "counts": {"samples": manifest.samples, **columns.counts(), **patients},
         "tables": {name: asdict(table) for family in families for name, table in family.counts(columns).items()},
         "definitions": {name: definition.text for name, definition in definitions.items()},
         "lower_is_better": [name for name, definition in definitions.items() if definition.lower_is_better],
@@ -66,6 +67,7 @@ def write_cases(path: Path, result: Evaluation) -> None:
     columns = Columns(result.cases, result.manifest, result.empty)
     table: dict[str, Iterable[Any]] = {
         "key": result.cases.keys,
+        **({"patient": result.cases.patients} if result.cases.patients else {}),
         "label": [result.manifest.classes[label] if label >= 0 else "" for label in columns.label],
     }
     for family in result.families:
@@ -88,8 +90,11 @@ def printed_table(record: Mapping[str, Any]) -> str:
         if len(table["rows"]) <= MOST_PRINTED:
             lines += ["", *_count_lines(title, table)]
     notes = []
+    if "patients" in record["counts"]:
+        notes.append(f"intervals: of {record['counts']['patients']} patients, drawn with all their cases")
     if record["interval"]["bias_corrected"]:
-        names = " and ".join(record["interval"]["bias_corrected"])
+        *first, last = record["interval"]["bias_corrected"]
+        names = f"{', '.join(first)} and {last}" if first else last
         notes.append(f"{names}: larger in small samples, for which the interval is corrected")
     by_need: dict[str, list[str]] = {}
     for name, need in record["left_out"].items():

@@ -23,20 +23,37 @@ BLOCK = 4_000_000
 """Number of weights in memory at once, as float64."""
 
 
-def draw_weights(cases: int, draws: int, seed: int) -> NDArray[np.uint8]:
+def draw_weights(cases: int, draws: int, seed: int, patients: Sequence[str] = ()) -> NDArray[np.uint8]:
     """Return how often each case is in each bootstrap draw: (draws, cases). Drawn with replacement.
 
-    The draws are determined by the number of cases and the seed, so those of two models are paired.
+    Patients are drawn with all their cases, where they are known: cases of one patient resemble each other, so that
+    drawing them one by one gives intervals that are too narrow. The draws are determined by the number of cases, their
+    patients and the seed, so those of two models are paired.
+
+    Args:
+        cases: number of cases.
+        draws: number of draws.
+        seed: seed of the draws.
+        patients: (cases,), the patient of each; "" for cases that are drawn by themselves. () is "" for all.
     """
     weights = np.empty((draws, cases), dtype=np.uint8)
     generator = np.random.default_rng(seed)
     block = max(1, BLOCK // max(cases, 1))
+    units = number_units(patients) if patients else np.arange(cases)
+    number = int(units.max(initial=-1)) + 1
     for start in range(0, draws if cases else 0, block):
         stop = min(start + block, draws)
-        drawn = generator.multinomial(cases, np.full(cases, 1.0 / cases), stop - start)
+        drawn = generator.multinomial(number, np.full(number, 1.0 / number), stop - start)
         assert drawn.max() <= np.iinfo(weights.dtype).max, "a case is drawn more often than the type can count"
-        weights[start:stop] = drawn
+        weights[start:stop] = drawn[:, units]
     return weights
+
+
+def number_units(patients: Sequence[str]) -> NDArray[np.int64]:
+    """Return the number (N,) of what each case is drawn with, its patient or itself, in the order of first cases."""
+    numbers: dict[tuple[str, int], int] = {}
+    units = [(patient, -1) if patient else ("", place) for place, patient in enumerate(patients)]
+    return np.array([numbers.setdefault(unit, len(numbers)) for unit in units], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,7 @@ class Cases(Sequence[Case]):
         sums: name -> (1 + D, ...) float64, sum over all cases, then over the cases of each draw.
         draws: (D, N), how often each case is in each draw.
         seed: seed of the draws.
+        patients: patients of the cases, "" where one is not known; () if none is, or without draws.
     """
 
     keys: tuple[str, ...] = ()
@@ -56,6 +74,12 @@ class Cases(Sequence[Case]):
     sums: Mapping[str, Floats] = field(default_factory=dict)
     draws: NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0), dtype=np.uint8))
     seed: int = 0
+    patients: tuple[str, ...] = ()
+
+    @property
+    def units(self) -> int:
+        """Number of patients, or of cases where the patients are not known: what the draws are made of."""
+        return len(set(number_units(self.patients).tolist())) if self.patients else len(self)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -97,13 +121,16 @@ class CaseCollector:
         keys: keys of the split's samples, by position.
         draws: number of bootstrap draws; 0 without intervals.
         seed: seed of the draws.
+        patients: patients of the samples, by position, "" where one is not known; () if none is.
     """
 
-    def __init__(self, keys: Sequence[str], draws: int = 0, seed: int = 0) -> None:
+    def __init__(self, keys: Sequence[str], draws: int = 0, seed: int = 0, patients: Sequence[str] = ()) -> None:
         self._seed = seed
+        order = sorted(range(len(keys)), key=keys.__getitem__)
         self._row = np.empty(len(keys), dtype=np.int64)
-        self._row[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
-        self._draws = draw_weights(len(keys), draws, seed)
+        self._row[order] = np.arange(len(keys))
+        self._patients = tuple(patients[position] for position in order) if any(patients) else ()
+        self._draws = draw_weights(len(keys), draws, seed, self._patients)
         self._rows: list[NDArray[np.int64]] = []
         self._keys: list[str] = []
         self._columns: dict[str, list[NDArray[Any]]] = {}
@@ -149,6 +176,7 @@ class CaseCollector:
             sums=sums,
             draws=self._draws if len(order) == len(self._row) else self._draws[:, rows[order]],
             seed=self._seed,
+            patients=tuple(self._patients[row] for row in rows[order]) if self._patients else (),
         )
 
 

@@ -77,7 +77,7 @@ def intervals(
         level: level of the intervals.
         families: the families of metrics.
     """
-    if len(cases) < 2 or not len(cases.draws):
+    if cases.units < 2 or not len(cases.draws):
         return {}
     metrics = metrics_of(cases, manifest, empty, families)
     drawn = draw_metrics(metrics, cases)

@@ -113,6 +113,11 @@ class Samples:
         keys = tuple(key for split in self.splits for key in split.keys())
         return keys if self.rows is None else tuple(keys[row] for row in self.rows)
 
+    def patients(self) -> tuple[str, ...]:
+        """Return the patient of each sample, in order; "" where it is not known. See `Split.patients`."""
+        patients = tuple(patient for split in self.splits for patient in split.patients())
+        return patients if self.rows is None else tuple(patients[row] for row in self.rows)
+
     def sizes(self) -> tuple[int, ...]:
         """Return the number of samples in each shard, without empty shards."""
         return tuple(size for sizes in self.sets() for size in sizes)

@@ -28,6 +28,7 @@ from ..storage.cache import Cache
 from ..storage.prefetch import Prefetch
 from ..storage.storage import Storage, open_storage
 from ..storage.verified import Verify, check_size
+from ..strict_json import parse_json
 from ..tally import count
 from .names import with_names_of
 
@@ -192,6 +193,36 @@ class Split:
             with reading(file.path, "tar"):
                 keys += [read_key(file.descriptor, record, self.manifest.components, file.path) for record in index]
         return tuple(keys)
+
+    def patients(self) -> tuple[str, ...]:
+        """Return the patient in the json of every sample, in order; "" where none is stated. No image is read.
+
+        A json that cannot be parsed states none: reading the sample itself reports it.
+
+        Raises:
+            ShardError: see `components`.
+        """
+        described = np.asarray(self.manifest.components) == "json"
+        found = []
+        for shard, index in enumerate(self._indices):
+            only = index.copy()
+            only["size"] = np.where(described, index["size"], 0)
+            file = self._file(shard)
+            with reading(file.path, "tar"):
+                found += [self._patient(file, record) for record in only]
+        return tuple(found)
+
+    def _patient(self, file: "_File", record: np.void) -> str:
+        if not record["size"].any():
+            return ""
+        _, parts = read_parts(file.descriptor, record, self.manifest.components, file.path)
+        text = parts["json"].head
+        try:
+            meta = parse_json(text)
+        except Exception:  # whatever the parser raises on damaged data
+            return ""
+        patient = meta.get("patient") if isinstance(meta, dict) else None
+        return "" if patient is None else str(patient)
 
     def _named(self, error: Exception, number: int, key: str) -> ShardError:
         """Return an error that names the sample, for any error of a decoder."""

@@ -108,8 +108,10 @@ def test_a_recipe_without_a_task_leaves_its_figures_out(split_folder):
     assert set(only_images[0]) == {*always, "probability_0", "probability_1", "image_nll", "image_vacuity"}
     only_pixels = evaluate(split_folder, 4, says_images=False)[0]
     areas = {f"{what}_{k}" for what in ("true", "predicted", "intersection", "area") for k in (0, 1)}
-    sums = {"pixel_calibration", "vacuity_histogram", "entropy_histogram"}
-    assert set(only_pixels[0]) == {*always, "pixels", "pixel_nll", "pixel_vacuity", *areas}
+    sums = {"pixel_calibration", "border_calibration", "vacuity_histogram", "entropy_histogram"}
+    maps = {f"map_{kind}_{how}" for kind in ("vacuity", "entropy") for how in ("mean", "above", "border")}
+    pixels = {"pixels", "pixel_nll", "pixel_brier", "pixel_vacuity"}
+    assert set(only_pixels[0]) == {*always, *pixels, *areas, *maps}
     assert set(only_pixels.sums) == sums
 
 

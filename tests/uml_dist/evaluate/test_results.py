@@ -47,7 +47,7 @@ def test_the_record_says_figures_intervals_counts_and_what_they_mean(split, case
     assert read["metrics"] == summarise(cases, split.manifest)
     assert read["definitions"].keys() == read["metrics"].keys()
     assert read["intervals"]["dice"][0] < read["metrics"]["dice"] < read["intervals"]["dice"][1]
-    kind = {"kind": "bootstrap percentile over cases", "bias_corrected": ["image_ece", "pixel_ece"]}
+    kind = {"kind": "bootstrap percentile over cases", "bias_corrected": ["image_ece", "pixel_ece", "pixel_ece_border"]}
     assert read["interval"] == {**kind, "level": 0.95, "draws": 1000, "seed": 0}
     assert (read["counts"]["samples"], read["counts"]["cases"]) == (SAMPLES, SAMPLES)
     assert (read["counts"]["labelled"], read["counts"]["masked"]) == (split.manifest.labelled, split.manifest.masked)
@@ -89,6 +89,7 @@ def test_a_key_with_commas_and_quotes_stays_one_cell(tmp_path):
     with (tmp_path / "cases.csv").open(newline="") as stream:
         (row,) = csv.DictReader(stream)
     expected = {"key": key, "label": "malignant", "prediction": "malignant", "image_nll": "0.287682"}
+    assert float(row.pop("image_entropy")) == pytest.approx(0.562335, rel=1e-5)
     assert row == {**expected, "probability_benign": "0.25", "probability_malignant": "0.75"}
 
 
@@ -114,7 +115,7 @@ def test_the_table_has_a_line_for_each_metric_with_its_interval(split, cases):
     low, high = record["intervals"]["dice"]
     lines = printed_table(record).splitlines()
     assert [line.split()[0] for line in lines[2 : lines.index("")]] == list(record["metrics"])
-    assert any(line.startswith("image_ece and pixel_ece: larger in small samples") for line in lines)
+    assert any(line.startswith("image_ece, pixel_ece and pixel_ece_border: larger in small samples") for line in lines)
     assert f"{record['metrics']['dice']:.4f}  {low:.4f} to {high:.4f}" in printed_table(record)
     assert "none: there are no labels" in printed_table(metrics_record(result_of(Cases(), split.manifest)))
 
