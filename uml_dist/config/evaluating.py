@@ -1,8 +1,8 @@
 """The tables of the configuration that decide how a network is evaluated."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .section import Section
 
@@ -47,6 +47,22 @@ class EvaluationConfig(Section):
         description="distances between the surfaces of mask and prediction, in mm or in voxels, or none; default: as "
         "the recipe has it, which is none in `uml`",
     )
+    missing_surfaces: Literal["leave-out", "10-pixels"] = Field(
+        default="leave-out",
+        description="distances of a class that is empty in the mask or in the prediction: the case is left out of "
+        "them, or has 10 pixels, as in the published code of `uml`; the latter needs surfaces = voxel",
+    )
+    hd95: Literal["together", "larger"] = Field(
+        default="together",
+        description="95th percentile of the distances of both surfaces taken together, or the larger one of the "
+        "percentiles of either surface, as in MONAI",
+    )
     largest_component: bool = Field(
         default=False, description="keep only the largest connected component of each predicted class"
     )
+
+    @model_validator(mode="after")
+    def _in_pixels(self) -> Self:
+        if self.missing_surfaces == "10-pixels" and self.surfaces != "voxel":
+            raise ValueError("missing_surfaces = 10-pixels is a distance in pixels: set surfaces to voxel as well")
+        return self

@@ -208,10 +208,13 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
         """
         self.config = config
         self.manifests = manifests
-        surfaces = config.evaluation.surfaces
-        if surfaces is not None:
-            others = [family for family in self.families if not isinstance(family, Surfaces)]
-            self.families = (*others, Surfaces(surfaces)) if surfaces != "none" else tuple(others)
+        evaluation = config.evaluation
+        others = tuple(family for family in self.families if not isinstance(family, Surfaces))
+        unit = evaluation.surfaces or next((one.unit for one in self.families if isinstance(one, Surfaces)), "none")
+        if unit == "none":
+            self.families = others
+        else:
+            self.families = (*others, Surfaces(unit, evaluation.missing_surfaces, evaluation.hd95))
 
     @property
     @abstractmethod

@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+from monai.metrics.surface_distance import compute_average_surface_distance
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 from scipy.spatial import cKDTree
 
@@ -82,6 +84,21 @@ def test_directed_distances_are_those_of_monai():
     assert found["hd95"] == pytest.approx(np.percentile([*forth, *back], 95), rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges:FutureWarning")
+@pytest.mark.parametrize("shape", [(31, 40), (19, 23, 14)])
+@pytest.mark.parametrize("seed", range(2))
+def test_the_larger_percentile_and_the_one_directed_mean_are_monai_s(shape, seed):
+    predicted, true = blob(shape, seed), blob(shape, seed + 100)
+    words = {"y_pred": torch.from_numpy(predicted)[None, None].float(), "y": torch.from_numpy(true)[None, None].float()}
+    found = surface_distances(predicted, true, percentile="larger")
+    hd95 = compute_hausdorff_distance(**words, percentile=95, include_background=True)
+    assert found["hd95"] == pytest.approx(float(hd95), rel=1e-5)
+    assert found["asd"] == pytest.approx(float(compute_average_surface_distance(**words, include_background=True)))
+    together = surface_distances(predicted, true)
+    assert found["hd95"] >= together["hd95"]
+    assert (found["asd"], found["assd"]) == (together["asd"], together["assd"])
+
+
 def test_cubes_have_the_distances_of_their_faces():
     true = np.zeros((20, 20, 20), dtype=bool)
     true[5:15, 5:15, 5:15] = True
@@ -100,8 +117,8 @@ def manifest_for(batch, names=("background", "atrium")):
     return manifest_of(size=None, classes=(), mask_classes=names, components=components, labelled=0)
 
 
-def columns_of(batch, prediction, names=("background", "atrium"), unit="mm", draws=0):
-    manifest, families = manifest_for(batch, names), (PixelClasses(), Surfaces(unit))
+def columns_of(batch, prediction, names=("background", "atrium"), unit="mm", draws=0, **rules):
+    manifest, families = manifest_for(batch, names), (PixelClasses(), Surfaces(unit, **rules))
     found = {}
     for family in families:
         found |= {name: values.numpy() for name, values in family.columns(batch, prediction, manifest).items()}
@@ -188,6 +205,27 @@ def test_without_any_pair_of_surfaces_there_are_failures_alone():
     assert found["surface_failures"] == 3
     assert not {"hd95", "asd", "assd", "hd95_atrium"} & found.keys()
     assert found["dice"] == 0
+
+
+def test_a_class_without_a_surface_can_have_10_pixels():
+    true, predicted = three_volumes(empty=True)
+    true.append(np.zeros(VOLUME, dtype=np.uint8))
+    predicted.append(np.zeros(VOLUME, dtype=np.uint8))
+    unmasked = np.full(VOLUME, IGNORE)
+    batch, prediction = batch_of([*true, unmasked], [[2, 2, 2]] * 5), predicting([*predicted, predicted[0]])
+    rules = {"unit": "voxel", "missing": "10-pixels"}
+    found = figures_of(batch, prediction, **rules)
+    each = [by_hand(predicted[number] == 1, true[number] == 1, (1, 1, 1)) for number in (0, 2)]
+    for kind in KINDS:
+        # One class is missed, and one neither there nor predicted.
+        assert found[kind] == pytest.approx(np.mean([one[kind] for one in each] + [10, 10]))
+    assert found["surface_failures"] == 1
+    columns, (_, surfaces) = columns_of(batch, prediction, percentile="larger", **rules)
+    assert surfaces.notes(columns) == {
+        "surface_distances": "in voxels; 10 where a class is empty in the mask or in the prediction; hd95 is the "
+        "larger one of the 95th percentiles of either surface"
+    }
+    assert np.isnan(surfaces.table(columns)["hd95_atrium"]).tolist() == [False] * 4 + [True]
 
 
 def test_unmasked_cases_count_nowhere():

@@ -19,11 +19,17 @@ from ..weighted import Flags, Metric
 from .family import Definition, MetricFamily
 
 Unit = Literal["mm", "voxel"]
+Missing = Literal["leave-out", "10-pixels"]
+Percentile = Literal["together", "larger"]
+
+MISSING_DISTANCE = 10.0
+"""Distance in pixels of a class that is empty in the mask or in the prediction, by the rule "10-pixels"."""
 
 UNIT = "in mm, or in voxels where no case states its voxel size or voxels are asked for"
 
 KINDS = {
-    "hd95": f"95th percentile of the distances of both surfaces from each other, taken together, {UNIT}",
+    "hd95": "95th percentile of the distances of both surfaces from each other, taken together unless a note states "
+    f"otherwise, {UNIT}",
     "asd": f"mean distance of the surface of the prediction from that of the mask, {UNIT}",
     "assd": f"mean of asd and of the mean distance of the surface of the mask from that of the prediction, {UNIT}",
 }
@@ -41,6 +47,10 @@ class Surfaces(MetricFamily):
 
     Args:
         unit: "mm" uses the voxel size of each case where it is known; "voxel" never does.
+        missing: "leave-out": a case in which a class is empty on either side has no distance of it; "10-pixels": it has
+            10, also where the class is empty on both sides, as in the published code of `uml`. Of the unit "voxel".
+        percentile: "together": `hd95` is the 95th percentile of the distances of both surfaces; "larger": the larger
+            one of the percentiles of either surface, as MONAI has it.
     """
 
     definitions: ClassVar[Mapping[str, Definition]] = {
@@ -56,8 +66,11 @@ class Surfaces(MetricFamily):
         ),
     }
 
-    def __init__(self, unit: Unit = "mm") -> None:
+    def __init__(self, unit: Unit = "mm", missing: Missing = "leave-out", percentile: Percentile = "together") -> None:
+        assert missing == "leave-out" or unit == "voxel", "10 pixels are no distance in mm"
         self.unit: Unit = unit
+        self.missing: Missing = missing
+        self.percentile: Percentile = percentile
 
     def columns(self, batch: Batch, prediction: Prediction, manifest: Manifest) -> Mapping[str, Tensor]:
         """Return the distances of each case by class, whether they are in mm, and whether a class is missing."""
@@ -69,13 +82,23 @@ class Surfaces(MetricFamily):
         sizes = [tuple(size) if is_known else None for size, is_known in zip(spacing, known, strict=True)]
         columns = {"surface_mm": torch.from_numpy(known)}
         for number, predicted, true in pairs:
-            distances = list(map(surface_distances, predicted, true, sizes))
+            distances = [
+                self._distances(*pair) if counts else dict.fromkeys(KINDS, np.nan)
+                for *pair, counts in zip(predicted, true, sizes, batch.masked.tolist(), strict=True)
+            ]
             for kind in KINDS:
                 values = [one[kind] for one in distances]
                 columns[f"{kind}_{number}"] = torch.tensor(values, dtype=torch.float64)
             failed = [bool(p.any() != t.any()) for p, t in zip(predicted, true, strict=True)]
             columns[f"surface_failed_{number}"] = torch.tensor(failed)
         return columns
+
+    def _distances(
+        self, predicted: NDArray[np.bool_], true: NDArray[np.bool_], spacing: tuple[float, ...] | None
+    ) -> dict[str, float]:
+        if self.missing == "10-pixels" and not (predicted.any() and true.any()):
+            return dict.fromkeys(KINDS, MISSING_DISTANCE)
+        return surface_distances(predicted, true, spacing, self.percentile)
 
     def metrics(self, columns: Columns) -> Iterator[tuple[str, Metric]]:
         """Yield the distances, each over all classes and by class, and the failures."""
@@ -105,7 +128,10 @@ class Surfaces(MetricFamily):
         unit = "mm" if (columns.column("surface_mm") > 0)[columns.masked].any() else f"{_voxel(columns)}s"
         left_out = int((columns.masked & ~counted).sum())
         without = f"; left out: {left_out} without a known voxel size" if left_out else ""
-        return {"surface_distances": f"in {unit}{without}"}
+        missing = f"; {MISSING_DISTANCE:.0f} where a class is empty in the mask or in the prediction"
+        larger = "; hd95 is the larger one of the 95th percentiles of either surface"
+        rules = (missing if self.missing == "10-pixels" else "") + (larger if self.percentile == "larger" else "")
+        return {"surface_distances": f"in {unit}{without}{rules}"}
 
     def table(self, columns: Columns) -> Mapping[str, Iterable[Any]]:
         """Return the distances of each case by class."""
@@ -116,7 +142,10 @@ class Surfaces(MetricFamily):
 
 
 def surface_distances(
-    predicted: NDArray[np.bool_], true: NDArray[np.bool_], spacing: tuple[float, ...] | None = None
+    predicted: NDArray[np.bool_],
+    true: NDArray[np.bool_],
+    spacing: tuple[float, ...] | None = None,
+    percentile: Percentile = "together",
 ) -> dict[str, float]:
     """Return the distances of `KINDS` between the surfaces of two masks; NaN if either is empty.
 
@@ -124,6 +153,7 @@ def surface_distances(
         predicted: (*S), the prediction.
         true: (*S), the reference.
         spacing: size of a voxel along each axis; by default 1.
+        percentile: how `hd95` is formed, see `Surfaces`.
     """
     if not predicted.any() or not true.any():
         return dict.fromkeys(KINDS, np.nan)
@@ -134,8 +164,9 @@ def surface_distances(
         for own, other in (surfaces, surfaces[::-1])
     )
     asd = float(to_true.mean())
+    sets = [np.concatenate([to_true, to_predicted])] if percentile == "together" else [to_true, to_predicted]
     return {
-        "hd95": float(np.percentile(np.concatenate([to_true, to_predicted]), 95)),
+        "hd95": max(float(np.percentile(distances, 95)) for distances in sets),
         "asd": asd,
         "assd": (asd + float(to_predicted.mean())) / 2,
     }
