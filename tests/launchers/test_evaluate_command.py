@@ -243,3 +243,33 @@ def test_two_workers_give_the_same_metrics_as_one(command, run_folder):
     assert together["counts"] == alone["counts"]
     assert together["metrics"] == pytest.approx(alone["metrics"], rel=1e-5, abs=1e-6)
     assert [row.split(",")[0] for row in cases.read_text().splitlines()] == [r.split(",")[0] for r in rows.splitlines()]
+
+
+def test_a_second_split_is_told_apart_by_name_and_by_folder(command, run_folder, partly_known, tmp_path, monkeypatch):
+    code, printed, error = command("--run", run_folder, "--second-split", "train")
+    assert (code, error) == (0, "")
+    record = json.loads((run_folder / "evaluation" / "val" / "metrics.json").read_text())
+    assert (record["split"], record["counts"]["cases"]) == ("val", 12)
+    facts = {name: record["second_split"][name] for name in ("dataset", "split", "cases")}
+    assert facts == {"dataset": "phantom", "split": "train", "cases": 96}
+    assert re.search(r"^ood_auroc_vacuity_mean +0\.\d{4} ", printed, re.MULTILINE)
+    assert "ood_auroc: against 96 images of phantom train\n" in printed
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(partly_known / "train", tmp_path / "train")
+    assert_refused(command("--run", run_folder, "--second-split", "train"), r"is a split of .* and a folder here: name")
+    code, _, error = command("--run", run_folder, "--second-split", "./train")
+    assert (code, error) == (0, "")
+    again = json.loads((run_folder / "evaluation" / "val" / "metrics.json").read_text())
+    assert again["metrics"] == record["metrics"]
+
+
+def test_second_splits_that_cannot_be_compared_are_refused_in_one_line(command, run_folder, partly_known, tmp_path):
+    assert_refused(command("--run", run_folder, "--second-split", "val"), "val is the split that is evaluated")
+    message = r"--second-split tset is neither a folder nor a split of .*: it has train, val"
+    assert_refused(command("--run", run_folder, "--second-split", "tset"), message)
+    grey = Path(shutil.copytree(partly_known / "train", tmp_path / "grey"))
+    text = json.loads((grey / "manifest.json").read_text())
+    text |= {"channels": 1, "statistics": {"mean": [0.5], "std": [0.5]}}
+    (grey / "manifest.json").write_text(json.dumps(text))
+    message = "the number of channels is 1, that of the training 3"
+    assert_refused(command("--run", run_folder, "--second-split", grey), message)

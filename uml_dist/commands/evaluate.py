@@ -10,6 +10,7 @@ from typing import NoReturn, get_args
 import torch.distributed as distributed
 
 from uml_shards import ShardError, Split
+from uml_shards.address import parse_location
 from uml_shards.arguments import ArgumentParser
 from uml_shards.errors import print_error
 from uml_shards.output import keep_output
@@ -20,6 +21,7 @@ from ..distributed.ranks import device_of
 from ..errors import UmlError
 from ..evaluate import evaluate
 from ..evaluate.results import DRAWS, metrics_record, printed_table, write_cases, write_metrics
+from ..evaluate.second import open_second
 from ..evaluate.sheet import legend_of, write_sheet
 from ..evaluate.thresholds import check_threshold_split, choose_thresholds
 from ..launch import (
@@ -61,6 +63,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="SPLIT",
         help="split of the same data set on which the threshold of each lesion is chosen, that of the largest Dice "
         "(default: a lesion is predicted from a probability of 0.5 on)",
+    )
+    parser.add_argument(
+        "--second-split",
+        metavar="NAME|FOLDER",
+        help="split of the same data set, or folder or URL of any split, of images that should be more uncertain: how "
+        "well each uncertainty tells them from those of the evaluated split",
     )
     parser.add_argument("--stream", help="stream whose data set has the split (default: the recipe's first)")
     parser.add_argument("--checkpoint", default="best", help="best (default), latest, or a name such as step-000500")
@@ -117,6 +125,10 @@ def evaluate_as(options: argparse.Namespace) -> int:
         other = None if options.threshold_split is None else run.open_split(options.threshold_split, options.stream)
         if other is not None:
             check_threshold_split(other, split)
+        second = None
+        if options.second_split is not None:
+            shards = parse_location(run.config.streams[options.stream or run.first_stream].shards)
+            second = open_second(options.second_split, shards, split, run.manifest)
         world, devices = enter(options)
     except (UmlError, ShardError, OSError) as error:
         if options.debug:
@@ -128,7 +140,7 @@ def evaluate_as(options: argparse.Namespace) -> int:
     if world.size > 1:
         distributed.init_process_group("nccl" if run.device.type == "cuda" else "gloo")
     try:
-        evaluate_run(run, split, other, options, world)
+        evaluate_run(run, split, other, second, options, world)
     except (UmlError, ShardError, OSError) as error:
         if options.debug:
             raise
@@ -160,13 +172,16 @@ def _launcher_ended(reason: str) -> NoReturn:
     os._exit(2)
 
 
-def evaluate_run(run: Run, split: Split, other: Split | None, options: argparse.Namespace, world: World) -> None:
+def evaluate_run(
+    run: Run, split: Split, other: Split | None, second: Split | None, options: argparse.Namespace, world: World
+) -> None:
     """Evaluate on all ranks; rank 0 writes and prints the results.
 
     Args:
         run: the run.
         split: the split to evaluate.
         other: the split on which thresholds are chosen; None: they are 0.5.
+        second: the split of images that should be more uncertain, if any.
         options: the command line.
         world: this process's world.
     """
@@ -188,7 +203,8 @@ def evaluate_run(run: Run, split: Split, other: Split | None, options: argparse.
         chosen = choose_thresholds(predictor, run.stream(other, options.stream), options.batch_size, workers)
         predictor = replace(predictor, thresholds=chosen)
     families = (Tasks(run.tasks(split, options.stream)),) if options.tasks_only else None
-    result = evaluate(predictor, stream, options.batch_size, workers, empty, DRAWS, families=families)
+    beside = None if second is None else run.stream(second, options.stream)
+    result = evaluate(predictor, stream, options.batch_size, workers, empty, DRAWS, families=families, second=beside)
     if world.rank != 0:
         return
     record = {

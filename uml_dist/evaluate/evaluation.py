@@ -12,12 +12,28 @@ from uml_shards.read.truth import EmptyRule
 from ..distributed.ranks import broadcast, rank, world_size
 from ..metrics.cases import CaseCollector, Cases
 from ..metrics.columns import Columns
+from ..metrics.families.outliers import Outliers, joined
 from ..metrics.summary import Families, formable, summarise
 from .examples import Example, choose, predict_examples
 from .predictor import Predictor
 
 OTHER_PREDICTIONS = "other cases or predictions"
 """What a metric needs if labels and masks suffice: a class that occurs, errors to detect, a vacuity, numbers."""
+
+
+@dataclass(frozen=True)
+class SecondSplit:
+    """The images of another split beside those of the evaluated one, to see whether an uncertainty tells them apart.
+
+    Attributes:
+        manifest: manifest of the second split.
+        digest: its digest.
+        cases: the cases of both, see `metrics.families.outliers.joined`; none but on rank 0.
+    """
+
+    manifest: Manifest
+    digest: str
+    cases: Cases
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,7 @@ class Evaluation:
         cases: the cases, on rank 0; none on the others.
         examples: cases to look at, on rank 0.
         notes: what a reader of the metrics must know beside their definitions: title -> one line; on rank 0.
+        second: the second split, if there is one.
     """
 
     manifest: Manifest
@@ -41,6 +58,7 @@ class Evaluation:
     cases: Cases
     examples: tuple[Example, ...]
     notes: Mapping[str, str] = field(default_factory=dict)
+    second: SecondSplit | None = None
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -60,6 +78,7 @@ def evaluate(
     draws: int = 0,
     examples: bool = True,
     families: Families | None = None,
+    second: Stream | None = None,
 ) -> Evaluation:
     """Evaluate a split on all ranks, which must all call it.
 
@@ -72,12 +91,15 @@ def evaluate(
         draws: bootstrap draws for intervals.
         examples: whether to predict a dozen cases again for a picture.
         families: the families of metrics; by default the recipe's.
+        second: a split whose images should be more uncertain, in its own order; only the uncertainties of its images
+            are used.
 
     Raises:
         UmlError: a family of metrics does not fit the split.
     """
     manifest, families = stream.split.manifest, families or predictor.recipe.families
-    cases = evaluate_split(predictor, stream, batch_size, workers, draws, families)
+    formed = families if second is None else (*families, Outliers())
+    cases = evaluate_split(predictor, stream, batch_size, workers, draws, formed)
     metrics = broadcast(summarise(cases, manifest, empty, families) if rank() == 0 else {})
     shown: list[Example] = []
     if examples and rank() == 0 and (metrics or not Columns(cases, manifest, empty).known.any()):
@@ -85,7 +107,13 @@ def evaluate(
     notes = dict(predictor.notes(stream))
     for family in families:
         notes |= family.notes(Columns(cases, manifest, empty))
-    return Evaluation(manifest, empty, families, metrics, cases, tuple(shown), notes)
+    beside = None
+    if second is not None:
+        # Another seed, so that the draws of the two splits are independent.
+        others = evaluate_split(predictor, second, batch_size, workers, draws, (Outliers(),), seed=1)
+        both = joined(cases, others) if rank() == 0 else Cases()
+        beside = SecondSplit(second.split.manifest, second.split.digest, both)
+    return Evaluation(manifest, empty, families, metrics, cases, tuple(shown), notes, beside)
 
 
 def evaluate_split(

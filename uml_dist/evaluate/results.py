@@ -11,7 +11,8 @@ from uml_shards.durable import replace_text
 from uml_shards.text import csv_table, shorten
 
 from ..metrics.columns import Columns
-from ..metrics.summary import EMPTY_RULES, definition_of, intervals, is_overlap
+from ..metrics.families import Outliers
+from ..metrics.summary import EMPTY_RULES, definition_of, intervals, is_overlap, summarise
 from .evaluation import Evaluation
 
 DRAWS = 1000
@@ -28,13 +29,22 @@ def metrics_record(result: Evaluation) -> dict[str, Any]:
     """Return the part of metrics.json on the cases: metrics, intervals, counts and definitions."""
     cases, manifest, empty, families = result.cases, result.manifest, result.empty, result.families
     found = intervals(cases, manifest, empty, LEVEL, families)
-    definitions = {name: definition_of(name, families) for name in result.metrics}
+    metrics = dict(result.metrics)
+    second: dict[str, Any] = {}
+    if result.second is not None:
+        other = result.second
+        families = (*families, Outliers())
+        metrics |= summarise(other.cases, manifest, empty, (Outliers(),))
+        found |= intervals(other.cases, manifest, empty, LEVEL, (Outliers(),))
+        facts = {"dataset": other.manifest.dataset, "split": other.manifest.split, "data_digest": other.digest}
+        second = {"second_split": {**facts, "cases": len(other.cases) - len(cases)}}
+    definitions = {name: definition_of(name, families) for name in metrics}
     columns = Columns(cases, manifest, empty)
     patients = {"patients": cases.units} if cases.patients else {}
     return {
-        "metrics": result.metrics,
+        "metrics": metrics,
         "left_out": result.left_out,
-        "intervals": {name: list(found[name]) for name in result.metrics if name in found},
+        "intervals": {name: list(found[name]) for name in metrics if name in found},
         "interval": {
             "kind": f"bootstrap percentile over {'patients' if cases.patients else 'cases'}",
             "bias_corrected": [name for name, definition in definitions.items() if definition.biased and name in found],
@@ -47,6 +57,7 @@ def metrics_record(result: Evaluation) -> dict[str, Any]:
         "definitions": {name: definition.text for name, definition in definitions.items()},
         "lower_is_better": [name for name, definition in definitions.items() if definition.lower_is_better],
         "notes": dict(result.notes),
+        **second,
         "empty_masks": empty,
         "empty_masks_rule": EMPTY_RULES[empty],
     }
@@ -101,6 +112,9 @@ def printed_table(record: Mapping[str, Any]) -> str:
         by_need.setdefault(need, []).append(name)
     notes += [f"left out, needs {need}: {', '.join(names)}" for need, names in by_need.items()]
     notes += [f"{title.replace('_', ' ')}: {line}" for title, line in record["notes"].items()]
+    if "second_split" in record:
+        other = record["second_split"]
+        notes.append(f"ood_auroc: against {other['cases']} images of {other['dataset']} {other['split']}")
     if any(map(is_overlap, record["metrics"])):
         notes.append(f"empty masks: {record['empty_masks_rule']}")
     lines += ["", *notes] if notes else []

@@ -8,6 +8,7 @@ from .image_classes import ImageClasses
 from .lesion_ranking import LesionRanking
 from .lesions import Lesions
 from .optic_disc import OpticDisc
+from .outliers import Outliers
 from .pixel_classes import PixelClasses
 from .selective import Selective
 from .surfaces import Surfaces
@@ -37,6 +38,7 @@ __all__ = [
     "Lesions",
     "MetricFamily",
     "OpticDisc",
+    "Outliers",
     "PixelClasses",
     "Selective",
     "Surfaces",
