@@ -4,10 +4,13 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
 
 from dashboard_parts import LOGGING_INTERVAL, Query, curve, heat_map, new_dashboard, number
 
-ERRORS = "(.*[.])?(loss|.*_nll|.*_ece|(hd95|asd|assd)(_.*)?|surface_failures)"
+SELECTIVE = "(.*[.])?(image|mask)_(augrc|aurc|error_at_80)_.*"
+"""Metrics of the risk that is left if the most uncertain cases are referred."""
+
+ERRORS = "(.*[.])?(loss|.*_nll|.*_ece(_border)?|.*_brier|(hd95|asd|assd)(_.*)?|surface_failures|cup_to_disc_error)"
 """Metrics that are better when they are lower, with or without the name of a validation before them."""
 
-DETECTION = ".*_(vacuity|entropy)"
+DETECTION = ".*_error_auroc_(vacuity|entropy)"
 """Metrics of how well a score finds errors."""
 
 
@@ -33,7 +36,7 @@ def validation(builder: Dashboard) -> Dashboard:
                 "Metrics of the last validation for which 1 is best, such as Dice, AUROC and accuracy.",
                 "percentunit",
                 Query(
-                    by_metric.replace("MATCHER", f'metric!~"{ERRORS}|{DETECTION}"'),
+                    by_metric.replace("MATCHER", f'metric!~"{ERRORS}|{DETECTION}|{SELECTIVE}"'),
                     "{{run}} {{metric}}",
                 ),
                 lowest=None,
@@ -42,7 +45,7 @@ def validation(builder: Dashboard) -> Dashboard:
         .with_panel(
             curve(
                 "Errors",
-                "Metrics for which 0 is best: calibration errors, losses, and distances between surfaces.",
+                "Metrics for which 0 is best: losses, calibration errors, Brier scores, and distances of surfaces.",
                 "none",
                 Query(by_metric.replace("MATCHER", f'metric=~"{ERRORS}"'), "{{run}} {{metric}}"),
             )
@@ -55,6 +58,14 @@ def validation(builder: Dashboard) -> Dashboard:
                 "percentunit",
                 Query(by_metric.replace("MATCHER", f'metric=~"{DETECTION}"'), "{{run}} {{metric}}"),
                 lowest=None,
+            )
+        )
+        .with_panel(
+            curve(
+                "Risk if the most uncertain cases are referred",
+                "AUGRC, AURC and the error at 80 % coverage of images and masks; 0 is best.",
+                "none",
+                Query(by_metric.replace("MATCHER", f'metric=~"{SELECTIVE}"'), "{{run}} {{metric}}"),
             )
         )
     )
