@@ -11,6 +11,10 @@ COVERAGE = 0.8
 """Share of the cases, the most certain ones, whose mean risk is given."""
 
 
+CHUNK = 250_000
+"""Number of weights that are sorted and summed at once: a dozen arrays of them fit into a processor's cache."""
+
+
 class RiskCoverage:
     """The curve of risk over coverage of N cases, as three metrics. Lower is better for each.
 
@@ -53,11 +57,13 @@ class RiskCoverage:
     def _all(self, cases: Weighting) -> Floats:
         """Return the three metrics (3, D); they share the curve, which is the costly part and not kept."""
         if self._of() is not cases:
-            self._of, self._values = ref(cases), self._form(cases)
+            step = max(1, CHUNK // max(len(self._order), 1))
+            parts = [cases.weights[start : start + step] for start in range(0, len(cases.weights), step)]
+            self._of, self._values = ref(cases), np.concatenate([self._form(part) for part in parts], axis=1)
         return self._values
 
-    def _form(self, cases: Weighting) -> Floats:
-        weights = cases.weights[:, self._order]
+    def _form(self, weights: Floats) -> Floats:
+        weights = weights[:, self._order]
         if not weights.shape[1]:
             return np.full((3, len(weights)), np.nan)
         covered = np.cumsum(weights, axis=1)
