@@ -112,7 +112,7 @@ def evaluate(
         # Another seed, so that the draws of the two splits are independent.
         others = evaluate_split(predictor, second, batch_size, workers, draws, (Outliers(),), seed=1)
         both = joined(cases, others) if rank() == 0 else Cases()
-        beside = SecondSplit(second.split.manifest, second.split.digest, both)
+        beside = SecondSplit(second.split.manifest, second.split.manifest.digest, both)
     return Evaluation(manifest, empty, families, metrics, cases, tuple(shown), notes, beside)
 
 

@@ -24,11 +24,9 @@ def second_location(text: str, shards: Location) -> Location | str:
     names = [] if isinstance(shards, Address) else [split.name for split in find_splits(shards)]
     is_folder = Path(text).is_dir()
     if text in names and is_folder:
-        raise UmlError(
-            f"{OPTION} {text} is a split of {shards} and a folder here: name {Path(shards) / text}, or ./{text}"
-        )
+        raise UmlError(f"{OPTION} {text} is a split of {shards} and a folder here: name {shards / text}, or ./{text}")
     if text in names:
-        return Path(shards) / text
+        return shards / text
     if is_folder or "://" in text:
         return text
     known = f": it has {', '.join(names)}" if names else ""

@@ -210,10 +210,10 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
         self.manifests = manifests
         evaluation = config.evaluation
         others = tuple(family for family in self.families if not isinstance(family, Surfaces))
-        unit = evaluation.surfaces or next((one.unit for one in self.families if isinstance(one, Surfaces)), "none")
-        if unit == "none":
-            self.families = others
-        else:
+        own = [one.unit for one in self.families if isinstance(one, Surfaces)]
+        unit = evaluation.surfaces or next(iter(own), None)
+        self.families = others
+        if unit is not None and unit != "none":
             self.families = (*others, Surfaces(unit, evaluation.missing_surfaces, evaluation.hd95))
 
     @property

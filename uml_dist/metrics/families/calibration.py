@@ -79,10 +79,10 @@ class Calibration(MetricFamily):
 
     def requirements(self, manifest: Manifest) -> Mapping[str, str]:
         """The score of images needs a label, the others a mask."""
-        lacks = {}
+        lacks: dict[str, str] = {}
         if manifest.classes:
             lacks["image_brier"] = "" if manifest.labelled else "an image with a label"
-        names = ("lesion_brier",) if manifest.mask_names else ("pixel_brier", "pixel_ece_border")
+        names = ["lesion_brier"] if manifest.mask_names else ["pixel_brier", "pixel_ece_border"]
         return lacks | dict.fromkeys(names, "" if manifest.masked else "an image with a mask")
 
     def table(self, columns: Columns) -> Mapping[str, Iterable[Any]]:

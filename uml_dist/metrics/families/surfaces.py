@@ -83,8 +83,8 @@ class Surfaces(MetricFamily):
         columns = {"surface_mm": torch.from_numpy(known)}
         for number, predicted, true in pairs:
             distances = [
-                self._distances(*pair) if counts else dict.fromkeys(KINDS, np.nan)
-                for *pair, counts in zip(predicted, true, sizes, batch.masked.tolist(), strict=True)
+                self._distances(found, truth, size) if counts else dict.fromkeys(KINDS, np.nan)
+                for found, truth, size, counts in zip(predicted, true, sizes, batch.masked.tolist(), strict=True)
             ]
             for kind in KINDS:
                 values = [one[kind] for one in distances]
