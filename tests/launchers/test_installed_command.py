@@ -30,7 +30,8 @@ def test_every_command_describes_itself(name, capsys):
 )
 def test_unknown_or_missing_command_is_one_line(words, problem, capsys):
     assert main(words) == 2
-    assert capsys.readouterr().err == f"error: {problem}: use train, evaluate, checkpoint, shards, doctor, watch\n"
+    names = "train, evaluate, predict, checkpoint, shards, doctor, watch"
+    assert capsys.readouterr().err == f"error: {problem}: use {names}\n"
 
 
 def test_training_without_a_configuration_is_refused_in_one_line(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""`uml-dist train|evaluate|checkpoint|shards|doctor|watch`: all commands of an installation, without a checkout."""
+"""`uml-dist COMMAND`: all commands of an installation, without a checkout."""
 
 import sys
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from ..launch import end_process
 COMMANDS = {
     "train": "train a recipe, or resume a run",
     "evaluate": "evaluate a run on a split",
+    "predict": "predict images and volumes with a run",
     "checkpoint": "verify, prune, reshard or export checkpoints",
     "shards": "make, verify and describe shards",
     "doctor": "check whether this machine can train",

@@ -14,6 +14,7 @@ from .finding import Finding, note, ok, problem
 DISTRIBUTION = "uml-dist"
 INSTALL = "make install, or pip install -c constraints.txt -e . in the checkout"
 EXTRAS = {
+    "dicomseg": "DICOM Segmentations of predictions",
     "jpeg": "faster JPEG",
     "remote": "shards on object stores",
     "tables": "Excel tables",

@@ -127,20 +127,12 @@ needs the extra volumes"""
         if image.values.ndim != 3:
             raise ShardError(f"{item.image} has {image.values.shape[3]} channels, but must have one")
         mask = _read_mask(item.mask, image, item.image, given.target) if item.mask else None
-        low, high = _brain_box(image.values, item.image)
-        inside = tuple(slice(first, last) for first, last in zip(low, high, strict=True))
+        image, low, high = prepared_brain(image, given.clip, given.background, item.image)
         if mask is not None:
+            inside = tuple(slice(first, last) for first, last in zip(low, high, strict=True))
             if mask[inside].astype(bool).sum() < mask.astype(bool).sum():
                 self.note("masks cut, as they reach beyond the brain")
             mask = np.ascontiguousarray(mask[inside])
-        image = cropped(image, low, high)
-        brain = image.values != 0
-        if given.clip is not None:
-            most = np.percentile(image.values[brain], given.clip)
-            image = Volume(np.minimum(image.values, most), image.affine, image.stated)
-        image = standardised(image, brain, item.image)
-        if given.background == "zero":
-            image = Volume(np.where(brain, image.values, np.float32(0)), image.affine, image.stated)
         how = Preparation(given.spacing)
         return item.key, encode_prepared(image, mask, how, item.image, item.label, self.note)
 
@@ -179,6 +171,35 @@ needs the extra volumes"""
 
 
 IMPORTER = Brats2019
+
+
+def prepared_brain(
+    image: Volume, clip: float | None, background: str, path: Path
+) -> tuple[Volume, list[int], list[int]]:
+    """Return a modality cropped to the brain and standardised, and the box of the crop.
+
+    Args:
+        image: volume (H, W, D).
+        clip: percentile of the brain's values to which larger ones are cut; None cuts none.
+        background: "zero" sets the voxels outside of the brain to 0.
+        path: path of the volume, for error messages.
+
+    Returns:
+        The volume, the first voxel of the box, and the one after its last.
+
+    Raises:
+        ShardError: all voxels are 0, or those of the brain are equal.
+    """
+    low, high = _brain_box(image.values, path)
+    image = cropped(image, low, high)
+    brain = image.values != 0
+    if clip is not None:
+        most = np.percentile(image.values[brain], clip)
+        image = Volume(np.minimum(image.values, most), image.affine, image.stated)
+    image = standardised(image, brain, path)
+    if background == "zero":
+        image = Volume(np.where(brain, image.values, np.float32(0)), image.affine, image.stated)
+    return image, low, high
 
 
 def _grade(files: Mapping[str, Path]) -> int | None:

@@ -71,12 +71,30 @@ def read_volume(path: Path, voxel_size: Sequence[float] = (), dataset: str = IMA
         ShardError: a library is missing; the file is damaged, has an unsupported format, is too large, or does not have
             3 axes and optional channels; values are NaN, infinite or not real numbers; or the affine is singular.
     """
+    return turned_to_ras(read_raw_volume(path, dataset), path, voxel_size)
+
+
+def read_raw_volume(path: Path, dataset: str = IMAGE) -> RawVolume:
+    """Read a volume in the orientation of its file, with its own affine.
+
+    Args:
+        path: a file, or a folder of DICOM files.
+        dataset: name of the dataset in an HDF5 file.
+
+    Raises:
+        ShardError: see `read_volume`.
+    """
     raw = _read(path, dataset)
     values = raw.values[..., 0] if raw.values.ndim == 4 and raw.values.shape[3] == 1 else raw.values
     if values.ndim not in (3, 4) or not values.size:
         raise ShardError(f"{path}: shape {values.shape} is not valid for a volume")
     _refuse_affine(raw.affine, path)
-    values, affine = _oriented(values, raw.affine, path)
+    return RawVolume(values, raw.affine, raw.stated)
+
+
+def turned_to_ras(raw: RawVolume, path: Path, voxel_size: Sequence[float] = ()) -> Volume:
+    """Return a volume of `read_raw_volume` as `read_volume` does, without resampling."""
+    values, affine = _oriented(raw.values, raw.affine, path)
     return _with_size(Volume(_plain(values, path), affine, raw.stated), voxel_size)
 
 
