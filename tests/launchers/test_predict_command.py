@@ -16,11 +16,10 @@ import pytest
 from PIL import Image
 
 from commands import command_of, load_script
-from runs import train, uml_tree
+from runs import uml_tree
 from uml_dist import load_run
-from uml_dist.run.export import export
 from uml_shards import open_split
-from worlds import run_world
+from untrained import write_untrained
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "launchers" / "predict.py"
@@ -30,9 +29,9 @@ pytestmark = pytest.mark.distributed
 
 @pytest.fixture(scope="module")
 def trained(partly_known, tmp_path_factory):
-    """A run of two steps, and a folder of 24 images that it has not seen."""
+    """Exported weights, and a folder of 24 images."""
     folder = tmp_path_factory.mktemp("predicting")
-    run_world(1, train, uml_tree(partly_known, train__steps=2), str(folder / "run"), True)
+    write_untrained(uml_tree(partly_known), folder / "run")
     split = open_split(partly_known / "train")
     (folder / "images").mkdir()
     for number in range(24):
@@ -154,10 +153,8 @@ def test_model_of_the_installation(command, trained, tmp_path, monkeypatch):
     """The name is looked up in `uml_dist.models`; the model is an export."""
     import types
 
-    weights = tmp_path / "weights"
-    export(trained / "run", weights)
     models = types.ModuleType("uml_dist.models")
-    models.shipped = {"phantom": weights}.__getitem__  # type: ignore[attr-defined]
+    models.shipped = {"phantom": trained / "run"}.__getitem__  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "uml_dist.models", models)
     code, printed, error = command("--model", "phantom", trained / "images" / "case 00.png", "--out", tmp_path / "out")
     assert (code, error) == (0, "")

@@ -1,6 +1,7 @@
 """Encodes the mask of a DICOM series as a DICOM Segmentation. Needs the extra `dicomseg`."""
 
 import io
+import logging
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uml_shards.errors import ShardError, reading
+from uml_shards.errors import ShardError, reason_of
 from uml_shards.sources.dicom_files import dicom_kind
 from uml_shards.text import shorten
 
@@ -49,8 +50,12 @@ def encode_segmentation(case: Case) -> bytes | None:
     folder, mask = case.source.path, case.mask
     if case.source.kind != "volume" or not folder.is_dir() or mask is None:
         return None
-    with reading(folder), warnings.catch_warnings(action="ignore"):
-        return _encoded(_images(folder), mask, case.classes.pixel)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return _encoded(_images(folder), mask, case.classes.pixel)
+    except Exception as error:
+        problem = f"{folder} has no DICOM Segmentation: {reason_of(error)}: leave out --dicom-seg"
+        raise ShardError(problem) from error
 
 
 def _images(folder: Path) -> list[Any]:
@@ -63,18 +68,20 @@ def _images(folder: Path) -> list[Any]:
         for name in _EMPTY_ALLOWED:
             if name not in image:
                 setattr(image, name, "")
-        if "FrameOfReferenceUID" not in image:
-            raise ShardError(
-                f"{folder} lacks FrameOfReferenceUID, which a DICOM Segmentation needs: leave out --dicom-seg"
-            )
     across, down = np.asarray(images[0].ImageOrientationPatient, np.float64).reshape(2, 3)
     normal = np.cross(across, down)
     places = [float(np.asarray(image.ImagePositionPatient, np.float64) @ normal) for image in images]
+    step = float(np.median(np.diff(np.sort(places))))
+    for image in images:
+        if image.get("SliceThickness") is None:
+            image.SliceThickness = f"{step:.6g}"
     return [images[number] for number in np.argsort(places, kind="stable")]
 
 
 def _encoded(images: list[Any], mask: NDArray[np.uint8], classes: tuple[str, ...]) -> bytes:
     import highdicom
+
+    logging.getLogger("highdicom").setLevel(logging.ERROR)  # it warns of an empty mask
     from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
     from pydicom.sr.codedict import codes
 

@@ -6,7 +6,6 @@ import pydicom
 import pytest
 import torch
 
-from runs import train
 from uml_dist import load_run, predict
 from uml_dist.batch import Prediction
 from uml_dist.inference import PredictSettings
@@ -15,9 +14,9 @@ from uml_dist.inference.sources import find_sources, join_channels
 from uml_dist.inference.trained import Prepared, Trained
 from uml_shards import ShardError
 from uml_shards.sources.volume_files import read_volume
+from untrained import write_untrained
 from volume_recipe import make_balls
 from volume_writers import SPACING, exchanged, flipped, ras_affine, save_hdf5, save_nifti, save_nrrd, save_series
-from worlds import run_world
 
 SHAPE = (14, 12, 9)
 VOLUMES = Trained("v", 3, 1, "folder", Prepared())
@@ -32,20 +31,21 @@ def bright_ball(shape=SHAPE):
 
 @pytest.fixture(scope="module")
 def volume_run(tmp_path_factory):
-    """A run for volumes whose prediction is replaced by one that marks what is bright: masks have a known place."""
+    """Weights for volumes, not trained."""
     folder = tmp_path_factory.mktemp("volumes")
     shards = make_balls(folder / "data")
     streams = {name: {"shards": str(shards), "count": 2} for name in ("labelled", "unlabelled")}
     tree = {
         "recipe": "volume", "streams": streams, "data": {"workers": 0, "size": [8, 8, 8], "augment": "none"},
-        "train": {"steps": 1, "validate_every": 1, "best": "dice"}, "metrics": {"enabled": False},
+        "train": {"steps": 1, "best": "dice"},
     }  # fmt: skip
-    run_world(1, train, tree, str(folder / "run"))
-    return load_run(folder / "run", device="cpu")
+    return load_run(write_untrained(tree, folder / "run"), device="cpu")
 
 
 @pytest.fixture
 def bright_run(volume_run, monkeypatch):
+    """A run whose prediction is replaced by one that marks what is bright: masks have a known place."""
+
     def bright(self, batch):
         statistics = volume_run.statistics
         values = batch.image[:, 0] * statistics.std[0] + statistics.mean[0]
