@@ -8,6 +8,7 @@ import torch
 from uml_dist.config.loading import validate
 from uml_dist.recipes import recipe_class
 from uml_dist.recipes.averages import networks_of
+from uml_dist.recipes.recipe import trained_source
 from uml_dist.run.checkpoint import RunState, write_checkpoint
 from uml_dist.run.data import open_splits
 from uml_dist.run.inputs import stored_manifests
@@ -19,10 +20,8 @@ def write_untrained(tree: dict[str, Any], folder: Path) -> Path:
     config = validate(tree, "test")
     manifests = {name: samples.manifest for name, samples in open_splits(config).items()}
     torch.manual_seed(0)
-    networks = {
-        name: NetworkState(role.build().state_dict())  # type: ignore[attr-defined]
-        for name, role in networks_of(recipe_class(config.recipe)(config, manifests)).items()
-    }
+    roles = networks_of(recipe_class(config.recipe)(config, manifests))
+    networks = {name: NetworkState(trained_source(roles, name).build().state_dict()) for name in roles}
     state = RunState(
         recipe=config.recipe,
         config=config.model_dump(mode="json", exclude_none=True),

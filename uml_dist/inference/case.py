@@ -167,9 +167,9 @@ class Case:
 
     @property
     def uncertainty_map(self) -> tuple[str, Tensor] | None:
-        """Title and map (*S) in [0, 1] for pictures, in the size that was predicted; None without pixels.
+        """Title and map (*S) in [0, 1], in the size that was predicted; None where no pixels are predicted.
 
-        The vacuity, or else the entropy as a fraction of the largest possible.
+        The vacuity, or else the entropy as a fraction of the largest possible; of lesions, that of the least certain.
         """
         found = self.prediction
         if found.pixel_vacuity is not None:

@@ -23,7 +23,8 @@ def write_case(case: Case, name: str, out: Path, settings: PredictSettings) -> l
     """Write the files of a case.
 
     Masks have class numbers; those of lesions, which may overlap, have a file each, 255 inside. Maps have 16 bits,
-    65535 times the value; in NIfTI, the header's slope undoes that.
+    65535 times the value; in NIfTI, the header's slope undoes that. Where a run predicts no vacuity of pixels, their
+    entropy takes its place, as a fraction of the largest possible.
 
     Args:
         case: the case.
@@ -47,8 +48,9 @@ def write_case(case: Case, name: str, out: Path, settings: PredictSettings) -> l
     if "probabilities" in settings.outputs:
         for title, values in case.probability_maps():
             writer.map(f"probabilities/{safe_part(title)}", values)
-    if "vacuity" in settings.outputs and (vacuity := case.vacuity) is not None:
-        writer.map("vacuity", vacuity)
+    if "vacuity" in settings.outputs and (shown := case.uncertainty_map) is not None:
+        title, values = shown
+        writer.map(title, case.ready.geometry.restore(values, outside=1.0))
     if "maps" in settings.outputs:
         for title, values in case.maps():
             writer.map(f"maps/{safe_part(title)}", values)
