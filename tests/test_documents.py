@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from packages import EXAMPLE, install_example, write_lesions
 from runs import train, uml_tree
 from uml_dist.commands.main import COMMANDS
 from uml_dist.config.loading import read_config
+from uml_dist.models import shipped
 from uml_shards.importers import Options, find_importer
 from uml_shards.write.verify import verify
 from uml_shards.write.writer import write_split
@@ -114,6 +116,9 @@ def prepare(folder: Path, code: str, request: pytest.FixtureRequest) -> None:
     """What an example finds where it runs."""
     if "data/shards/phantom" in code:
         shutil.copytree(request.getfixturevalue("phantom"), folder / "data" / "shards" / "phantom")
+    if "FOLDER" in code:  # of the card of the shipped model
+        shutil.copytree(shipped("phantom"), folder / "FOLDER")
+        Image.new("RGB", (120, 100)).save(folder / "picture.png")
     if "runs/first" in code:
         shutil.copytree(request.getfixturevalue("first_run"), folder / "runs" / "first")
 

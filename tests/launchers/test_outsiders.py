@@ -79,6 +79,17 @@ def test_all_packages_are_imported_from_the_environment(environment, tmp_path):
     assert shown.count(f"{environment}/lib") >= len(names)
 
 
+def test_the_shipped_model_predicts_from_the_wheel_alone(environment, tmp_path):
+    program = (
+        "import numpy, uml_dist; from uml_dist.models import shipped; "
+        "run = uml_dist.load_run(shipped('phantom'), device='cpu'); print(run.path); "
+        "print(run.predict_images([numpy.zeros((50, 60, 3), numpy.uint8)]).image_probability.shape)"
+    )
+    shown = call(str(environment / "bin" / "python"), "-c", program, folder=tmp_path)
+    assert str(ROOT) not in shown
+    assert shown.splitlines()[-1] == "torch.Size([1, 2])"
+
+
 def test_every_command_describes_itself(run):
     shown = run("--help")
     assert all(f"\n  {name}" in shown for name in COMMANDS)
