@@ -14,6 +14,9 @@ from .summary import Families, definition_of, formable
 
 MEAN = re.compile(r"mean\s*\(")
 
+LISTED = 30
+"""Most names that a refusal lists."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -127,7 +130,8 @@ def check_selection(selection: Selection, manifest: Manifest, families: Families
             f"{selection.key}: no image of split {manifest.split} has a label or a mask, so no metric can be formed: "
             "validate on another split"
         )
-    use = f"use one of {', '.join(valid)}, or mean(NAME, NAME) of them"
+    more = f" and {len(valid) - LISTED} more (uml_dist/METRICS.md)" if len(valid) > LISTED else ""
+    use = f"use one of {', '.join(valid[:LISTED])}{more}, or mean(NAME, NAME) of them"
     for name in selection.metrics:
         if name not in lacks:
             near = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
