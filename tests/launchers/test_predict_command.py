@@ -149,22 +149,18 @@ def test_killed_command_continues_and_loses_nothing(whole, trained, tmp_path):
     assert masks.items() <= files_of(out).items()
 
 
-def test_model_of_the_installation(command, trained, tmp_path, monkeypatch):
-    """The name is looked up in `uml_dist.models`; the model is an export."""
-    import types
-
-    models = types.ModuleType("uml_dist.models")
-    models.shipped = {"phantom": trained / "run"}.__getitem__  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "uml_dist.models", models)
+def test_model_of_the_installation(command, trained, tmp_path):
     code, printed, error = command("--model", "phantom", trained / "images" / "case 00.png", "--out", tmp_path / "out")
     assert (code, error) == (0, "")
     assert printed.startswith("1 case predicted, ")
+    assert rows_of(tmp_path / "out")[0]["prediction"] in ("benign", "malignant")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--run", "RUN", "absent.png"], "error: input absent.png does not exist"),
+        (["--model", "absent", "IMAGES"], "error: no model 'absent' comes with the package: there is phantom"),
         (["--run", "absent", "IMAGES"], "error: .*absent"),
         (["--run", "RUN", "IMAGES", "--coverage", "2"], "error: the coverage is 2, but must be a share above 0"),
         (["--run", "RUN", "IMAGES", "--set", "spacing=1,1,1"], "error: the data of run .* without a setting 'spacing'"),

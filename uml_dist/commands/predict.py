@@ -4,7 +4,6 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
@@ -19,6 +18,7 @@ from ..inference.predictions import EVALUATION_TABLES, FAILED, TABLE
 from ..inference.settings import OUTPUTS
 from ..launch import find_devices
 from ..launch.resources import raise_open_files
+from ..models import shipped
 from ..run.load import load_run
 from ..run.reader import run_folder
 
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def predict_as(options: argparse.Namespace) -> int:
     """Predict, and print what was made."""
-    path = _shipped(options.model) if options.model else options.run
+    path = shipped(options.model) if options.model else options.run
     tables = tuple(f"{name}." for name in EVALUATION_TABLES)
     prepare = dict(text.split("=", 1) for text in options.set if not text.startswith(tables))
     settings = PredictSettings(
@@ -110,10 +110,6 @@ def predict_as(options: argparse.Namespace) -> int:
     started = time.monotonic()
     made = predict(run, options.inputs, options.out, settings, devices=devices, progress=True)
     return _report(made, options.out, time.monotonic() - started)
-
-
-def _shipped(name: str) -> Path:
-    return import_module("uml_dist.models").shipped(name)
 
 
 def _devices(workers: int, cpu: bool) -> tuple[str, ...]:
