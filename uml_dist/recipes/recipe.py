@@ -15,6 +15,7 @@ from ..batch import Batch, Prediction
 from ..config.schema import RunConfig
 from ..distributed.global_batch import GlobalBatch
 from ..metrics.families import STANDARD, MetricFamily, Surfaces
+from ..metrics.families.surfaces import Unit
 from ..registry import Registered
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig, default=RunConfig)
@@ -210,8 +211,8 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
         self.manifests = manifests
         evaluation = config.evaluation
         others = tuple(family for family in self.families if not isinstance(family, Surfaces))
-        own = [one.unit for one in self.families if isinstance(one, Surfaces)]
-        unit = evaluation.surfaces or next(iter(own), None)
+        own: list[Unit] = [one.unit for one in self.families if isinstance(one, Surfaces)]
+        unit: Unit | Literal["none"] | None = evaluation.surfaces or next(iter(own), None)
         self.families = others
         if unit is not None and unit != "none":
             self.families = (*others, Surfaces(unit, evaluation.missing_surfaces, evaluation.hd95))
