@@ -69,7 +69,7 @@ def test_thresholds_are_chosen_on_another_split_and_stated(evaluated):
     assert "thresholds" not in default
     changed = {name for name, value in record["metrics"].items() if value != default["metrics"].get(name)}
     assert changed
-    assert all(name.startswith(("dice", "iou")) for name in changed), changed
+    assert all(name.startswith(("dice", "iou", "mask_")) for name in changed), changed
 
 
 def test_thresholds_of_the_evaluated_split_or_without_lesions_are_refused(evaluated):
@@ -110,7 +110,8 @@ def test_grades_of_another_scale_are_evaluated_by_the_tasks_that_both_name(evalu
         r"\('none', 'mild', 'moderate', 'severe', 'worst'\)",
     )
     _, record = evaluated("four-grades-val", *words, "--tasks-only")
-    assert set(record["metrics"]) == {"auroc_tasks", "auroc_referable", "auroc_abnormal"}
+    kinds = [f"{kind}_{task}" for kind in ("auroc", "sensitivity", "specificity") for task in ("referable", "abnormal")]
+    assert set(record["metrics"]) == {"auroc_tasks", *kinds}
     assert record["counts"]["labelled"] == 10
     loaded = load_run(run, device="cpu", shards=shards, stream="grades")
     stream = loaded.stream(loaded.open_split("val", "grades", tasks_only=True), "grades")
