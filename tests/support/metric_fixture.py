@@ -19,7 +19,7 @@ LABELS: dict[str, tuple[str, ...]] = {
     "term": ("loss", "cls", "seg"),
     "network": ("model",),
     "level": ("image", "pixel"),
-    "metric": ("dice", "auroc", "image_ece", "loss", "pixel_error_auroc_vacuity"),
+    "metric": ("dice", "auroc", "image_ece", "loss", "pixel_error_auroc_vacuity", "image_augrc_vacuity"),
     "name": ("lesions", "grades"),
     "folder": ("run", "cache"),
     "gpu": ("GPU-5b0d1a3c-0000-4000-8000-000000000001",),
