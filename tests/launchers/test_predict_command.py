@@ -165,7 +165,7 @@ def test_model_of_the_installation(command, trained, tmp_path):
         (["--run", "RUN", "IMAGES", "--coverage", "2"], "error: the coverage is 2, but must be a share above 0"),
         (["--run", "RUN", "IMAGES", "--set", "spacing=1,1,1"], "error: the data of run .* without a setting 'spacing'"),
         (["--run", "RUN", "IMAGES", "--batch-size", "0"], "error: the batch size is 0"),
-        (["--run", "RUN", "IMAGES", "--write", "masks,heat"], "error: 'heat' is no kind of output"),
+        (["--run", "RUN", "IMAGES", "--write", "masks,heat"], "error: 'heat' is not an output"),
         (["--run", "RUN", "IMAGES", "--set", "windows.strde=3"], "error: .*did you mean.*stride"),
     ],
 )

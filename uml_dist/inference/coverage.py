@@ -2,12 +2,10 @@
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
-
-from uml_shards.text import csv_value
 
 from ..run.load import Run
 from ..run.reader import json_objects
@@ -50,7 +48,7 @@ def rule_of(run: Run, rows: Sequence[Row], coverage: float, flips: bool = False)
         flips: whether the predictions are means over flips.
 
     Returns:
-        The rule; None if there are no rows, or no uncertainty in them.
+        The rule; None if no row has an uncertainty.
     """
     score = next((name for name in SCORES if any(row.get(name) is not None for row in rows)), None)
     if score is None:
@@ -79,16 +77,6 @@ def _evaluated(run: Run, split: str, score: str) -> list[float]:
         return []
     try:
         text = (run.path / "evaluation" / split / "cases.csv").read_text(encoding="utf-8")
-        rows = list(csv.DictReader(StringIO(text)))
-        found = [_score(row, score) for row in rows]
+        return [float(row[score]) for row in csv.DictReader(StringIO(text)) if row.get(score)]
     except (OSError, UnicodeDecodeError, csv.Error, ValueError):
         return []
-    return [value for value in found if value is not None]
-
-
-def _score(row: Mapping[str, str], score: str) -> float | None:
-    if score == "image_entropy":
-        found = [float(text) for name, text in row.items() if csv_value(name).startswith("probability_") and text]
-        return -sum(value * math.log(value) for value in found if value > 0) if found else None
-    text = row.get(score)
-    return float(text) if text else None

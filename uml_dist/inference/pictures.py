@@ -28,8 +28,7 @@ Read = tuple[NDArray[Any], PictureGeometry, NDArray[np.uint8] | None]
 def read_picture(path: Path, trained: Trained, longest: int) -> Read:
     """Read and prepare an image file.
 
-    The EXIF orientation is applied, unless the training's importer was told not to (`exif=stored`): the result is for
-    the image as it is seen.
+    The EXIF orientation is applied, as viewers do, unless the training's importer was told not to (`exif=stored`).
 
     Args:
         path: the file.

@@ -71,7 +71,7 @@ def predict(
         progress: whether to show a progress bar on stderr, if that is a terminal.
 
     Raises:
-        UmlError: there is no such run or nothing to predict, settings do not fit, or the folder cannot be used.
+        UmlError: the run does not exist, no input can be predicted, settings do not fit, or the folder cannot be used.
         ShardError: given shards are damaged.
         OSError: files cannot be written.
     """

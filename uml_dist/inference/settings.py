@@ -36,7 +36,7 @@ class PredictSettings:
         if self.coverage is not None and not 0 < self.coverage <= 1:
             raise UmlError(f"the coverage is {self.coverage:g}, but must be a share above 0 and up to 1, such as 0.9")
         if unknown := [name for name in self.outputs if name not in OUTPUTS]:
-            raise UmlError(f"{unknown[0]!r} is no kind of output: use {', '.join(OUTPUTS)}")
+            raise UmlError(f"{unknown[0]!r} is not an output: use {', '.join(OUTPUTS)}")
 
     @property
     def record(self) -> dict[str, Any]:

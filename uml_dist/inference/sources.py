@@ -78,7 +78,7 @@ def find_sources(inputs: Iterable[str | os.PathLike[str]], out: Path | None = No
         out: a folder to leave out: that of the predictions, which may lie in an input.
 
     Raises:
-        UmlError: an input does not exist or a pattern matches nothing, or there is no case at all.
+        UmlError: an input does not exist, a pattern matches nothing, or none of the files can be predicted.
         ShardError: shards are damaged.
     """
     given, unused, found = list(inputs), Counter[str](), {}

@@ -10,7 +10,7 @@ def border(classes: Tensor, valid: Tensor | None = None, distance: int = 1) -> T
 
     Args:
         classes: (B, *S), class numbers from 0 to 255, or bool.
-        valid: (B, *S) bool, the pixels that count: the others are no neighbours, and not along a border themselves.
+        valid: (B, *S) bool, the pixels that count; the others are ignored, also as neighbours.
         distance: largest distance along each axis, in pixels: the window has 2 distance + 1 pixels a side.
     """
     valid = torch.ones_like(classes, dtype=torch.bool) if valid is None else valid

@@ -182,7 +182,7 @@ def test_chosen_kinds_of_files_only(small_run, pictures, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")} == {
         "masks", "predictions.jsonl", "table.csv",
     }  # fmt: skip
-    with pytest.raises(UmlError, match="'mask' is no kind of output: use masks, prob"):
+    with pytest.raises(UmlError, match="'mask' is not an output: use masks, prob"):
         PredictSettings(outputs=("mask",))
 
 

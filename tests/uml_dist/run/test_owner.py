@@ -137,6 +137,7 @@ def test_a_damaged_record_does_not_own_the_folder(tmp_path):
     for text in ("", "{", "[1]", "[" * 100_000):
         (tmp_path / OWNER).write_text(text)
         Owner(tmp_path).release()
+        assert not (tmp_path / OWNER).exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
