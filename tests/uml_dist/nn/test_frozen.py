@@ -46,3 +46,17 @@ def test_parameters_of_zero_3_are_constants_during_the_call_only(network):
     learning = [parameter for parameter in network.parameters() if parameter is not fixed]
     assert all(parameter.grad is None and parameter.requires_grad for parameter in learning)
     assert not fixed.requires_grad
+
+
+@pytest.mark.parametrize("partitioned", [False, True])
+def test_running_statistics_do_not_follow_the_images(partitioned):
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)).train()
+    if partitioned:
+        for parameter in network.parameters():
+            parameter.ds_id = 0
+    before = copy.deepcopy(network.state_dict())
+    image = torch.randn(3, 2, 8, 8)
+    found = frozen(network)(image)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert torch.equal(found, network(image))
+    assert not torch.equal(network[1].running_mean, before["1.running_mean"])
