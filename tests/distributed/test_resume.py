@@ -36,6 +36,27 @@ def test_same_world_resumes_bit_for_bit_at_every_stage(partly_known, tmp_path):
         assert np.array_equal(after.weights["uml"], before.weights["uml"])
 
 
+def test_all_ranks_stop_after_the_same_step_if_one_is_asked_and_resume_bit_for_bit(partly_known, tmp_path):
+    """Rank 1 is asked in the fourth step: that step is the last, although its number is not that of a checkpoint."""
+    tree, run = uml_tree(partly_known, **words(checkpoint__every=100)), tmp_path / "run"
+    straight = run_world(2, train, tree)
+    stopped = run_world(2, train, tree, str(run), False, None, (), (1, 3))
+    assert [one.stopped for one in stopped] == ["asked in step 3"] * 2
+    assert stopped[0].losses == straight[0].losses[:4]
+    assert (run / "checkpoints" / "latest").read_text() == "step-000004\n"
+    resumed = run_world(2, train, tree, str(run))
+    assert [one.stopped for one in resumed] == [None, None]
+    assert resumed[0].losses == straight[0].losses[4:]
+    for before, after in zip(straight, resumed, strict=True):
+        assert np.array_equal(after.weights["uml"], before.weights["uml"])
+
+
+def test_a_request_in_the_last_step_changes_nothing(partly_known, tmp_path):
+    tree = uml_tree(partly_known, **words(train__steps=2))
+    (one,) = run_world(1, train, tree, str(tmp_path / "run"), False, None, (), (0, 1))
+    assert (one.stopped, len(one.losses)) == (None, 2)
+
+
 def test_paper_s_profile_with_its_switches_on_resumes_bit_for_bit(partly_known, tmp_path):
     switches = {"model__profile": "paper", "model__un_top_in_seg": True, "model__mask_source": "belief"}
     trees = [uml_tree(partly_known, **words(**switches, train__steps=3, zero__stage=2))]

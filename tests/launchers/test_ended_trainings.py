@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from uml_dist.errors import UmlError
+from uml_dist.run.checkpoint import latest_valid
+from uml_dist.run.checkpoint_folder import step_of
 from uml_dist.run.maintenance import prune_run
 from uml_dist.run.owner import LOCK, OWNER
 from worlds import free_port
@@ -20,7 +23,7 @@ pytestmark = pytest.mark.launch
 
 TRAIN = Path(__file__).parents[2] / "launchers" / "train.py"
 DEEPSPEED = ("-m", "deepspeed.launcher.runner", "--master_port", str(free_port()))
-SETTINGS = ["model.width=0.0625", "train.log_every=1", "data.workers=0", "metrics.enabled=false"]
+SETTINGS = ["model.width=0.0625", "train.log_every=1", "data.workers=1", "metrics.enabled=false"]
 
 
 def command(launcher: tuple[str, ...], shards: Path, run: Path) -> list[str]:
@@ -51,14 +54,6 @@ def training(partly_known, tmp_path):
         process.wait()
 
 
-def wait_for_odd_step(run: Path) -> None:
-    """Wait until status.json has the step of a log line, which is not that of a checkpoint."""
-    deadline = time.monotonic() + 60
-    while json.loads((run / "status.json").read_text())["step"] % 2 == 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def processes_of(run: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
@@ -70,7 +65,6 @@ def processes_of(run: Path) -> list[psutil.Process]:
 def test_a_second_training_is_refused_and_a_killed_launcher_ends_all_ranks(training, partly_known, tmp_path):
     run = tmp_path / "run"
     front = training(*DEEPSPEED)
-    wait_for_odd_step(run)
     files = {path.name for path in run.iterdir() if not path.name.endswith(".tmp")}
     second = subprocess.run(command((), partly_known, run), capture_output=True, text=True)
     owner = json.loads((run / OWNER).read_text())["process"]
@@ -84,33 +78,58 @@ def test_a_second_training_is_refused_and_a_killed_launcher_ends_all_ranks(train
     assert left == files > {LOCK, OWNER}
 
     front.send_signal(signal.SIGKILL)
+    wait_until_all_are_gone(run)
+    status = check_stop(run)
+    assert status["reason"] == f"the launcher (process {front.pid}) has ended"
+    prune_run(run, 1)  # the folder is free
+
+
+def wait_until_all_are_gone(run: Path) -> None:
     deadline = time.monotonic() + 20
     while processes_of(run):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def check_stop(run: Path) -> dict[str, Any]:
+    """Check that the training has stopped after a step with its checkpoint; return status.json."""
     status = json.loads((run / "status.json").read_text())
-    assert (status["status"], status["reason"]) == ("failed", f"the launcher (process {front.pid}) has ended")
-    assert f"error: the launcher (process {front.pid}) has ended: repeat the command" in (tmp_path / "log").read_text()
-    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, len(steps) + 1))
-    prune_run(run, 1)  # the folder is free
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_is_one_line_and_exit_code_75(training, tmp_path, number):
-    process = training()
-    if number == signal.SIGINT:  # as a terminal sends it, to every process
-        for one in processes_of(tmp_path / "run"):
-            os.kill(one.pid, number)
-    else:
-        process.send_signal(number)
-    assert process.wait(60) == 75
-    status = json.loads((tmp_path / "run" / "status.json").read_text())
-    # The launcher passes Ctrl-C on as SIGTERM, which may arrive first.
     assert status["status"] == "stopped"
-    assert status["reason"] in {f"stopped by {number.name}", "stopped by SIGTERM"}
-    log = (tmp_path / "log").read_text()
-    last = log.splitlines()[-1]
-    assert last == f"{status['reason']} at step {status['step']}: repeat the command to resume run {tmp_path}/run"
+    checkpoint, problem = latest_valid(run / "checkpoints")
+    assert (step_of(checkpoint), problem) == (status["step"], None)
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, status["step"] + 1))
+    log = (run.parent / "log").read_text()
+    assert f"{status['reason']} at step {status['step']}: repeat the command to resume run {run}\n" in log
     assert "Traceback" not in log
-    assert processes_of(tmp_path / "run") == []
+    return status
+
+
+def ranks_of(run: Path) -> list[psutil.Process]:
+    """The ranks of a training, by their number."""
+    found = {}
+    for process in processes_of(run):
+        environment = process.environ()
+        if "LOCAL_RANK" in environment and psutil.Process(process.ppid()).environ().get("LOCAL_RANK") is None:
+            found[int(environment["LOCAL_RANK"])] = process
+    return [found[rank] for rank in sorted(found)]
+
+
+@pytest.mark.parametrize("who", ["launcher", "terminal", "one rank"])
+def test_a_stop_saves_a_checkpoint_and_is_one_line_and_exit_code_75(training, tmp_path, who):
+    process = training()
+    run = tmp_path / "run"
+    match who:
+        case "launcher":
+            process.send_signal(signal.SIGTERM)
+        case "terminal":  # sends Ctrl-C to every process
+            for one in processes_of(run):
+                os.kill(one.pid, signal.SIGINT)
+        case _:
+            ranks_of(run)[1].send_signal(signal.SIGUSR1)
+    assert process.wait(60) == 75
+    status = check_stop(run)
+    # The launcher passes Ctrl-C on as SIGTERM, which may arrive first.
+    expected = {"launcher": {"SIGTERM"}, "terminal": {"SIGINT", "SIGTERM"}, "one rank": {"SIGUSR1"}}[who]
+    assert status["reason"] in {f"stopped by {name}" for name in expected}
+    wait_until_all_are_gone(run)

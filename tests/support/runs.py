@@ -1,7 +1,7 @@
 """Short trainings for tests: real shards, the real Trainer, and what came of every step."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,6 +92,7 @@ class Trace:
         terms: everything logged.
         skipped: kinds of the reasons of this rank's placeholders.
         exported: this rank's metrics at the end, as Prometheus would scrape them.
+        stopped: why the training has stopped before its end.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -101,6 +102,7 @@ class Trace:
     terms: list[dict[str, float]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     exported: str = ""
+    stopped: str | None = None
 
 
 def train(
@@ -109,6 +111,7 @@ def train(
     validate_too: bool = False,
     stop_at: int | None = None,
     hooks: Sequence[Hook] = (),
+    ask_at: tuple[int, int] | None = None,
 ) -> Trace:
     """Train on this rank of its world, from where the run folder's training stopped.
 
@@ -118,6 +121,7 @@ def train(
         validate_too: whether to validate.
         stop_at: step before which the training stops, as if it was killed.
         hooks: called after the one that records the trace.
+        ask_at: a rank, and the step in which it is asked to stop.
     """
     config = validate(tree, "test")
     setup = prepare(config, world_size())
@@ -132,15 +136,16 @@ def train(
     start = Start(folder.path, (checkpoint, read_state(checkpoint)) if checkpoint else None)
     history = read_history(folder.path, start.resume[1].step if start.resume else 0, folder.started)
     listener = _Listener(folder, metrics, trace, history)
-    hooks = [_Recorder(trace, stop_at), *hooks]
+    recorder = _Recorder(trace, stop_at, ask_at[1] if ask_at and ask_at[0] == rank else None)
     workers, _ = loader_workers(config, on_gpu=False, local_ranks=1)
-    trainer = Trainer(setup, torch.device("cpu"), folder, listener, workers, hooks)
+    trainer = Trainer(setup, torch.device("cpu"), folder, listener, workers, [recorder, *hooks])
+    recorder.ask = trainer.stop.ask
     if checkpoint is None:
         check_start(setup)
     load_start(trainer, start)
     folder.begin(config, trainer.state.step)
     with suppress(Stopped):
-        trainer.run()
+        trace.stopped = trainer.run()
     with trainer.networks.gathered() as networks:
         trace.weights = {name: flat(network.parameters()) for name, network in networks.items()}
     trace.exported = generate_latest(metrics.registry).decode()
@@ -170,10 +175,13 @@ class _Listener(Reporter):
 class _Recorder(Hook):
     """Records the keys of every step and the gradients of the last one; stops where the test wants it."""
 
-    def __init__(self, trace: Trace, stop_at: int | None) -> None:
-        self.trace, self.stop_at = trace, stop_at
+    def __init__(self, trace: Trace, stop_at: int | None, ask_at: int | None = None) -> None:
+        self.trace, self.stop_at, self.ask_at = trace, stop_at, ask_at
+        self.ask: Callable[[str], None] = lambda reason: None
 
     def before_step(self, progress: Progress, batches: Sequence[Mapping[str, Batch]]) -> None:
+        if progress.step == self.ask_at:
+            self.ask(f"asked in step {progress.step}")
         if progress.step == self.stop_at:
             raise Stopped
         self.trace.keys.extend(batch.keys for streams in batches for batch in streams.values())

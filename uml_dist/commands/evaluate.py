@@ -38,6 +38,7 @@ from ..launch import (
 from ..launch.resources import raise_open_files
 from ..metrics.families import Tasks
 from ..run.data import reads_whole
+from ..run.death import note_death
 from ..run.folder import versions
 from ..run.load import Run, load_run
 from ..run.reader import run_folder
@@ -118,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def evaluate_as(options: argparse.Namespace) -> int:
     """Check, start and evaluate as the command line states; return the exit code."""
     try:
+        if (died := note_death(options.run)) and os.environ.get("LOCAL_RANK", "0") == "0":
+            print(died, file=sys.stderr, flush=True)
         words = (options.shards, options.weights, options.settings, options.stream)
         run = load_run(options.run, options.checkpoint, "cpu", *words)
         name = options.split or run.config.train.validate_split

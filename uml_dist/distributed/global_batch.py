@@ -70,17 +70,22 @@ class GlobalBatch:
     Args:
         counts: the counts that `Recipe.counts` returned for each micro batch of this rank, with the same names on every
             rank. They are summed over micro batches and ranks.
+        stop: whether this rank asks all ranks to stop after the step.
+
+    Attributes:
+        stops: number of ranks that ask to stop, a float32 scalar on the device of the counts.
     """
 
-    def __init__(self, counts: Sequence[Mapping[str, Tensor]]) -> None:
+    def __init__(self, counts: Sequence[Mapping[str, Tensor]], stop: bool = False) -> None:
         self.accumulation = len(counts)
         self.ranks = world_size()
         names = tuple(counts[0])
         sums = torch.stack([count.float() for one in counts for count in one.values()])
-        sums = sums.reshape(self.accumulation, len(names)).sum(0)
+        sums = torch.cat([sums.reshape(self.accumulation, len(names)).sum(0), sums.new_full((1,), float(stop))])
         if self.ranks > 1:
             distributed.all_reduce(sums)
-        self._counts = dict(zip(names, sums.unbind(), strict=True))
+        *found, self.stops = sums.unbind()
+        self._counts = dict(zip(names, found, strict=True))
 
     def count(self, name: str) -> Tensor:
         """Return a count over the global batch, a float32 scalar."""

@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 from ..run.checkpoint_folder import DamagedError, find_checkpoint
+from ..run.death import note_death
 from ..run.reader import read_status
 from .finding import Finding, note, ok
 from .network import METRICS_HOST, METRICS_PORT
@@ -21,6 +22,7 @@ def read_metrics_place(run: Path) -> tuple[str, int]:
 
 def check_run(run: Path) -> Finding:
     """Check the status of a run and whether its newest checkpoint exists; a resume verifies the checkpoint itself."""
+    note_death(run)
     status = read_status(run)
     if status is None:
         return ok("run", f"{run} is not a run folder: a new run can start there")
@@ -31,7 +33,8 @@ def check_run(run: Path) -> Finding:
     state, step = status.get("status"), status.get("step")
     if state == "running":
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(status.get("time", 0))))
-        message = f"{run} has the status running, at step {step}, since {since}: it is training now, or was killed"
+        message = f"{run} has the status running, at step {step}, since {since}: it is training now, or was killed "
+        message += "with its machine, or on another one"
         return note("run", message, "if none of its processes is left, the same command resumes it")
     if state == "failed":
         remedy = "fix the cause; then the same command resumes it"

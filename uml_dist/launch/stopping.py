@@ -1,4 +1,4 @@
-"""What SIGTERM and Ctrl-C do to a rank: it ends with the exit code of a stop, and without a traceback."""
+"""What SIGTERM, SIGUSR1 and Ctrl-C do to a rank."""
 
 import os
 import signal
@@ -7,26 +7,32 @@ from types import FrameType
 
 from uml_shards.errors import STOPPED
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""Signals that stop a training; schedulers send SIGUSR1 some time before the end of a job."""
 
 
-def stop_on_signals(stopped: Callable[[str], None]) -> None:
-    """Let SIGTERM and SIGINT end this process with exit code 75; a signal that is ignored now stays ignored.
+def stop_on_signals(stopped: Callable[[str], bool]) -> None:
+    """Let SIGTERM, SIGINT and SIGUSR1 stop this process; a signal that is ignored now stays ignored.
+
+    Processes that are forked from this one ignore these signals: a launcher sends them to loader workers as well, whose
+    rank needs them to finish its step.
 
     Args:
-        stopped: called with the name of the signal before the process ends, between any two instructions of the main
-            thread. It must not print to Python's streams, which may be in use.
+        stopped: called with the name of the signal, between any two instructions of the main thread. It returns
+            whether the process is to end at once, with exit code 75. It must not print to Python's streams, which may
+            be in use.
     """
     process = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        # Launchers stop loader workers as well, and torch would raise an error for each of them.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if os.getpid() != process:
+            return
+        ends = True
         try:
-            if os.getpid() == process:  # and not in a forked loader worker
-                stopped(signal.Signals(number).name)
+            ends = stopped(signal.Signals(number).name)
         finally:
-            os._exit(STOPPED)
+            if ends:
+                os._exit(STOPPED)
 
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:

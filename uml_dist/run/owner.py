@@ -164,6 +164,27 @@ def refuse_owned(run: Path) -> None:
         os.close(descriptor)
 
 
+def ended_owner(run: Path) -> int | None:
+    """Return the process that has owned a run folder and ended without a word, such as one that was killed.
+
+    Returns:
+        Its process id; None if there is no such process, or if it may live: on another machine, or on this one before
+        it was restarted, which looks the same.
+    """
+    found = _read(run)
+    number = found.get("process")
+    if not isinstance(number, int) or found.get("boot") != _boot() or not (run / LOCK).exists():
+        return None
+    try:
+        descriptor = lock_file(run / LOCK, 0.0)
+    except OSError:
+        return None
+    if descriptor is None:
+        return None
+    os.close(descriptor)
+    return number
+
+
 def _lock(run: Path) -> int | None:
     """Lock a run folder; return the descriptor, or None if its file system has no locks.
 

@@ -1,4 +1,8 @@
-"""Ends a rank before the training is done: a signal stops it, its launcher is gone, or its run has another owner."""
+"""Ends a rank before the training is done: a signal stops it, its launcher is gone, or its run has another owner.
+
+A signal, or the end of the launcher, stops the training after a step, with a checkpoint. Where that is not possible,
+before the first step or after a failure, the rank ends at once.
+"""
 
 import os
 import sys
@@ -9,7 +13,7 @@ from pathlib import Path
 
 from uml_shards.errors import print_error
 
-from ..distributed.ranks import broadcast
+from ..distributed.ranks import barrier, broadcast
 from ..errors import UmlError
 from ..launch import World, stop_on_signals, watch_launchers
 from ..run.folder import RunFolder
@@ -19,6 +23,9 @@ from .trainer import Trainer
 
 OTHERS_SECONDS = 2.0
 """How much later other ranks end than the first one, which records why: not that it has lost one of them."""
+
+LAUNCHER_SECONDS = 15.0
+"""How long ranks without a launcher take for their last step and its checkpoint; then they end without."""
 
 
 class Ending:
@@ -34,6 +41,7 @@ class Ending:
         self._folder = RunFolder(run, writes=True)
         self._owner: Owner | None = None
         self._trainer: Trainer | None = None
+        self._interrupted = False
         self._stops: list[Callable[[], object]] = []
         stop_on_signals(self._stop)
         watch_launchers(self._launcher_ended)
@@ -70,6 +78,14 @@ class Ending:
         if self._world.rank == 0:
             self._folder.write_status("done", self._step)
 
+    def stopped(self, reason: str) -> None:
+        """Record that the training has stopped after a step, whose checkpoint is saved; all ranks must call it."""
+        if self._world.rank == 0:
+            self._folder.write_end("stopped", self._step, reason)
+            self._print_stop(reason)
+        # A launcher ends the other ranks as soon as one of them leaves.
+        barrier()
+
     def fail(self, reason: str) -> bool:
         """Record why the training has failed, and release the folder.
 
@@ -102,21 +118,35 @@ class Ending:
             return status is None or status.get("status") == "running"
         return True
 
-    def _stop(self, signal: str) -> None:
-        """Record a stop by a signal, in the main thread."""
+    def _stop(self, signal: str) -> bool:
+        """Ask the training to stop, in the main thread; return whether the rank must end at once instead."""
+        reason = f"stopped by {signal}"
+        if self._trainer is not None and self._trainer.running:
+            again = signal == "SIGINT" and self._interrupted
+            self._interrupted = self._interrupted or signal == "SIGINT"
+            if not again:
+                if self._trainer.stop.reason is None and self._world.rank == 0:
+                    _write_line(f"{signal}: saving a checkpoint after this step; Ctrl-C again ends at once")
+                self._trainer.stop.ask(reason)
+                return False
         if self._world.rank != 0:
             self._stop_others()
             time.sleep(OTHERS_SECONDS)
         elif self._trainer is None or self._is_running():
-            # Not by print, which the signal may have interrupted.
-            line = f"stopped by {signal} at step {self._step}: repeat the command to resume run {self._folder.path}\n"
             if self._trainer:
-                self._folder.write_end("stopped", self._step, f"stopped by {signal}")
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode(errors="backslashreplace"))
+                self._folder.write_end("stopped", self._step, reason)
+            self._print_stop(reason)
         self.release()
+        return True
+
+    def _print_stop(self, reason: str) -> None:
+        _write_line(f"{reason} at step {self._step}: repeat the command to resume run {self._folder.path}")
 
     def _launcher_ended(self, reason: str) -> None:
-        """End the rank without its launcher, in another thread."""
+        """Let the training stop without its launcher, or else end the rank; in another thread."""
+        if self._trainer is not None and self._trainer.running:
+            self._trainer.stop.ask(reason)
+            time.sleep(LAUNCHER_SECONDS)  # meanwhile, the process ends
         if self._world.local_rank != 0:
             self._stop_others()
             time.sleep(OTHERS_SECONDS)
@@ -137,3 +167,8 @@ class Ending:
         for stop in stops:
             with suppress(Exception):  # the rank ends in any case
                 stop()
+
+
+def _write_line(line: str) -> None:
+    """Write a line to stderr; not by print, which a signal may have interrupted."""
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{line}\n".encode(errors="backslashreplace"))

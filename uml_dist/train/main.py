@@ -13,7 +13,7 @@ import deepspeed
 import torch
 import torch.distributed as distributed
 
-from uml_shards.errors import ShardError, print_error
+from uml_shards.errors import STOPPED, ShardError, print_error
 from uml_shards.read.loader import worker_error
 
 from ..distributed.ranks import all_gather, broadcast, device_of
@@ -78,7 +78,7 @@ def train_rank(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hoo
         hooks: called around each step.
 
     Returns:
-        The exit code: 0 if the training is done.
+        The exit code: 0 if the training is done, 75 if it has stopped and can be resumed.
     """
     # DeepSpeed uses names of collectives that torch has deprecated; users cannot change that.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
@@ -128,23 +128,30 @@ def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], 
         exporter.begin(targets)
         if setup.config.metrics.tensorboard and folder.writes:
             reporter.events = TensorBoardWriter(folder.path, trainer.state.step)
-        trainer.run()
+        stopped = trainer.run()
     except Exception as error:
         _fail(error, world, ending)
         raise
-    largest, total = peak_memory()
-    memory = f"peak memory {largest:.2f} GB on the largest rank, {total:.2f} GB on all"
-    if device.type == "cuda":
-        memory += f", {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB of GPU memory on rank 0"
-    trainer.reporter.say(f"done: {folder.path}, {memory}")
-    ending.done()
+    if stopped is None:
+        _say_done(trainer)
+        ending.done()
+    else:
+        ending.stopped(stopped)
     if reporter.events:
         reporter.events.close()
     exporter.close()
     if used:
         used.stop()
     distributed.destroy_process_group()
-    return 0
+    return 0 if stopped is None else STOPPED
+
+
+def _say_done(trainer: Trainer) -> None:
+    largest, total = peak_memory()
+    memory = f"peak memory {largest:.2f} GB on the largest rank, {total:.2f} GB on all"
+    if trainer.device.type == "cuda":
+        memory += f", {torch.cuda.max_memory_allocated(trainer.device) / 1e9:.2f} GB of GPU memory on rank 0"
+    trainer.reporter.say(f"done: {trainer.folder.path}, {memory}")
 
 
 def _fail(error: Exception, world: World, ending: Ending) -> None:

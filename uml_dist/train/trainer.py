@@ -15,7 +15,7 @@ from uml_shards.read.loader import load
 
 from ..batch import Batch, collate
 from ..distributed.global_batch import GlobalBatch
-from ..distributed.ranks import barrier, rank, world_size
+from ..distributed.ranks import all_gather, barrier, rank, world_size
 from ..errors import UmlError
 from ..evaluate import Predictor
 from ..launch.precision import computes_in_bf16
@@ -34,6 +34,7 @@ from .optimizer import learning_rate
 from .rank_batch import RankBatch
 from .report import Reporter
 from .setup import Setup, Validation
+from .stopping import StopRequest
 from .validator import Validator
 
 SKIPPED_IN_A_ROW = 100
@@ -59,6 +60,10 @@ class Trainer:
         reporter: receives the figures.
         workers: number of processes that load samples ahead.
         hooks: called around each step.
+
+    Attributes:
+        stop: asks all ranks to stop after the same step, with a checkpoint.
+        running: whether the training can stop after a step.
     """
 
     def __init__(
@@ -90,6 +95,8 @@ class Trainer:
         )
         self._norms: dict[str, Tensor | float | None] = {}
         self.validator = Validator(setup, reporter, self.workers, pictures=folder.writes)
+        self.stop = StopRequest()
+        self.running = False
         self._bad_in_a_row = 0
         self._augmentations = setup.augmentations
 
@@ -124,20 +131,40 @@ class Trainer:
         for line in (f"weights from {path}{others}", *lines):
             self.reporter.say(line)
 
-    def run(self) -> None:
-        """Train from the current step to the end of the run."""
+    def run(self) -> str | None:
+        """Train from the current step to the end of the run, or until a rank is asked to stop.
+
+        Returns:
+            None if the training is done; otherwise why it has stopped, the same on all ranks. There is a checkpoint of
+            the last step.
+        """
         for line in self.setup.recipe.notes:
             self.reporter.say(line)
-        while self.state.phase < len(self.setup.phases):
-            phase, steps = self.setup.phases[self.state.phase]
-            if self.state.phase_step < steps and not self.validator.has_ended(phase, self.state):
-                with recording(self.spans):
-                    self._run_phase(phase, steps)
-            self.state.phase += 1
-            self.state.phase_step = 0
-            self.state.until_best, self.state.until_misses = None, 0
+        self.running = True
+        try:
+            while self.state.phase < len(self.setup.phases):
+                phase, steps = self.setup.phases[self.state.phase]
+                if self.state.phase_step < steps and not self.validator.has_ended(phase, self.state):
+                    with recording(self.spans):
+                        self._run_phase(phase, steps)
+                    if self.stop.agreed and not self._is_done:
+                        self.reporter.record_spans(self.spans)
+                        return next(filter(None, all_gather(self.stop.reason)), "stopped")
+                self.state.phase += 1
+                self.state.phase_step = 0
+                self.state.until_best, self.state.until_misses = None, 0
+        finally:
+            self.running = False
         self.reporter.record_spans(self.spans)
         self.validator.report_missing(self.state)
+        return None
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether the last step of the last phase has been taken."""
+        phase, steps = self.setup.phases[self.state.phase]
+        is_last = self.state.phase == len(self.setup.phases) - 1
+        return is_last and (self.state.phase_step >= steps or self.validator.has_ended(phase, self.state))
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which networks compute in the run's precision."""
@@ -159,6 +186,8 @@ class Trainer:
             due = self._due(steps)
             self._step(steps, rank_batch, batches, due)
             self._after_step(phase, rank_batch, due)
+            if self.stop.agreed:
+                return
 
     def _micro_batches(self, phase: Phase, rank_batch: RankBatch, steps: int) -> Iterator[Mapping[str, Batch]]:
         first = dict(self.state.positions)
@@ -218,7 +247,8 @@ class Trainer:
             targets = [recipe.targets(batches, networks, progress) for batches in micro_batches]
         pairs = list(zip(micro_batches, targets, strict=True))
         with span("counts"):
-            whole = GlobalBatch([recipe.counts(*pair) for pair in pairs])
+            whole = GlobalBatch([recipe.counts(*pair) for pair in pairs], stop=self.stop.reason is not None)
+            self.stop.pass_on(whole.stops)
         norms: dict[str, Tensor | float | None] | None = None
         for batches, target in pairs:
             with networks.calling():
@@ -246,7 +276,7 @@ class Trainer:
         if due.validate and self.setup.validations:
             with span("validation"):
                 best = self._validate(phase, rank_batch)
-        if due.save or best or self.validator.has_ended(phase, self.state):
+        if due.save or best or self.stop.agreed or self.validator.has_ended(phase, self.state):
             with span("checkpoint"):
                 self._save(best)
         if due.save or due.validate:

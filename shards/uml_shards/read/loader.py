@@ -1,9 +1,12 @@
 """Load streams with torch's DataLoader; the only module that needs torch."""
 
+import os
 import pickle
 import re
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.reduction import ForkingPickler
+from threading import Thread
 from typing import Any
 
 import torch
@@ -82,6 +85,25 @@ def _identity(batches: Any) -> Any:
     return batches
 
 
+def _obey_the_rank(worker: int) -> None:
+    """Let only this worker's rank end it.
+
+    Launchers, schedulers and terminals send signals to all processes, while the rank still needs batches for its last
+    step. Without a rank, torch ends the worker.
+    """
+    rank = os.getppid()
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != rank:
+            pass
+        os._exit(0)
+
+    Thread(target=wait, name="signals", daemon=True).start()
+
+
 def load(
     streams: Mapping[str, Stream],
     requests: Iterable[Request],
@@ -115,6 +137,7 @@ def load(
         pin_memory=pin_memory,
         prefetch_factor=PREFETCH if workers else None,
         timeout=WAIT_SECONDS if workers else 0,
+        worker_init_fn=_obey_the_rank,
         generator=torch.Generator().manual_seed(0),
     )
     iterator = iter(loader)

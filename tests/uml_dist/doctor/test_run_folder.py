@@ -1,5 +1,7 @@
 """The check of an existing run."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,11 @@ import pytest
 from uml_dist.config.exporting import MetricsConfig
 from uml_dist.doctor.run_folder import check_run, read_metrics_place
 from uml_dist.run.folder import RunFolder
+from uml_dist.run.owner import OWNER
+from uml_dist.run.reader import read_status
+
+HOLDER = "import sys, time; from pathlib import Path; from uml_dist.run.owner import Owner\n"
+HOLDER += "owner = Owner(Path(sys.argv[1])); print(flush=True); time.sleep(600)"
 
 
 @pytest.fixture
@@ -26,6 +33,20 @@ def test_status_of_a_run_is_reported(status, state, word, run):
     run.write_status(status, 7)
     found = check_run(run.path)
     assert (found.state, word in found.message) == (state, True)
+
+
+def test_a_killed_run_is_a_note(run):
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(run.path)], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"\n"
+    run.write_status("running", 7)
+    assert "it is training now" in check_run(run.path).message
+    holder.kill()
+    holder.wait()
+    found = check_run(run.path)
+    reason = f"process {holder.pid} has ended without a word: it was probably killed"
+    assert (found.state, found.message) == ("note", f"{run.path} failed at step 7: {reason}")
+    assert read_status(run.path)["status"] == "failed"
+    assert not (run.path / OWNER).exists()
 
 
 def test_failed_run_is_a_note_with_the_reason(run):

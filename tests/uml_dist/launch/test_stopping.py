@@ -9,9 +9,15 @@ import pytest
 RANK = """
 import os, signal, sys, time
 from uml_dist.launch import stop_on_signals
-stop_on_signals(lambda name: os.write(1, name.encode()))
+stop_on_signals(lambda name: os.write(1, name.encode()) and sys.argv[1:] != ["later"])
 if sys.argv[1:] == ["fork"] and os.fork() == 0:
-    os.kill(os.getpid(), signal.SIGTERM)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        os.kill(os.getpid(), number)
+    os.write(1, b"ready ")
+    os._exit(0)
+if sys.argv[1:] == ["fork"]:
+    os.wait()
+    sys.exit()
 os.write(1, b"ready ")
 time.sleep(600)
 """
@@ -33,7 +39,7 @@ def start(program: str, *arguments: str, **options) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, **options)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_is_reported_and_ends_the_process_with_75(number):
     process = start(RANK, stderr=subprocess.PIPE)
     assert process.stdout.read(6) == b"ready "
@@ -42,11 +48,21 @@ def test_a_signal_is_reported_and_ends_the_process_with_75(number):
     assert process.returncode == 75
 
 
-def test_a_forked_worker_reports_nothing():
-    process = start(RANK, "fork")
+def test_the_process_goes_on_if_it_is_to_end_later():
+    process = start(RANK, "later")
     assert process.stdout.read(6) == b"ready "
+    process.send_signal(signal.SIGUSR1)
+    assert process.stdout.read(7) == b"SIGUSR1"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.read(6) == b"SIGINT"
     process.kill()
-    assert process.communicate(timeout=60)[0] == b""
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_a_forked_worker_ignores_signals():
+    process = start(RANK, "fork")
+    assert process.communicate(timeout=60)[0] == b"ready "
+    assert process.returncode == 0
 
 
 def test_a_signal_that_is_ignored_stays_ignored():
@@ -55,6 +71,21 @@ def test_a_signal_that_is_ignored_stays_ignored():
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=60)[0] == b"SIGTERM"
+
+
+NODE_WITH_RANK = NODE.replace(
+    'print("ready", flush=True)',
+    """import subprocess
+    rank = "import signal, sys; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75)); print('ready', flush=True)"
+    sys.exit(subprocess.Popen([sys.executable, "-c", rank + "; signal.pause()"]).wait())""",
+)
+
+
+def test_the_launcher_passes_a_warning_signal_on():
+    process = start(NODE_WITH_RANK, "wait")
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(60) == 75
 
 
 @pytest.mark.parametrize(("what", "code"), [("wait", 75), ("end", 5)])
