@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +39,10 @@ def training(partly_known, tmp_path):
     """Return a function that starts a training with some launcher and waits for its third step."""
     run, started = tmp_path / "run", []
 
-    def start(*launcher: str) -> subprocess.Popen[bytes]:
+    def start(*launcher: str, settings: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         with (tmp_path / "log").open("wb") as log:
-            started.append(subprocess.Popen(command(launcher, partly_known, run), stdout=log, stderr=log))
+            words = [*command(launcher, partly_known, run), *settings]
+            started.append(subprocess.Popen(words, stdout=log, stderr=log))
         deadline = time.monotonic() + 120
         while "step 3/" not in (tmp_path / "log").read_text():
             assert started[0].poll() is None, (tmp_path / "log").read_text()
@@ -82,6 +85,21 @@ def test_a_second_training_is_refused_and_a_killed_launcher_ends_all_ranks(train
     status = check_stop(run)
     assert status["reason"] == f"the launcher (process {front.pid}) has ended"
     prune_run(run, 1)  # the folder is free
+
+
+def test_a_rank_that_was_stopped_is_named_and_ends_the_training(training, tmp_path):
+    process, run = training(settings=["faults.step_seconds=3"]), tmp_path / "run"
+    rank = ranks_of(run)[1]
+    rank.send_signal(signal.SIGSTOP)
+    assert process.wait(60) == 1
+    status = json.loads((run / "status.json").read_text())
+    stacks = run / "faults" / "attempt-1"
+    place = f"rank 1 (process {rank.pid} on {socket.gethostname()})"
+    reason = f"{place} was stopped (SIGSTOP); stacks in {stacks}"
+    assert (status["status"], status["reason"]) == ("failed", reason)
+    assert "distributed" in (stacks / "rank-0.stacks.txt").read_text()
+    assert f"error: {reason}\n" in (tmp_path / "log").read_text()
+    wait_until_all_are_gone(run)
 
 
 def wait_until_all_are_gone(run: Path) -> None:

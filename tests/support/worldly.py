@@ -3,6 +3,8 @@
 import io
 import os
 import resource
+import threading
+import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -24,6 +26,7 @@ from uml_dist.launch import Devices
 from uml_dist.train.hooks import Hook
 from uml_dist.train.main import Start, train_rank
 from uml_dist.train.setup import find_resume, prepare
+from uml_dist.train.watchdog import waits_for_others
 from uml_shards import ShardError
 
 
@@ -179,3 +182,15 @@ def parameters_of_optimizers(tree: dict[str, Any]) -> dict[str, tuple[list[int],
 
     train(tree, hooks=[Watch()])
     return owned
+
+
+def wait_seen_by_another_thread() -> bool:
+    """Come late to a barrier as rank 1; whether another thread saw this rank's main thread wait before that."""
+    found: list[bool] = []
+    looker = threading.Timer(0.5, lambda: found.append(waits_for_others()))
+    looker.start()
+    if torch.distributed.get_rank() == 1:
+        time.sleep(1.0)
+    torch.distributed.barrier()
+    looker.join()
+    return found[0]

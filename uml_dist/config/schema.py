@@ -18,6 +18,7 @@ from uml_shards.read.truth import EmptyRule
 
 from .evaluating import EvaluationConfig, WindowsConfig
 from .exporting import MetricsConfig
+from .faults import FaultsConfig
 from .section import Section
 
 
@@ -344,6 +345,7 @@ class RunConfig(Section):
     )
     checkpoint: Annotated[CheckpointConfig, RESUMABLE] = CheckpointConfig()
     metrics: Annotated[MetricsConfig, RESUMABLE] = MetricsConfig()
+    faults: Annotated[FaultsConfig, RESUMABLE] = FaultsConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 PAUSES = ("validation", "checkpoint")
@@ -56,17 +57,49 @@ class Health:
             self._longest = max(self._longest, now - self._last)
         self._last, self._step = now, step
 
+    def doing(self) -> "Doing":
+        """Return what the rank does now."""
+        passed, step = self._clock() - self._last, self._step
+        if step is None:
+            return Doing("start", 0, passed, 0.0)
+        if pause := next((name for name in self._spans() if name in PAUSES), None):
+            return Doing(pause, step, passed, self._longest)
+        recent = tuple(self._recent)
+        return Doing("step", step, passed, median(recent) if recent else 0.0)
+
     def check(self) -> tuple[bool, str]:
         """Return whether the rank does what it should, and a line that says what it does."""
-        passed = self._clock() - self._last
-        if self._step is None:
-            return passed <= PAUSE_SECONDS, f"starting: no step yet, after {passed:.1f} s"
-        doing = next((name for name in self._spans() if name in PAUSES), None)
-        if doing:
-            line = f"{doing}: step {self._step} ended {passed:.1f} s ago"
-            return passed <= max(PAUSE_SECONDS, SLOWER * self._longest), line
-        recent = tuple(self._recent)
-        usual = median(recent) if recent else 0.0
-        if passed <= max(STEP_SECONDS, SLOWER * usual):
-            return True, f"training: step {self._step} ended {passed:.1f} s ago"
-        return False, f"stalled: step {self._step} ended {passed:.1f} s ago, while a step takes {usual:.1f} s"
+        now = self.doing()
+        healthy = now.seconds <= now.limit(STEP_SECONDS, PAUSE_SECONDS)
+        if now.section == "start":
+            return healthy, f"starting: no step yet, after {now.seconds:.1f} s"
+        ended = f"step {now.step} ended {now.seconds:.1f} s ago"
+        if now.section != "step":
+            return healthy, f"{now.section}: {ended}"
+        return healthy, f"training: {ended}" if healthy else f"stalled: {ended}, while a step takes {now.usual:.1f} s"
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What a rank does, and for how long.
+
+    Attributes:
+        section: "start" before the end of the first step, "step", or one of `PAUSES`.
+        step: steps of the run that have ended.
+        seconds: since the last step has ended.
+        usual: seconds that a step usually takes; for pauses, the longest time from one step to the next so far.
+    """
+
+    section: str
+    step: int
+    seconds: float
+    usual: float
+
+    def limit(self, step_seconds: float, pause_seconds: float) -> float:
+        """Return the seconds after which something is wrong.
+
+        Args:
+            step_seconds: what a step may take in any case.
+            pause_seconds: what everything else may take in any case.
+        """
+        return max(step_seconds if self.section == "step" else pause_seconds, SLOWER * self.usual)

@@ -98,6 +98,11 @@ class Ending:
         self.release()
         return first
 
+    def hang(self, reason: str) -> None:
+        """Record that the training hangs, in another thread; the process ends afterwards."""
+        print_error(reason)
+        self.fail(reason)
+
     def release(self) -> None:
         """Let other trainings use the run folder."""
         self._stop_others()

@@ -36,6 +36,7 @@ from .progress_line import ProgressPrinter
 from .report import Reporter, peak_memory
 from .setup import Setup
 from .trainer import Trainer
+from .watchdog import Place, Watchdog
 
 GRACE_SECONDS = 20.0
 """How long a rank that lost another one waits for the launcher to end it, so that the other's exit code is kept."""
@@ -118,7 +119,11 @@ def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], 
     )
     exporter.health.watch(lambda: trainer.spans.open)
     reporter.health = exporter.health
-    targets = all_gather(exporter.target)
+    targets, places = all_gather(exporter.target), all_gather(Place.here())
+    reports = folder.path / "faults" / f"attempt-{history.attempt}"
+    watchdog = Watchdog(
+        setup.config.faults, exporter.health, lambda: trainer.spans.open, world.rank, places, reports, ending.hang
+    )
     for line in (*start.left, *([fewer] if fewer else []), *exporter.notes):
         reporter.say(line)
     _say_hello(setup, world, trainer, [target.url for target in targets if target is not None])
@@ -126,12 +131,14 @@ def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], 
         folder.begin(setup.config, trainer.state.step)
         ending.stopping(exporter.stop)
         exporter.begin(targets)
+        watchdog.begin()
         if setup.config.metrics.tensorboard and folder.writes:
             reporter.events = TensorBoardWriter(folder.path, trainer.state.step)
         stopped = trainer.run()
     except Exception as error:
         _fail(error, world, ending)
         raise
+    watchdog.stop()
     if stopped is None:
         _say_done(trainer)
         ending.done()

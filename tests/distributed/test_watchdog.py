@@ -1,0 +1,12 @@
+"""The watchdog's look at a rank, in a real world."""
+
+import pytest
+
+from worldly import wait_seen_by_another_thread
+from worlds import run_world
+
+pytestmark = pytest.mark.distributed
+
+
+def test_a_rank_inside_a_collective_waits_and_one_outside_does_not():
+    assert run_world(2, wait_seen_by_another_thread) == [True, False]
