@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +102,26 @@ def test_a_rank_that_was_stopped_is_named_and_ends_the_training(training, tmp_pa
     wait_until_all_are_gone(run)
 
 
-def wait_until_all_are_gone(run: Path) -> None:
-    deadline = time.monotonic() + 20
-    while processes_of(run):
+def test_a_training_whose_ranks_fail_is_started_again_and_ends_as_if_they_had_not(training, tmp_path):
+    process, run = training(settings=["--restarts", "1", "train.steps=12"]), tmp_path / "run"
+    ranks_of(run)[1].kill()
+    assert process.wait(120) == 0
+    text = (tmp_path / "log").read_text()
+    assert text.count("restart 1 of 1 without progress") == text.count("resumed at step") == 1
+    assert json.loads((run / "status.json").read_text())["status"] == "done"
+    steps = [record for record in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in record]
+    assert [record["step"] for record in steps] == list(range(1, 13))
+
+
+def wait_for(happened: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def wait_until_all_are_gone(run: Path) -> None:
+    wait_for(lambda: not processes_of(run), 20)
 
 
 def check_stop(run: Path) -> dict[str, Any]:

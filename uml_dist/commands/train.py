@@ -12,7 +12,7 @@ from uml_shards.output import keep_output
 
 from ..config.loading import dump, read_config
 from ..errors import UmlError
-from ..launch import ensure_world, exit_stopped, exit_with_error, find_devices, planned_ranks, read_world
+from ..launch import Restarts, ensure_world, exit_stopped, exit_with_error, find_devices, planned_ranks, read_world
 from ..launch.resources import raise_open_files
 from ..run.checkpoint_folder import checkpoints_in
 from ..run.owner import refuse_owned
@@ -40,11 +40,23 @@ def parse(arguments: Sequence[str], default_config: Path | None = None) -> argpa
         choices=["never", "auto"],
         help="auto (default): resume the run in --run if there is one; never: refuse a folder that holds a run",
     )
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start the workers again after a failure, up to N times in a row without a newer checkpoint; needs --run",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print parameters, memory, steps per epoch, and exit")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration, then exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
-    return parser.parse_intermixed_args(list(arguments))
+    options = parser.parse_intermixed_args(list(arguments))
+    if options.restarts < 0 or (options.restarts and options.run is None):
+        parser.error("--restarts needs a number from 0 on, and --run runs/NAME")
+    if options.restarts and options.resume == "never":
+        parser.error("--restarts resumes the run: leave out --resume never")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None, default_config: Path | None = None) -> int:
@@ -90,7 +102,8 @@ def train(options: argparse.Namespace) -> int:
                 refuse_owned(options.run)
             on_gpu = find_devices(options.cpu).kind == "cuda"
             loader_workers(config, on_gpu, ranks, of_training(setup, ranks))
-        devices = ensure_world(options.num_gpus, options.cpu)
+        restarts = Restarts.of(options.run.absolute(), options.restarts) if options.restarts else None
+        devices = ensure_world(options.num_gpus, options.cpu, restarts=restarts)
     except (UmlError, ShardError, OSError) as error:
         if options.debug:
             raise

@@ -3,6 +3,7 @@
 from .ancestors import watch_launchers
 from .devices import Devices, find_devices
 from .ending import end_process
+from .restarts import Restarts
 from .stopping import stop_on_signals
 from .world import (
     World,
@@ -17,6 +18,7 @@ from .world import (
 
 __all__ = [
     "Devices",
+    "Restarts",
     "World",
     "end_process",
     "ensure_world",

@@ -1,6 +1,7 @@
-"""Starts the ranks of this machine with DeepSpeed's launcher, and ends with the exit code of a stop if it is stopped.
+"""Starts the ranks of this machine with DeepSpeed's launcher, and again after a failure if `--restarts` allows it.
 
-DeepSpeed's launcher ends with exit code 1 on SIGTERM and Ctrl-C, like a rank that fails, and SIGUSR1 kills it.
+It ends with the exit code of a stop if it is stopped. DeepSpeed's launcher ends with exit code 1 on SIGTERM and Ctrl-C,
+like a rank that fails, and SIGUSR1 kills it.
 """
 
 import os
@@ -8,6 +9,7 @@ import signal
 import sys
 from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
 import psutil
 from deepspeed.launcher import launch
@@ -15,7 +17,9 @@ from deepspeed.launcher import launch
 from uml_shards.errors import STOPPED
 
 from .ancestors import LAUNCHER
+from .restarts import Restarts
 from .stopping import SIGNALS
+from .world import PORT, free_port
 
 
 def main() -> int:
@@ -39,8 +43,23 @@ def main() -> int:
     try:
         received = os.read(reader, 64)
     except BlockingIOError:
-        return code
-    return STOPPED if code and any(number in SIGNALS for number in received) else code
+        received = b""
+    if code and any(number in SIGNALS for number in received):
+        return STOPPED
+    restarts = Restarts.read(os.environ)
+    following = restarts.after(code) if restarts else None
+    if following:
+        _start_again(following, code)
+    return code
+
+
+def _start_again(restarts: Restarts, code: int) -> NoReturn:
+    """Replace this process by another launcher of the same ranks, on another port."""
+    number = f"{restarts.allowed - restarts.left} of {restarts.allowed} without progress"
+    print(f"the ranks have ended with exit code {code}: restart {number}", file=sys.stderr, flush=True)
+    restarts.write(os.environ)
+    arguments = [f"{PORT}{free_port()}" if word.startswith(PORT) else word for word in sys.argv[1:]]
+    os.execv(sys.executable, [sys.executable, "-u", "-m", f"{__package__}.node", *arguments])
 
 
 def _pass_on(number: int, frame: FrameType | None) -> None:

@@ -23,8 +23,10 @@ from ..errors import UmlError
 from .devices import ACCELERATOR, VISIBLE, Devices, find_devices
 from .ending import end_process
 from .memory import keep_freed_memory
+from .restarts import Restarts
 
 STARTED = "UML_WORLD_STARTED"  # size of a world that this module started; its ranks never start another world
+PORT = "--master_port="
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 RANKLESS_LAUNCHERS = {  # launchers that start copies of a script without setting RANK
@@ -148,7 +150,7 @@ def world_command(count: int, devices: Devices, script: str, arguments: Sequence
     ids = list(devices.ids[:count]) if devices.kind == "cuda" else ["-1"] * count
     world = base64.urlsafe_b64encode(json.dumps({"localhost": ids}).encode()).decode()
     launcher = [sys.executable, "-u", "-m", f"{__package__}.node"]
-    options = [f"--world_info={world}", "--master_addr=127.0.0.1", f"--master_port={port}", "--log_level=error"]
+    options = [f"--world_info={world}", "--master_addr=127.0.0.1", f"{PORT}{port}", "--log_level=error"]
     return [*launcher, *options, script, *arguments]
 
 
@@ -202,6 +204,7 @@ def ensure_world(
     *,
     environment: MutableMapping[str, str] | None = None,
     argv: Sequence[str] | None = None,
+    restarts: Restarts | None = None,
     find: Callable[[bool], Devices] = find_devices,
     execute: Callable[[str, list[str], dict[str, str]], object] = os.execve,
 ) -> Devices:
@@ -216,6 +219,7 @@ def ensure_world(
         environment: environment variables; by default those of this process. DS_ACCELERATOR is set in it when training
             on the CPU.
         argv: command line; by default `sys.argv`.
+        restarts: restarts after failures; only a launcher that is started here can do that.
         find: finds the devices.
         execute: replaces the process.
 
@@ -239,8 +243,13 @@ def ensure_world(
     if decision.action == "start":
         sys.stdout.flush()
         sys.stderr.flush()
-        command = world_command(decision.count, devices, argv[0], arguments, _free_port())
-        execute(command[0], command, world_environment(decision.count, devices, environment))
+        command = world_command(decision.count, devices, argv[0], arguments, free_port())
+        started = world_environment(decision.count, devices, environment)
+        if restarts:
+            restarts.write(started)
+        execute(command[0], command, started)
+    if restarts and Restarts.read(environment) is None:
+        raise UmlError("--restarts works only if this program starts the workers: call it by python, not by a launcher")
     _prepare(environment, devices, launched.local_size if launched else 1, launched.nodes if launched else 1)
     return devices
 
@@ -332,7 +341,8 @@ def _without_num_gpus(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of the loopback interface on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

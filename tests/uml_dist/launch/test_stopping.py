@@ -22,14 +22,16 @@ os.write(1, b"ready ")
 time.sleep(600)
 """
 NODE = """
-import signal, sys, time
+import logging, signal, sys, time
 from types import SimpleNamespace
 def main():
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     print("ready", flush=True)
     time.sleep(600 if sys.argv[1] == "wait" else 0)
     sys.exit(5)
-sys.modules["deepspeed"] = sys.modules["deepspeed.launcher"] = SimpleNamespace(launch=SimpleNamespace(main=main))
+sys.modules["deepspeed"] = sys.modules["deepspeed.launcher"] = SimpleNamespace(
+    launch=SimpleNamespace(main=main, logger=logging.getLogger("deepspeed"))
+)
 from uml_dist.launch import node
 sys.exit(node.main())
 """
