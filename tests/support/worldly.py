@@ -5,7 +5,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,17 @@ from torch import Tensor, nn
 import uml_dist.nn.keyed_dropout
 import uml_dist.recipes.uml.recipe as uml_recipe
 from runs import Trace, train
+from uml_dist.batch import Batch
 from uml_dist.config.loading import validate
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.distributed.ranks import world_size
+from uml_dist.errors import UmlError
 from uml_dist.evaluate import evaluation
 from uml_dist.launch import Devices
+from uml_dist.recipes import Progress
 from uml_dist.train.hooks import Hook
 from uml_dist.train.main import Start, train_rank
+from uml_dist.train.replay import replay
 from uml_dist.train.setup import find_resume, prepare
 from uml_dist.train.watchdog import waits_for_others
 from uml_shards import ShardError
@@ -194,3 +198,36 @@ def wait_seen_by_another_thread() -> bool:
     torch.distributed.barrier()
     looker.join()
     return found[0]
+
+
+class Poison(Hook):
+    """Makes images not finite: those of rank 1 in some steps, or those with some keys."""
+
+    def __init__(self, steps: Sequence[int] = (), keys: Sequence[str] = ()) -> None:
+        self.steps, self.keys = steps, keys
+
+    def before_step(self, progress: Progress, batches: Sequence[Mapping[str, Batch]]) -> None:
+        everything = torch.distributed.get_rank() == 1 and progress.step in self.steps
+        for batch in (batch for streams in batches for batch in streams.values()):
+            for number, key in enumerate(batch.keys):
+                if everything or key in self.keys:
+                    batch.image[number] = float("nan")
+
+
+def poisoned(
+    trees: Sequence[dict[str, Any]], runs: Sequence[str | None], stop_at: int | None, steps: Sequence[int] = (2,)
+) -> list[Trace | str]:
+    """Run trainings in which the images of rank 1 are not finite in some steps; an error as its line."""
+    found: list[Trace | str] = []
+    for tree, run in zip(trees, runs, strict=True):
+        try:
+            found.append(train(tree, run, stop_at=stop_at, hooks=(Poison(steps),)))
+        except UmlError as error:
+            found.append(str(error))
+    return found
+
+
+def replayed(tree: dict[str, Any], checkpoint: str, keys: Sequence[str]) -> tuple[list[str], bool]:
+    """Repeat the step after a checkpoint, with some images that are not finite."""
+    setup = prepare(validate(tree, "test"), world_size())
+    return replay(setup, Path(checkpoint), torch.device("cpu"), [Poison(keys=keys)])

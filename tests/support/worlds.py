@@ -12,7 +12,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 # modules only: the server of Python 3.11 does not know our import path, and passes over what it cannot find.
 PRELOAD = ("uml_dist.train.trainer", "uml_dist.recipes.uml.recipe", "deepspeed.runtime.zero.muon.original_muon")
 CONTEXT.set_forkserver_preload(list(PRELOAD))
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 300
 
 
 def run_world(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -10,10 +10,11 @@ from uml_shards import ShardError
 from uml_shards.arguments import ArgumentParser
 from uml_shards.output import keep_output
 
-from ..config.loading import dump, read_config
+from ..config.loading import dump, read_config, validate
 from ..errors import UmlError
 from ..launch import Restarts, ensure_world, exit_stopped, exit_with_error, find_devices, planned_ranks, read_world
 from ..launch.resources import raise_open_files
+from ..run.checkpoint import read_state, verify
 from ..run.checkpoint_folder import checkpoints_in
 from ..run.owner import refuse_owned
 from ..run.reader import run_folder
@@ -47,6 +48,12 @@ def parse(arguments: Sequence[str], default_config: Path | None = None) -> argpa
         metavar="N",
         help="start the workers again after a failure, up to N times in a row without a newer checkpoint; needs --run",
     )
+    parser.add_argument(
+        "--replay",
+        type=Path,
+        metavar="FOLDER",
+        help="repeat the step whose gradient was not finite, from RUN/faults/not-finite/step-N, and say where",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print parameters, memory, steps per epoch, and exit")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration, then exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -70,9 +77,24 @@ def main(arguments: Sequence[str] | None = None, default_config: Path | None = N
         exit_stopped()
 
 
+def replay(options: argparse.Namespace) -> int:
+    """Repeat a step whose gradient was not finite, as the command line states; return the exit code."""
+    if options.settings:
+        raise UmlError("--replay uses the configuration of its run: leave out the settings")
+    verify(options.replay)
+    config = validate(read_state(options.replay).config, str(options.replay / "state.json"))
+    setup = prepare(config, planned_ranks(options.num_gpus, options.cpu))
+    devices = ensure_world(options.num_gpus, options.cpu)
+    from ..train.replay import replay_rank
+
+    return replay_rank(setup, options.replay, devices)
+
+
 def train(options: argparse.Namespace) -> int:
     """Check, start and train as the command line states; return the exit code."""
     try:
+        if options.replay is not None:
+            return replay(options)
         if options.config is None and not any(word.startswith("recipe=") for word in options.settings):
             raise UmlError("name a configuration: --config FILE.toml")
         config = read_config(options.config, options.settings)

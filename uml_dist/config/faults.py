@@ -6,7 +6,7 @@ from .section import Section
 
 
 class FaultsConfig(Section):
-    """`[faults]`: when a rank counts as hung."""
+    """`[faults]`: when a rank counts as hung, and how many steps may be skipped."""
 
     watchdog: bool = Field(
         default=True, description="end the training, with the reason and the stacks of all ranks, if a rank hangs"
@@ -20,4 +20,9 @@ class FaultsConfig(Section):
         default=1800.0,
         gt=0,
         description="the same of the start, a validation and a checkpoint, and than 10 times the longest of them",
+    )
+    skipped_steps: int = Field(
+        default=20,
+        gt=0,
+        description="a step whose gradient is not finite changes nothing; the training ends after this many in a row",
     )

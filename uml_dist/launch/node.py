@@ -26,8 +26,9 @@ def main() -> int:
     """Run the launcher with the arguments of this process; return its exit code, or 75 if a signal stopped it."""
     os.environ[LAUNCHER] = str(os.getpid())  # for the ranks
     signal.signal(signal.SIGUSR1, _pass_on)
-    # The launcher would report a rank that has stopped as an error, after the rank's own line.
-    launch.logger.addFilter(lambda record: not record.getMessage().endswith(f"return code = {STOPPED}"))
+    # The launcher would report these ends once more, after the rank's own line.
+    told = tuple(f"return code = {code}" for code in (2, STOPPED))
+    launch.logger.addFilter(lambda record: not record.getMessage().endswith(told))
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)

@@ -5,6 +5,7 @@ the full float32 weight and the full moments of the optimiser. Networks are kept
 module's parameters are the master weights at every stage, and only stage 3 has to gather them.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -93,24 +94,51 @@ def gradients_complete(engine: deepspeed.DeepSpeedEngine) -> bool:
     return bool(engine.is_gradient_accumulation_boundary())
 
 
-def was_updated(engine: deepspeed.DeepSpeedEngine) -> bool:
-    """Return whether the last step changed the network: DeepSpeed skips it if the gradient is not finite."""
-    return engine.was_step_applied()
-
-
 def step_engine(engine: deepspeed.DeepSpeedEngine) -> Tensor | float | None:
-    """Let an engine take its step, which updates the network once the gradients are complete.
+    """Let an engine take its step, which updates the network once the gradients are complete, if they are finite.
 
     Returns:
-        The 2-norm of the gradient before clipping; None if the network was not updated.
+        The 2-norm of the gradient before clipping; None if the network was not due.
     """
     complete = gradients_complete(engine)
     norm = None
     if complete and not engine.zero_optimization():
-        _fill_gradients(module_of(engine))
-        norm = nn.utils.get_total_norm([p.grad for p in module_of(engine).parameters() if p.grad is not None])
+        norm = _finite_norm(module_of(engine))
     engine.step()
+    if norm is not None and not math.isfinite(norm):
+        engine.skipped_steps += 1
     return norm if norm is not None or not complete else engine.get_global_grad_norm()
+
+
+def was_updated(engine: deepspeed.DeepSpeedEngine, norm: Tensor | float | None) -> bool:
+    """Return whether the last step changed the network: it does not if a gradient is not finite.
+
+    Args:
+        engine: the engine.
+        norm: what `step_engine` returned.
+    """
+    if engine.zero_optimization():
+        return engine.was_step_applied()
+    return norm is not None and math.isfinite(norm)
+
+
+def updates_of(engine: deepspeed.DeepSpeedEngine) -> int:
+    """Return how often an engine has updated its network, by which Adam corrects its moments."""
+    return engine.global_steps - engine.skipped_steps
+
+
+def _finite_norm(module: nn.Module) -> float:
+    """Return the 2-norm of a module's gradients; without it being finite, take them away.
+
+    DeepSpeed looks for gradients that are not finite at ZeRO 1 to 3 only, and then leaves the network as it is. An
+    optimiser of torch does the same without gradients.
+    """
+    _fill_gradients(module)
+    norm = float(nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
+    if not math.isfinite(norm):
+        for parameter in module.parameters():
+            parameter.grad = None
+    return norm
 
 
 def _fill_gradients(module: nn.Module) -> None:
@@ -154,7 +182,7 @@ def read_engine(engine: deepspeed.DeepSpeedEngine, keep: bool = True) -> Network
         keep: whether this rank needs the tensors; otherwise it only takes part, and the returned state has none.
     """
     module = module_of(engine)
-    state = NetworkState({}, steps=engine.global_steps)
+    state = NetworkState({}, steps=updates_of(engine))
     with full_weights(module):
         if keep:
             state.weights = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}

@@ -15,7 +15,7 @@ from ..nn.keyed_dropout import name_layers
 from ..recipes import Averaged, Frozen, Phase, Recipe, Trained, networks_of, trained_source
 from ..run.network_state import NetworkState, with_added
 from .average import Average
-from .engine import full_weights, make_engine, module_of, read_engine, write_moments, zero_stage
+from .engine import full_weights, make_engine, module_of, read_engine, updates_of, write_moments, zero_stage
 
 
 class Networks(Mapping[str, nn.Module]):
@@ -103,14 +103,14 @@ class Networks(Mapping[str, nn.Module]):
             self._load_weights(name, self._resting[name].weights)
         self._engines = {}
 
-    def average(self, stepped: Collection[str]) -> None:
+    def average(self, updated: Collection[str]) -> None:
         """Update the averages of networks that have just been updated. All ranks must call it."""
         for name, average in self._averages.items():
             role = self.roles[name]
             assert isinstance(role, Averaged)
-            if role.of in stepped:
+            if role.of in updated:
                 engine = self._engines[role.of]
-                average.update(module_of(engine), engine.global_steps - 1)
+                average.update(module_of(engine), updates_of(engine) - 1)
 
     @contextmanager
     def calling(self) -> Iterator[None]:

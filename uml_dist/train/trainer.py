@@ -1,5 +1,6 @@
 """The training loop: phases and steps, and logging, validating and saving between them."""
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uml_shards.durable import replace_text
 from uml_shards.errors import ShardError
 from uml_shards.read.loader import load
 
@@ -21,7 +23,7 @@ from ..evaluate import Predictor
 from ..launch.precision import computes_in_bf16
 from ..recipes import Phase, Progress, predicting
 from ..run.checkpoint import RunState, read_networks, read_weights_file, save_checkpoint
-from ..run.checkpoint_folder import point, prune
+from ..run.checkpoint_folder import folder_name, point, prune
 from ..run.folder import RunFolder, versions
 from ..run.inputs import stored_manifests
 from ..run.network_state import NetworkState
@@ -98,6 +100,7 @@ class Trainer:
         self.stop = StopRequest()
         self.running = False
         self._bad_in_a_row = 0
+        self._skipped_in_a_row = 0
         self._augmentations = setup.augmentations
 
     def resume(self, checkpoint: Path, state: RunState) -> None:
@@ -216,8 +219,11 @@ class Trainer:
             set_learning_rate(engine, learning_rate(self.config.optimizer_of(name), self.state.phase_step, steps))
         norms = self._learn(loaded, progress, due)
         self._norms |= norms
+        updated = {name: was_updated(self.networks.engines[name], norm) for name, norm in norms.items()}
+        self.reporter.updated(updated)
+        self._watch_updates(updated, loaded)
         with span("average"):
-            self.networks.average(norms)
+            self.networks.average([name for name, was in updated.items() if was])
         self.state.step += 1
         self.state.phase_step += 1
         for name, count in rank_batch.counts.items():
@@ -265,7 +271,6 @@ class Trainer:
             with span("optimizer"):
                 norms = {name: step_engine(engine) for name, engine in learning.items()}
             self.reporter.add(result, due.log)
-        self.reporter.updated({name: was_updated(networks.engines[name]) for name in norms or {}})
         return norms or {}
 
     def _after_step(self, phase: Phase, rank_batch: RankBatch, due: Due) -> None:
@@ -311,6 +316,34 @@ class Trainer:
                 prune(self.folder.checkpoints, self.config.checkpoint.keep)
                 self.folder.write_status("running", self.state.step)
             barrier()
+
+    def _watch_updates(self, updated: Mapping[str, bool], loaded: Sequence[Mapping[str, Batch]]) -> None:
+        """Count the steps in a row whose gradient was not finite, which is so on all ranks alike.
+
+        Raises:
+            UmlError: they are too many; the state before the step is saved, from which `--replay` repeats it.
+        """
+        skipped = [name for name, was in updated.items() if not was]
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        if not skipped:
+            return
+        limit, step = self.config.faults.skipped_steps, self.state.step + 1
+        count = f"{self._skipped_in_a_row} of {limit} in a row"
+        self.reporter.say(f"step {step}: the gradient of {', '.join(skipped)} is not finite, skipped ({count})")
+        if self._skipped_in_a_row < limit:
+            return
+        folder = self.folder.path / "faults" / "not-finite"
+        keys = all_gather([{name: batch.keys for name, batch in batches.items()} for batches in loaded])
+        states = self.networks.state(keep=self.folder.writes)
+        steps_of = {name: state.steps for name, state in states.items()}
+        if self.folder.writes:
+            saved = save_checkpoint(folder, states, replace(self.state, steps_of=steps_of))
+            replace_text(folder / f"{saved.name}.keys.json", json.dumps(keys) + "\n")
+        barrier()
+        raise UmlError(
+            f"{limit} steps in a row had a gradient that is not finite, the last of {', '.join(skipped)} in step "
+            f"{step}: repeat it with train.py --replay {folder / folder_name(self.state.step)}"
+        )
 
     def _watch_placeholders(self, loaded: list[Mapping[str, Batch]]) -> None:
         for batches in loaded:
