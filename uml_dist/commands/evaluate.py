@@ -97,6 +97,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="Dice and IoU of a class that is neither in the mask nor predicted: 1, or leave the case out "
         "(default: as in the validations, train.empty_masks)",
     )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="also write report.html, one file that needs nothing else: figures, diagrams and pictures of cases",
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -236,3 +241,7 @@ def evaluate_run(
     print("  ".join(f"{name} {count}" for name, count in record["counts"].items()))
     for name in ("metrics.json", "cases.csv", *(["sheet.png"] if result.examples else [])):
         print(folder / name)
+    if options.report:
+        from ..report.single import write_report
+
+        print(write_report(folder, record, result, predictor, stream, run.path, options.batch_size), flush=True)

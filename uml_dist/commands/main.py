@@ -12,6 +12,7 @@ from ..launch import end_process
 COMMANDS = {
     "train": "train a recipe, or resume a run",
     "evaluate": "evaluate a run on a split",
+    "report": "join evaluations of several runs in one report",
     "predict": "predict images and volumes with a run",
     "checkpoint": "verify, prune, reshard or export checkpoints",
     "shards": "make, verify and describe shards",

@@ -37,6 +37,8 @@ class Example:
         predicted: (H, W) uint8 classes; None where no pixels are predicted.
         vacuity: (H, W), vacuity of the pixels, in (0, 1].
         maps: further maps (H, W) in [0, 1] by title.
+        plane: of a slice of a volume, which one it is, in words; "" of an image.
+        aspect: height of a pixel over its width; 1 where it is not known.
     """
 
     title: str
@@ -46,6 +48,8 @@ class Example:
     predicted: NDArray[np.uint8] | None
     vacuity: NDArray[np.float32] | None
     maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    plane: str = ""
+    aspect: float = 1.0
 
 
 def choose(cases: Cases, manifest: Manifest, count: int = COUNT) -> Cases:
@@ -90,7 +94,12 @@ def _evenly(items: Sequence[int], count: int) -> list[int]:
 
 
 def predict_examples(
-    predictor: Predictor, stream: Stream, cases: Cases, batch_size: int, empty: EmptyRule = "one"
+    predictor: Predictor,
+    stream: Stream,
+    cases: Cases,
+    batch_size: int,
+    empty: EmptyRule = "one",
+    all_planes: bool = False,
 ) -> list[Example]:
     """Predict some cases of a split again, for a picture.
 
@@ -100,19 +109,29 @@ def predict_examples(
         cases: the chosen cases.
         batch_size: samples per batch.
         empty: rule for the Dice in the titles.
+        all_planes: whether a volume is three examples, one slice along each axis, instead of one along the last.
     """
     examples: list[Example] = []
+    axes = (2, 1, 0) if all_planes and stream.split.manifest.dimensions == 3 else (2,)
     positions = cases.columns["position"].tolist() if len(cases) else []
     titles = _titles(Columns(cases, stream.split.manifest, empty))
     for batch, prediction in predictor.predictions(stream, positions, batch_size):
         classes = prediction.pixel_class
         for index in range(len(batch)):
-            examples.append(_example(batch, prediction, classes, index, *titles[len(examples)], stream))
+            title = titles[len(examples) // len(axes)]
+            examples += [_example(batch, prediction, classes, index, *title, stream, axis) for axis in axes]
     return examples
 
 
 def _example(
-    batch: Batch, prediction: Prediction, classes: Tensor | None, index: int, title: str, wrong: bool, stream: Stream
+    batch: Batch,
+    prediction: Prediction,
+    classes: Tensor | None,
+    index: int,
+    title: str,
+    wrong: bool,
+    stream: Stream,
+    axis: int,
 ) -> Example:
     truth, predicted = _flat(batch.mask[index], batch), None
     if classes is not None:
@@ -120,7 +139,7 @@ def _example(
     elif prediction.lesions is not None:
         predicted = _topmost(prediction.lesions[index])
     has_truth = bool((truth != IGNORE).any())
-    slices = _slice(truth if has_truth else predicted, batch)
+    slices = _slice(truth if has_truth else predicted, batch, axis)
     vacuity = prediction.pixel_vacuity
     return Example(
         title=title,
@@ -130,6 +149,8 @@ def _example(
         predicted=None if predicted is None else predicted[slices].cpu().numpy(),
         vacuity=None if vacuity is None else _array(vacuity[index][slices]),
         maps={name: _array(values[index][slices]) for name, values in prediction.maps.items()},
+        plane=_plane(batch, index, slices, axis),
+        aspect=_aspect(batch, index, axis),
     )
 
 
@@ -163,16 +184,35 @@ def _topmost(lesions: Tensor) -> Tensor:
     return (lesions * numbers).amax(0).to(torch.uint8)
 
 
-def _slice(classes: Tensor | None, batch: Batch) -> tuple[slice | int, ...]:
-    """Return the index of the slice to show: all of an image; of a volume, the slice with the largest foreground."""
-    everything = (slice(None),) * 2
+def _slice(classes: Tensor | None, batch: Batch, axis: int) -> tuple[slice | int, ...]:
+    """Return the index of the slice to show: all of an image; of a volume, along an axis, that with most foreground."""
     if batch.image.dim() == 4:
-        return everything
-    depth = batch.image.shape[-1]
-    if classes is None:
-        return (*everything, depth // 2)
-    areas = ((classes != 0) & (classes != IGNORE)).flatten(0, 1).sum(0)
-    return (*everything, int(areas.argmax()) if areas.any() else depth // 2)
+        return (slice(None),) * 2
+    place = batch.image.shape[2 + axis] // 2
+    if classes is not None:
+        areas = ((classes != 0) & (classes != IGNORE)).movedim(axis, 0).flatten(1).sum(1)
+        place = int(areas.argmax()) if areas.any() else place
+    return (*(slice(None),) * axis, place, *(slice(None),) * (2 - axis))
+
+
+def _plane(batch: Batch, index: int, slices: tuple[slice | int, ...], axis: int) -> str:
+    """Return the name of a slice: its plane where the affine tells the patient's axes, and its number."""
+    if batch.image.dim() == 4:
+        return ""
+    directions = batch.affine[index, :3, axis]
+    plane = f"axis {axis + 1}"
+    if bool(directions.isfinite().all()) and bool(directions.any()):
+        plane = ("sagittal", "coronal", "axial")[int(directions.abs().argmax())]
+    place = slices[axis]
+    assert isinstance(place, int)
+    return f"{plane}, slice {place + 1} of {batch.image.shape[2 + axis]}"
+
+
+def _aspect(batch: Batch, index: int, axis: int) -> float:
+    """Return the height of a pixel over its width: of the axes of a slice, the first one is its height."""
+    height, width = (float(batch.spacing[index, one]) for one in range(3) if one != axis)
+    known = batch.image.dim() == 5 and height > 0 and width > 0
+    return height / width if known else 1.0
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:

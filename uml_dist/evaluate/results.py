@@ -75,6 +75,14 @@ def write_cases(path: Path, result: Evaluation) -> None:
 
     Keys and classes that a spreadsheet would run as formulas get a leading apostrophe, see `uml_shards.text.csv_value`.
     """
+    table = case_table(result)
+    rows = [[_cell(value) for value in row] for row in zip(*table.values(), strict=True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, csv_table([list(table), *rows]))
+
+
+def case_table(result: Evaluation) -> dict[str, Iterable[Any]]:
+    """Return the columns of cases.csv: title -> a text or a number for each case, NaN for one that a case lacks."""
     columns = Columns(result.cases, result.manifest, result.empty)
     table: dict[str, Iterable[Any]] = {
         "key": result.cases.keys,
@@ -83,9 +91,7 @@ def write_cases(path: Path, result: Evaluation) -> None:
     }
     for family in result.families:
         table |= family.table(columns)
-    rows = [[_cell(value) for value in row] for row in zip(*table.values(), strict=True)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, csv_table([list(table), *rows]))
+    return table
 
 
 def printed_table(record: Mapping[str, Any]) -> str:

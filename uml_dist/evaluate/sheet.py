@@ -55,22 +55,35 @@ def write_sheet(path: Path, examples: Sequence[Example], classes: Sequence[str],
     canvas = FigureCanvasAgg(draw_sheet(examples, classes, heading))
     raw = io.BytesIO()
     canvas.print_png(raw)
-    # 32 levels of each colour halve the file (1.0 to 0.5 MB), which the eye does not see; a palette bends the hues.
-    small = Image.open(raw).convert("RGB").point([round(level / 255 * 31) * 255 // 31 for level in range(256)] * 3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_bytes(path, small_png(Image.open(raw)))
+
+
+def small_png(image: Image.Image) -> bytes:
+    """Return a picture as a PNG of 32 levels of each colour.
+
+    That halves the file (1.0 to 0.5 MB), which the eye does not see; a palette bends the hues.
+    """
+    small = image.convert("RGB").point([round(level / 255 * 31) * 255 // 31 for level in range(256)] * 3)
     picture = io.BytesIO()
     small.save(picture, format="PNG", optimize=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_bytes(path, picture.getvalue())
+    return picture.getvalue()
+
+
+def vacuity_scale(examples: Sequence[Example]) -> ScalarMappable:
+    """Return one scale of the vacuity for all examples, from 0 to the largest."""
+    largest = max((float(np.nan_to_num(one.vacuity).max()) for one in examples if one.vacuity is not None), default=0.0)
+    return ScalarMappable(Normalize(0.0, largest or 1.0), "cividis")
 
 
 def draw_sheet(examples: Sequence[Example], classes: Sequence[str], heading: str) -> Figure:
     """Return the figure of `write_sheet`."""
-    largest = max((float(np.nan_to_num(one.vacuity).max()) for one in examples if one.vacuity is not None), default=0.0)
-    scale = ScalarMappable(Normalize(0.0, largest or 1.0), "cividis")
-    panels = _panels(examples, scale)
+    scale = vacuity_scale(examples)
+    has_vacuity = any(one.vacuity is not None for one in examples)
+    panels = panels_of(examples, scale)
     columns = 1 if len(examples) == 1 else 2
     rows = -(-len(examples) // columns)
-    block = (WIDTH - 2 * MARGIN - (columns - 1) * GAP - (BAR if largest else 0)) / columns
+    block = (WIDTH - 2 * MARGIN - (columns - 1) * GAP - (BAR if has_vacuity else 0)) / columns
     side = min((block - (len(panels) - 1) * PANEL_GAP) / len(panels), 320.0)
     tall = side * max(one.image.shape[0] / one.image.shape[1] for one in examples)
     height = round(HEADING + rows * (TITLE + tall + 8) + FOOT)
@@ -86,7 +99,7 @@ def draw_sheet(examples: Sequence[Example], classes: Sequence[str], heading: str
             page.show(draw(example), place)
             if index < columns:
                 page.write(place[0] + side - 4, place[1] + tall - 9, name, "w", size=SMALL, anchor="right", boxed=True)
-    if largest:
+    if has_vacuity:
         page.colour_bar(scale, (WIDTH - MARGIN - BAR + 24, HEADING + TITLE, 14, min(3 * tall, height - 160)))
     page.legend(classes, height - FOOT / 2)
     return page.figure
@@ -148,7 +161,7 @@ class _Page:
                 break
             axes = self.axes((left, middle - 6, 12, 12))
             axes.set_axis_off()
-            axes.imshow([[to_rgb(_colour(number))]], aspect="auto")
+            axes.imshow([[to_rgb(class_colour(number))]], aspect="auto")
             self.write(left + 18, middle, name)
             left += 40 + 7 * len(name)
         words = ["above each case: label → predicted class with its probability"]
@@ -157,8 +170,13 @@ class _Page:
         self.write(left, middle, "      ".join(words), size=SMALL, width=WIDTH - MARGIN - left)
 
 
-def _panels(examples: Sequence[Example], scale: ScalarMappable) -> dict[str, Callable[[Example], Picture]]:
-    """Return the panels of the examples by title, with the function that draws each."""
+def panels_of(examples: Sequence[Example], scale: ScalarMappable) -> dict[str, Callable[[Example], Picture]]:
+    """Return the panels of the examples by title, with the function that draws each: (H, W, 3) in [0, 1].
+
+    Args:
+        examples: at least one.
+        scale: colours of the vacuity.
+    """
     grey = ScalarMappable(Normalize(0.0, 1.0), "gray")
     panels: dict[str, Callable[[Example], Picture]] = {"image": lambda one: one.image.astype(np.float64)}
     if any(one.truth is not None for one in examples):
@@ -183,7 +201,7 @@ def _overlay(example: Example, classes: NDArray[np.uint8] | None) -> Picture:
     picture = example.image.astype(np.float64)
     for number in np.unique(classes):
         if number != 0:
-            colour = np.full(3, NOTHING) if number == 255 else np.asarray(to_rgb(_colour(int(number))))
+            colour = np.full(3, NOTHING) if number == 255 else np.asarray(to_rgb(class_colour(int(number))))
             inside = classes == number
             picture[inside] = 0.45 * picture[inside] + 0.55 * colour
     if example.truth is not None:
@@ -205,5 +223,6 @@ def _nothing(example: Example) -> Picture:
     return np.full(example.image.shape, NOTHING)
 
 
-def _colour(number: int) -> str:
+def class_colour(number: int) -> str:
+    """Return the colour of a pixel class but the background, or of a lesion, by its number from 1 on."""
     return COLOURS[(number - 1) % len(COLOURS)]

@@ -54,6 +54,17 @@ class RiskCoverage:
         """Mean risk of the 80 % most certain cases; a case that is covered in part counts in part."""
         return lambda cases: self._all(cases)[2]
 
+    @property
+    def curve(self) -> Floats:
+        """Generalised risk (n + 1,) at the coverages k / n, k = 0 .. n: (sum of the risks of k most certain cases) / n.
+
+        `augrc` is the area under it by straight lines, `aurc` the mean of curve[k] / (k / n) over k = 1 .. n.
+        """
+        number = len(self._order)
+        ends = np.append(0, self._ends + 1)
+        sums = np.append(0.0, np.cumsum(self._risk))[ends]
+        return np.interp(np.arange(number + 1), ends, sums) / max(number, 1)
+
     def _all(self, cases: Weighting) -> Floats:
         """Return the three metrics (3, D); they share the curve, which is the costly part and not kept."""
         if self._of() is not cases:

@@ -9,7 +9,7 @@ import io
 import math
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
@@ -26,6 +26,9 @@ from .series import Series
 
 SIZE = (4.4, 1.9)
 """Inches of 100 units of the SVG."""
+
+BOX = (0.115, 0.125, 0.855, 0.84)
+"""Left, bottom, width and height of the axes as shares of the chart."""
 
 CURVES = 6
 """Curves of a chart that can be told apart; there are as many colours in the style sheet."""
@@ -138,6 +141,28 @@ def draw_distributions(key: str, title: str, bins: Sequence[tuple[Sequence[float
         return _svg(figure, key, title)
 
 
+def draw_chart(
+    key: str,
+    title: str,
+    plot: Callable[[Axes], None],
+    size: tuple[float, float] = SIZE,
+    box: tuple[float, float, float, float] = BOX,
+) -> str:
+    """Return the SVG of what a function draws, in `INK`, `GRID` and the colours of `COLOURS`.
+
+    Args:
+        key: see `draw_curves`.
+        title: see `draw_curves`.
+        plot: draws into the axes; it can add others to their figure, styled by `style_axes`.
+        size: see `SIZE`.
+        box: see `BOX`.
+    """
+    with _LOCK, matplotlib.rc_context(SETTINGS):
+        figure, axes = _new(size, box)
+        plot(axes)
+        return _svg(figure, key, title)
+
+
 def _draw_curve(axes: Axes, curve: Curve, exact: bool) -> None:
     series, colour = curve.series, COLOURS[curve.colour % CURVES]
     steps, means = series.steps, series.means
@@ -179,11 +204,17 @@ def _scale(axes: Axes, drawn: Sequence[Series], logarithmic: bool) -> None:
     axes.set_ylim(low - (margin if low else 0.0), high + margin)
 
 
-def _new() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=SIZE, dpi=100)
+def _new(size: tuple[float, float] = SIZE, box: tuple[float, float, float, float] = BOX) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size, dpi=100)
     FigureCanvasSVG(figure)
     figure.patch.set_visible(False)
-    axes = figure.add_axes((0.115, 0.125, 0.855, 0.84))
+    axes = figure.add_axes(box)
+    style_axes(axes)
+    return figure, axes
+
+
+def style_axes(axes: Axes) -> None:
+    """Give axes the look of all charts: a base line, a grid of values, few ticks without marks."""
     axes.patch.set_visible(False)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
@@ -195,7 +226,6 @@ def _new() -> tuple[Figure, Axes]:
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=NICE))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-    return figure, axes
 
 
 def number(value: float) -> str:

@@ -46,13 +46,14 @@ def script() -> str:
 
 
 @cache
-def policy(live: bool) -> str:
-    """Return the Content-Security-Policy: nothing but the page's own style, script and pictures."""
+def policy(live: bool, sheet: str | None = None) -> str:
+    """Return the Content-Security-Policy: nothing but the page's own style sheet, script and pictures."""
 
     def digest(text: str) -> str:
         return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
-    rules = ["default-src 'none'", f"style-src 'sha256-{digest(style())}'", "base-uri 'none'", "form-action 'none'"]
+    allowed = f"style-src 'sha256-{digest(style() if sheet is None else sheet)}'"
+    rules = ["default-src 'none'", allowed, "base-uri 'none'", "form-action 'none'"]
     if live:
         rules += [f"script-src 'sha256-{digest(script())}'", "connect-src 'self'", "img-src 'self'"]
         rules += ["frame-ancestors 'none'"]
@@ -66,15 +67,17 @@ def address(run: str) -> str:
     return f"/run?name={quote_from_bytes(run.encode(errors='surrogateescape'))}"
 
 
-def document(title: str, body: str, live: bool) -> str:
+def document(title: str, body: str, live: bool, more_style: str = "") -> str:
     """Return a whole document.
 
     Args:
         title: title of the window, words of others.
         body: HTML of the parts.
         live: whether it refreshes itself; otherwise it is complete in itself, as a file.
+        more_style: style sheet beside that of all pages.
     """
-    head = f'<meta http-equiv="Content-Security-Policy" content="{policy(False)}">'
+    sheet = style() + more_style
+    head = f'<meta http-equiv="Content-Security-Policy" content="{policy(False, sheet)}">'
     tail = ""
     if live:
         head = f'<noscript><meta http-equiv="refresh" content="{2 * REFRESH_SECONDS}"></noscript>'
@@ -83,7 +86,7 @@ def document(title: str, body: str, live: bool) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark">{head}<title>{escape(title)}</title>'
-        f"<style>{style()}</style></head><body><main>{body}</main>{tail}</body></html>\n"
+        f"<style>{sheet}</style></head><body><main>{body}</main>{tail}</body></html>\n"
     )
 
 

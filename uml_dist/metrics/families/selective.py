@@ -52,16 +52,11 @@ class Selective(MetricFamily):
 
     def metrics(self, columns: Columns) -> Iterator[tuple[str, Metric]]:
         """Yield the metrics of the labelled cases, then of the masked ones."""
-        if columns.labelled.any() and columns.has("image_nll"):
-            risk = (columns.predicted != columns.label).astype(np.float64)
-            scores = {"vacuity": columns.column("image_vacuity"), "entropy": columns.entropy}
-            if not columns.has("image_vacuity"):
-                del scores["vacuity"]
-            yield from _curves("image", risk, scores, columns.labelled)
-        if columns.masked.any() and columns.foreground:
-            named = {f"{name}_{how}": column_of(name, how) for name in UNCERTAINTIES for how in AGGREGATIONS}
-            scores = {name: columns.column(column) for name, column in named.items() if columns.has(column)}
-            yield from _curves("mask", 1.0 - columns.dice, scores, np.isfinite(columns.dice))
+        for level, curves in risk_coverage(columns).items():
+            for kind in KINDS:
+                for name, curve in curves.items():
+                    metric = {"augrc": curve.augrc, "aurc": curve.aurc, "error_at_80": curve.risk_at_coverage}[kind]
+                    yield f"{level}_{kind}_{name}", metric
 
     def requirements(self, manifest: Manifest) -> Mapping[str, str]:
         """Those of images need a label, those of masks a mask."""
@@ -81,9 +76,21 @@ class Selective(MetricFamily):
         return table | {name: columns.column(name) for name in names if columns.has(name)}
 
 
-def _curves(level: str, risk: Floats, scores: Mapping[str, Floats], counted: Flags) -> Iterator[tuple[str, Metric]]:
-    curves = {name: RiskCoverage(risk, score, counted) for name, score in scores.items()}
-    for kind in KINDS:
-        for name, curve in curves.items():
-            metric = {"augrc": curve.augrc, "aurc": curve.aurc, "error_at_80": curve.risk_at_coverage}[kind]
-            yield f"{level}_{kind}_{name}", metric
+def risk_coverage(columns: Columns) -> dict[str, dict[str, RiskCoverage]]:
+    """Return the curves of risk and coverage: "image" or "mask", where there is a risk -> uncertainty -> curve."""
+    found: dict[str, dict[str, RiskCoverage]] = {}
+    if columns.labelled.any() and columns.has("image_nll"):
+        wrong = (columns.predicted != columns.label).astype(np.float64)
+        scores = {"vacuity": columns.column("image_vacuity"), "entropy": columns.entropy}
+        if not columns.has("image_vacuity"):
+            del scores["vacuity"]
+        found["image"] = _curves(wrong, scores, columns.labelled)
+    if columns.masked.any() and columns.foreground:
+        named = {f"{name}_{how}": column_of(name, how) for name in UNCERTAINTIES for how in AGGREGATIONS}
+        scores = {name: columns.column(column) for name, column in named.items() if columns.has(column)}
+        found["mask"] = _curves(1.0 - columns.dice, scores, np.isfinite(columns.dice))
+    return found
+
+
+def _curves(risk: Floats, scores: Mapping[str, Floats], counted: Flags) -> dict[str, RiskCoverage]:
+    return {name: RiskCoverage(risk, score, counted) for name, score in scores.items()}

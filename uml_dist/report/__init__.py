@@ -1,0 +1,1 @@
+"""Reports of evaluations: one self-contained HTML file of one run, or of several that belong together."""
