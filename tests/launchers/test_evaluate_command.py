@@ -86,6 +86,19 @@ def test_command_reproduces_the_validation_and_writes_all_files(command, run_fol
     assert printed.endswith("".join(f"{folder / name}\n" for name in ("metrics.json", "cases.csv", "sheet.png")))
 
 
+def test_a_report_is_written_beside_the_metrics_if_it_is_asked_for(command, run_folder):
+    code, printed, error = command("--run", run_folder, "--report")
+    assert (code, error) == (0, "")
+    path = run_folder / "evaluation" / "val" / "report.html"
+    assert printed.endswith(f"{path}\n")
+    page = path.read_text()
+    for part in ("headline", "calibration", "coverage", "cases", "metrics", "training", "configuration"):
+        assert f'<section id="{part}"' in page
+    for panel in ("image", "truth", "prediction", "vacuity", "reliable mask"):
+        assert f'alt="{panel}"' in page
+    assert f"{json.loads((path.parent / 'metrics.json').read_text())['metrics']['dice']:.4f}" in page
+
+
 def test_another_split_checkpoint_and_shard_folder_can_be_evaluated(command, run_folder, partly_known, tmp_path):
     moved = Path(shutil.copytree(partly_known, tmp_path / "moved"))
     config = run_folder / "config.toml"

@@ -1,9 +1,7 @@
 """The program as people start it, and its page in a real browser."""
 
 import http.client
-import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +12,8 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from browsers import CHROMIUM, browse, needs_browser, requests_of, screenshot
 from uml_dist.commands.watch import main
 from uml_dist.watch.server import serving
 from uml_dist.watch.watcher import Watcher
@@ -23,8 +21,6 @@ from watched import append, make_run, training_record, write_status
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "launchers" / "watch.py"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install the package chromium")
 
 
 @contextmanager
@@ -39,16 +35,6 @@ def watching(*words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
             yield program, line.split(": ", 1)[1].strip()
         finally:
             program.terminate()
-
-
-def browse(folder: Path, address: str, *words: str) -> str:
-    """Open an address in a new browser; return what it prints."""
-    command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-        f"--user-data-dir={folder}", *words, address,
-    ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 @pytest.mark.parametrize(
@@ -119,20 +105,6 @@ def browsed(tmp_path_factory):
             "light": screenshot(folder, page, "light", 1),
         }
         yield {**shown, "requests": requests_of(log, server.address), "address": server.address}
-
-
-def requests_of(log: Path, address: str) -> list[str]:
-    """The addresses that a page asked for, by the log of the browser; the browser's own requests are left out."""
-    events = json.loads(log.read_text())["events"]
-    given = [event["params"] for event in events if "url" in event.get("params", {})]
-    return [one["url"] for one in given if one.get("initiator") == address.rstrip("/")]
-
-
-def screenshot(folder: Path, address: str, scheme: str, number: int) -> np.ndarray:
-    path = folder / f"{scheme}.png"
-    words = (f"--blink-settings=preferredColorScheme={number}", "--window-size=1240,900", f"--screenshot={path}")
-    browse(folder / scheme, address, *words)
-    return np.asarray(Image.open(path).convert("L"), dtype=float)
 
 
 @needs_browser
