@@ -30,7 +30,7 @@ def test_every_command_describes_itself(name, capsys):
 )
 def test_unknown_or_missing_command_is_one_line(words, problem, capsys):
     assert main(words) == 2
-    names = "train, evaluate, predict, checkpoint, shards, doctor, watch"
+    names = "train, evaluate, report, predict, checkpoint, shards, doctor, watch"
     assert capsys.readouterr().err == f"error: {problem}: use {names}\n"
 
 

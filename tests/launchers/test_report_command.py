@@ -39,8 +39,8 @@ def folds(tmp_path):
     found = []
     for number, name in enumerate(("val", "test")):
         result = predict_split(make_split(tmp_path / "shards" / name, 20))[0]
-        fold = {"folds": 2, "fold": number, "seed": 3}
-        found.append(write_run(tmp_path / f"fold{number}", result, f"train-fold-{number}-of-2", fold=fold))
+        fold, split = {"folds": 2, "fold": number, "seed": 3}, f"train-fold-{number}-of-2"
+        found.append(write_run(tmp_path / f"fold{number}", result, split, split=split, fold=fold))
     return found
 
 

@@ -54,7 +54,7 @@ def calibration_part(columns: Columns, metrics: dict[str, float]) -> str:
     bins = confidence_bins(columns)
     cards = []
     for colour, (kind, title, metric, unit) in enumerate(KINDS):
-        if kind not in bins:
+        if kind not in bins or not np.isfinite(bins[kind]).all():  # predictions that are not numbers
             continue
         spread = wilson(bins[kind]) if kind == "image" else None
         svg = reliability_diagram(f"reliability-{kind}", bins[kind], colour, spread)

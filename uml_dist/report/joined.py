@@ -18,7 +18,8 @@ from .records import ceiling_of
 
 SEEDS = (
     "Mean over the runs with its t interval of {level} %. It covers the chance of the training (initial weights, order "
-    "of the samples), not the choice of the cases: all runs are evaluated on the same ones."
+    "of the samples), not the choice of the cases: all runs are evaluated on the same ones. It can extend beyond the "
+    "values that a metric can have."
 )
 FOLDS = (
     "Mean over the folds with its t interval of {level} %. <strong>Any two folds share most of their training data, so "
@@ -115,7 +116,7 @@ def _diagrams(joined: Joined) -> str:
 def _tables(joined: Joined, pooled: Pooled | None) -> str:
     record = joined.first.record
     ceilings = [ceiling_of(one.folder, one.record.data_digest) for one in joined.runs]
-    perfect = [one["metrics"] for one in ceilings if one is not None]
+    perfect = [one for one in ceilings if one is not None]
     has_perfect = len(perfect) == len(joined.runs) or (joined.kind == "seeds" and bool(perfect))
     each = len(joined.runs) <= MOST_VALUES
     heads = ["Mean", f"{round(100 * LEVEL)} % interval", *(["All cases"] if pooled else []), "Runs"]

@@ -64,7 +64,9 @@ def facts(given: Sequence[tuple[str, object]]) -> str:
 
 def value(number: float | None) -> str:
     """Return a figure with 4 digits after the point, as in the printed table; a dash if there is none."""
-    return NOTHING if number is None else f"{number:.4f}" if abs(number) < 100 else f"{number:,.1f}"
+    if number is None:
+        return NOTHING
+    return f"{number:.4f}" if abs(number) < 100 else f"{number:,.1f}" if abs(number) < 1e6 else f"{number:.3g}"
 
 
 def interval(bounds: Sequence[float] | None) -> str:

@@ -24,7 +24,9 @@ FOLD = "fold"
 
 MOST_FOLDS = 100_000
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+LARGEST = 1e12
+
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
 
 
 class Fold(BaseModel):
@@ -60,6 +62,14 @@ class Interval(BaseModel):
     bias_corrected: tuple[str, ...] = ()
 
 
+class Counts(BaseModel):
+    """A table of counts, as far as it names classes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: tuple[str, ...] = ()
+
+
 class Record(BaseModel):
     """A metrics.json, as far as a report of several runs needs it; the fields are those of the file."""
 
@@ -73,7 +83,7 @@ class Record(BaseModel):
     intervals: dict[str, tuple[Finite, Finite]]
     interval: Interval
     counts: dict[str, int]
-    tables: dict[str, dict[str, Any]] = {}
+    tables: dict[str, Counts] = {}
     definitions: dict[str, str]
     lower_is_better: tuple[str, ...]
     notes: dict[str, str] = {}
@@ -89,7 +99,7 @@ class Record(BaseModel):
     @property
     def image_classes(self) -> tuple[str, ...]:
         """The image classes, () without any or if they are too many for a confusion matrix."""
-        return tuple(map(str, self.tables.get("confusion_matrix", {}).get("rows", ())))
+        return self.tables.get("confusion_matrix", Counts()).rows
 
     @property
     def mask_classes(self) -> tuple[str, ...]:
@@ -117,12 +127,13 @@ class Evaluated:
     settings: Mapping[str, str]
 
 
-def ceiling_of(folder: Path, digest: str) -> Mapping[str, Any] | None:
-    """Return the metrics.json of the perfect model beside an evaluation; None if there is none of the same data."""
+def ceiling_of(folder: Path, digest: str) -> Mapping[str, float] | None:
+    """Return the metrics of the perfect model beside an evaluation; None if there are none of the same data."""
     beside = folder.with_name(folder.name + CEILING) / "metrics.json"
     for record in json_objects(beside, lines=False):
-        if record.get("data_digest") == digest and isinstance(record.get("metrics"), dict):
-            return record
+        metrics = record.get("metrics")
+        if record.get("data_digest") == digest and isinstance(metrics, dict):
+            return {name: one for name, one in metrics.items() if isinstance(one, float) and abs(one) <= LARGEST}
     return None
 
 
@@ -160,15 +171,15 @@ def read_evaluations(runs: Sequence[Path], split: str | None) -> list[Evaluated]
     evaluated = []
     for run, name, folders in zip(runs, names, found, strict=True):
         if split not in folders:
-            there = f": it has {', '.join(folders)}" if folders else ""
-            raise UmlError(f"{run} has no evaluation {shown(split)}{there}: evaluate it by evaluate.py --run {run}")
+            there = ", ".join(folders)
+            raise UmlError(f"{run} has no evaluation {shown(split)}: it has {there}: evaluate it, or name another one")
         folder = folders[split]
         evaluated.append(Evaluated(run, name, folder, read_record(folder / "metrics.json"), _settings(run)))
     return evaluated
 
 
 def _evaluations_of(run: Path) -> dict[str, Path]:
-    """Return the folders of a run's evaluations by name; that of a held-out fold is named "fold".
+    """Return the folders of a run's evaluations by name, in which that of a held-out fold is "fold".
 
     Raises:
         UmlError: the run does not exist, or has no evaluation.
@@ -179,10 +190,9 @@ def _evaluations_of(run: Path) -> dict[str, Path]:
     found = {}
     for name, folder in folders.items():
         if (folder / "metrics.json").is_file() and not name.endswith(CEILING):
-            of_fold = any(
-                record.get("fold") is not None for record in json_objects(folder / "metrics.json", lines=False)
-            )
-            found[FOLD if of_fold else name] = folder
+            record = next(json_objects(folder / "metrics.json", lines=False), {})
+            of_fold = record.get("fold") is not None
+            found[name.replace(str(record.get("split")), FOLD, 1) if of_fold else name] = folder
     if not found:
         raise UmlError(f"{run} has no evaluation with a metrics.json: evaluate it by evaluate.py --run {run}")
     return found

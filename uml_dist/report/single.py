@@ -131,13 +131,13 @@ def _interval_note(record: Mapping[str, Any]) -> str:
     )
 
 
-def _tables(record: Mapping[str, Any], ceiling: Mapping[str, Any] | None) -> str:
+def _tables(record: Mapping[str, Any], ceiling: Mapping[str, float] | None) -> str:
     heads = ["Value", f"{round(100 * record['interval']['level'])} % interval"]
-    if ceiling:
+    if ceiling is not None:
         heads.append("Perfect model")
     cells = {
         name: [f"<b>{value(number)}</b>", interval(record["intervals"].get(name))]
-        + ([value(ceiling["metrics"].get(name))] if ceiling else [])
+        + ([] if ceiling is None else [value(ceiling.get(name))])
         for name, number in record["metrics"].items()
     }
     if not cells:

@@ -29,7 +29,7 @@ def folds(result, tmp_path):
     for number in range(2):
         fold = {"folds": 2, "fold": number, "seed": 0}
         name = f"train-fold-{number}-of-2"
-        runs.append(write_run(tmp_path / name, result, name, digest=str(number) * 64, fold=fold))
+        runs.append(write_run(tmp_path / name, result, name, digest=str(number) * 64, split=name, fold=fold))
     return runs
 
 
@@ -78,6 +78,8 @@ REFUSED = [
     ({"tables": {"confusion_matrix": {"rows": ["a", "b"]}}}, r"differ in image classes \(benign, malignant and a, b\)"),
     ({"counts": {"cases": 24, "empty_truth_disc": 0}}, r"differ in mask classes \(lesion and disc\)"),
     ({"fold": {"folds": 2, "fold": 0, "seed": 0}}, r"which evaluations .* they have no evaluation of the same name"),
+    ({"tables": {"confusion_matrix": {"rows": 5}}}, r"cannot be read: tables.confusion_matrix.rows: "),
+    ({"metrics": {"dice": 1e300}}, r"cannot be read: metrics.dice: "),
     ({"metrics": {"dice": None}}, r"seed1/evaluation/test/metrics.json cannot be read: metrics.dice: "),
     ({"fold": {"folds": 2, "fold": 2, "seed": 0}}, r"which evaluations"),
 ]
@@ -139,6 +141,22 @@ def test_which_evaluation_is_meant_can_be_named(seeds, result, tmp_path):
     assert joined(seeds, "val").first.folder.name == "val"
     with pytest.raises(UmlError, match=re.escape("has no evaluation 'train': it has test, val")):
         joined(seeds, "train")
+
+
+def test_a_damaged_record_is_one_line(seeds):
+    (seeds[1] / "evaluation" / "test" / "metrics.json").write_text("{")
+    with pytest.raises(
+        UmlError, match=r"seed1/evaluation/test/metrics\.json cannot be read: .*: evaluate the run again"
+    ):
+        joined(seeds)
+
+
+def test_evaluations_of_folds_by_other_weights_have_a_name_of_their_own(folds, result):
+    for number, run in enumerate(folds):
+        write_run(run, result, f"{run.name}-trained", split=run.name, **fold(2, number, 0))
+    with pytest.raises(UmlError, match="all have fold, fold-trained: name one by --split"):
+        joined(folds)
+    assert joined(folds, "fold-trained").first.folder.name == "train-fold-0-of-2-trained"
 
 
 def test_runs_of_the_same_name_are_told_apart_by_their_folders(result, tmp_path):

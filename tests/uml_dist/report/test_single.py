@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,10 +17,11 @@ from reported import CONFIG, Page, make_split, predict_split, record_of
 from uml_dist.batch import Prediction
 from uml_dist.evaluate import Predictor, evaluate
 from uml_dist.evaluate.results import write_metrics
+from uml_dist.metrics.families import Tasks
 from uml_dist.report.parts import value
 from uml_dist.report.single import write_report
 from uml_dist.watch.text import NOTHING
-from uml_shards.importers import Options
+from uml_shards.importers import Options, Source
 from uml_shards.importers.phantom import PhantomImporter
 from uml_shards.read.plan import InOrder
 from uml_shards.read.split import open_split
@@ -186,6 +188,32 @@ def test_a_split_without_masks_and_labels_names_what_is_left_out(tmp_path):
     assert page.text.count("Most uncertain") == 1
 
 
+class BrokenRecipe(PlainRecipe):
+    """Predicts what is not a number."""
+
+    def predict(self, batch, networks):
+        found = super().predict(batch, networks)
+        nothing = {name: getattr(found, name) * torch.nan for name in ("image_probability", "pixel_probability")}
+        return Prediction(**nothing, image_vacuity=found.image_vacuity * torch.nan, pixel_vacuity=found.pixel_vacuity)
+
+
+def test_predictions_that_are_not_numbers_are_a_page(evaluated, tmp_path):
+    _, predictor, stream = evaluated
+    broken = replace(predictor, recipe=BrokenRecipe())
+    text, record = report(tmp_path / "run", (evaluate(broken, stream, 8, examples=False), broken, stream))
+    assert record["metrics"] == {}
+    assert "the predictions are not numbers" in text
+    assert "nan" not in "".join(re.findall(r'<svg class="chart".*?</svg>', text, re.DOTALL))
+
+
+def test_binary_tasks_alone_are_a_page(evaluated, tmp_path):
+    _, predictor, stream = evaluated
+    result = evaluate(predictor, stream, 8, examples=False, families=(Tasks({"malignant": (1,)}),))
+    page = Page(report(tmp_path / "run", (result, predictor, stream))[0])
+    assert page.row("AUROC malignant")[1] == value(evaluated[0].metrics["auroc_malignant"])
+    assert not {"calibration", "coverage", "cases"} & set(page.ids)
+
+
 class ThresholdRecipe(PlainRecipe):
     """Predicts a ball wherever a voxel is bright; has no opinion on the volume."""
 
@@ -208,7 +236,8 @@ class SpacedBalls(Balls):
 
 def test_volumes_are_slices_in_three_planes_in_their_true_shape(tmp_path):
     importer = SpacedBalls(options=Options())
-    write_split(importer, "train", importer.splits()["train"], tmp_path / "train", quiet=True)
+    source = Source(range(4), mask_classes=("background", "ball"))
+    write_split(importer, "train", source, tmp_path / "train", quiet=True)
     split = open_split(tmp_path / "train")
     predictor = Predictor(ThresholdRecipe(), {"plain": nn.Identity()}, torch.device("cpu"))
     stream = Stream(split, InOrder(len(split)), (8, 8, 8), split.manifest.statistics, whole=True)
