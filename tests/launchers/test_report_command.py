@@ -1,14 +1,13 @@
 """launchers/report.py: the page that it writes, its one-line errors, and what a browser makes of reports."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from browsers import CHROMIUM, browse, complaints_of, needs_browser, screenshot
+from commands import load_script
 from reported import Page, change_record, make_split, predict_split, record_of, scale_metrics, write_run
 from uml_dist.commands.report import main
 from uml_dist.report.single import write_report
@@ -113,10 +112,10 @@ def test_words_of_others_are_only_text(seeds, evaluated, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1  # the warning of the differing setting
 
 
-def test_the_program_writes_the_page_where_people_start_it(seeds, tmp_path):
-    command = [sys.executable, PROGRAM, seeds[0], seeds[2]]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert done.stdout.endswith("report.html\n")
+def test_the_program_writes_the_page_where_people_start_it(seeds, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert load_script(PROGRAM).main([str(seeds[0]), str(seeds[2])]) == 0
+    assert capsys.readouterr().out.endswith("\nreport.html\n")
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
 
 

@@ -15,7 +15,7 @@ NORMAL = 1.96
 KINDS = (
     ("image", "Class of the image", "image_ece", "labelled cases"),
     ("pixel", "All pixels", "pixel_ece", "pixels"),
-    ("border", "Pixels along the border of the mask", "pixel_ece_border", "pixels"),
+    ("border", "Pixels along the border", "pixel_ece_border", "pixels"),
 )
 
 

@@ -12,7 +12,7 @@ from ..watch.text import NOTHING, escape
 from .diagrams import strip, values_diagram
 from .joining import LEVEL, Joined, differing, interval_of_mean
 from .names import headline, title_of
-from .parts import claim_part, facts, interval, metric_tables, notes_list, section, style, value
+from .parts import Section, body, claim_part, facts, interval, metric_tables, notes_list, style, value
 from .pooled import Pooled
 from .records import ceiling_of
 
@@ -46,27 +46,25 @@ def joined_page(joined: Joined, pooled: Pooled | None) -> str:
     title = what if joined.kind == "folds" else f"{what} {record.split}"
     means = {name: float(np.mean(values)) for name, values in joined.metrics.items()}
     note = (FOLDS if joined.kind == "folds" else SEEDS).format(level=round(100 * LEVEL))
-    parts = [
-        f'<header><h1>{escape(title, 120)}</h1><p class="sub">Joined evaluation report</p>{_facts(joined, pooled)}'
-        f"{_warnings(joined.warnings)}</header>",
-        section("headline", "Headline", _tiles(joined, pooled), note),
-        section("values", "Values of each run", _diagrams(joined), "Line: mean. Band: its interval."),
-        section("claim", "What the uncertainty can and cannot claim", f'<div class="claim">{claim_part(means)}</div>'),
-        section("metrics", "All metrics", _tables(joined, pooled), _pooled_note(pooled)),
-        section("runs", "Runs", _runs(joined)),
-        section("settings", "What differs between the runs", _settings(joined)),
-        section("left-out", "Metrics that not all runs have", _partial(joined)),
-        section(
-            "notes", "Rules and notes", notes_list([f"{k.replace('_', ' ')}: {v}" for k, v in record.notes.items()])
-        ),
+    sections = [
+        Section("headline", "Headline", _tiles(joined, pooled), note),
+        Section("values", "Values of each run", _diagrams(joined), "Line: mean. Band: its interval."),
+        Section("claim", "What the uncertainty can and cannot claim", claim_part(means)),
+        Section("metrics", "All metrics", _tables(joined, pooled), _pooled_note(pooled)),
+        Section("runs", "Runs", _runs(joined)),
+        Section("settings", "What differs between the runs", _settings(joined)),
+        Section("left-out", "Metrics that not all runs have", _partial(joined)),
+        Section("notes", "Rules and notes", _notes(joined)),
     ]
-    return document(title, "".join(parts), live=False, more_style=style())
+    page = body(title, "Joined evaluation report", _facts(joined, pooled) + _warnings(joined.warnings), sections)
+    return document(title, page, live=False, more_style=style())
 
 
 def _facts(joined: Joined, pooled: Pooled | None) -> str:
     record = joined.first.record
     cases = pooled.cases if pooled else record.counts.get("cases", 0)
     fold = record.fold
+    digest = record.data_digest if fold is None else record.folds_data_digest
     return facts(
         [
             ("Recipe", record.recipe),
@@ -74,10 +72,17 @@ def _facts(joined: Joined, pooled: Pooled | None) -> str:
             ("Split", record.split if fold is None else f"{fold.folds} folds, drawn by seed {fold.seed}"),
             ("Runs", len(joined.runs)),
             ("Cases", f"{cases:,}" + (f" of {pooled.patients:,} patients" if pooled and pooled.patients else "")),
-            ("Data digest", (record.folds_data_digest or record.data_digest)[:16] if fold is None else None),
+            ("Data digest", digest[:16] or None),
             ("Written", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
         ]
     )
+
+
+def _notes(joined: Joined) -> str:
+    record = joined.first.record
+    notes = [f"{title.replace('_', ' ')}: {line}" for title, line in record.notes.items()]
+    rule = [f"empty masks: {record.empty_masks_rule}"] if record.empty_masks_rule and record.mask_classes else []
+    return notes_list(notes + rule)
 
 
 def _warnings(warnings: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """The parts that all reports have: facts, tables of metrics, and what uncertainty can claim."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -41,19 +42,41 @@ def style() -> str:
     return files("uml_dist.report").joinpath("style.css").read_text(encoding="utf-8")
 
 
-def section(name: str, title: str, content: str, note: str = "") -> str:
-    """Return a part of the report with a heading; "" without any content.
+@dataclass(frozen=True)
+class Section:
+    """A part of a report with a heading.
 
-    Args:
+    Attributes:
         name: its id.
         title: its heading, of ours.
-        content: its HTML.
+        content: its HTML; "" leaves the section out.
         note: HTML of a paragraph before it.
     """
-    if not content:
-        return ""
-    remark = f'<p class="note">{note}</p>' if note else ""
-    return f'<section id="{name}"><h2>{title}</h2>{remark}{content}</section>'
+
+    name: str
+    title: str
+    content: str
+    note: str = ""
+
+
+def body(title: str, kind: str, head: str, sections: Sequence[Section]) -> str:
+    """Return the HTML of a report: its head with links to the sections, and the sections.
+
+    Args:
+        title: the heading, words of others.
+        kind: what report it is, of ours.
+        head: HTML of what was evaluated.
+        sections: the sections in their order.
+    """
+    shown = [one for one in sections if one.content]
+    links = "".join(f'<a href="#{one.name}">{one.title}</a>' for one in shown)
+    header = f'<header><h1>{escape(title, 120)}</h1><p class="sub">{kind}</p>{head}<nav>{links}</nav></header>'
+    return header + "".join(map(_section, shown))
+
+
+def _section(one: Section) -> str:
+    remark = f'<p class="note">{one.note}</p>' if one.note else ""
+    return f'<section id="{one.name}"><h2>{one.title}</h2>{remark}{one.content}</section>'
 
 
 def facts(given: Sequence[tuple[str, object]]) -> str:
@@ -145,7 +168,7 @@ def notes_list(notes: Sequence[str]) -> str:
 def claim_part(metrics: Mapping[str, float]) -> str:
     """Return what uncertainty can and cannot claim, with the comparison of vacuity and entropy in these metrics."""
     if not any("vacuity" in name for name in metrics):
-        return f"<p>{ENTROPY_ONLY}</p><p>{LIMITS}</p>"
+        return f'<div class="claim"><p>{ENTROPY_ONLY}</p><p>{LIMITS}</p></div>'
     measured = []
     for what, begin in COMPARED:
         vacuity, entropy = (metrics.get(begin + kind) for kind in ("vacuity", "entropy"))
@@ -154,4 +177,4 @@ def claim_part(metrics: Mapping[str, float]) -> str:
                 f"{what} are found with an AUROC of {vacuity:.3f} by vacuity and of {entropy:.3f} by entropy"
             )
     here = f"<p>Here, {' and '.join(measured)} (0.5 is chance).</p>" if measured else ""
-    return f"<p>{CLAIM}</p>{here}<p>{LIMITS}</p>"
+    return f'<div class="claim"><p>{CLAIM}</p>{here}<p>{LIMITS}</p></div>'

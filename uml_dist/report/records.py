@@ -88,6 +88,7 @@ class Record(BaseModel):
     lower_is_better: tuple[str, ...]
     notes: dict[str, str] = {}
     empty_masks: str
+    empty_masks_rule: str = ""
     checkpoint: str = ""
     step: int = 0
     weights: str = ""

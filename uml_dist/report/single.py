@@ -21,13 +21,14 @@ from .calibration import calibration_part
 from .cases import cases_part
 from .confusion import counts_part
 from .parts import (
+    Section,
+    body,
     claim_part,
     facts,
     interval,
     left_out_part,
     metric_tables,
     notes_list,
-    section,
     style,
     tiles,
     value,
@@ -76,28 +77,27 @@ def write_report(
     columns = Columns(result.cases, result.manifest, result.empty)
     metrics = record["metrics"]
     evaluated = f"{record.get('shards') or record['dataset']} {record['split']}"
-    parts = [
-        _head(record, evaluated),
-        section("headline", "Headline", tiles(record), _interval_note(record)),
-        section(
-            "claim", "What the uncertainty can and cannot claim", f'<div class="claim">{claim_part(metrics)}</div>'
-        ),
-        section("calibration", "Calibration", calibration_part(columns, metrics), RELIABILITY),
-        section("coverage", "Risk and coverage", coverage_part(columns, metrics), COVERAGE),
-        section("counts", "Confusion matrix and counts", counts_part(record["tables"]) + _counts(record)),
-        section("cases", "Cases", cases_part(predictor, stream, result, batch_size), CASES),
-        section("metrics", "All metrics", _tables(record, ceiling_of(folder, record["data_digest"]))),
-        section("training", "Training", _curves(run), _evaluated_step(record)),
-        section("left-out", "Metrics that could not be formed", left_out_part(record)),
-        section("notes", "Rules and notes", notes_list(_notes(record))),
-        section("configuration", "Configuration and versions", _versions(record) + config_part(_config(run))),
+    sections = [
+        Section("headline", "Headline", tiles(record), _interval_note(record)),
+        Section("claim", "What the uncertainty can and cannot claim", claim_part(metrics)),
+        Section("calibration", "Calibration", calibration_part(columns, metrics), RELIABILITY),
+        Section("coverage", "Risk and coverage", coverage_part(columns, metrics), COVERAGE),
+        Section("counts", "Confusion matrix and counts", counts_part(record["tables"]) + _counts(record)),
+        Section("cases", "Cases", cases_part(predictor, stream, result, batch_size), CASES),
+        Section("metrics", "All metrics", _tables(record, ceiling_of(folder, record["data_digest"]))),
+        Section("training", "Training", _curves(run), _evaluated_step(record)),
+        Section("left-out", "Metrics that could not be formed", left_out_part(record)),
+        Section("notes", "Rules and notes", notes_list(_notes(record))),
+        Section("configuration", "Configuration and versions", _versions(record) + config_part(_config(run))),
     ]
+    title = f"{record['run']} on {evaluated}"
+    page = body(title, "Evaluation report", _head(record), sections)
     path = folder / FILE
-    replace_text(path, document(f"{record['run']}: {evaluated}", "".join(parts), live=False, more_style=style()))
+    replace_text(path, document(title, page, live=False, more_style=style()))
     return path
 
 
-def _head(record: Mapping[str, Any], evaluated: str) -> str:
+def _head(record: Mapping[str, Any]) -> str:
     counts = record["counts"]
     cases = f"{counts['cases']:,}" + (f" of {counts['patients']:,} patients" if "patients" in counts else "")
     second = record.get("second_split")
@@ -119,8 +119,7 @@ def _head(record: Mapping[str, Any], evaluated: str) -> str:
         if record.get("ceiling")
         else ""
     )
-    title = f"{record['run']} on {evaluated}"
-    return f'<header><h1>{escape(title, 120)}</h1><p class="sub">Evaluation report</p>{perfect}{facts(given)}</header>'
+    return perfect + facts(given)
 
 
 def _interval_note(record: Mapping[str, Any]) -> str:
