@@ -28,6 +28,9 @@ EACH = 3
 SIDE = 320
 """Longest side of a picture in pixels."""
 
+LEAST = 96
+"""Length in pixels to which the longest side of a smaller picture is enlarged."""
+
 MOST_CLASSES = 12
 """Most pixel classes in a legend, and of which a case shows figures."""
 
@@ -164,8 +167,9 @@ def _figures(row: int, table: Mapping[str, Sequence[object]]) -> str:
 
 def _panel(title: str, picture: Picture, aspect: float) -> str:
     image = Image.fromarray((np.clip(np.nan_to_num(picture), 0.0, 1.0) * 255).round().astype(np.uint8))
-    height, width = image.height * aspect, float(image.width)
-    factor = min(1.0, SIDE / max(height, width)) if aspect == 1.0 else SIDE / max(height, width)
+    # No axis is made smaller to have the true shape, and pixels are so many that rounding does not change it.
+    height, width = image.height * max(aspect, 1.0), image.width * max(1.0 / aspect, 1.0)
+    factor = min(SIDE / max(height, width), max(1.0, LEAST / max(height, width)))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     if size != image.size:
         image = image.resize(size, Image.Resampling.BILINEAR)
