@@ -163,11 +163,7 @@ def read_evaluations(runs: Sequence[Path], split: str | None) -> list[Evaluated]
     """
     found = [_evaluations_of(run) for run in runs]
     if split is None:
-        common = [name for name in found[0] if all(name in others for others in found)]
-        if len(common) != 1:
-            problem = f"all have {', '.join(common)}" if common else "they have no evaluation of the same name"
-            raise UmlError(f"which evaluations of {runs[0]} and the others? {problem}: name one by --split")
-        split = common[0]
+        split = _common(runs, found)
     names = _names(runs)
     evaluated = []
     for run, name, folders in zip(runs, names, found, strict=True):
@@ -177,6 +173,26 @@ def read_evaluations(runs: Sequence[Path], split: str | None) -> list[Evaluated]
         folder = folders[split]
         evaluated.append(Evaluated(run, name, folder, read_record(folder / "metrics.json"), _settings(run)))
     return evaluated
+
+
+def _common(runs: Sequence[Path], found: Sequence[Mapping[str, Path]]) -> str:
+    """Return the name of the only evaluation that all runs have.
+
+    Raises:
+        UmlError: there is none, or several.
+    """
+    common = list(found[0])
+    for run, folders in zip(runs, found, strict=True):
+        shared = [name for name in common if name in folders]
+        if not shared:
+            raise UmlError(
+                f"{runs[0]} has the evaluations {', '.join(common)}, {run} has {', '.join(folders)}: evaluate the same "
+                "split of all runs"
+            )
+        common = shared
+    if len(common) > 1:
+        raise UmlError(f"all runs have the evaluations {', '.join(common)}: name one by --split")
+    return common[0]
 
 
 def _evaluations_of(run: Path) -> dict[str, Path]:

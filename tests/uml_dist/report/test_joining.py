@@ -77,11 +77,13 @@ REFUSED = [
     ({"weights": "averaged"}, r"differ in weights \(trained and averaged\)"),
     ({"tables": {"confusion_matrix": {"rows": ["a", "b"]}}}, r"differ in image classes \(benign, malignant and a, b\)"),
     ({"counts": {"cases": 24, "empty_truth_disc": 0}}, r"differ in mask classes \(lesion and disc\)"),
-    ({"fold": {"folds": 2, "fold": 0, "seed": 0}}, r"which evaluations .* they have no evaluation of the same name"),
+    (
+        {"fold": {"folds": 2, "fold": 0, "seed": 0}},
+        r"seed0 has the evaluations test, \S*seed1 has fold: evaluate the same",
+    ),
     ({"tables": {"confusion_matrix": {"rows": 5}}}, r"cannot be read: tables.confusion_matrix.rows: "),
     ({"metrics": {"dice": 1e300}}, r"cannot be read: metrics.dice: "),
     ({"metrics": {"dice": None}}, r"seed1/evaluation/test/metrics.json cannot be read: metrics.dice: "),
-    ({"fold": {"folds": 2, "fold": 2, "seed": 0}}, r"which evaluations"),
 ]
 
 
@@ -136,7 +138,7 @@ def test_which_evaluation_is_meant_can_be_named(seeds, result, tmp_path):
     for run in seeds:
         write_run(run, result, "val")
         write_run(run, result, "test-ceiling", ceiling=True)
-    with pytest.raises(UmlError, match="all have test, val: name one by --split"):
+    with pytest.raises(UmlError, match="all runs have the evaluations test, val: name one by --split"):
         joined(seeds)
     assert joined(seeds, "val").first.folder.name == "val"
     with pytest.raises(UmlError, match=re.escape("has no evaluation 'train': it has test, val")):
@@ -154,7 +156,7 @@ def test_a_damaged_record_is_one_line(seeds):
 def test_evaluations_of_folds_by_other_weights_have_a_name_of_their_own(folds, result):
     for number, run in enumerate(folds):
         write_run(run, result, f"{run.name}-trained", split=run.name, **fold(2, number, 0))
-    with pytest.raises(UmlError, match="all have fold, fold-trained: name one by --split"):
+    with pytest.raises(UmlError, match="all runs have the evaluations fold, fold-trained: name one by --split"):
         joined(folds)
     assert joined(folds, "fold-trained").first.folder.name == "train-fold-0-of-2-trained"
 
