@@ -51,7 +51,7 @@ def test_seeds_are_joined_in_a_page_and_a_table(seeds, tmp_path, capsys):
     assert printed.endswith(f"{out}\n")
     page = Page(out.read_text())
     assert [name for name in page.ids if name in PARTS] == PARTS
-    row = page.row("Dicemean of the Dice")
+    row = page.row("Dice")
     values = [float(cell) for cell in row[4:7]]
     assert values[0] / values[1] == pytest.approx(0.9, abs=2e-3)
     assert float(row[1]) == pytest.approx(np.mean(values), abs=1e-4)

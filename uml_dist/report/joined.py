@@ -28,7 +28,7 @@ FOLDS = (
 POOLED = (
     "<em>All cases</em> forms the metric once over the {cases} cases of all folds, each predicted by the model that "
     "has not seen it, with a bootstrap interval over the {unit}. Rankings, such as AUROC, then compare scores of "
-    "different models. A dash: the metric needs sums over pixels, which cases.csv does not have."
+    "different models. A dash: cases.csv does not suffice for the metric, as where it needs sums over all pixels."
 )
 MOST_VALUES = 10
 """Most runs whose values have columns of their own in the tables."""

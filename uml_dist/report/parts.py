@@ -119,7 +119,7 @@ def metric_tables(
         record: a metrics.json, which has definitions and directions.
         heads: titles of the columns after the first, escaped.
         cells: metric -> HTML of these columns.
-        below: whether definitions stand below the names, where the table has many columns.
+        below: whether definitions stand below the figures, where the table has many columns.
     """
     lower = set(record["lower_is_better"])
     columns = "".join(f'<th scope="col">{head}</th>' for head in heads)
@@ -133,8 +133,10 @@ def metric_tables(
                 f'<td data-label="{head}">{cell}</td>' for head, cell in zip(heads, cells[name], strict=True)
             )
             last = "" if below else f'<td class="text">{definition}</td>'
-            first = f"<p>{definition}</p>" if below else ""
-            rows.append(f'<tr><th scope="row">{escape(title_of(name))}{first}</th>{shown}{last}</tr>')
+            rows.append(f'<tr><th scope="row">{escape(title_of(name))}</th>{shown}{last}</tr>')
+            if below:
+                cell = f'<td class="text" colspan="{len(heads) + 1}">{definition}</td>'
+                rows.append(f'<tr class="definition">{cell}</tr>')
         last = "" if below else '<th scope="col" class="text">Definition</th>'
         tables.append(
             f'<h3>{title}</h3><div class="table"><table class="metrics"><thead><tr><th scope="col">Metric</th>{columns}'

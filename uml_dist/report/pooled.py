@@ -63,7 +63,8 @@ class Pooled:
 def pool(evaluated: Sequence[Evaluated], names: Sequence[str]) -> Pooled:
     """Return metrics over the cases of all evaluations, of those that their cases.csv permit.
 
-    Sums over pixels, such as the calibration error of the pixels, are not in cases.csv.
+    Sums over pixels, such as those of the calibration error of the pixels, and the positive classes of binary tasks are
+    not in cases.csv.
 
     Args:
         evaluated: evaluations of different cases, such as folds.
