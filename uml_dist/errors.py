@@ -17,6 +17,14 @@ class UmlError(ValueError):
         super().__init__(message_of(message))
 
 
+CORRUPT = 76
+"""Exit code of a training whose weights were damaged."""
+
+
+class CorruptionError(UmlError):
+    """The weights differ between ranks, which have computed the same: a machine is faulty."""
+
+
 @contextmanager
 def refusing(problem: str, remedy: str = "", kind: type[UmlError] = UmlError) -> Iterator[None]:
     """Report any error of a library on the contents of a file as one line: "PROBLEM: reason: REMEDY".

@@ -22,10 +22,11 @@ from uml_dist.batch import Batch
 from uml_dist.config.loading import validate
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.distributed.ranks import world_size
-from uml_dist.errors import UmlError
+from uml_dist.errors import CorruptionError, UmlError
 from uml_dist.evaluate import evaluation
 from uml_dist.launch import Devices
 from uml_dist.recipes import Progress
+from uml_dist.train.canary import Canary
 from uml_dist.train.hooks import Hook
 from uml_dist.train.main import Start, train_rank
 from uml_dist.train.replay import replay
@@ -231,3 +232,24 @@ def replayed(tree: dict[str, Any], checkpoint: str, keys: Sequence[str]) -> tupl
     """Repeat the step after a checkpoint, with some images that are not finite."""
     setup = prepare(validate(tree, "test"), world_size())
     return replay(setup, Path(checkpoint), torch.device("cpu"), [Poison(keys=keys)])
+
+
+class FlippedBit(Hook):
+    """Flips a bit of a weight of one rank, before the third step."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def before_update(self, network: str, engine: Any, progress: Progress) -> None:
+        if torch.distributed.get_rank() == self.rank and progress.step == 2:
+            weight = next(engine.module.parameters())
+            with torch.no_grad():
+                weight.view(torch.int32).view(-1)[0] ^= 1
+
+
+def flip_a_bit(tree: dict[str, Any], rank: int | None = None) -> Trace | str:
+    """Compare the weights before every step, after flipping a bit of them on a rank; the error as its line."""
+    try:
+        return train(tree, hooks=(*([] if rank is None else [FlippedBit(rank)]), Canary(1)))
+    except CorruptionError as error:
+        return str(error)

@@ -6,7 +6,7 @@ from .section import Section
 
 
 class FaultsConfig(Section):
-    """`[faults]`: when a rank counts as hung, and how many steps may be skipped."""
+    """`[faults]`: when a rank counts as hung, how many steps may be skipped, and the search for damaged weights."""
 
     watchdog: bool = Field(
         default=True, description="end the training, with the reason and the stacks of all ranks, if a rank hangs"
@@ -25,4 +25,10 @@ class FaultsConfig(Section):
         default=20,
         gt=0,
         description="a step whose gradient is not finite changes nothing; the training ends after this many in a row",
+    )
+    canary_every: int = Field(
+        default=100,
+        ge=0,
+        description="steps between two comparisons of the weights of all ranks, which are equal unless a machine "
+        "computes or stores wrongly; 0: never. At ZeRO 3 there are no copies to compare",
     )

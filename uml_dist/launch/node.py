@@ -16,6 +16,7 @@ from deepspeed.launcher import launch
 
 from uml_shards.errors import STOPPED
 
+from ..errors import CORRUPT
 from .ancestors import LAUNCHER
 from .restarts import Restarts
 from .stopping import SIGNALS
@@ -27,7 +28,7 @@ def main() -> int:
     os.environ[LAUNCHER] = str(os.getpid())  # for the ranks
     signal.signal(signal.SIGUSR1, _pass_on)
     # The launcher would report these ends once more, after the rank's own line.
-    told = tuple(f"return code = {code}" for code in (2, STOPPED))
+    told = tuple(f"return code = {code}" for code in (2, STOPPED, CORRUPT))
     launch.logger.addFilter(lambda record: not record.getMessage().endswith(told))
     reader, writer = os.pipe()
     os.set_blocking(reader, False)

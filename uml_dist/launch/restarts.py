@@ -7,11 +7,13 @@ from pathlib import Path
 
 from uml_shards.errors import STOPPED
 
+from ..errors import CORRUPT
+
 ALLOWED, LEFT = "UML_RESTARTS", "UML_RESTARTS_LEFT"
 RUN, CHECKPOINT = "UML_RESTARTS_RUN", "UML_RESTARTS_CHECKPOINT"
 
-FINAL = (0, 2, STOPPED)
-"""Exit codes after which nothing is restarted: done, the user must change something, stopped."""
+FINAL = (0, 2, STOPPED, CORRUPT)
+"""Exit codes after which nothing is restarted: done, the user must change something, stopped, a faulty machine."""
 
 
 @dataclass(frozen=True)

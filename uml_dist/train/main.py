@@ -17,7 +17,7 @@ from uml_shards.errors import STOPPED, ShardError, print_error
 from uml_shards.read.loader import worker_error
 
 from ..distributed.ranks import all_gather, broadcast, device_of
-from ..errors import UmlError
+from ..errors import CORRUPT, CorruptionError, UmlError
 from ..launch import Devices, World, enter_world, exit_with_error
 from ..launch.precision import computes_in_bf16, describe_bf16
 from ..run.checkpoint import RunState
@@ -26,6 +26,7 @@ from ..run.folder import RunFolder, versions
 from ..run.history import History, read_history
 from ..telemetry import Metrics
 from ..telemetry.tensorboard import TensorBoardWriter
+from .canary import Canary
 from .device_metrics import collect_devices
 from .ending import Ending
 from .engine import zero_stage
@@ -108,7 +109,8 @@ def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], 
     reporter = Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None, history, used)
     try:
         workers, fewer = _loader_workers(setup, world, device)
-        trainer = Trainer(setup, device, folder, reporter, workers, (*counting, *hooks))
+        canary = Canary(setup.config.faults.canary_every)
+        trainer = Trainer(setup, device, folder, reporter, workers, (*counting, canary, *hooks))
         _check_same_start(start)
         load_start(trainer, start)
     except UmlError as error:  # the same on all ranks
@@ -167,10 +169,10 @@ def _fail(error: Exception, world: World, ending: Ending) -> None:
         time.sleep(SIGNAL_SECONDS)
         error = known
     if isinstance(error, UmlError | ShardError | OSError):
-        print_error(f"rank {world.rank}: {error}")
-        ending.fail(str(error))
+        if ending.fail(str(error)):  # and not another rank, which may have the same error
+            print_error(f"rank {world.rank}: {error}")
         # Without destroying the process group: the others would wait for this rank.
-        os._exit(2)
+        os._exit(CORRUPT if isinstance(error, CorruptionError) else 2)
     reason = str(error).partition("\n")[0] or type(error).__name__
     lost = world.size > 1 and isinstance(error, RuntimeError) and "Connection" in str(error)
     first = ending.fail(f"rank {world.rank} has lost another rank: {reason}" if lost else reason)

@@ -28,7 +28,7 @@ def test_a_newer_checkpoint_gives_all_restarts_back(tmp_path):
     assert restarts.after(1) is None
 
 
-@pytest.mark.parametrize("code", [0, 2, 75])
+@pytest.mark.parametrize("code", [0, 2, 75, 76])
 def test_nothing_is_restarted_after_an_end_on_purpose(tmp_path, code):
     assert Restarts.of(tmp_path, 5).after(code) is None
 
