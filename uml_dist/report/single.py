@@ -75,7 +75,7 @@ def write_report(
         batch_size: samples per batch.
     """
     columns = Columns(result.cases, result.manifest, result.empty)
-    metrics = record["metrics"]
+    metrics, perfect = record["metrics"], bool(record.get("ceiling"))
     evaluated = f"{record.get('shards') or record['dataset']} {record['split']}"
     sections = [
         Section("headline", "Headline", tiles(record), _interval_note(record)),
@@ -85,12 +85,12 @@ def write_report(
         Section("counts", "Confusion matrix and counts", counts_part(record["tables"]) + _counts(record)),
         Section("cases", "Cases", cases_part(predictor, stream, result, batch_size), CASES),
         Section("metrics", "All metrics", _tables(record, ceiling_of(folder, record["data_digest"]))),
-        Section("training", "Training", _curves(run), _evaluated_step(record)),
+        Section("training", "Training", "" if perfect else _curves(run), _evaluated_step(record)),
         Section("left-out", "Metrics that could not be formed", left_out_part(record)),
         Section("notes", "Rules and notes", notes_list(_notes(record))),
         Section("configuration", "Configuration and versions", _versions(record) + config_part(_config(run))),
     ]
-    title = f"{record['run']} on {evaluated}"
+    title = f"{'The perfect model' if perfect else record['run']} on {evaluated}"
     page = body(title, "Evaluation report", _head(record), sections)
     path = folder / FILE
     replace_text(path, document(title, page, live=False, more_style=style()))

@@ -147,6 +147,16 @@ def test_the_perfect_model_is_that_of_the_same_data(tmp_path):
     assert ceiling_of(tmp_path / "val", "0") is None
 
 
+def test_the_report_of_the_perfect_model_is_not_taken_for_that_of_the_run(evaluated, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    append(run, records())
+    page = Page(report(run, evaluated, ceiling=True)[0])
+    assert "The perfect model on phantom test" in page.text
+    assert "not of the run" in page.text
+    assert "training" not in page.ids
+
+
 def test_a_run_without_configuration_and_records_is_a_page(evaluated, tmp_path):
     page = Page(report(tmp_path / "exported", evaluated)[0])
     assert [name for name in page.ids if name in PARTS] == [name for name in PARTS if name != "training"]
