@@ -18,7 +18,7 @@ export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help install demo shards ablation bench bench-static bench-errors bench-micro bench-distances bench-step \
     bench-ugmcl-step bench-collab-memory bench-windows bench-shards bench-deviations bench-quality tune gpu-check cluster-check monitor test \
-    test-quick test-kernels test-triton test-distributed test-real fuzz lint format clean
+    test-quick test-kernels test-triton test-distributed test-conversion test-real fuzz lint format clean
 
 DATASET ?= phantom
 OUT ?= data/shards/$(DATASET)
@@ -114,10 +114,13 @@ test-triton: $(STAMP) ## test the kernels, interpreted and compiled, with each v
 	done
 
 test-quick: $(STAMP) ## run the single-process tests
-	$(SHARED) $(BIN)/python -m pytest $(PARALLEL) -m "not distributed and not launch and not real" $(ARGS)
+	$(SHARED) $(BIN)/python -m pytest $(PARALLEL) -m "not distributed and not launch and not real and not conversion" $(ARGS)
 
 test-distributed: $(STAMP) ## run the multi-process tests, and those that start the launcher
 	$(BIN)/python -m pytest -m "(distributed or launch) and not real" $(ARGS)
+
+test-conversion: $(STAMP) ## export every recipe as ONNX and as a program of torch.export, and compare with PyTorch
+	$(BIN)/python -m pytest -m conversion $(ARGS)
 
 test-real: $(STAMP) ## run the tests on real images, in the folder named by UML_REAL_DATA
 	$(BIN)/python -m pytest -m real $(ARGS)

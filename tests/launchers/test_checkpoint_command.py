@@ -305,7 +305,7 @@ def test_model_card_shows_text_of_others_without_markup(command, run, tmp_path):
     evaluation.write_text(json.dumps({**record, "empty_masks": "<i>", "intervals": {}}))
     command("export", "--run", run, "--out", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "Evaluation on &lt;b&gt;\\\\x1b\\[2J, split \\`x\\`, with" in card
+    assert "Evaluation on &lt;b&gt;\\\\x1b\\[2J, split \\`x\\`. Bootstrap intervals over cases:" in card
     assert "| dice\\_&lt;img src=x onerror=1&gt; | 0.2500 |  |" in card
     assert "| a\\\\n\\| b | \\[x\\](javascript:1) |  |" in card
     assert not re.search("<(b|i|img)", card)
@@ -327,7 +327,7 @@ def test_model_card_names_the_mean_that_chose_the_weights_and_the_rule_for_empty
     command("export", "--run", run, "--out", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"the best checkpoint is chosen by `{mean}`:" in card
-    assert f"| {mean} | 0.6250 |\n\nEmpty masks: cases where a class is neither in the mask nor predicted" in card
+    assert f"| {mean} | 0.6250 |\n| dice | 0.5000 |\n\nEmpty masks: cases where a class is neither in the mask" in card
 
 
 def test_export_contains_the_average_and_states_that_it_predicts(command, partly_known, tmp_path):

@@ -1,16 +1,19 @@
 """Verify, prune or export the checkpoints of a run, or show how to resume it on other ranks."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from uml_shards.arguments import ArgumentParser
 from uml_shards.errors import print_error, run_command
 from uml_shards.output import keep_output
 
 from ..errors import UmlError
-from ..run.export import export
+from ..run.export import Format, export
+from ..run.load import GRAPH_DESCRIPTION
 from ..run.maintenance import check_run, prune_run, reshard_run
 from ..run.reader import run_folder
 
@@ -56,9 +59,13 @@ def prune(given: argparse.Namespace) -> int:
 
 
 def export_run(given: argparse.Namespace) -> int:
-    """Export float32 weights and a model card."""
-    for path in export(given.run, given.out, given.checkpoint):
+    """Export float32 weights, or a graph for other programs, and a model card."""
+    for path in export(given.run, given.out, given.checkpoint, given.to):
         print(path)
+    if given.to != "safetensors":
+        outputs = json.loads((given.out / GRAPH_DESCRIPTION).read_text())["outputs"]
+        found = ", ".join(f"{name} {output['largest_difference']:.1e}" for name, output in outputs.items())
+        print(f"largest difference from PyTorch, at sizes that the graph was not captured with: {found}")
     return 0
 
 
@@ -80,6 +87,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             one.add_argument("--keep", type=int, required=True, help="number of newest valid checkpoints to keep")
         if name == "export":
             one.add_argument("--out", type=Path, required=True, help="folder to create")
+            one.add_argument(
+                "--to",
+                choices=get_args(Format),
+                default="safetensors",
+                help="weights that this package reads (safetensors, default); or the whole prediction as one graph, "
+                "for ONNX runtimes or for torch.export.load",
+            )
             one.add_argument(
                 "--checkpoint", default="best", help="best (default), best-NAME of a further validation, or latest"
             )

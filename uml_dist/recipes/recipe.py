@@ -245,6 +245,11 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
         """Why a step cannot be split into micro batches, and what to set instead; None if it can."""
         return None
 
+    @property
+    def side_multiple(self) -> int:
+        """Number of which every side of an image must be a multiple in an exported graph; 1 where it may be any."""
+        return 1
+
     def targets(
         self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress
     ) -> Mapping[str, Tensor]:

@@ -140,7 +140,12 @@ def write_checkpoint(folder: Path, networks: Mapping[str, NetworkState], run: Ru
         if moments:
             _save(moments, folder / f"{name}.optimizer.safetensors")
     write_text(folder / "state.json", json.dumps({"format": FORMAT, **asdict(run)}, indent=1) + "\n")
-    digests = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+    write_digests(folder)
+
+
+def write_digests(folder: Path) -> None:
+    """Write the list of digests of the files in a folder, and sync the folder to the disk."""
+    digests = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != "MANIFEST.json"}
     write_text(folder / "MANIFEST.json", json.dumps(digests, indent=1) + "\n")
     sync_folder(folder)
 
@@ -271,13 +276,15 @@ def read_weights_file(path: Path, names: tuple[str, ...]) -> dict[str, dict[str,
     """Read weights for fine-tuning: the named networks of a checkpoint, or the first network from a safetensors file.
 
     Raises:
-        UmlError: the checkpoint or the file is damaged.
+        UmlError: the checkpoint or the file is damaged, or the folder is an exported graph.
     """
     checkpoint = find_checkpoint(path, "best") or find_checkpoint(path)
     if checkpoint is None:
         return {names[0]: load_tensors(path)}
     verify(checkpoint)
     found = {path.name.removesuffix(".safetensors"): path for path in checkpoint.glob("*.safetensors")}
+    if not found:
+        raise UmlError(f"{path} contains no weights: name a run folder, or an export with --to safetensors")
     return {name: load_tensors(found[name]) for name in names if name in found}
 
 

@@ -51,6 +51,9 @@ NAME_SHARDS = "if they have moved, name their folder by --shards"
 EVALUATION_TABLES = ("windows.", "evaluation.")
 """Tables whose keys can be changed when a trained run is loaded."""
 
+GRAPH_DESCRIPTION = "graph.json"
+"""The file that describes the graph in a folder that was exported as one."""
+
 Data = Literal["training", "other", "gone"]
 """What a run's shards are: those of its training; others; or not there, or not all of them."""
 
@@ -270,6 +273,11 @@ def _find(path: Path, checkpoint: str) -> tuple[RunConfig | None, Path]:
         return reader.config(), reader.checkpoint(checkpoint)
     if checkpoint not in ("best", path.name):
         raise UmlError(f"{path} is one checkpoint, not a run folder: leave out the name {checkpoint!r}")
+    if (path / GRAPH_DESCRIPTION).is_file():
+        raise UmlError(
+            f"{path} contains a graph for other programs, see its README.md: use a run folder, or export the run with "
+            "--to safetensors"
+        )
     return None, path
 
 

@@ -1,6 +1,10 @@
-"""Writes the model card of exported weights."""
+"""Writes the model card of an export, in the words of the checklists CLAIM 2024 and STARD-AI.
 
-from collections.abc import Mapping, Sequence
+CLAIM: Tejani et al., "Checklist for Artificial Intelligence in Medical Imaging (CLAIM): 2024 Update". It speaks of the
+reference standard, and of internal and external testing. The part of the data that chooses a model is for tuning.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tomli_w
@@ -10,16 +14,29 @@ from uml_shards.text import markdown, markdown_code, printable
 
 from ..config.schema import Weights
 from ..metrics.selection import parse_selection
-from ..metrics.summary import EMPTY_RULES, is_overlap
+from ..recipes import recipe_class
+from .card_figures import data_of, failures, is_external, others, table, tested, tuned
 from .checkpoint import RunState
 from .inputs import Inputs
+from .model_index import front_matter
 
 CAUTION = """\
 This is not a medical device, and nothing here is validated for use on patients. Vacuity measures how little evidence
 the network found for its prediction; it is not a probability of an error."""
 
+LIMITS = """\
+- Figures hold for images like those of the tests above. Other devices, sites, populations and preparations need a
+  test of their own: external testing.
+- Vacuity is relative: it ranks images and pixels of one model. It does not vanish with more training data, and it does
+  not tell ambiguous images from unknown ones. Compare its ranking of errors with that of the entropy, and both with the
+  calibration errors, before anything is referred by it.
+- The intervals are of the cases of one test set and one training; another seed can give other figures."""
+
 MODES = {1: "L", 3: "RGB"}
 """Number of channels -> Pillow's mode of such images."""
+
+FOLD = "fold"
+"""Name of the split that a run with folds is validated on, unless another one is named."""
 
 
 def model_card(
@@ -30,8 +47,10 @@ def model_card(
     validation: Mapping[str, Any],
     evaluations: Sequence[Mapping[str, Any]],
     weights: Weights,
+    name: str = "model",
+    graph: str | None = None,
 ) -> str:
-    """Return the model card as Markdown.
+    """Return the model card as Markdown, with metadata for the Hugging Face Hub.
 
     Args:
         state: the checkpoint's run state.
@@ -41,30 +60,83 @@ def model_card(
         validation: step, metrics and rule for empty masks of the last validation; may be empty.
         evaluations: records that `evaluate.py` wrote.
         weights: weights of the trained networks with which the run predicts.
+        name: name of the model.
+        graph: name of the file of the graph; None for weights.
     """
+    selection = parse_selection(state.config["train"]["best"])
+    best = selection.name
+    internal = [record for record in evaluations if not is_external(record)]
+    external = [record for record in evaluations if is_external(record)]
+    training = [] if graph else ["## Train from these weights", _loading(networks)]
+    further = others(evaluations)
     parts = [
+        front_matter(name, state.recipe, inputs, evaluations),
         f"# {markdown(state.recipe)}, step {state.step}",
         CAUTION,
-        "## Networks",
-        _table(("file", "values"), [(f"{name}.safetensors", f"{count:,}") for name, count in networks.items()])
-        + "\n\nWeights are stored in float32. `MANIFEST.json` contains the sha256 of every file except this page.",
+        "## Intended use",
+        _use(inputs),
+        "## Model",
+        _model(state, networks, f"{'smallest' if selection.lower_is_better else 'largest'} {best}", graph),
         "## Inputs",
         _inputs(inputs),
         "## Predict",
-        _predicting(inputs, weights),
-        "## Train from these weights",
-        _loading(networks),
+        _predicting(inputs, weights) if graph is None else _running(inputs, graph),
+        *training,
         "## Data",
-        *(_data(name, state.data.get(name), manifest) for name, manifest in manifests.items()),
+        *(_data(stream, state.data.get(stream), manifest) for stream, manifest in manifests.items()),
+        _partitions(state, evaluations, best),
         "Whether you may share these weights also depends on the licence of the data.",
-        "## Figures",
-        *_figures(validation, evaluations, parse_selection(state.config["train"]["best"]).name),
+        "## Reference standard",
+        _standard(manifests),
+        "## Internal testing",
+        *tested(internal, "None: evaluate.py was not run on this checkpoint."),
+        "## External testing",
+        *tested(external, "None: the model was not evaluated on another data set (`evaluate.py --shards OTHER`)."),
+        "## Tuning",
+        tuned(validation, best, selection.metrics),
+        "## Failure analysis",
+        *failures(evaluations),
+        "## Limitations",
+        LIMITS,
+        *(["## Further figures", *further] if further else []),
         "## Configuration",
         f"Paths and URLs are shortened to their last part.\n\n```toml\n{_toml(state.config)}\n```",
         "## Versions",
-        _table(("package", "version"), list(state.versions.items())),
+        table(("package", "version"), list(state.versions.items())),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _use(inputs: Inputs | None) -> str:
+    lines = ["Research on images like those under Data, by people who know how they were acquired and annotated."]
+    if inputs is not None and inputs.classes:
+        lines.append(f"The index test gives each image a probability of: {markdown(', '.join(inputs.classes))}.")
+    if inputs is not None and inputs.pixel_classes:
+        lines.append(f"It gives each pixel a probability of: {markdown(', '.join(inputs.pixel_classes))}.")
+    return " ".join([*lines, "Out of scope: diagnosis, screening, and any decision on the care of a person."])
+
+
+def _model(state: RunState, networks: Mapping[str, int], best: str, graph: str | None) -> str:
+    kind, train = recipe_class(state.recipe), state.config["train"]
+    init = state.config.get("model", {}).get("init")
+    rows = [
+        ("method", (kind.__doc__ or kind.name).strip().split("\n")[0]),
+        ("initialisation", f"from {init}" if init else "random, or the published weights that the configuration names"),
+        ("training", f"{state.step} optimiser steps of {sum(_counts(state))} samples, random seed {train.get('seed')}"),
+        ("selection of the model", f"the {best} on the tuning split, unless another checkpoint was exported"),
+        ("ensemble", "none"),
+    ]
+    files = [(f"{name}.safetensors", f"{count:,}") for name, count in networks.items()]
+    if graph is not None:
+        files = [(graph, f"{sum(networks.values()):,} in all networks of the run")]
+    text = f"{table(('item', 'value'), rows)}\n\n{table(('file', 'values'), files)}"
+    return f"{text}\n\nValues are float32. `MANIFEST.json` contains the sha256 of every file except this page."
+
+
+def _counts(state: RunState) -> Iterator[int]:
+    for stream in state.config["streams"].values():
+        if isinstance(count := stream.get("count"), int):
+            yield count
 
 
 def _loading(networks: Mapping[str, int]) -> str:
@@ -87,11 +159,46 @@ def _inputs(inputs: Inputs | None) -> str:
         ("image classes", ", ".join(inputs.classes) or "none"),
         ("pixel classes", ", ".join(inputs.pixel_classes) or "none"),
     ]
-    text = _table(("input", "value"), rows)
+    text = table(("input", "value"), rows)
     text += (
         "\n\nUnsigned integers are scaled to [0, 1] by their largest value; then mean and standard deviation of each "
     )
     return text + "channel are applied. Classes are in the order of their numbers. `load_run` does all of this."
+
+
+def _running(inputs: Inputs | None, graph: str) -> str:
+    """Return how a graph is run, without this package."""
+    text = "`graph.json` states the axes and classes of each output, and the number of which each side must be a "
+    text += "multiple: other images are filled up at the end of each axis by their last row, and the outputs cut. The "
+    text += "graph predicts whole images: windows over larger ones, and the largest component, are not in it.\n\n"
+    onnx = graph.endswith(".onnx")
+    if onnx:
+        libraries, loaded = ["import onnxruntime"], 'session = onnxruntime.InferenceSession("FOLDER/model.onnx")'
+        run = 'outputs = dict(zip(graph["outputs"], session.run(list(graph["outputs"]), {"image": image})))'
+    else:
+        libraries, loaded = ["import torch"], 'program = torch.export.load("FOLDER/model.pt2").module()'
+        run = "outputs = program(torch.from_numpy(image))"
+    pictures = inputs is not None and len(inputs.size) == 2 and inputs.channels in MODES
+    if inputs is not None and pictures:
+        libraries.append("from PIL import Image")
+        opened = f'Image.open("picture.png").convert("{MODES[inputs.channels]}")'
+        read = [
+            'height, width = graph["input"]["size"]',
+            f"picture = {opened}.resize((width, height), Image.Resampling.BILINEAR)",
+            "image = numpy.asarray(picture, numpy.float32).reshape(1, height, width, -1).transpose(0, 3, 1, 2) / 255",
+        ]
+    else:
+        read = ['image = numpy.zeros([1, graph["input"]["channels"], *graph["input"]["size"]], numpy.float32)']
+    code = [
+        *("import json", "", "import numpy", *libraries, ""),
+        *('graph = json.load(open("FOLDER/graph.json"))', loaded, *read),
+        'padding = [(0, -side % graph["input"]["size_multiple"]) for side in image.shape[2:]]',
+        'image = numpy.pad(image, [(0, 0), (0, 0), *padding], "edge")',
+        run,
+        "for name, values in outputs.items():",
+        '    print(name, graph["outputs"][name]["axes"], tuple(values.shape))',
+    ]
+    return text + "```python\n" + "\n".join(code) + "\n```"
 
 
 def _predicting(inputs: Inputs | None, weights: Weights) -> str:
@@ -100,11 +207,14 @@ def _predicting(inputs: Inputs | None, weights: Weights) -> str:
     if len(inputs.size) == 2 and inputs.channels in MODES:
         image = f'[numpy.asarray(PIL.Image.open("picture.png").convert("{MODES[inputs.channels]}"))]'
         code = f'run = uml_dist.load_run("FOLDER")\nprediction = run.predict_images({image})'
-        code = f"import numpy, PIL.Image, uml_dist\n{code}"
+        code = f"import numpy, PIL.Image, uml_dist\n\n{code}"
     else:
         code = 'run = uml_dist.load_run("FOLDER", shards="SHARDS")\nstream = run.stream(run.open_split("test"))'
-        code = f"import uml_dist\n{code}\nbatch, prediction = next(run.predictor.predictions(stream, range(1), 1))"
-    text = f"With this folder as FOLDER, where the package `uml-dist` is installed:\n\n```python\n{code}\n```\n\n"
+        code = f"import uml_dist\n\n{code}\nbatch, prediction = next(run.predictor.predictions(stream, range(1), 1))"
+    text = "With this folder as FOLDER, where the package `uml-dist` is installed:\n\n"
+    text += (
+        f"    uml-dist predict --run FOLDER --out predictions pictures/\n\nor in Python:\n\n```python\n{code}\n```\n\n"
+    )
     text += "`prediction` has probabilities and vacuities of the image and of each pixel."
     if weights == "averaged":
         text += (
@@ -129,49 +239,38 @@ def _data(name: str, digest: str | None, manifest: Manifest | None) -> str:
     return "\n".join(lines)
 
 
-def _figures(validation: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]], best: str) -> list[str]:
-    parts = []
+def _partitions(state: RunState, evaluations: Sequence[Mapping[str, Any]], best: str) -> str:
+    tuning = state.config["train"].get("validate_split") or "val"
+    rows = [("training", "see above", "fits the weights"), ("tuning", tuning, f"chooses the step by {best}")]
     for record in evaluations:
-        intervals = record.get("intervals", {})
-        rows = [(name, _number(value), _interval(intervals.get(name))) for name, value in record["metrics"].items()]
-        shards = f" (another data set, {record['shards']})" if "shards" in record else ""
-        title = f"Evaluation on {record.get('dataset')}{shards}, split {record.get('split')}"
-        title += f"{_weights(record)}, with 95 % intervals over cases:"
-        notes = "".join(f"\n\n{markdown(f'{key}: {line}')}." for key, line in record.get("notes", {}).items())
-        table = _table(("metric", "value", "interval"), rows)
-        parts.append(f"{markdown(title)}\n\n{table}{notes}{_empty_masks(record)}")
-    if validation:
-        rows = [(name, _number(value)) for name, value in validation["metrics"].items()]
-        title = f"Validation at step {validation['step']}{markdown(_weights(validation))}; "
-        title += f"the best checkpoint is chosen by {markdown_code(best)}:"
-        parts.append(f"{title}\n\n{_table(('metric', 'value'), rows)}{_empty_masks(validation)}")
-    return parts or ["None: the run was not validated."]
+        use = "external testing" if is_external(record) else "internal testing"
+        rows.append((use, data_of(record), _use_of(record, state.config["streams"], tuning)))
+    text = table(("partition", "split", "use"), rows)
+    return f"{text}\n\nWhether partitions share patients was decided where the shards were made: see the source."
 
 
-def _weights(record: Mapping[str, Any]) -> str:
-    """Return a note on the weights that were evaluated; empty where they are not known."""
-    return f", {record['weights']} weights" if record.get("weights") else ""
+def _use_of(record: Mapping[str, Any], streams: Mapping[str, Any], tuning: str) -> str:
+    """Return what the training has used an evaluated split for."""
+    split, held_out = record.get("split"), record.get("fold") and tuning == FOLD
+    if not is_external(record) and (split == tuning or held_out):
+        return "chose the step, so its figures are optimistic"
+    if not is_external(record) and split in [stream.get("split", "train") for stream in streams.values()]:
+        return "the weights were fitted to it, so its figures are optimistic"
+    return "nothing was chosen by it"
 
 
-def _empty_masks(record: Mapping[str, Any]) -> str:
-    """Return a note on the rule for empty masks; empty where a table has no overlap metric or the rule is unknown."""
-    rule = record.get("empty_masks")
-    if not rule or not any(map(is_overlap, record["metrics"])):
-        return ""
-    return f"\n\nEmpty masks: {markdown(EMPTY_RULES.get(rule, str(rule)))}."
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([markdown(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _interval(ends: Any) -> str:
-    return " to ".join(map(_number, ends)) if ends else ""
+def _standard(manifests: Mapping[str, Manifest | None]) -> str:
+    lines = [
+        "The reference standard is the labels and masks that the data set supplies. Who annotated, by which means, and "
+        "how far annotators agree is told by its source, and is not recorded here."
+    ]
+    for stream, manifest in manifests.items():
+        if manifest is not None:
+            known = f"{manifest.labelled} of {manifest.samples} samples have a label, {manifest.masked} a mask"
+            counts = zip(manifest.classes, manifest.class_counts, strict=False)
+            classes = ", ".join(f"{name} {count}" for name, count in counts)
+            lines.append(f"- stream {markdown_code(stream)}: {known}{markdown(f': {classes}') if classes else ''}")
+    return "\n".join([lines[0], *([""] if lines[1:] else []), *lines[1:]])
 
 
 def _toml(config: Mapping[str, Any]) -> str:

@@ -156,7 +156,7 @@ class Grader(nn.Module):
             maps = torch.cat([attention(lesion_map, other, gate) for attention, lesion_map, other in split], 1)
         weighted = low.unsqueeze(1) * maps.unsqueeze(2).to(low.dtype)
         vectors = self.trunk.high(weighted.flatten(0, 1))
-        return maps, vectors.unflatten(0, (len(maps), self.lesions)).flatten(1)
+        return maps, vectors.unflatten(0, (-1, self.lesions)).flatten(1)
 
     def _vector(self, lesion_map: Tensor, low: Tensor) -> Tensor:
         return self.trunk.high(low * lesion_map.to(low.dtype))

@@ -86,6 +86,11 @@ class CollabRecipe(Recipe[CollabConfig]):
             return 'batch norm would take the statistics of a part of the batch: set model.norm = "group"'
         return None
 
+    @property
+    def side_multiple(self) -> int:
+        """The generator's divisor."""
+        return self.model.divisor
+
     def targets(
         self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress
     ) -> Mapping[str, Tensor]:

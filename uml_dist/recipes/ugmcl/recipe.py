@@ -80,6 +80,11 @@ class UgmclRecipe(Recipe[UgmclConfig]):
             return None
         return 'a Dice term over the global batch cannot be accumulated: set objective.dice_scope = "sample"'
 
+    @property
+    def side_multiple(self) -> int:
+        """The trunk's divisor."""
+        return self.model.divisor
+
     def targets(
         self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress
     ) -> Mapping[str, Tensor]:

@@ -16,7 +16,7 @@ from ...nn.keyed_dropout import use_rng_key
 from ..recipe import MicroBatchResult, Opinions, Progress, Recipe, StreamContract, Trained
 from .config import UmlConfig
 from .model import TASKS
-from .network import UmlNetwork
+from .network import STRIDE, UmlNetwork
 from .objective import counts, uml_terms
 
 ADDED = re.compile(r"mixer\.levels\.\d\.(place_query\.bias|place_value_bias)")
@@ -70,6 +70,11 @@ class UmlRecipe(Recipe[UmlConfig]):
         if self.objective.dice_scope == "sample":
             return None
         return 'a Dice term over the global batch cannot be accumulated: set objective.dice_scope = "sample"'
+
+    @property
+    def side_multiple(self) -> int:
+        """The network pads to it; a graph has no padding, whose amount would depend on the size."""
+        return STRIDE * self.model.resolved("space_to_depth")
 
     def counts(self, batches: Mapping[str, Batch], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Count labelled images by their weights, images with a mask, and pixels of masks."""
