@@ -1,5 +1,6 @@
 """A recipe and an importer of another package work beside the installed wheel, without a checkout."""
 
+import csv
 import json
 import os
 import re
@@ -12,13 +13,15 @@ import venv
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from environment import link_distributions
 from packages import EXAMPLE, write_lesions
 from uml_dist.commands.main import COMMANDS
 
 ROOT = Path(__file__).parents[2]
-RECIPE, IMPORTER = "lesion_example.recipe:LesionNet", "lesion_example.importer:LesionTable"
+NAMES = ("lesion_net", "lesion_table")
+CLASSES = ("lesion_example.recipe:LesionNet", "lesion_example.importer:LesionTable")
 pytestmark = pytest.mark.launch
 
 
@@ -53,14 +56,28 @@ def environment(wheels, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def run(environment, tmp_path):
+@pytest.fixture(scope="module")
+def run(environment):
     """Runs `uml-dist` of the environment in a folder outside of the checkout, and returns its output."""
 
-    def call_command(*words: str) -> str:
-        return call(str(environment / "bin" / "uml-dist"), *words, folder=tmp_path)
+    def call_command(folder: Path, *words: str) -> str:
+        return call(str(environment / "bin" / "uml-dist"), *words, folder=folder)
 
     return call_command
+
+
+@pytest.fixture(scope="module")
+def trained(request, run, tmp_path_factory) -> Path:
+    """A folder with raw images, shards and a run, of a recipe and an importer by the given names."""
+    recipe, importer = request.param
+    folder = tmp_path_factory.mktemp("trained")
+    write_lesions(folder / "raw", patients=16)
+    shutil.copy(EXAMPLE / "lesion.toml", folder)
+    made = run(folder, "shards", "make", "--dataset", importer, "--raw", "raw", "--size", "32", "--quiet")
+    assert "benign 11, malignant 11" in made
+    words = ("--config", "lesion.toml", "--num_gpus", "1", "--cpu", "--run", "first", f"recipe={recipe}")
+    run(folder, "train", *words, "train.steps=2", "data.size=32")
+    return folder
 
 
 def call(*words: str, folder: Path | None = None) -> str:
@@ -79,37 +96,37 @@ def test_all_packages_are_imported_from_the_environment(environment, tmp_path):
     assert shown.count(f"{environment}/lib") >= len(names)
 
 
-def test_the_shipped_model_predicts_from_the_wheel_alone(environment, tmp_path):
-    program = (
-        "import numpy, uml_dist; from uml_dist.models import shipped; "
-        "run = uml_dist.load_run(shipped('phantom'), device='cpu'); print(run.path); "
-        "print(run.predict_images([numpy.zeros((50, 60, 3), numpy.uint8)]).image_probability.shape)"
-    )
-    shown = call(str(environment / "bin" / "python"), "-c", program, folder=tmp_path)
-    assert str(ROOT) not in shown
-    assert shown.splitlines()[-1] == "torch.Size([1, 2])"
+def test_the_shipped_model_predicts_a_picture_from_the_wheel_alone(run, tmp_path):
+    Image.new("RGB", (60, 50), "tan").save(tmp_path / "picture.png")
+    run(tmp_path, "predict", "picture.png", "--model", "phantom", "--out", "predictions", "--cpu")
+    (row,) = csv.DictReader((tmp_path / "predictions" / "table.csv").open())
+    assert float(row["probability_benign"]) + float(row["probability_malignant"]) == pytest.approx(1, abs=1e-4)
+    assert Image.open(tmp_path / "predictions" / "masks" / "picture.png").size == (60, 50)
 
 
-def test_every_command_describes_itself(run):
-    shown = run("--help")
+def test_every_command_describes_itself(run, tmp_path):
+    shown = run(tmp_path, "--help")
     assert all(f"\n  {name}" in shown for name in COMMANDS)
     for name in COMMANDS:
-        assert "usage:" in run(name, "--help")
+        assert "usage:" in run(tmp_path, name, "--help")
 
 
-@pytest.mark.parametrize(("recipe", "importer"), [("lesion_net", "lesion_table"), (RECIPE, IMPORTER)])
-def test_shards_are_made_and_a_run_is_trained_and_evaluated(recipe, importer, run, tmp_path):
-    write_lesions(tmp_path / "raw", patients=16)
-    shutil.copy(EXAMPLE / "lesion.toml", tmp_path)
-    made = run("shards", "make", "--dataset", importer, "--raw", "raw", "--size", "32", "--quiet")
-    assert "benign 11, malignant 11" in made
-    words = ("--config", "lesion.toml", "--num_gpus", "1", "--cpu", "--run", "first", f"recipe={recipe}")
-    run("train", *words, "train.steps=2", "data.size=32")
-    assert json.loads((tmp_path / "first" / "status.json").read_text())["status"] == "done"
-    assert "accuracy" in run("evaluate", "--run", "first", "--cpu")
+@pytest.mark.parametrize("trained", [NAMES, CLASSES], indirect=True)
+def test_shards_are_made_and_a_run_is_trained_and_evaluated(trained, run):
+    assert json.loads((trained / "first" / "status.json").read_text())["status"] == "done"
+    assert "accuracy" in run(trained, "evaluate", "--run", "first", "--cpu")
 
 
-def test_the_list_of_data_sets_contains_the_example(run):
-    listed = run("shards", "datasets")
+@pytest.mark.parametrize("trained", [CLASSES], indirect=True)
+def test_an_export_predicts_without_its_run_and_shards(trained, run, tmp_path):
+    run(trained, "checkpoint", "export", "--run", "first", "--out", str(tmp_path / "passed"))
+    image = trained / "raw" / "images" / "p03-1.png"
+    run(tmp_path, "predict", str(image), "--run", "passed", "--out", "predictions", "--cpu")
+    (row,) = csv.DictReader((tmp_path / "predictions" / "table.csv").open())
+    assert float(row["probability_benign"]) + float(row["probability_malignant"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_list_of_data_sets_contains_the_example(run, tmp_path):
+    listed = run(tmp_path, "shards", "datasets")
     assert "\nlesion_table: skin lesions, benign or malignant" in listed
     assert "\nphantom: " in listed
