@@ -14,6 +14,8 @@ from uml_shards.address import parse_location
 from uml_shards.arguments import ArgumentParser
 from uml_shards.errors import print_error
 from uml_shards.output import keep_output
+from uml_shards.read.folds import held_out_fold
+from uml_shards.read.samples import Samples
 from uml_shards.read.truth import EmptyRule
 
 from ..config.schema import Weights
@@ -181,7 +183,12 @@ def _launcher_ended(reason: str) -> NoReturn:
 
 
 def evaluate_run(
-    run: Run, split: Split, other: Split | None, second: Split | None, options: argparse.Namespace, world: World
+    run: Run,
+    split: Split | Samples,
+    other: Split | Samples | None,
+    second: Split | None,
+    options: argparse.Namespace,
+    world: World,
 ) -> None:
     """Evaluate on all ranks; rank 0 writes and prints the results.
 
@@ -201,9 +208,11 @@ def evaluate_run(
     workers, fewer = loader_workers(run.config, run.device.type == "cuda", world.local_size, known)
     if fewer and world.rank == 0:
         print(fewer, file=sys.stderr)
+    fold = held_out_fold(manifest)
     elsewhere = (split.path.parent.name or "other") if run.shards_given and run.data != "training" else ""
     if world.rank == 0:
-        print(f"{run.path}, {run.checkpoint.name}: {len(split)} samples of {split.path}", flush=True)
+        of_fold = "" if fold is None else f", {fold[0]}"
+        print(f"{run.path}, {run.checkpoint.name}: {len(split)} samples of {split.path}{of_fold}", flush=True)
         if elsewhere:
             print(f"{split.path.parent} is not the data set of the training", flush=True)
     predictor = run.predictor
@@ -224,6 +233,7 @@ def evaluate_run(
         "dataset": manifest.dataset,
         "split": manifest.split,
         "data_digest": split.digest,
+        **({} if fold is None else {"fold": asdict(fold[0]), "folds_data_digest": fold[1]}),
         **({"shards": elsewhere} if elsewhere else {}),
         **metrics_record(result),
         **({"thresholds": asdict(predictor.thresholds)} if predictor.thresholds else {}),

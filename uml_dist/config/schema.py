@@ -7,41 +7,22 @@ Everything is validated before any rank starts.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from pydantic.fields import FieldInfo
 
-from uml_shards.format.picture import MAX_PIXELS
 from uml_shards.read.truth import EmptyRule
 
 from .evaluating import EvaluationConfig, WindowsConfig
 from .exporting import MetricsConfig
 from .faults import FaultsConfig
-from .section import Section
-
-
-@dataclass(frozen=True)
-class Resumable:
-    """Marks a key, or a whole table, that may be changed when a run is resumed.
-
-    Such keys decide where files are and how results are computed, but not which results, up to rounding.
-
-    Attributes:
-        path_only: a path may be replaced by another one, but not be added or removed.
-    """
-
-    path_only: bool = False
-
-
-RESUMABLE = Resumable()
+from .reading import FOLD_SPLIT, MAX_BATCH, DataConfig, Size, StreamConfig
+from .section import RESUMABLE, Resumable, Section
 
 Schedule = Literal["constant", "poly", "cosine", "step"]
 """Course of the learning rate after the warmup, see `uml_dist.train.optimizer.learning_rate`."""
 
-
-Augment = Literal["none", "light", "axial"]
 
 Weights = Literal["trained", "averaged"]
 """Weights with which a run predicts: those that training reached, or their moving average."""
@@ -49,112 +30,6 @@ Weights = Literal["trained", "averaged"]
 
 MAX_STEPS = 10**9
 """Largest number of steps: more than any run takes, and far from the limits of integers."""
-
-MAX_BATCH = 1 << 16
-"""Largest number of samples in a global batch."""
-
-
-def _possible(size: int | tuple[int, int, int]) -> int | tuple[int, int, int]:
-    sides = size if isinstance(size, tuple) else (size, size)
-    if min(sides) < 1:
-        raise ValueError("must be greater than 0")
-    if math.prod(sides) > MAX_PIXELS:
-        raise ValueError(f"must be at most {MAX_PIXELS} pixels or voxels in all")
-    return size
-
-
-Size = Annotated[int | tuple[int, int, int], AfterValidator(_possible)]
-"""Height and width of images, or [H, W, D] of patches of volumes."""
-
-
-Weight = Annotated[float, Field(ge=0)]
-
-
-class StreamConfig(Section):
-    """`[streams.NAME]`: a named source of samples in every global batch."""
-
-    shards: Annotated[str, RESUMABLE] = Field(description="folder or URL of a data set, with one folder per split")
-    more_shards: Annotated[tuple[str, ...], RESUMABLE] = Field(
-        default=(), description="further data sets of the same classes, whose samples join those of shards"
-    )
-    split: str = Field(default="train", description="split to read")
-    part: Literal["all", "labelled", "unlabelled"] = Field(
-        default="all",
-        description="labelled: the samples with a mask (or, if none has a mask, with a label); unlabelled: all "
-        "others, without their labels and masks",
-    )
-    labelled_ids: Annotated[str | None, RESUMABLE] = Field(
-        default=None,
-        description="file with the keys of the labelled samples, one per line; default: those with a mask or a label",
-    )
-    count: int = Field(gt=0, le=MAX_BATCH, description="samples of the stream in a global batch (its slots)")
-    sampling: Literal["epoch", "balanced"] | dict[str, Weight] = Field(
-        default="epoch",
-        description="epoch: each sample once; balanced: all classes equally often; or the frequency of each class "
-        "by name",
-    )
-    size: Size | None = Field(default=None, description="size of its images or patches; default: data.size")
-    augment: Augment | None = Field(default=None, description="its augmentation; default: data.augment")
-    weights: tuple[Weight, ...] | None = Field(
-        default=None, description="frequency of each data set of shards and more_shards; default: each sample once"
-    )
-
-    @model_validator(mode="after")
-    def _weights_fit(self) -> Self:
-        if self.weights is not None and len(self.weights) != 1 + len(self.more_shards):
-            sets = 1 + len(self.more_shards)
-            raise ValueError(f"weights has {len(self.weights)} numbers, shards and more_shards name {sets} data sets")
-        if self.weights is not None and self.sampling != "epoch":
-            raise ValueError("weights of data sets and sampling by class exclude each other: leave one of them out")
-        return self
-
-    @model_validator(mode="after")
-    def _part_fits(self) -> Self:
-        if self.labelled_ids is not None and self.part == "all":
-            raise ValueError("labelled_ids does nothing with part = all: set part to labelled or to unlabelled")
-        if self.part == "unlabelled" and self.sampling != "epoch":
-            raise ValueError("part = unlabelled withholds the labels that sampling by class needs: use sampling epoch")
-        return self
-
-
-class DataConfig(Section):
-    """`[data]`: how samples are read."""
-
-    workers: Annotated[Annotated[int, Field(ge=0, le=256)] | Literal["auto"], RESUMABLE] = Field(
-        default="auto", description="processes per rank that read ahead; auto: none on the CPU, up to 4 with a GPU"
-    )
-    size: Size | None = Field(
-        default=None,
-        description="height and width of the images, or [H, W, D] of the patches of volumes; default: the manifest's",
-    )
-    augment: Augment = Field(
-        default="light",
-        description="light: flips, quarter turns and, for images, +-10 % scale; axial: for volumes, a turn in the "
-        "plane of the first two axes and a flip along one of them; or none",
-    )
-    normalise: Literal["statistics", "unit"] = Field(
-        default="statistics",
-        description="statistics: by mean and standard deviation of the training data; unit: only scaled to [0, 1]",
-    )
-    cache: Annotated[str | None, RESUMABLE] = Field(
-        default=None, description="folder that keeps shards read from URLs; default: uml_shards in ~/.cache"
-    )
-    cache_gigabytes: Annotated[float | None, RESUMABLE] = Field(
-        default=None,
-        gt=0,
-        le=1e6,
-        description="largest size of the cache; the least recently used shards are removed; default: no limit",
-    )
-    verify: Annotated[Literal["first-use", "never"], RESUMABLE] = Field(
-        default="first-use",
-        description="first-use: compare the sha256 of each local shard with the manifest's before its first read, "
-        "once until the file changes; never: do not. Shards behind URLs are always compared",
-    )
-    window: int = Field(default=256, gt=0, le=10**6, description="samples among which a slot shuffles")
-    on_bad_sample: Annotated[Literal["error", "skip"], RESUMABLE] = Field(
-        default="error",
-        description="error: stop at an unreadable sample; skip: replace it by a placeholder of weight 0",
-    )
 
 
 class ModelConfig(Section):
@@ -272,7 +147,11 @@ class TrainConfig(Section):
     validate_every: Annotated[int, RESUMABLE] = Field(
         default=500, gt=0, le=MAX_STEPS, description="steps between two validations; the last one is at the end"
     )
-    validate_split: str = Field(default="val", description="split of the first stream's data set for validation")
+    validate_split: str = Field(
+        default="val",
+        description="split of the first stream's data set for validation; with data.folds, `fold`, the held-out fold, "
+        "unless another one is set",
+    )
     best: Annotated[str, RESUMABLE] = Field(
         default="loss",
         description="metric by which the best checkpoint is chosen, or the mean of several: mean(accuracy, dice)",
@@ -362,6 +241,15 @@ class RunConfig(Section):
             for name, network in networks.items()
         }
         return {**tree, "networks": filled}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_held_out_fold_validates(cls, tree: Any) -> Any:
+        """Fill `train.validate_split` with the held-out fold if there are folds and no split is stated."""
+        data, train = (tree.get(key, {}) if isinstance(tree, Mapping) else None for key in ("data", "train"))
+        if not isinstance(data, Mapping) or not isinstance(train, Mapping) or not data.get("folds"):
+            return tree
+        return {**tree, "train": {"validate_split": FOLD_SPLIT, **train}}
 
     @model_validator(mode="after")
     def _validations_can_name_files(self) -> "RunConfig":

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from uml_shards.address import Address, Location
 from uml_shards.format.manifest import Manifest
+from uml_shards.read.samples import Samples
 from uml_shards.read.split import Split, find_splits, open_split
 
 from ..errors import UmlError
@@ -33,7 +34,7 @@ def second_location(text: str, shards: Location) -> Location | str:
     raise UmlError(f"{OPTION} {text} is neither a folder nor a split of {shards}{known}")
 
 
-def open_second(text: str, shards: Location, evaluated: Split, trained: Manifest) -> Split:
+def open_second(text: str, shards: Location, evaluated: Split | Samples, trained: Manifest) -> Split:
     """Open a second split and check that the network can take its images. Its classes may be others.
 
     Args:

@@ -1,5 +1,6 @@
 """Chooses the thresholds of lesions on another split than the one that is evaluated."""
 
+from uml_shards.read.samples import Samples
 from uml_shards.read.split import Split
 from uml_shards.read.stream import Stream
 
@@ -10,7 +11,7 @@ from .evaluation import evaluate_split
 from .predictor import Predictor
 
 
-def check_threshold_split(split: Split, evaluated: Split) -> None:
+def check_threshold_split(split: Split | Samples, evaluated: Split | Samples) -> None:
     """Check that thresholds can be chosen on a split for the evaluation of another one.
 
     Raises:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
+from ..run.data import evaluated_split
 from ..run.load import Run
 from ..run.reader import json_objects
 from .table import SCORES, Row
@@ -53,7 +54,7 @@ def rule_of(run: Run, rows: Sequence[Row], coverage: float, flips: bool = False)
     score = next((name for name in SCORES if any(row.get(name) is not None for row in rows)), None)
     if score is None:
         return None
-    split = run.config.train.validate_split
+    split = evaluated_split(run.config, run.config.train.validate_split)
     share = f"{coverage:.6g} of"
     known = [] if flips else _evaluated(run, split, score)
     if known:

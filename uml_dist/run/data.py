@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uml_shards.address import parse_location
 from uml_shards.format.manifest import Manifest, Statistics
+from uml_shards.read.folds import Fold, draw_folds
 from uml_shards.read.names import differing_names, states_masks
 from uml_shards.read.part import part_of
 from uml_shards.read.plan import InOrder, Plan
@@ -17,7 +19,8 @@ from uml_shards.read.split import Split, open_split
 from uml_shards.read.stream import Stream
 from uml_shards.storage.cache import Cache
 
-from ..config.schema import Augment, RunConfig
+from ..config.reading import FOLD_SPLIT, Augment
+from ..config.schema import RunConfig
 from ..errors import UmlError
 from ..evaluate.components import NEEDS_CLASSES
 from ..evaluate.windows import Windows
@@ -33,17 +36,19 @@ Size = tuple[int, ...]
 def open_splits(config: RunConfig) -> dict[str, Samples]:
     """Open the samples of every stream: a split, those of several data sets as one, or a part of it.
 
-    A stream whose shards state no names has those of the stream that it follows. Masks that its contract does not need
-    are never read.
+    Without the held-out fold, if there are folds. A stream whose shards state no names has those of the stream that it
+    follows. Masks that its contract does not need are never read.
     """
     kind, found = recipe_class(config.recipe), {}
+    wholes = {name: _open_whole(config, name) for name in config.streams}
+    drawn = _draw_folds(config, wholes)
     for name, stream in config.streams.items():
-        sets = [_open(config, shards, stream.split) for shards in (stream.shards, *stream.more_shards)]
-        whole = Samples(sets)
         ids = None if stream.labelled_ids is None else Path(stream.labelled_ids)
-        found[name] = whole if stream.part == "all" else part_of(whole, stream.part, ids)
+        found[name] = wholes[name] if stream.part == "all" else part_of(wholes[name], stream.part, ids)
         if stream.part == "labelled" and name in kind.streams and _learns_from_masks_only(kind.streams[name]):
             _refuse_unmasked(found[name], name, kind)
+        if (fold := fold_of(config)) is not None:
+            found[name] = fold.training(found[name], drawn[name])
         if name in kind.streams and kind.streams[name].masks == "none":
             found[name] = found[name].without_masks()
     manifests = {name: samples.manifest for name, samples in found.items()}
@@ -51,6 +56,33 @@ def open_splits(config: RunConfig) -> dict[str, Samples]:
         name: _named(samples, kind, name, manifests) if name in kind.streams else samples
         for name, samples in found.items()
     }
+
+
+def fold_of(config: RunConfig) -> Fold | None:
+    """Return the fold that a run holds out; None without folds."""
+    data = config.data
+    return Fold(data.folds, data.fold, data.fold_seed) if data.folds else None
+
+
+def evaluated_split(config: RunConfig, name: str) -> str:
+    """Return the name that the results of a split of the first stream have, such as train-fold-0-of-3 for `fold`."""
+    fold, first = fold_of(config), next(iter(recipe_class(config.recipe).streams))
+    return name if fold is None or name != FOLD_SPLIT else fold.split_name(config.streams[first].split)
+
+
+def _open_whole(config: RunConfig, name: str) -> Samples:
+    """Open the split of a stream in all of its data sets."""
+    stream = config.streams[name]
+    return Samples([_open(config, shards, stream.split) for shards in (stream.shards, *stream.more_shards)])
+
+
+def _draw_folds(config: RunConfig, wholes: Mapping[str, Samples]) -> dict[str, NDArray[np.int64]]:
+    """Return the fold (N,) of each sample of every stream, drawn for all streams together; {} without folds."""
+    if not config.data.folds:
+        return {}
+    splits = [split for samples in wholes.values() for split in samples.splits]
+    drawn = iter(draw_folds(splits, config.data.folds, config.data.fold_seed))
+    return {name: np.concatenate([next(drawn) for _ in samples.splits]) for name, samples in wholes.items()}
 
 
 def _learns_from_masks_only(contract: StreamContract) -> bool:
@@ -70,8 +102,10 @@ def _refuse_unmasked(part: Samples, stream: str, kind: type[Recipe]) -> None:
 
 def open_stream_split(
     config: RunConfig, kind: type[Recipe], name: str, split: str, manifests: Mapping[str, Manifest]
-) -> Split:
+) -> Split | Samples:
     """Open a split of a stream's first data set, with the names of the training data where it states none.
+
+    With folds, the split `fold` is the held-out fold of all of the stream's data sets, whatever part of them is learnt.
 
     Args:
         config: the run's configuration.
@@ -80,7 +114,11 @@ def open_stream_split(
         split: name of the split.
         manifests: the manifests of all streams.
     """
-    return _named(_open(config, config.streams[name].shards, split), kind, name, manifests)
+    fold = fold_of(config)
+    if fold is None or split != FOLD_SPLIT:
+        return _named(_open(config, config.streams[name].shards, split), kind, name, manifests)
+    wholes = {stream: _open_whole(config, stream) for stream in config.streams}
+    return _named(fold.held_out(wholes[name], _draw_folds(config, wholes)[name]), kind, name, manifests)
 
 
 def _open(config: RunConfig, shards: str, split: str) -> Split:
@@ -89,7 +127,7 @@ def _open(config: RunConfig, shards: str, split: str) -> Split:
     return open_split(parse_location(shards) / split, Cache(data.cache, data.cache_gigabytes), data.verify)
 
 
-Opened = TypeVar("Opened", Samples, Split)
+Opened = TypeVar("Opened", Samples, Split, Split | Samples)
 
 
 def _named(samples: Opened, kind: type[Recipe], stream: str, manifests: Mapping[str, Manifest]) -> Opened:
@@ -212,7 +250,7 @@ def input_statistics(config: RunConfig, manifest: Manifest) -> Statistics:
     return manifest.statistics
 
 
-def evaluation_stream(config: RunConfig, split: Split, size: Size, statistics: Statistics) -> Stream:
+def evaluation_stream(config: RunConfig, split: Split | Samples, size: Size, statistics: Statistics) -> Stream:
     """Return a split in its own order, each sample once, without augmentation.
 
     Volumes are read whole, and so are images that are predicted by windows.

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from uml_shards.address import Address, parse_location
+from uml_shards.address import Address, Location, parse_location
 from uml_shards.errors import ShardError
 from uml_shards.format.manifest import Manifest, Statistics
 from uml_shards.read.augment import resize
@@ -22,6 +22,7 @@ from uml_shards.sample import Sample
 
 from ..batch import Batch, Prediction, batch_of
 from ..config.loading import apply_overrides, validate
+from ..config.reading import FOLD_SPLIT
 from ..config.schema import RunConfig, Weights
 from ..errors import UmlError
 from ..evaluate import Predictor
@@ -35,6 +36,7 @@ from .data import (
     check_evaluation,
     check_stream,
     evaluation_stream,
+    fold_of,
     input_statistics,
     open_splits,
     open_stream_split,
@@ -157,11 +159,11 @@ class Run:
         networks = {name: network.to(device) for name, network in self.networks.items()}
         return replace(self, networks=networks, device=device)
 
-    def open_split(self, name: str, stream: str | None = None, tasks_only: bool = False) -> Split:
-        """Open a split of a stream's data set; by default the first stream's.
+    def open_split(self, name: str, stream: str | None = None, tasks_only: bool = False) -> Split | Samples:
+        """Open a split of a stream's data set, or the held-out fold of a run with folds; by default the first stream's.
 
         Args:
-            name: name of the split.
+            name: name of the split; "fold" for the held-out fold.
             stream: the stream.
             tasks_only: whether its image classes may differ from those of the training, as long as both name a binary
                 task: see `tasks`.
@@ -173,15 +175,14 @@ class Run:
         """
         stream = _known_stream(type(self.recipe), stream)
         shards = parse_location(self.config.streams[stream].shards)
-        known = [split.name for split in find_splits(shards)]
-        if not known:
-            raise UmlError(f"the shards of run {self.path}: {shards} contains no split: {NAME_SHARDS}")
-        if name not in known and not isinstance(shards, Address):  # a URL cannot be listed
-            raise UmlError(f"there is no split {name!r} in {shards}: there is {', '.join(known)}")
-        if self.data == "other" and not self.shards_given:
-            raise UmlError(
-                f"run {self.path} was trained on other shards than those in {shards}: name the data set by --shards"
-            )
+        if fold_of(self.config) is not None and name == FOLD_SPLIT:
+            if self.data != "training":
+                raise UmlError(
+                    f"run {self.path} drew its folds from the shards of its training, but those in {shards} are "
+                    f"{'others' if self.data == 'other' else 'not all there'}: {NAME_SHARDS}"
+                )
+        else:
+            self._check_known(name, shards)
         kind, manifests = type(self.recipe), self.recipe.manifests
         split = open_stream_split(self.config, kind, stream, name, manifests)
         check_dimensions(kind, split.manifest, f"split {name}")
@@ -193,7 +194,20 @@ class Run:
         check_evaluation(self.config, split.manifest, self.sizes[stream])
         return split
 
-    def tasks(self, split: Split, stream: str | None = None) -> dict[str, tuple[int, ...]]:
+    def _check_known(self, name: str, shards: Location) -> None:
+        """Check that a data set has a split, and that it is that of the training unless another one was named."""
+        known = [split.name for split in find_splits(shards)]
+        if not known:
+            raise UmlError(f"the shards of run {self.path}: {shards} contains no split: {NAME_SHARDS}")
+        if name not in known and not isinstance(shards, Address):  # a URL cannot be listed
+            held_out = [] if fold_of(self.config) is None else [f"{FOLD_SPLIT}, the held-out fold"]
+            raise UmlError(f"there is no split {name!r} in {shards}: there is {', '.join([*known, *held_out])}")
+        if self.data == "other" and not self.shards_given:
+            raise UmlError(
+                f"run {self.path} was trained on other shards than those in {shards}: name the data set by --shards"
+            )
+
+    def tasks(self, split: Split | Samples, stream: str | None = None) -> dict[str, tuple[int, ...]]:
         """Return the binary tasks that a split and the training data of a stream both name.
 
         Returns:
@@ -212,7 +226,7 @@ class Run:
             )
         return found
 
-    def stream(self, split: Split, stream: str | None = None) -> Stream:
+    def stream(self, split: Split | Samples, stream: str | None = None) -> Stream:
         """Return a split in its own order, in the size of a stream and normalised as the training data are."""
         return evaluation_stream(self.config, split, self.sizes[stream or self.first_stream], self.statistics)
 

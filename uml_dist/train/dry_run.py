@@ -32,7 +32,7 @@ def copy_bytes(parameters: int, network: Averaged | Frozen, stage: int, ranks: i
 
 def dry_run(setup: Setup, ranks: int) -> str:
     """Return the text that `--dry-run` prints."""
-    lines = list(setup.recipe.notes)
+    lines = list(setup.notes)
     for phase, steps in setup.phases:
         rank_batch = setup.rank_batch(phase, 0, ranks)
         streams = ", ".join(f"{count} of {name}" for name, count in rank_batch.counts.items())

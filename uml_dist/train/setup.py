@@ -15,7 +15,8 @@ from uml_shards.read.split import Split
 from uml_shards.read.stream import Stream
 
 from ..config.loading import differences, is_resumable, validate
-from ..config.schema import Augment, PhaseConfig, RunConfig, ValidationConfig
+from ..config.reading import Augment
+from ..config.schema import PhaseConfig, RunConfig, ValidationConfig
 from ..errors import UmlError
 from ..metrics.selection import Selection, check_selection, parse_selection
 from ..recipes import Phase, Progress, Recipe, Trained, averages_in, networks_of, recipe_class
@@ -28,6 +29,7 @@ from ..run.data import (
     check_evaluation,
     check_stream,
     check_truth,
+    fold_of,
     input_statistics,
     make_plan,
     make_streams,
@@ -51,7 +53,7 @@ class Validation:
     """
 
     name: str
-    split: Split
+    split: Split | Samples
     size: Size
     selection: Selection
 
@@ -115,6 +117,12 @@ class Setup:
     def digests(self) -> dict[str, str]:
         """The digest of each stream's manifest; that of a part depends on its samples."""
         return {name: split.manifest.digest for name, split in self.splits.items()}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the user on what the run makes of its data."""
+        fold = fold_of(self.config)
+        return (*([] if fold is None else [f"{fold} is held out: no stream reads its samples"]), *self.recipe.notes)
 
     def progress(self, run: RunState) -> Progress:
         """Return how far a run is."""
@@ -214,7 +222,7 @@ def _validations(config: RunConfig) -> dict[str, ValidationConfig]:
 
 def _open_validation(
     config: RunConfig, kind: type[Recipe], name: str, given: ValidationConfig, manifests: Mapping[str, Manifest]
-) -> tuple[str, Split]:
+) -> tuple[str, Split | Samples]:
     """Return the stream of a validation, and its split."""
     stream = given.stream or next(iter(kind.streams))
     if stream not in kind.streams:
@@ -223,7 +231,7 @@ def _open_validation(
     return stream, open_stream_split(config, kind, stream, split, manifests)
 
 
-def _validation(name: str, given: ValidationConfig, recipe: Recipe, split: Split, size: Size) -> Validation:
+def _validation(name: str, given: ValidationConfig, recipe: Recipe, split: Split | Samples, size: Size) -> Validation:
     key = f"validations.{name}" if name else "train"
     selection = parse_selection(given.best, recipe.families, f"{key}.best")
     check_selection(selection, split.manifest, recipe.families)
@@ -265,14 +273,16 @@ def find_resume(
             f"checkpoint {checkpoint} has recipe {state.recipe}, but the configuration has recipe "
             f"{setup.config.recipe}: choose another --run"
         )
-    for name, digest in setup.digests.items():
-        if state.data.get(name, digest) != digest:
-            stream = setup.config.streams[name]
-            now = str(parse_location(stream.shards))
-            now += f", or another list than {stream.labelled_ids}" if stream.labelled_ids else ""
-            raise UmlError(f"run {run} was started with other shards than those in {now}: choose another --run")
     now = setup.config.model_dump(mode="json", exclude_none=True)
-    found = differences(_with_defaults(state.config), now)
+    found = list(differences(_with_defaults(state.config), now))
+    # Another fold has other samples, but it is the setting that the user must know of.
+    other_fold = any(one.key.startswith("data.fold") for one in found)
+    for name, digest in setup.digests.items():
+        if state.data.get(name, digest) != digest and not other_fold:
+            stream = setup.config.streams[name]
+            place = str(parse_location(stream.shards))
+            place += f", or another list than {stream.labelled_ids}" if stream.labelled_ids else ""
+            raise UmlError(f"run {run} was started with other shards than those in {place}: choose another --run")
     changed = [str(one) for one in found if not is_resumable(type(setup.config), one)]
     if changed:
         raise UmlError(f"run {run} was started with another configuration ({'; '.join(changed)}): choose another --run")

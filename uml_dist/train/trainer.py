@@ -141,7 +141,7 @@ class Trainer:
             None if the training is done; otherwise why it has stopped, the same on all ranks. There is a checkpoint of
             the last step.
         """
-        for line in self.setup.recipe.notes:
+        for line in self.setup.notes:
             self.reporter.say(line)
         self.running = True
         try:

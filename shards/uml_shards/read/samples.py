@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import combinations
 from typing import Any, Literal
@@ -29,6 +29,7 @@ class Samples:
         path: location of the first split.
         manifest: the split's manifest, or the combined one of several, whose statistics weight each sample equally. The
             manifest of a part has the part's counts, and its digest depends on the chosen samples.
+        digest: digest of that manifest, without the names of `with_names`.
         rows: numbers of a part's samples among those of all splits, ascending; None for all of them.
 
     Raises:
@@ -39,6 +40,7 @@ class Samples:
         self.splits = tuple(splits)
         self.path = splits[0].path
         self.manifest = splits[0].manifest if len(splits) == 1 else _join(splits)
+        self.digest = splits[0].digest if len(splits) == 1 else self.manifest.digest
         self.rows: NDArray[np.int64] | None = None
         self._ends = np.cumsum([len(split) for split in splits])
 
@@ -52,10 +54,28 @@ class Samples:
             name: name of the part.
             labelled: (N,) which samples are labelled.
         """
-        part = copy.copy(self if name == "labelled" else self.without_truth())
-        chosen = np.flatnonzero(labelled if name == "labelled" else ~labelled)
+        whole = self if name == "labelled" else self.without_truth()
+        return whole.chosen(labelled if name == "labelled" else ~labelled, "part", {"name": name})
+
+    def chosen(
+        self,
+        members: NDArray[np.bool_],
+        option: str,
+        facts: Mapping[str, Any],
+        rename: Callable[[str], str] = str,
+    ) -> "Samples":
+        """Return some of the samples.
+
+        Args:
+            members: (N,) which ones, at least one.
+            option: entry of the options of their manifest that states the choice.
+            facts: what it states, beside a digest of the numbers of the samples.
+            rename: returns their split's name from that of all samples.
+        """
+        part, chosen = copy.copy(self), np.flatnonzero(members)
         part.rows = chosen if self.rows is None else self.rows[chosen]
-        part.manifest = _manifest_of_part(self.manifest, part, name)
+        part.manifest = _manifest_of_part(self, part, option, facts, rename)
+        part.digest = part.manifest.digest
         return part
 
     def without_truth(self) -> "Samples":
@@ -79,6 +99,11 @@ class Samples:
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self.rows is None else len(self.rows)
+
+    def components(self, number: int) -> tuple[str, dict[str, bytes]]:
+        """Read the key of a sample and the bytes of its components; see `Split.components`."""
+        split, number = self._locate(number)
+        return split.components(number)
 
     def read(self, number: int) -> Sample:
         """Read, decode and check a sample.
@@ -195,19 +220,25 @@ def _pool(manifests: Sequence[Manifest]) -> Statistics:
     return Statistics(mean=tuple(mean.tolist()), std=tuple(np.sqrt(np.maximum(square - mean**2, 0)).tolist()))
 
 
-def _manifest_of_part(whole: Manifest, part: Samples, name: PartName) -> Manifest:
-    labels, sizes = part.labels(), (size for sizes in part.shard_sizes() for size in sizes)
+def _manifest_of_part(
+    whole: Samples, part: Samples, option: str, facts: Mapping[str, Any], rename: Callable[[str], str]
+) -> Manifest:
     assert part.rows is not None
+    labels, manifest = part.labels(), whole.manifest
     digest = hashlib.sha256(part.rows.astype("<i8").tobytes()).hexdigest()
-    return whole.model_copy(
+    before, after = ([size for sizes in one.shard_sizes() for size in sizes] for one in (whole, part))
+    # The manifest of a part lists no shard of which the part has no sample.
+    sizes = [new for old, new in zip(before, after, strict=True) if old]
+    return manifest.model_copy(
         update={
+            "split": rename(manifest.split),
             "labelled": int((labels >= 0).sum()),
             "masked": int(part.masked().sum()),
-            "class_counts": tuple(int((labels == number).sum()) for number in range(len(whole.classes))),
-            "options": {**whole.options, "part": {"name": name, "sha256": digest}},
+            "class_counts": tuple(int((labels == number).sum()) for number in range(len(manifest.classes))),
+            "options": {**manifest.options, option: {**facts, "sha256": digest}},
             "shards": tuple(
                 shard.model_copy(update={"samples": size})
-                for shard, size in zip(whole.shards, sizes, strict=True)
+                for shard, size in zip(manifest.shards, sizes, strict=True)
                 if size
             ),
         }

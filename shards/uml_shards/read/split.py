@@ -195,9 +195,13 @@ class Split:
         return tuple(keys)
 
     def patients(self) -> tuple[str, ...]:
-        """Return the patient in the json of every sample, in order; "" where none is stated. No image is read.
+        """Return the patient of every sample, in order; see `cases`."""
+        return tuple(patient for _, patient in self.cases())
 
-        A json that cannot be parsed states none: reading the sample itself reports it.
+    def cases(self) -> tuple[tuple[str, str], ...]:
+        """Return key and patient of every sample, in order; the patient is "" where its json states none.
+
+        No image is read. A json that cannot be parsed states none: reading the sample itself reports it.
 
         Raises:
             ShardError: see `components`.
@@ -209,20 +213,21 @@ class Split:
             only["size"] = np.where(described, index["size"], 0)
             file = self._file(shard)
             with reading(file.path, "tar"):
-                found += [self._patient(file, record) for record in only]
+                found += [self._case(file, record, json) for record, json in zip(index, only, strict=True)]
         return tuple(found)
 
-    def _patient(self, file: "_File", record: np.void) -> str:
-        if not record["size"].any():
-            return ""
-        _, parts = read_parts(file.descriptor, record, self.manifest.components, file.path)
-        text = parts["json"].head
+    def _case(self, file: "_File", record: np.void, json: np.void) -> tuple[str, str]:
+        """Return key and patient of a sample, from its index row, of which one has nothing but the json."""
+        names = self.manifest.components
+        if not json["size"].any():
+            return read_key(file.descriptor, record, names, file.path), ""
+        key, parts = read_parts(file.descriptor, json, names, file.path)
         try:
-            meta = parse_json(text)
+            meta = parse_json(parts["json"].head)
         except Exception:  # whatever the parser raises on damaged data
-            return ""
+            return key, ""
         patient = meta.get("patient") if isinstance(meta, dict) else None
-        return "" if patient is None else str(patient)
+        return key, "" if patient is None else str(patient)
 
     def _named(self, error: Exception, number: int, key: str) -> ShardError:
         """Return an error that names the sample, for any error of a decoder."""
