@@ -21,7 +21,7 @@ from uml_shards.read.truth import EmptyRule
 from ..config.schema import Weights
 from ..distributed.ranks import device_of
 from ..errors import UmlError
-from ..evaluate import evaluate
+from ..evaluate import Oracle, evaluate
 from ..evaluate.results import DRAWS, metrics_record, printed_table, write_cases, write_metrics
 from ..evaluate.second import open_second
 from ..evaluate.sheet import legend_of, write_sheet
@@ -90,6 +90,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         choices=get_args(Weights),
         help="weights of the trained networks (default: those of the validations, train.evaluate_with)",
     )
+    parser.add_argument(
+        "--ceiling",
+        action="store_true",
+        help="evaluate the perfect model of generated data instead of the network: it predicts the true probabilities",
+    )
     parser.add_argument("--num_gpus", type=int, help="workers on this node (default: 1, on a GPU if there is one)")
     parser.add_argument("--cpu", action="store_true", help="evaluate on the CPU even if there are GPUs")
     parser.add_argument("--batch-size", type=int, default=16, help="samples per worker and forward pass (default: 16)")
@@ -109,6 +114,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         parser.error("--batch-size must be at least 1")
+    if options.ceiling and (options.threshold_split or options.second_split or options.tasks_only or options.weights):
+        parser.error(
+            "--ceiling evaluates no network: leave out --threshold-split, --second-split, --tasks-only and --weights"
+        )
     return options
 
 
@@ -139,6 +148,7 @@ def evaluate_as(options: argparse.Namespace) -> int:
         if options.second_split is not None:
             shards = parse_location(run.config.streams[options.stream or run.first_stream].shards)
             second = open_second(options.second_split, shards, split, run.manifest)
+        oracle = Oracle.of(run.recipe, split) if options.ceiling else None
         world, devices = enter(options)
     except (UmlError, ShardError, OSError) as error:
         if options.debug:
@@ -150,7 +160,7 @@ def evaluate_as(options: argparse.Namespace) -> int:
     if world.size > 1:
         distributed.init_process_group("nccl" if run.device.type == "cuda" else "gloo")
     try:
-        evaluate_run(run, split, other, second, options, world)
+        evaluate_run(run, split, oracle, other, second, options, world)
     except (UmlError, ShardError, OSError) as error:
         if options.debug:
             raise
@@ -185,6 +195,7 @@ def _launcher_ended(reason: str) -> NoReturn:
 def evaluate_run(
     run: Run,
     split: Split | Samples,
+    oracle: Oracle | None,
     other: Split | Samples | None,
     second: Split | None,
     options: argparse.Namespace,
@@ -195,6 +206,7 @@ def evaluate_run(
     Args:
         run: the run.
         split: the split to evaluate.
+        oracle: the perfect model, which is evaluated instead of the networks; None for these.
         other: the split on which thresholds are chosen; None: they are 0.5.
         second: the split of images that should be more uncertain, if any.
         options: the command line.
@@ -211,8 +223,9 @@ def evaluate_run(
     fold = held_out_fold(manifest)
     elsewhere = (split.path.parent.name or "other") if run.shards_given and run.data != "training" else ""
     if world.rank == 0:
+        evaluated = f"{run.path}, {run.checkpoint.name}" if oracle is None else "the perfect model"
         of_fold = "" if fold is None else f", {fold[0]}"
-        print(f"{run.path}, {run.checkpoint.name}: {len(split)} samples of {split.path}{of_fold}", flush=True)
+        print(f"{evaluated}: {len(split)} samples of {split.path}{of_fold}", flush=True)
         if elsewhere:
             print(f"{split.path.parent} is not the data set of the training", flush=True)
     predictor = run.predictor
@@ -221,15 +234,15 @@ def evaluate_run(
         predictor = replace(predictor, thresholds=chosen)
     families = (Tasks(run.tasks(split, options.stream)),) if options.tasks_only else None
     beside = None if second is None else run.stream(second, options.stream)
-    result = evaluate(predictor, stream, options.batch_size, workers, empty, DRAWS, families=families, second=beside)
+    source = predictor if oracle is None else oracle
+    result = evaluate(source, stream, options.batch_size, workers, empty, DRAWS, families=families, second=beside)
     if world.rank != 0:
         return
+    network = {"checkpoint": run.checkpoint.name, "step": run.state.step, "weights": run.weights}
     record = {
         "run": run.path.name,
         "recipe": run.config.recipe,
-        "checkpoint": run.checkpoint.name,
-        "step": run.state.step,
-        "weights": run.weights,
+        **(network if oracle is None else {"ceiling": True}),
         "dataset": manifest.dataset,
         "split": manifest.split,
         "data_digest": split.digest,
@@ -240,9 +253,10 @@ def evaluate_run(
         "versions": versions(),
     }
     other_weights = run.weights if run.weights != run.config.train.weights else ""
-    parts = (elsewhere, options.stream, manifest.split, other_weights)
+    parts = (elsewhere, options.stream, manifest.split, other_weights, "ceiling" if oracle is not None else "")
     folder = run.path / "evaluation" / "-".join(filter(None, parts))
-    heading = f"{run.path.name}: {elsewhere or manifest.dataset} {manifest.split}, step {run.state.step}"
+    heading = f"{run.path.name}: {elsewhere or manifest.dataset} {manifest.split}, "
+    heading += f"step {run.state.step}" if oracle is None else "the perfect model"
     write_cases(folder / "cases.csv", result)
     if result.examples:
         write_sheet(folder / "sheet.png", result.examples, legend_of(manifest), heading)

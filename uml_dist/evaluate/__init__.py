@@ -2,6 +2,7 @@
 
 from ..metrics.summary import summarise
 from .evaluation import Evaluation, evaluate, evaluate_split
-from .predictor import Predictor
+from .oracle import Oracle
+from .predictor import PredictionSource, Predictor
 
-__all__ = ["Evaluation", "Predictor", "evaluate", "evaluate_split", "summarise"]
+__all__ = ["Evaluation", "Oracle", "PredictionSource", "Predictor", "evaluate", "evaluate_split", "summarise"]

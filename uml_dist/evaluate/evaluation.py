@@ -15,7 +15,7 @@ from ..metrics.columns import Columns
 from ..metrics.families.outliers import Outliers, joined
 from ..metrics.summary import Families, formable, summarise
 from .examples import Example, choose, predict_examples
-from .predictor import Predictor
+from .predictor import PredictionSource
 
 OTHER_PREDICTIONS = "other cases or predictions"
 """What a metric needs if labels and masks suffice: a class that occurs, errors to detect, a vacuity, numbers."""
@@ -70,7 +70,7 @@ class Evaluation:
 
 
 def evaluate(
-    predictor: Predictor,
+    predictor: PredictionSource,
     stream: Stream,
     batch_size: int,
     workers: int = 0,
@@ -83,7 +83,7 @@ def evaluate(
     """Evaluate a split on all ranks, which must all call it.
 
     Args:
-        predictor: the recipe with its networks.
+        predictor: the recipe with its networks, or the perfect model.
         stream: the split, in its own order.
         batch_size: samples per rank and batch.
         workers: number of processes that read ahead.
@@ -117,7 +117,7 @@ def evaluate(
 
 
 def evaluate_split(
-    predictor: Predictor,
+    predictor: PredictionSource,
     stream: Stream,
     batch_size: int,
     workers: int = 0,
@@ -130,7 +130,7 @@ def evaluate_split(
     Each rank takes a contiguous part. Some may have a batch more than others, so the networks must be plain modules.
 
     Args:
-        predictor: the recipe with its networks.
+        predictor: the recipe with its networks, or the perfect model.
         stream: the split, in its own order.
         batch_size: samples per rank and batch.
         workers: number of processes that read ahead.

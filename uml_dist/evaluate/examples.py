@@ -17,7 +17,7 @@ from uml_shards.text import shorten
 from ..batch import Batch, Prediction
 from ..metrics.cases import Cases
 from ..metrics.columns import Columns
-from .predictor import Predictor
+from .predictor import PredictionSource
 
 COUNT = 12
 
@@ -94,7 +94,7 @@ def _evenly(items: Sequence[int], count: int) -> list[int]:
 
 
 def predict_examples(
-    predictor: Predictor,
+    predictor: PredictionSource,
     stream: Stream,
     cases: Cases,
     batch_size: int,
@@ -104,7 +104,7 @@ def predict_examples(
     """Predict some cases of a split again, for a picture.
 
     Args:
-        predictor: the recipe with its networks.
+        predictor: the recipe with its networks, or the perfect model.
         stream: the split, in its own order.
         cases: the chosen cases.
         batch_size: samples per batch.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -17,6 +17,25 @@ from ..metrics.thresholds import Thresholds
 from ..recipes import Recipe
 from .components import keep_largest
 from .windows import Windows
+
+
+class PredictionSource(Protocol):
+    """What an evaluation needs: a `Predictor`, or the perfect model."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe, whose families of metrics are evaluated."""
+        ...
+
+    def notes(self, stream: Stream) -> Mapping[str, str]:
+        """Return how a stream's predictions are made: title -> one line."""
+        ...
+
+    def predictions(
+        self, stream: Stream, positions: Sequence[int], batch_size: int, workers: int = 0
+    ) -> Iterator[tuple[Batch, Prediction]]:
+        """Yield batches of the samples at some positions of a stream with the predictions."""
+        ...
 
 
 @dataclass(frozen=True)

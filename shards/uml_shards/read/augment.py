@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from ..sample import IGNORE, Sample
 
 SCALE = 0.1
 """Largest relative change of scale in the `light` augmentation."""
+
+
+T = TypeVar("T", bound=np.generic)
 
 
 def light(sample: Sample, *key: str | int) -> Sample:
@@ -51,11 +55,13 @@ def resize(sample: Sample, size: tuple[int, ...]) -> Sample:
     if (height, width) == size:
         return sample
     image = _resample(sample.image, size, (0.0, 0.0, float(width), float(height)))
-    mask = sample.mask
-    if mask is not None:
-        rows, columns = (_nearest(new, old, 1.0) for new, old in zip(size, mask.shape[-2:], strict=True))
-        mask = np.ascontiguousarray(mask[..., rows[:, None], columns])
-    return replace(sample, image=image, mask=mask)
+    return replace(sample, image=image, mask=None if sample.mask is None else resize_mask(sample.mask, size))
+
+
+def resize_mask(mask: NDArray[T], size: tuple[int, ...]) -> NDArray[T]:
+    """Resize a mask (..., H, W), or another map of its pixels, to (height, width) by nearest neighbour."""
+    rows, columns = (_nearest(new, old, 1.0) for new, old in zip(size, mask.shape[-2:], strict=True))
+    return np.ascontiguousarray(mask[..., rows[:, None], columns])
 
 
 def _resample(image: NDArray, size: tuple[int, ...], box: tuple[float, float, float, float]) -> NDArray:

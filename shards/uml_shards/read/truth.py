@@ -12,6 +12,7 @@ from ..format.picture import decode_grey
 from ..format.volume import TRUTH as VOLUME_TRUTH
 from ..format.volume import decode_volume_truth
 from ..sample import Sample
+from .samples import Samples
 from .split import Split
 
 TRUTH = "truth.png"
@@ -60,7 +61,7 @@ def class_probability(sample: Sample) -> NDArray[np.float64]:
     return probabilities
 
 
-def foreground_probability(split: Split, number: int) -> NDArray[np.float32]:
+def foreground_probability(split: Split | Samples, number: int) -> NDArray[np.float32]:
     """Return the probabilities (H, W) or (H, W, D) from which a sample's mask was drawn.
 
     Raises:
