@@ -268,4 +268,4 @@ def evaluate_run(
     if options.report:
         from ..report.single import write_report
 
-        print(write_report(folder, record, result, predictor, stream, run.path, options.batch_size), flush=True)
+        print(write_report(folder, record, result, source, stream, run.path, options.batch_size), flush=True)

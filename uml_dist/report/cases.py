@@ -12,7 +12,7 @@ from PIL import Image
 
 from uml_shards.read.stream import Stream
 
-from ..evaluate import Evaluation, Predictor
+from ..evaluate import Evaluation, PredictionSource
 from ..evaluate.examples import Example, predict_examples
 from ..evaluate.results import case_table
 from ..evaluate.sheet import Picture, class_colour, legend_of, panels_of, small_png, vacuity_scale
@@ -100,7 +100,7 @@ def _uncertainty(columns: Columns) -> tuple[Floats | None, str]:
     return None, ""
 
 
-def cases_part(predictor: Predictor, stream: Stream, result: Evaluation, batch_size: int) -> str:
+def cases_part(predictor: PredictionSource, stream: Stream, result: Evaluation, batch_size: int) -> str:
     """Return the chosen cases with their pictures, which are predicted again; "" if none can be chosen.
 
     Args:

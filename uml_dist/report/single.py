@@ -8,7 +8,7 @@ from typing import Any
 from uml_shards.durable import replace_text
 from uml_shards.read.stream import Stream
 
-from ..evaluate import Evaluation, Predictor
+from ..evaluate import Evaluation, PredictionSource
 from ..metrics.columns import Columns
 from ..metrics.summary import is_overlap
 from ..watch.curves import cards, training_groups, vacuity_groups, validation_groups
@@ -58,7 +58,7 @@ def write_report(
     folder: Path,
     record: Mapping[str, Any],
     result: Evaluation,
-    predictor: Predictor,
+    predictor: PredictionSource,
     stream: Stream,
     run: Path,
     batch_size: int,
