@@ -17,8 +17,9 @@ endif
 export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help install demo shards ablation bench bench-static bench-errors bench-micro bench-distances bench-step \
-    bench-ugmcl-step bench-collab-memory bench-windows bench-shards bench-deviations bench-quality tune gpu-check cluster-check monitor test \
-    test-quick test-kernels test-triton test-distributed test-conversion test-real fuzz lint format clean
+    bench-ugmcl-step bench-collab-memory bench-windows bench-predict bench-shards bench-deviations bench-quality \
+    tune gpu-check cluster-check monitor test test-quick test-kernels test-triton test-distributed \
+    test-conversion test-real fuzz lint format clean
 
 DATASET ?= phantom
 OUT ?= data/shards/$(DATASET)
@@ -68,6 +69,9 @@ bench-step: $(STAMP) ## compare time and memory of a training step with the publ
 
 bench-windows: $(STAMP) ## compare windows per second of a sliding-window prediction with MONAI's
 	$(BIN)/python launchers/bench/windows.py $(ARGS)
+
+bench-predict: $(STAMP) ## measure cases per second and memory of predict.py beside evaluate.py: table and CSV in runs/bench
+	$(BIN)/python launchers/bench/prediction.py $(ARGS)
 
 bench-ugmcl-step: $(STAMP) ## measure the parts of a training step of UG-MCL, by method and precision: table and CSV in runs/bench
 	$(BIN)/python launchers/bench/ugmcl_step.py $(ARGS)
