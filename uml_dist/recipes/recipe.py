@@ -250,6 +250,11 @@ class Recipe(Registered, ABC, Generic[ConfigT]):
         """Number of which every side of an image must be a multiple in an exported graph; 1 where it may be any."""
         return 1
 
+    @property
+    def side_smallest(self) -> int:
+        """Smallest side of an image in an exported graph, in which no feature may have a side of one."""
+        return 2 * self.side_multiple
+
     def targets(
         self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress
     ) -> Mapping[str, Tensor]:

@@ -27,9 +27,6 @@ SPACE = ("height", "width", "depth")
 BATCH = 2
 """Images that a graph is captured with; it accepts any number."""
 
-SMALLEST_BLOCKS = 2
-"""Smallest side of an image in multiples of `Recipe.side_multiple`: torch.export makes sides of one a constant."""
-
 SMALLEST_STD = 1e-6
 """As `uml_dist.batch.normalise`."""
 
@@ -106,6 +103,7 @@ class Graph:
         size: size of the images of training, rounded up to what the graph takes.
         captured: size of the images that it was captured with.
         multiple: number of which every side of an image must be a multiple.
+        smallest: smallest side of an image.
         outputs: name of each output -> its axes.
     """
 
@@ -114,18 +112,19 @@ class Graph:
     size: Size
     captured: Size
     multiple: int
+    smallest: int
     outputs: Mapping[str, tuple[str, ...]]
 
     def checked_sizes(self) -> list[tuple[int, Size]]:
         """Return two numbers and sizes of images, none of which the graph was captured with."""
-        smaller = tuple(rounded(side // 2, self.multiple) for side in self.captured)
+        smaller = tuple(rounded(side // 2, self.multiple, self.smallest) for side in self.captured)
         own = self.size if self.size != self.captured else tuple(side + self.multiple for side in self.size)
         return [(BATCH + 1, smaller), (BATCH - 1, own)]
 
 
-def rounded(side: int, multiple: int) -> int:
-    """Return a side rounded up to a multiple, and at least two of them: torch.export makes sides of one constant."""
-    return max(-(-side // multiple), SMALLEST_BLOCKS) * multiple
+def rounded(side: int, multiple: int, least: int) -> int:
+    """Return a side rounded up to a multiple, and to the smallest side."""
+    return max(-(-side // multiple) * multiple, least)
 
 
 def capture(run: Run) -> Graph:
@@ -136,8 +135,8 @@ def capture(run: Run) -> Graph:
             can take.
     """
     run = run.to(torch.device("cpu"))
-    size, least = run.sizes[run.first_stream], SMALLEST_BLOCKS * run.recipe.side_multiple
-    if any(side <= least - run.recipe.side_multiple for side in size):  # less than two blocks, rounded up
+    size, least = run.sizes[run.first_stream], run.recipe.side_smallest
+    if any(side <= least - run.recipe.side_multiple for side in size):  # fewer blocks, rounded up
         shape = " x ".join(map(str, size))
         raise UmlError(
             f"run {run.path} predicts images of {shape}, and the sides of a graph's images are {least} or more: use "
@@ -155,8 +154,8 @@ def captured(module: PredictionGraph, channels: int, size: Sequence[int]) -> Gra
         channels: channels of an image.
         size: size of the images of training.
     """
-    multiple = module.recipe.side_multiple
-    own = tuple(rounded(side, multiple) for side in size)
+    multiple, smallest = module.recipe.side_multiple, module.recipe.side_smallest
+    own = tuple(rounded(side, multiple, smallest) for side in size)
     space = SPACE[: len(own)]
     # Few blocks suffice where the network is known to take any number of them; sides that differ show mistaken axes.
     traced = own if multiple == 1 else tuple((4 + axis) * multiple for axis in range(len(own)))
@@ -171,7 +170,7 @@ def captured(module: PredictionGraph, channels: int, size: Sequence[int]) -> Gra
         for node in part.graph.nodes if isinstance(part, GraphModule) else ():
             node.meta.pop("stack_trace", None)  # with paths of this machine
     outputs = {name: _axes(name, value.dim(), space) for name, value in _outputs(program).items()}
-    return Graph(module, program, own, traced, multiple, outputs)
+    return Graph(module, program, own, traced, multiple, smallest, outputs)
 
 
 def _outputs(program: ExportedProgram) -> dict[str, Any]:

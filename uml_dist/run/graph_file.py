@@ -14,7 +14,7 @@ from torch import Tensor
 from uml_shards.durable import sync, write_text
 
 from ..errors import UmlError, refusing
-from .graph import INPUT, SMALLEST_BLOCKS, SPACE, Graph, class_names, differences
+from .graph import INPUT, SPACE, Graph, class_names, differences
 from .load import GRAPH_DESCRIPTION, Run
 
 GraphFormat = Literal["onnx", "torch-export"]
@@ -161,7 +161,7 @@ def _description(run: Run, graph: Graph, kind: GraphFormat, found: Mapping[str, 
             "values": VOLUME_VALUES if volumes else IMAGE_VALUES,
             "size": size,
             "size_multiple": graph.multiple,
-            "size_smallest": SMALLEST_BLOCKS * graph.multiple,
+            "size_smallest": graph.smallest,
             "predicted_in": "windows" if windows is not None else "whole images",
         },
         "outputs": outputs,

@@ -119,7 +119,7 @@ def test_graph_predicts_as_the_recipe_at_sizes_it_was_not_captured_with(case, na
         pytest.importorskip("onnxscript")
     save(example.graph, tmp_path / name)
     predict = open_graph(tmp_path / name)
-    for number, blocks in ((1, (5, 2, 3)), (3, (2, 3, 2))):
+    for number, blocks in ((1, (5, 4, 6)), (3, (4, 6, 4))):
         images = example.images(number, blocks)
         assert number != BATCH
         assert images.shape[1:-1] != example.graph.captured
@@ -145,7 +145,8 @@ def test_flags_of_the_networks_are_left_as_they_were(case):
     example, _ = case
     buffers = [buffer for network in example.networks.values() for buffer in network.buffers()]
     assert all(isinstance(buffer, torch.Tensor) for buffer in buffers)
-    assert sum(buffer.dtype == torch.bool for buffer in buffers) == (example.recipe.name in ("small", "collab"))
+    flags = sum(buffer.dtype == torch.bool for buffer in buffers)
+    assert flags == {"small": 1, "collab": 2}.get(example.recipe.name, 0)  # the grader of `collab` has a copy
 
 
 class Branching(SmallRecipe):

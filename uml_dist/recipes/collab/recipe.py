@@ -91,6 +91,11 @@ class CollabRecipe(Recipe[CollabConfig]):
         """The generator's divisor."""
         return self.model.divisor
 
+    @property
+    def side_smallest(self) -> int:
+        """The last feature of the grader has a side of one below it."""
+        return 4 * self.model.divisor
+
     def targets(
         self, batches: Mapping[str, Batch], networks: Mapping[str, nn.Module], progress: Progress
     ) -> Mapping[str, Tensor]:
