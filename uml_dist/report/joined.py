@@ -5,13 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..metrics.headline import headline
 from ..watch.charts import CURVES
 from ..watch.curves import card, swatch
 from ..watch.page import document
 from ..watch.text import NOTHING, escape
 from .diagrams import strip, values_diagram
 from .joining import LEVEL, Joined, differing, interval_of_mean
-from .names import headline, title_of
+from .names import title_of
 from .parts import Section, body, claim_part, facts, interval, metric_tables, notes_list, style, value
 from .pooled import Pooled
 from .records import ceiling_of

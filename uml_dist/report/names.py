@@ -2,12 +2,6 @@
 
 from collections.abc import Iterable
 
-HEADLINE = (
-    "dice", "aupr", "auroc", "auroc_tasks", "quadratic_kappa", "image_augrc_vacuity", "image_augrc_entropy",
-    "mask_augrc_vacuity_mean", "mask_augrc_entropy_mean", "image_ece", "pixel_ece", "pixel_ece_border",
-)  # fmt: skip
-"""The metrics that stand first: overlap, ranking, selective prediction and calibration."""
-
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Segmentation", ("dice", "iou", "aupr", "lesion_auroc", "cup_to_disc")),
     ("Distances between surfaces", ("hd95", "assd", "asd", "surface_failures")),
@@ -62,12 +56,6 @@ def title_of(name: str) -> str:
     spelt = [_WORDS.get(word, word) for word in words[:_BEGINNINGS]] + words[_BEGINNINGS:]
     title = " ".join(spelt)
     return title[:1].upper() + title[1:]
-
-
-def headline(names: Iterable[str]) -> list[str]:
-    """Return the metrics of the headline, in its order."""
-    there = set(names)
-    return [name for name in HEADLINE if name in there and not (name == "auroc_tasks" and "auroc" in there)]
 
 
 def grouped(names: Iterable[str]) -> dict[str, list[str]]:

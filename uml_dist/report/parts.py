@@ -6,8 +6,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from ..metrics.headline import headline
 from ..watch.text import NOTHING, escape
-from .names import grouped, headline, title_of
+from .names import grouped, title_of
 
 CLAIM = (
     "Vacuity measures how little evidence the network predicts. It is <strong>not the probability of an error</strong> "

@@ -1,9 +1,9 @@
-"""Names of metrics: every one has its table, and the headline comes first."""
+"""Names of metrics: every one has its table and its title."""
 
 import pytest
 
 from uml_dist.metrics.families import STANDARD, Grades, Outliers, Surfaces
-from uml_dist.report.names import HEADLINE, OTHERS, grouped, headline, title_of
+from uml_dist.report.names import OTHERS, grouped, title_of
 
 ALL = [name for family in (*STANDARD, Grades(), Surfaces(), Outliers()) for name in family.definitions]
 
@@ -12,15 +12,6 @@ ALL = [name for family in (*STANDARD, Grades(), Surfaces(), Outliers()) for name
 def test_every_metric_of_ours_has_a_table(name):
     name = name + "melanoma" if name.endswith("_") else name
     assert OTHERS not in grouped([name])
-
-
-def test_metrics_of_the_headline_are_metrics():
-    assert set(HEADLINE) <= set(ALL)
-
-
-def test_the_headline_has_its_own_order_and_one_area_under_the_curve():
-    assert headline(["image_ece", "auroc_tasks", "auroc", "iou", "dice"]) == ["dice", "auroc", "image_ece"]
-    assert headline(["auroc_tasks"]) == ["auroc_tasks"]
 
 
 def test_a_mean_stands_before_its_classes_and_a_stranger_last():
