@@ -36,7 +36,7 @@ def command(folder, monkeypatch, capsys):
     """Return a function that runs the command in this process and returns exit code, stdout and stderr."""
     module = load_script(SCRIPT)
 
-    def no_world(*arguments):
+    def no_world(*arguments, **named):
         raise AssertionError("ranks would start")
 
     monkeypatch.setattr("uml_dist.commands.train.ensure_world", no_world)
@@ -227,6 +227,21 @@ def test_unknown_argument_exits_with_two(command, folder):
     code, _, error = command("--nmu_gpus", "8")
     assert code == 2
     assert "unrecognized arguments: --nmu_gpus" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--restarts", "2"], "--restarts needs a number from 0 on, and --run runs/NAME"),
+        (["--restarts", "-1", "--run", "run"], "--restarts needs a number from 0 on"),
+        (["--restarts", "2", "--run", "run", "--resume", "never"], "--restarts resumes the run: leave out"),
+        (["--replay", "nothing"], "nothing has no readable MANIFEST.json"),
+        (["--replay", "nothing", "train.steps=3"], "--replay uses the configuration of its run"),
+    ],
+)
+def test_restarts_and_replays_that_make_no_sense_are_refused(words, problem, command, folder):
+    code, _, error = command(*words)
+    assert (code, problem in error) == (2, True), error
 
 
 def test_valid_run_reaches_the_start_of_ranks_without_writing_files(command, write, folder, partly_known):
