@@ -35,6 +35,9 @@ LOOK_SECONDS = 1.0
 REPORT_SECONDS = 5.0
 """How long to wait for the reports of other ranks, at least."""
 
+LAST_SECONDS = 30.0
+"""How long reports and their judgement may take after that, until a rank ends without."""
+
 WAITING = ("/torch/distributed/", "/deepspeed/comm/")
 """Parts of the paths of modules in which a rank waits for others."""
 
@@ -144,12 +147,16 @@ class Watchdog:
             if now.seconds > limit:
                 spans = self._spans()
                 report = Report(now.section, now.step, now.seconds, spans[-1] if spans else "", waits_for_others())
-                self._report(report, max(REPORT_SECONDS, limit / 4))
+                patience = max(REPORT_SECONDS, limit / 4)
+                last = threading.Timer(patience + LAST_SECONDS, os._exit, (1,))  # the folder may be what hangs
+                last.daemon = True
+                last.start()
+                self._report(report, patience)
                 os._exit(1)
 
     def _report(self, report: Report, patience: float) -> None:
         """Write this rank's report, wait for those of the others, and judge if this rank is the first of them."""
-        with suppress(OSError):  # the folder may be what hangs
+        with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             with self._stacks(self._rank).open("w", encoding="utf-8") as stream:
                 faulthandler.dump_traceback(stream, all_threads=True)
