@@ -14,8 +14,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 def stop_on_signals(stopped: Callable[[str], bool]) -> None:
     """Let SIGTERM, SIGINT and SIGUSR1 stop this process; a signal that is ignored now stays ignored.
 
-    Processes that are forked from this one ignore these signals: a launcher sends them to loader workers as well, whose
-    rank needs them to finish its step.
+    Processes that are forked from this one end silently, unless they set handlers of their own, as loader workers do.
 
     Args:
         stopped: called with the name of the signal, between any two instructions of the main thread. It returns
@@ -26,7 +25,7 @@ def stop_on_signals(stopped: Callable[[str], bool]) -> None:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != process:
-            return
+            os._exit(STOPPED)
         ends = True
         try:
             ends = stopped(signal.Signals(number).name)

@@ -54,6 +54,17 @@ def broken(stream, samples, positions):
     raise RuntimeError("a fault of a recipe's own")
 
 
+def signalled(stream, samples, positions):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        os.kill(os.getpid(), number)
+    return tensors(stream, samples, positions)
+
+
+def test_workers_ignore_the_signals_of_others_than_their_rank(stream):
+    found = [batches["train"][0][0].item() for batches in load({"train": stream}, REQUESTS, signalled, workers=2)]
+    assert found == list(range(8))
+
+
 def test_tensors_of_workers_arrive_unchanged(stream):
     found = [batches["train"][0][0].item() for batches in load({"train": stream}, REQUESTS, tensors, workers=2)]
     assert found == list(range(8))

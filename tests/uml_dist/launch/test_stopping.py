@@ -10,14 +10,11 @@ RANK = """
 import os, signal, sys, time
 from uml_dist.launch import stop_on_signals
 stop_on_signals(lambda name: os.write(1, name.encode()) and sys.argv[1:] != ["later"])
-if sys.argv[1:] == ["fork"] and os.fork() == 0:
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        os.kill(os.getpid(), number)
-    os.write(1, b"ready ")
-    os._exit(0)
 if sys.argv[1:] == ["fork"]:
-    os.wait()
-    sys.exit()
+    if os.fork() == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(600)
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 os.write(1, b"ready ")
 time.sleep(600)
 """
@@ -61,10 +58,10 @@ def test_the_process_goes_on_if_it_is_to_end_later():
     assert process.wait() == -signal.SIGKILL
 
 
-def test_a_forked_worker_ignores_signals():
+def test_a_forked_process_ends_without_a_report():
     process = start(RANK, "fork")
-    assert process.communicate(timeout=60)[0] == b"ready "
-    assert process.returncode == 0
+    assert process.communicate(timeout=60)[0] == b""
+    assert process.returncode == 75
 
 
 def test_a_signal_that_is_ignored_stays_ignored():
