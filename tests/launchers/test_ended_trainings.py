@@ -88,7 +88,7 @@ def test_a_second_training_is_refused_and_a_killed_launcher_ends_all_ranks(train
 
 
 def test_a_rank_that_was_stopped_is_named_and_ends_the_training(training, tmp_path):
-    process, run = training(settings=["faults.step_seconds=3"]), tmp_path / "run"
+    process, run = training(settings=["faults.step_seconds=10"]), tmp_path / "run"
     rank = ranks_of(run)[1]
     rank.send_signal(signal.SIGSTOP)
     assert process.wait(60) == 1
