@@ -176,11 +176,10 @@ class Watchdog:
             self._dump(rank)
         self._ended(f"{verdict(reports, self._places)}; stacks in {self._folder}")
         for rank in silent:
-            # A launcher's signal does not end a process that was stopped.
-            place = self._places[rank]
-            if place.host == socket.gethostname():
+            if self._places[rank].is_stopped:
+                # So that it ends: a launcher's signal does not reach a process that was stopped.
                 with suppress(ProcessLookupError, PermissionError):
-                    os.kill(place.process, signal.SIGKILL)
+                    os.kill(self._places[rank].process, signal.SIGCONT)
 
     def _dump(self, rank: int) -> None:
         """Write the stacks of a rank that does not do so itself, if it is on this machine and py-spy is installed."""

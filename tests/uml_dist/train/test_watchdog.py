@@ -100,7 +100,20 @@ def test_a_rank_that_hangs_ends_with_its_stacks_and_a_slow_one_goes_on(tmp_path,
     record = json.loads((tmp_path / "rank-0.json").read_text())
     assert (record["section"], record["step"], record["span"], record["waits"]) == ("step", 3, "forward", False)
     assert "in <module>" in (tmp_path / "rank-0.stacks.txt").read_text()
-    assert sleeper.wait(10) == -signal.SIGKILL  # it did not answer
+
+
+def test_a_rank_that_was_stopped_is_continued_so_that_it_can_end(tmp_path, sleeper, monkeypatch):
+    monkeypatch.setattr(watchdog, "REPORT_SECONDS", 0.1)
+    here = Place(Place.here().host, sleeper.pid)
+    sleeper.send_signal(signal.SIGSTOP)
+    while not here.is_stopped:
+        time.sleep(0.01)
+    reasons = []
+    watching = Watchdog(FaultsConfig(), Health(), tuple, 0, [Place.here(), here], tmp_path, reasons.append)
+    watching._report(report(), 0.1)
+    assert reasons == [f"rank 1 ({here}) was stopped (SIGSTOP); stacks in {tmp_path}"]
+    while here.is_stopped:
+        time.sleep(0.01)
 
 
 def test_no_watchdog_watches_nothing(tmp_path):
