@@ -57,3 +57,14 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("seconds by folder")
     for folder, seconds in sorted(SECONDS.items()):
         terminalreporter.write_line(f"{seconds:8.1f}  {folder}")
+
+
+@pytest.fixture(autouse=True)
+def same_signal_handlers():
+    """Restore the signal handlers that a program under test has set: processes of later tests would inherit them."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
