@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import command_of, load_script
+from commands import command_of, leave_world, load_script
 from partial import make_partial
 from runs import train, uml_tree
 from uml_dist import load_run
@@ -27,8 +27,7 @@ pytestmark = pytest.mark.distributed
 @pytest.fixture
 def evaluate(monkeypatch, capsys):
     """Return a function that evaluates a run: the record, the rows and what was printed."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
-        monkeypatch.delenv(name, raising=False)
+    leave_world(monkeypatch)
     command = command_of(load_script(SCRIPT), monkeypatch, capsys)
 
     def evaluate(run, split="val"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import command_of, load_script
+from commands import command_of, leave_world, load_script
 from layouts import RAW
 from published import checkpoint, save
 from uml_dist.config.loading import read_config
@@ -78,8 +78,7 @@ def shards_of(tmp_path_factory):
 def test_dry_run_of_every_configuration_succeeds_on_shards_of_its_data_sets(
     path, choice, shards_of, monkeypatch, capsys, tmp_path
 ):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
-        monkeypatch.delenv(name, raising=False)
+    leave_world(monkeypatch)
     config = read_config(path)
     shards = {dataset: shards_of(dataset, arguments) for dataset, arguments in choice.items()}
     ids, words, expected = tmp_path / "labelled.txt", [], {}
@@ -124,8 +123,7 @@ def write_published_weights(text: str, folder: Path) -> str:
 @pytest.fixture
 def with_weights(tmp_path, shards_of, monkeypatch):
     """The configuration of I-SPY 1 with published weights, and the setting for shards prepared as by UML's authors."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
-        monkeypatch.delenv(name, raising=False)
+    leave_world(monkeypatch)
     path = LAUNCHERS / "configs" / "uml_ispy1.toml"
     assert ("ispy1", AS_AUTHORS) in commands(path)
     config = tmp_path / "run.toml"

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from broken_shards import restate_digests
-from commands import command_of, load_script
+from commands import command_of, leave_world, load_script
 from runs import train, uml_tree
 from shard_server import ShardServer, serving
 from uml_dist import load_run
@@ -44,8 +44,7 @@ def run_folder(trained, tmp_path):
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Return a function that runs the command in this process and returns exit code, stdout and stderr."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
-        monkeypatch.delenv(name, raising=False)
+    leave_world(monkeypatch)
     return command_of(load_script(SCRIPT), monkeypatch, capsys)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from commands import command_of, load_script
+from commands import command_of, leave_world, load_script
 from lesions_and_grades import (
     GradedPhantom,
     LesionPhantom,
@@ -38,8 +38,7 @@ def run(tmp_path_factory):
 @pytest.fixture
 def evaluated(run, monkeypatch, capsys):
     """Return a function that evaluates the run, and returns what it printed and what it wrote to a folder."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
-        monkeypatch.delenv(name, raising=False)
+    leave_world(monkeypatch)
     command = command_of(load_script(SCRIPT), monkeypatch, capsys)
 
     def evaluate(folder, *words):

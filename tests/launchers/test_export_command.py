@@ -28,7 +28,7 @@ from uml_shards import open_split
 assert small_recipe
 SCRIPT = Path(__file__).parents[2] / "launchers" / "checkpoint.py"
 SIDE = 31
-"""Side of the images of the training, which is no multiple of that of a graph."""
+"""Side of the training images, not a multiple of what the graph requires."""
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import command_of, load_script
+from commands import command_of, leave_world, load_script
 from runs import train, uml_tree
 from uml_dist import load_run
 from uml_dist.config.loading import validate
@@ -60,8 +60,7 @@ def run_folder(trained, tmp_path):
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Return a function that runs evaluate.py in this process and returns exit code, stdout and stderr."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
-        monkeypatch.delenv(name, raising=False)
+    leave_world(monkeypatch)
     return command_of(load_script(SCRIPT), monkeypatch, capsys)
 
 

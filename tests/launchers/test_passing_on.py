@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import command_of, load_script
+from commands import command_of, leave_world, load_script
 from partial import make_partial
 from runs import train, uml_tree
 from uml_dist import load_run
@@ -48,8 +48,7 @@ def folder(trained, tmp_path):
 @pytest.fixture
 def evaluate(monkeypatch, capsys):
     """Return a function that runs evaluate.py in this process and returns exit code, stdout and stderr."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
-        monkeypatch.delenv(name, raising=False)
+    leave_world(monkeypatch)
     return command_of(load_script(SCRIPT), monkeypatch, capsys)
 
 

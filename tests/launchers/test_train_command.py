@@ -10,7 +10,7 @@ import pytest
 import tomli_w
 
 from broken_shards import VGG_WEIGHTS, WRONG_SETTINGS, WRONG_SHARDS
-from commands import command_of, load_script
+from commands import command_of, leave_world, load_script
 from runs import uml_tree
 from uml_dist.config.loading import read_config
 from uml_dist.errors import UmlError
@@ -24,8 +24,7 @@ SCRIPT = Path(__file__).parents[2] / "launchers" / "train.py"
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An empty working directory, without the variables of a launcher."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE"):
-        monkeypatch.delenv(name, raising=False)
+    leave_world(monkeypatch)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path

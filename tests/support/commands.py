@@ -13,6 +13,15 @@ Done = tuple[Any, str, str]
 """Exit code, stdout and stderr of a call."""
 
 
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE")
+
+
+def leave_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove what a launcher sets in the environment, so that a program starts as on the command line."""
+    for name in RANK_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
 def load_script(path: Path) -> ModuleType:
     """Load a program as a module, without calling `main`."""
     specification = importlib.util.spec_from_file_location(f"{path.stem}_command", path)

@@ -29,6 +29,6 @@ class FaultsConfig(Section):
     canary_every: int = Field(
         default=100,
         ge=0,
-        description="steps between two comparisons of the weights of all ranks, which are equal unless a machine "
-        "computes or stores wrongly; 0: never. At ZeRO 3 there are no copies to compare",
+        description="steps between two comparisons of the weights of all ranks, which are equal unless a "
+        "processor or memory is faulty; 0: never. At ZeRO 3 there are no copies to compare",
     )

@@ -167,11 +167,7 @@ def _runs(joined: Joined) -> str:
             f"<td>{record.counts.get('cases', 0):,}</td><td><code>{escape(record.data_digest[:12])}</code></td></tr>"
         )
     heads = ["", "Run", *(["Fold"] if joined.kind == "folds" else []), "Checkpoint", "Seed", "Cases", "Data digest"]
-    columns = "".join(f'<th scope="col">{head}</th>' for head in heads)
-    return (
-        f'<div class="table"><table class="runs-table"><thead><tr>{columns}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    return _table_of_runs(heads, "".join(rows))
 
 
 def _settings(joined: Joined) -> str:
@@ -183,11 +179,13 @@ def _settings(joined: Joined) -> str:
     )
     if not rows:
         return '<p class="note">Nothing in their configurations, or these cannot be read.</p>'
-    heads = "".join(f'<th scope="col">{number + 1}</th>' for number in range(len(joined.runs)))
-    return (
-        f'<div class="table"><table class="runs-table"><thead><tr><th scope="col">Setting</th>{heads}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    return _table_of_runs(["Setting", *(str(number + 1) for number in range(len(joined.runs)))], rows)
+
+
+def _table_of_runs(heads: Sequence[str], rows: str) -> str:
+    columns = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    table = f"<thead><tr>{columns}</tr></thead><tbody>{rows}</tbody>"
+    return f'<div class="table"><table class="runs-table">{table}</table></div>'
 
 
 def _partial(joined: Joined) -> str:

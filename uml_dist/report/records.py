@@ -47,7 +47,7 @@ class Fold(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.fold >= self.folds:
-            raise ValueError(f"there is no fold {self.fold} of {self.folds}")
+            raise ValueError(f"fold {self.fold} does not exist: {self.folds} folds are numbered from 0")
         return self
 
 

@@ -1,4 +1,4 @@
-"""The canary: finds ranks whose copy of the weights differs, because a machine computes or stores wrongly."""
+"""The canary: finds ranks whose copy of the weights differs, because a processor or memory is faulty."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -106,7 +106,7 @@ def fold(folds, number, seed):
         (fold(2, 1, 7), r"are folds of different draws \(2 folds of seed 0, 2 of seed 7\)"),
         (fold(2, 0, 0), r"fold-0-of-2 and \S*fold-1-of-2 are both fold 0"),
         ({"folds_data_digest": "a" * 64}, r"differ in data of which folds were drawn \(none and aaaaaaaaaaaa\)"),
-        (fold(2, 5, 0), r"cannot be read: fold: .*there is no fold 5 of 2"),
+        (fold(2, 5, 0), r"cannot be read: fold: .*fold 5 does not exist: 2 folds are numbered from 0"),
     ],
 )
 def test_folds_of_different_draws_are_refused(folds, changes, message):

@@ -63,7 +63,7 @@ def test_pooled_metrics_are_those_of_all_cases_together(evaluations, runs):
     assert set(expected) - set(found.metrics) == FROM_PIXELS | OF_TASKS
     assert found.metrics == pytest.approx({name: expected[name] for name in found.metrics}, rel=1e-4, abs=1e-6)
     assert (found.cases, found.patients) == (60, 0)
-    # They are no means of the folds' values.
+    # They are not the means of the folds' values.
     means = {name: np.mean([one.metrics[name] for one in evaluations]) for name in ("auroc", "image_augrc_entropy")}
     assert all(abs(found.metrics[name] - mean) > 1e-4 for name, mean in means.items())
 

@@ -110,7 +110,7 @@ def test_error_of_a_hook_ends_the_run_in_one_line_without_a_checkpoint_of_the_st
         assert errors.count("error: ") == errors.count(line)
         assert "Traceback" not in errors
         told += errors.count(line)
-    assert told in (1, 2)  # a rank that sees that another one has told the same says nothing
+    assert told in (1, 2)  # a rank keeps silent once another one has reported the error
     status = json.loads((tmp_path / "status.json").read_text())
     assert (status["status"], f"{place} found" in status["reason"]) == ("failed", True)
     assert (tmp_path / "checkpoints" / "latest").read_text() == f"step-{saved:06d}\n"
