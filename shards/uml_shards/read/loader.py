@@ -1,12 +1,10 @@
 """Load streams with torch's DataLoader; the only module that needs torch."""
 
-import os
 import pickle
 import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.reduction import ForkingPickler
-from threading import Thread
 from typing import Any
 
 import torch
@@ -85,23 +83,19 @@ def _identity(batches: Any) -> Any:
     return batches
 
 
-def _obey_the_rank(worker: int) -> None:
-    """Let only this worker's rank end it.
+def _ignore_signals(worker: int) -> None:
+    """Let this worker ignore the signals that stop a training.
 
-    Launchers, schedulers and terminals send signals to all processes, while the rank still needs batches for its last
-    step. Without a rank, torch ends the worker.
+    Launchers, schedulers and terminals send them to all processes, but the rank needs batches for its last step.
     """
-    rank = os.getppid()
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
-    def wait() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != rank:
-            pass
-        os._exit(0)
 
-    Thread(target=wait, name="signals", daemon=True).start()
+def _end_by_kill(iterator: Any) -> None:
+    """Let torch and multiprocessing end the workers of a DataLoader's iterator by a signal that they cannot ignore."""
+    for worker in getattr(iterator, "_workers", ()):
+        worker._popen.terminate = worker._popen.kill
 
 
 def load(
@@ -137,10 +131,11 @@ def load(
         pin_memory=pin_memory,
         prefetch_factor=PREFETCH if workers else None,
         timeout=WAIT_SECONDS if workers else 0,
-        worker_init_fn=_obey_the_rank,
+        worker_init_fn=_ignore_signals,
         generator=torch.Generator().manual_seed(0),
     )
     iterator = iter(loader)
+    _end_by_kill(iterator)
     while True:
         try:
             batches = next(iterator)

@@ -1,8 +1,11 @@
 """Loader workers that die, hang or have no room end the reading with one line."""
 
+import multiprocessing
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -60,9 +63,31 @@ def signalled(stream, samples, positions):
     return tensors(stream, samples, positions)
 
 
-def test_workers_ignore_the_signals_of_others_than_their_rank(stream):
+def test_workers_ignore_the_signals_that_stop_a_training(stream):
     found = [batches["train"][0][0].item() for batches in load({"train": stream}, REQUESTS, signalled, workers=2)]
     assert found == list(range(8))
+
+
+def test_a_reader_that_is_given_up_leaves_no_worker(stream):
+    batches = load({"train": stream}, REQUESTS, tensors, workers=2)
+    next(batches)
+    workers = multiprocessing.active_children()
+    batches.close()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.is_alive() for worker in workers] == [False, False]
+
+
+def test_a_stuck_worker_ends_with_its_process(tmp_path):
+    program = "import multiprocessing, os, signal, sys, time; from uml_shards.read.loader import _end_by_kill\n"
+    program += "from types import SimpleNamespace\n"
+    program += "def work():\n signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); time.sleep(600)\n"
+    program += "worker = multiprocessing.get_context('fork').Process(target=work, daemon=True); worker.start()\n"
+    program += "_end_by_kill(SimpleNamespace(_workers=[worker])); time.sleep(0.5)\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
 
 
 def test_tensors_of_workers_arrive_unchanged(stream):
