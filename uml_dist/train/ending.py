@@ -111,6 +111,11 @@ class Ending:
             self._owner = None
 
     @property
+    def is_asked(self) -> bool:
+        """Whether this rank was asked to stop, such as by a launcher that has lost another rank."""
+        return self._trainer is not None and self._trainer.stop.reason is not None
+
+    @property
     def _step(self) -> int:
         return self._trainer.state.step if self._trainer else 0
 

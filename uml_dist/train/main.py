@@ -178,7 +178,7 @@ def _fail(error: Exception, world: World, ending: Ending) -> None:
     first = ending.fail(f"rank {world.rank} has lost another rank: {reason}" if lost else reason)
     if lost and first:
         print(f"rank {world.rank} has lost another rank", file=sys.stderr, flush=True)
-    if lost:
+    if lost and not ending.is_asked:
         time.sleep(GRACE_SECONDS)
 
 
