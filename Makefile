@@ -102,9 +102,11 @@ monitor: $(STAMP) ## start Prometheus, and with Docker also Grafana, on the curr
 
 test: lint test-kernels test-quick test-distributed ## lint and all tests except those on real images, quick ones first
 
-# Tests of one process share the cores; tests of several processes need them all.
+# Tests of one process share the cores. Those of several processes wait for one another much of the time, so two files of
+# them share the cores, too.
 SHARED := OMP_NUM_THREADS=1
 PARALLEL := -n auto --maxprocesses 4
+IN_PAIRS := -n 2 --dist loadfile
 
 test-kernels: $(STAMP) ## test the kernels in Triton's interpreter on the CPU
 	$(SHARED) TRITON_INTERPRET=1 $(BIN)/python -m pytest $(PARALLEL) tests/kernels $(ARGS)
@@ -121,7 +123,7 @@ test-quick: $(STAMP) ## run the single-process tests
 	$(SHARED) $(BIN)/python -m pytest $(PARALLEL) -m "not distributed and not launch and not real and not conversion" $(ARGS)
 
 test-distributed: $(STAMP) ## run the multi-process tests, and those that start the launcher
-	$(BIN)/python -m pytest -m "(distributed or launch) and not real" $(ARGS)
+	$(BIN)/python -m pytest $(IN_PAIRS) -m "(distributed or launch) and not real" $(ARGS)
 
 test-conversion: $(STAMP) ## export every recipe as ONNX and as a program of torch.export, and compare with PyTorch
 	$(BIN)/python -m pytest -m conversion $(ARGS)
