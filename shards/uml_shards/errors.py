@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from pydantic import ValidationError
-
 from .output import keep_output, output_failed
 from .text import message_of
 
@@ -41,6 +39,8 @@ def print_error(problem: object) -> None:
 
 def reason_of(error: Exception) -> str:
     """Return why a library could not read a file: one line, without the path, of at most 300 characters."""
+    from pydantic import ValidationError  # not before: small programs start faster without it
+
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
