@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ..launch.available_memory import read_memory
 from ..launch.devices import read_driver, read_torch
 from ..launch.resources import read_open_files, read_space
 from . import compiler, folders, gpus, limits, network, packages, processor, run_folder, shared_memory, variables
@@ -94,7 +95,7 @@ def _machine_checks(environment: Mapping[str, str], usable: int) -> Checks:
         ("processor", lambda: processor.check_processor(processor.read_processor(), usable)),
         ("cores", cores),
         ("threads", threads),
-        ("memory", lambda: limits.check_memory(limits.read_memory(), usable or CPU_WORKERS)),
+        ("memory", lambda: limits.check_memory(read_memory(), usable or CPU_WORKERS)),
         ("shared memory", lambda: shared_memory.check_space(read_space(), usable)),
         ("left in memory", lambda: shared_memory.check_leftovers(shared_memory.find_leftovers())),
         ("open files", lambda: limits.check_open_files(*read_open_files())),

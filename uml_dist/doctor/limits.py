@@ -2,24 +2,15 @@
 
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..launch.available_memory import SYSTEM, Memory, groups_of, number_in
 from ..launch.resources import UNLIMITED_FILES
 from .finding import Finding, note, ok, problem
 
 OPEN_FILES = 1024
 WORKER = 2 * 10**9  # bytes per worker with its readers, from launchers/README.md
 LEAST = 10**9  # bytes of the smallest training: a process on the CPU, compact profile
-SYSTEM = Path("/")
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes that this process may still allocate, and what limits them: "the machine" or "its cgroup"."""
-
-    available: int
-    bound: str
 
 
 def check_open_files(soft: int, hard: int) -> Finding:
@@ -34,33 +25,6 @@ def check_open_files(soft: int, hard: int) -> Finding:
         return problem("open files", f"limit is {hard}, {OPEN_FILES} are needed", remedy)
     raised = "" if soft == hard or soft < 0 else f", which training raises to {hard if hard >= 0 else UNLIMITED_FILES}"
     return ok("open files", "no limit" if soft < 0 else f"limit is {soft}{raised}")
-
-
-def read_memory(system: Path = SYSTEM) -> Memory:
-    """Return the memory available on the machine or within the cgroups of this process, whichever is less.
-
-    Args:
-        system: root folder of proc and sys/fs/cgroup.
-
-    Raises:
-        OSError: there is no /proc/meminfo.
-    """
-    lines = (system / "proc/meminfo").read_text().splitlines()
-    values = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
-    least = Memory(values["MemAvailable"], "the machine")
-    kinds = (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    )
-    for group in _groups(system, "memory"):
-        for limit_name, usage_name, cached_name in kinds:
-            limit, usage = _number(group / limit_name), _number(group / usage_name)
-            if math.isfinite(limit) and math.isfinite(usage):
-                # The kernel reclaims cached pages of files when memory is short.
-                left = int(limit - usage + _field(group / "memory.stat", cached_name))
-                if left < least.available:
-                    least = Memory(max(left, 0), "its cgroup")
-    return least
 
 
 def check_memory(memory: Memory, workers: int) -> Finding:
@@ -82,12 +46,12 @@ def check_memory(memory: Memory, workers: int) -> Finding:
 def read_quota(system: Path = SYSTEM) -> float:
     """Return the CPU quota of this process's cgroups, in cores; infinite without a quota."""
     quota = math.inf
-    for group in _groups(system, "cpu"):
+    for group in groups_of(system, "cpu"):
         new = group / "cpu.max"
         if new.is_file():
             amount, _, period = new.read_text().partition(" ")
             quota = min(quota, math.inf if amount == "max" else int(amount) / int(period))
-        amount, period = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
+        amount, period = number_in(group / "cpu.cfs_quota_us"), number_in(group / "cpu.cfs_period_us")
         if math.isfinite(amount) and math.isfinite(period) and amount > 0:
             quota = min(quota, amount / period)
     return quota
@@ -116,41 +80,6 @@ def check_cores(allowed: int, quota: float, total: int, gpus: int) -> Finding:
         cause = "a quota" if quota < allowed else "the CPU affinity"
         return note("cores", f"{message}: limited by {cause}", f"if needed, {remedy}")
     return ok("cores", message)
-
-
-def _groups(system: Path, controller: str) -> list[Path]:
-    """Return the folders of this process's cgroup and its parents, for versions 1 and 2; some may not exist."""
-    base = system / "sys/fs/cgroup"
-    found: list[Path] = []
-    groups = system / "proc/self/cgroup"
-    for line in groups.read_text().splitlines() if groups.is_file() else ():
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        root = base / controllers if controllers else base
-        if controllers and not root.is_dir():
-            root = base / controller
-        inner = root / path.lstrip("/")
-        above = [inner, *inner.parents]
-        found += above[: above.index(root) + 1]
-    return found
-
-
-def _number(path: Path) -> float:
-    """Return the number in a file; infinite for "max" and for a missing file."""
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return math.inf
-
-
-def _field(path: Path, name: str) -> int:
-    """Return the number in a line `name number` of a file; 0 if there is none."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.split()[:1] == [name]), 0)
 
 
 def cpu_affinity() -> int:

@@ -6,15 +6,14 @@ from pathlib import Path
 import pytest
 
 from uml_dist.doctor.limits import (
-    Memory,
     check_cores,
     check_memory,
     check_open_files,
     cpu_affinity,
-    read_memory,
     read_quota,
     usable_cores,
 )
+from uml_dist.launch.available_memory import Memory, read_memory
 
 GB = 10**9
 
