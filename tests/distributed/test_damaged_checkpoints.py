@@ -8,7 +8,7 @@ import pytest
 
 from runs import uml_tree
 from uml_dist.run.checkpoint import latest_valid, read_networks
-from worldly import start_apart, train_as_the_command
+from worldly import start_apart, train_as_the_command, train_as_the_command_with_a_small_disk
 from worlds import run_world
 
 pytestmark = pytest.mark.distributed
@@ -54,18 +54,35 @@ def test_run_resumes_from_the_checkpoint_before_a_damaged_one_with_the_same_resu
     assert [record.get("loss") for record in records(run)] == losses
 
 
-def test_full_disk_ends_the_run_with_one_line_and_exit_code_2(partly_known, tmp_path):
-    run = tmp_path / "run"
-    ((code, _, error),) = run_world(1, train_as_the_command, words(partly_known), str(run), 20_000)
+def check_failure(run: Path, code: int, error: str) -> dict:
+    """Check that a training has ended because step 2 could not be saved; return status.json."""
     assert code == 2
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     assert "checkpoints/step-000002 cannot be written: " in lines[0]
     assert lines[0].endswith(f"make room or fix the disk, then resume with --run {run}")
     assert "Traceback" not in error
-    status = json.loads((run / "status.json").read_text())
-    assert (status["status"], status["step"]) == ("failed", 2)
     assert list((run / "checkpoints").iterdir()) == []
+    return json.loads((run / "status.json").read_text())
+
+
+def test_full_disk_ends_the_run_with_one_line_and_exit_code_2(partly_known, tmp_path):
+    tree, run = words(partly_known) | {"checkpoint": {"every": 2, "background": False}}, tmp_path / "run"
+    ((code, _, error),) = run_world(1, train_as_the_command, tree, str(run), 20_000)
+    status = check_failure(run, code, error)
+    assert (status["status"], status["step"]) == ("failed", 2)
+
+
+def test_full_disk_ends_all_ranks_alike_if_it_is_written_to_in_the_background(partly_known, tmp_path):
+    """It is full for the writer alone, as for every process that starts while the limit holds."""
+    tree, run = words(partly_known) | {"checkpoint": {"every": 2}}, tmp_path / "run"
+    answers = run_world(2, train_as_the_command_with_a_small_disk, tree, str(run))
+    (code, output, error), (other, _, silence) = answers
+    status = check_failure(run, code, error)
+    assert status["status"] == "failed"
+    assert status["step"] in (3, 4)  # after the step in which all ranks hear of it, or at the end
+    assert "training waits" not in output
+    assert (other, silence) == (2, "")
 
 
 def test_ranks_with_different_checkpoints_do_not_start(run, partly_known):

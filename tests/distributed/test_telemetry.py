@@ -89,8 +89,9 @@ def test_checkpoints_are_measured(traces):
     assert value(resumed, "uml_checkpoint_bytes") == sum(path.stat().st_size for path in last.iterdir())
     saved = value(resumed, "uml_checkpoint_last_success_timestamp_seconds")
     assert saved == pytest.approx((last / "MANIFEST.json").stat().st_mtime, abs=60)
-    seconds = sum(values(resumed, "uml_checkpoint_seconds_sum").values())
-    assert value(resumed, "uml_checkpoint_blocked_seconds_total") == pytest.approx(seconds)
+    seconds = values(resumed, "uml_checkpoint_seconds_sum")
+    # Training waits for the checkpoint that it starts from, and for the end of the last save.
+    assert value(resumed, "uml_checkpoint_blocked_seconds_total") > seconds["load",]
     assert value(resumed, "uml_checkpoint_failures_total") == 0
 
 

@@ -26,6 +26,7 @@ from uml_dist.errors import CorruptionError, UmlError
 from uml_dist.evaluate import evaluation
 from uml_dist.launch import Devices
 from uml_dist.recipes import Progress
+from uml_dist.run import background
 from uml_dist.train.canary import Canary
 from uml_dist.train.hooks import Hook
 from uml_dist.train.main import Start, train_rank
@@ -157,6 +158,22 @@ def train_as_the_command(
             except SystemExit as left_with:
                 code = left_with.code
     return code, output.getvalue(), errors.getvalue()
+
+
+def train_as_the_command_with_a_small_disk(tree: dict[str, Any], run: str) -> tuple[Any, str, str]:
+    """Train as the command does, with writers of checkpoints for which the disk is full."""
+    start = background.subprocess.Popen
+
+    def start_limited(*arguments: Any, **options: Any) -> Any:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        try:
+            return start(*arguments, **options)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    with patch.object(background.subprocess, "Popen", start_limited):
+        return train_as_the_command(tree, run)
 
 
 def start_apart(tree: dict[str, Any], run: str) -> tuple[Any, str]:

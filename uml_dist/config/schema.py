@@ -198,6 +198,10 @@ class CheckpointConfig(Section):
     keep: int = Field(
         default=2, gt=0, le=MAX_STEPS, description="number of newest checkpoints to keep, besides the best ones"
     )
+    background: bool = Field(
+        default=True,
+        description="write checkpoints while training goes on, from a copy in memory; otherwise training waits",
+    )
 
 
 class RunConfig(Section):

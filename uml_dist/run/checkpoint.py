@@ -12,9 +12,7 @@ to it. Whenever the writer is killed, the older checkpoint or the new one is com
 
 import hashlib
 import json
-import shutil
-import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,26 +20,24 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic_core import from_json
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from uml_shards.durable import sync, sync_folder, write_text
+from uml_shards.durable import sync_folder, write_text
 
 from ..errors import UmlError, refusing
+from .checkpoint_files import Files, save_files, write_files
 from .checkpoint_folder import (
     USE_ANOTHER,
     DamagedError,
     checkpoints_in,
     find_checkpoint,
-    folder_name,
     place_of,
-    point,
     read_pointer,
     step_of,
-    tidy,
 )
 from .network_state import NetworkState
+from .tensor_file import tensor_file
 
 FORMAT = 1
 
@@ -95,8 +91,21 @@ _STATE = TypeAdapter(RunState)
 _DIGESTS = TypeAdapter(dict[str, str])
 
 
-def save_checkpoint(folder: Path, networks: Mapping[str, NetworkState], run: RunState) -> Path:
+def save_checkpoint(
+    folder: Path,
+    networks: Mapping[str, NetworkState],
+    run: RunState,
+    pointers: Sequence[str] = (),
+    keep: int | None = None,
+) -> Path:
     """Write a checkpoint into a run's `checkpoints` folder and point `latest` to it. One process calls it.
+
+    Args:
+        folder: the `checkpoints` folder.
+        networks: the states of the networks.
+        run: the progress of the run.
+        pointers: names of further pointers to it.
+        keep: number of newest checkpoints to keep; by default, none is removed.
 
     Returns:
         The checkpoint's folder.
@@ -104,25 +113,7 @@ def save_checkpoint(folder: Path, networks: Mapping[str, NetworkState], run: Run
     Raises:
         UmlError: it cannot be written; the previous checkpoints are unchanged.
     """
-    final = folder / folder_name(run.step)
-    temporary = folder / f".{final.name}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tidy(folder)
-        write_checkpoint(temporary, networks, run)
-        if final.exists():
-            final.rename(folder / f".{final.name}.old")
-        temporary.rename(final)
-        sync_folder(folder)
-        point(folder / "latest", final.name)
-        tidy(folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)  # the disk is probably full: leave room for status and log
-        raise UmlError(
-            f"checkpoint {final} cannot be written: {error.strerror or error}: make room or fix the disk, then resume "
-            f"with --run {folder.parent}"
-        ) from None
-    return final
+    return save_files(folder, run.step, files_of(networks, run), pointers, keep)
 
 
 def write_checkpoint(folder: Path, networks: Mapping[str, NetworkState], run: RunState) -> None:
@@ -131,16 +122,21 @@ def write_checkpoint(folder: Path, networks: Mapping[str, NetworkState], run: Ru
     Raises:
         OSError: they cannot be written.
     """
-    folder.mkdir()
+    write_files(folder, files_of(networks, run))
+
+
+def files_of(networks: Mapping[str, NetworkState], run: RunState) -> Files:
+    """Return the files of a checkpoint except for MANIFEST.json, whose pieces can be read once."""
+    files: dict[str, Iterable[bytes | memoryview]] = {}
     for name, state in networks.items():
-        _save(state.weights, folder / f"{name}.safetensors")
+        files[f"{name}.safetensors"] = tensor_file(state.weights)
         moments = {
             f"{moment}/{key}": tensor for moment, tensors in state.moments.items() for key, tensor in tensors.items()
         }
         if moments:
-            _save(moments, folder / f"{name}.optimizer.safetensors")
-    write_text(folder / "state.json", json.dumps({"format": FORMAT, **asdict(run)}, indent=1) + "\n")
-    write_digests(folder)
+            files[f"{name}.optimizer.safetensors"] = tensor_file(moments)
+    files["state.json"] = [(json.dumps({"format": FORMAT, **asdict(run)}, indent=1) + "\n").encode()]
+    return files
 
 
 def write_digests(folder: Path) -> None:
@@ -148,18 +144,6 @@ def write_digests(folder: Path) -> None:
     digests = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != "MANIFEST.json"}
     write_text(folder / "MANIFEST.json", json.dumps(digests, indent=1) + "\n")
     sync_folder(folder)
-
-
-def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    path.touch()
-    mode = stat.S_IMODE(path.stat().st_mode)
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:
-        raise OSError(str(error).partition("\n")[0]) from None
-    # safetensors lets the owner alone read its files, whatever the umask; colleagues share run folders.
-    path.chmod(mode)
-    sync(path)
 
 
 def latest_valid(folder: Path) -> tuple[Path, str | None] | None:

@@ -166,20 +166,23 @@ class Metrics:
     def record_checkpoint(
         self, kind: Literal["save", "load"], seconds: float, saved: float | None, size: int | None
     ) -> None:
-        """Record a checkpoint that was saved or loaded, for which training has waited.
+        """Record a checkpoint that was saved or loaded.
 
         Args:
             kind: which of both.
-            seconds: duration.
+            seconds: duration, also of what was done in the background.
             saved: when it was complete, seconds since 1970 (UTC); None if that is unknown.
-            size: bytes of its files; None if that is unknown, as on ranks that have not written it.
+            size: bytes of its files; None if that is unknown.
         """
         self._observe("uml_checkpoint_seconds", seconds, kind=kind)
-        self._add("uml_checkpoint_blocked_seconds_total", seconds)
         if saved is not None:
             self._set("uml_checkpoint_last_success_timestamp_seconds", saved)
         if size is not None:
             self._set("uml_checkpoint_bytes", size)
+
+    def record_blocked(self, seconds: float) -> None:
+        """Record for how long training has waited for a checkpoint."""
+        self._add("uml_checkpoint_blocked_seconds_total", seconds)
 
     def record_failed_save(self) -> None:
         """Record that a checkpoint could not be written."""

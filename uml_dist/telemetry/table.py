@@ -121,7 +121,11 @@ OPINIONS = (
 
 CHECKPOINTS = (
     Metric(
-        "uml_checkpoint_seconds", "histogram", "Duration of a checkpoint's save or load.", ("kind",), CHECKPOINT_SECONDS
+        "uml_checkpoint_seconds",
+        "histogram",
+        "Duration of a checkpoint's load, or of its save until it is on the disk, on the rank that writes.",
+        ("kind",),
+        CHECKPOINT_SECONDS,
     ),
     Metric("uml_checkpoint_blocked_seconds_total", "counter", "Time in which training waited for checkpoints."),
     Metric("uml_checkpoint_bytes", "gauge", "Size of the last saved checkpoint."),

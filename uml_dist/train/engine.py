@@ -185,13 +185,13 @@ def read_engine(engine: deepspeed.DeepSpeedEngine, keep: bool = True) -> Network
     state = NetworkState({}, steps=updates_of(engine))
     with full_weights(module):
         if keep:
-            state.weights = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+            state.weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
     for key in _moment_names(engine):
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 moment = _read_moment(engine, parameter, key)
                 if keep:
-                    state.moments.setdefault(key, {})[name] = moment.detach().cpu().clone()
+                    state.moments.setdefault(key, {})[name] = moment.detach().to("cpu", copy=True)
     return state
 
 

@@ -20,6 +20,7 @@ from ..distributed.ranks import all_gather, broadcast, device_of
 from ..errors import CORRUPT, CorruptionError, UmlError
 from ..launch import Devices, World, enter_world, exit_with_error
 from ..launch.precision import computes_in_bf16, describe_bf16
+from ..run.background import SaveError
 from ..run.checkpoint import RunState
 from ..run.checkpoint_folder import checkpoints_in
 from ..run.folder import RunFolder, versions
@@ -28,7 +29,7 @@ from ..telemetry import Metrics
 from ..telemetry.tensorboard import TensorBoardWriter
 from .canary import Canary
 from .device_metrics import collect_devices
-from .ending import Ending
+from .ending import OTHERS_SECONDS, Ending
 from .engine import zero_stage
 from .exporter import Exporter
 from .hooks import Hook
@@ -168,6 +169,9 @@ def _fail(error: Exception, world: World, ending: Ending) -> None:
     if isinstance(error, RuntimeError) and (known := worker_error(error)):
         time.sleep(SIGNAL_SECONDS)
         error = known
+    if isinstance(error, SaveError) and world.rank != 0:
+        time.sleep(OTHERS_SECONDS)  # rank 0 reports it
+        os._exit(2)
     if isinstance(error, UmlError | ShardError | OSError):
         if ending.fail(str(error)):  # and not another rank, which may have the same error
             print_error(f"rank {world.rank}: {error}")

@@ -240,4 +240,4 @@ class Networks(Mapping[str, nn.Module]):
 
 def read_weights(module: nn.Module) -> dict[str, Tensor]:
     """Copy every parameter and buffer of a module that is not in an engine to the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}

@@ -13,10 +13,10 @@ from uml_shards import tally
 from uml_shards.format.manifest import Manifest
 
 from ..distributed.ranks import all_gather
-from ..errors import UmlError
 from ..evaluate.examples import Example
 from ..recipes import MicroBatchResult, Progress
-from ..run.checkpoint_folder import folder_name, size_of
+from ..run.background import Saved
+from ..run.checkpoint_folder import size_of
 from ..run.folder import RunFolder
 from ..run.history import PRODUCTIVE, History
 from ..telemetry import Metrics, Spans
@@ -220,23 +220,26 @@ class Reporter:
             print(f"skipped: {reason}", file=sys.stderr, flush=True)
 
     @contextmanager
-    def saving(self, step: int) -> Iterator[None]:
-        """Measure the block that saves the checkpoint of a step."""
+    def blocked(self) -> Iterator[None]:
+        """Measure the block, in which training waits for a checkpoint."""
         start = time.perf_counter()
-        try:
-            yield
-        except UmlError:
+        yield
+        self._metrics.record_blocked(time.perf_counter() - start)
+
+    def saved(self, saved: Saved) -> None:
+        """Count a checkpoint that was saved, on the rank that has written it."""
+        if saved.problem is None:
+            written = saved.checkpoint
+            self._metrics.record_checkpoint("save", saved.seconds, _saved(written), _size(written))
+        else:
             self._metrics.record_failed_save()
-            raise
-        seconds = time.perf_counter() - start
-        size = _size(self._folder.checkpoints / folder_name(step)) if self._folder.writes else None
-        self._metrics.record_checkpoint("save", seconds, time.time(), size)
 
     @contextmanager
     def loading(self, checkpoint: Path) -> Iterator[None]:
         """Measure the block that loads a checkpoint."""
         start = time.perf_counter()
-        yield
+        with self.blocked():
+            yield
         seconds = time.perf_counter() - start
         self._metrics.record_checkpoint("load", seconds, _saved(checkpoint), _size(checkpoint))
 

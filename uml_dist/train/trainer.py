@@ -17,13 +17,14 @@ from uml_shards.read.loader import load
 
 from ..batch import Batch, collate
 from ..distributed.global_batch import GlobalBatch
-from ..distributed.ranks import all_gather, barrier, rank, world_size
+from ..distributed.ranks import all_gather, barrier, broadcast, rank, world_size
 from ..errors import UmlError
 from ..evaluate import Predictor
 from ..launch.precision import computes_in_bf16
 from ..recipes import Phase, Progress, predicting
+from ..run.background import SaveError, Saver
 from ..run.checkpoint import RunState, read_networks, read_weights_file, save_checkpoint
-from ..run.checkpoint_folder import folder_name, point, prune
+from ..run.checkpoint_folder import folder_name
 from ..run.folder import RunFolder, versions
 from ..run.inputs import stored_manifests
 from ..run.network_state import NetworkState
@@ -97,6 +98,7 @@ class Trainer:
         )
         self._norms: dict[str, Tensor | float | None] = {}
         self.validator = Validator(setup, reporter, self.workers, pictures=folder.writes)
+        self.saver = Saver(folder, self.config.checkpoint, reporter.saved, reporter.say)
         self.stop = StopRequest()
         self.running = False
         self._bad_in_a_row = 0
@@ -140,26 +142,37 @@ class Trainer:
         Returns:
             None if the training is done; otherwise why it has stopped, the same on all ranks. There is a checkpoint of
             the last step.
+
+        Raises:
+            SaveError: a checkpoint could not be written; raised on all ranks.
         """
         for line in self.setup.notes:
             self.reporter.say(line)
         self.running = True
         try:
-            while self.state.phase < len(self.setup.phases):
-                phase, steps = self.setup.phases[self.state.phase]
-                if self.state.phase_step < steps and not self.validator.has_ended(phase, self.state):
-                    with recording(self.spans):
-                        self._run_phase(phase, steps)
-                    if self.stop.agreed and not self._is_done:
-                        self.reporter.record_spans(self.spans)
-                        return next(filter(None, all_gather(self.stop.reason)), "stopped")
-                self.state.phase += 1
-                self.state.phase_step = 0
-                self.state.until_best, self.state.until_misses = None, 0
+            stopped = self._run_phases()
+            with recording(self.spans), span("checkpoint"), self.reporter.blocked():
+                self.saver.wait()
+                self._check_saved()
         finally:
+            self.saver.wait()  # a failure loses no checkpoint that is being written
             self.running = False
         self.reporter.record_spans(self.spans)
-        self.validator.report_missing(self.state)
+        if stopped is None:
+            self.validator.report_missing(self.state)
+        return stopped
+
+    def _run_phases(self) -> str | None:
+        while self.state.phase < len(self.setup.phases):
+            phase, steps = self.setup.phases[self.state.phase]
+            if self.state.phase_step < steps and not self.validator.has_ended(phase, self.state):
+                with recording(self.spans):
+                    self._run_phase(phase, steps)
+                if self.stop.agreed and not self._is_done:
+                    return next(filter(None, all_gather(self.stop.reason)), "stopped")
+            self.state.phase += 1
+            self.state.phase_step = 0
+            self.state.until_best, self.state.until_misses = None, 0
         return None
 
     @property
@@ -252,8 +265,10 @@ class Trainer:
         with span("targets"), torch.no_grad(), self.autocast(), networks.calling():
             targets = [recipe.targets(batches, networks, progress) for batches in micro_batches]
         pairs = list(zip(micro_batches, targets, strict=True))
+        self.saver.poll()
+        asks = self.stop.reason is not None or self.saver.problem is not None
         with span("counts"):
-            whole = GlobalBatch([recipe.counts(*pair) for pair in pairs], stop=self.stop.reason is not None)
+            whole = GlobalBatch([recipe.counts(*pair) for pair in pairs], stop=asks)
             self.stop.pass_on(whole.stops)
         norms: dict[str, Tensor | float | None] | None = None
         for batches, target in pairs:
@@ -306,16 +321,27 @@ class Trainer:
             return self.validator.validate(predictor, rank_batch.micro_batch, phase, self.state)
 
     def _save(self, best: Sequence[Validation]) -> None:
-        with self.reporter.saving(self.state.step):
+        with self.reporter.blocked():
+            if self.stop.agreed:
+                self._check_saved()
+            self.saver.wait()  # before this one takes memory
+            start = time.monotonic()
             states = self.networks.state(keep=self.folder.writes)
             self.state.steps_of = {name: state.steps for name, state in states.items()}
-            if self.folder.writes:
-                saved = save_checkpoint(self.folder.checkpoints, states, self.state)
-                for validation in best:
-                    point(self.folder.checkpoints / validation.pointer, saved.name)
-                prune(self.folder.checkpoints, self.config.checkpoint.keep)
-                self.folder.write_status("running", self.state.step)
-            barrier()
+            self.saver.save(states, self.state, [validation.pointer for validation in best], start)
+            self.folder.write_status("running", self.state.step)
+            if not self.config.checkpoint.background:
+                self._check_saved()
+
+    def _check_saved(self) -> None:
+        """Check that the checkpoints could be written so far. All ranks must call it.
+
+        Raises:
+            SaveError: one could not; raised on all ranks.
+        """
+        problem = broadcast(self.saver.problem)
+        if problem is not None:
+            raise SaveError(problem)
 
     def _watch_updates(self, updated: Mapping[str, bool], loaded: Sequence[Mapping[str, Batch]]) -> None:
         """Count the steps in a row whose gradient was not finite, which is so on all ranks alike.

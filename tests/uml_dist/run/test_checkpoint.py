@@ -13,8 +13,10 @@ from checkpoints import networks_of, one_line, save, state_of
 from damage import damaged
 from uml_dist.errors import UmlError
 from uml_dist.run import checkpoint as checkpoint_module
+from uml_dist.run import checkpoint_files
 from uml_dist.run.checkpoint import load_tensors, read_networks, read_state, verify
 from uml_dist.run.checkpoint_folder import find_checkpoint, point, prune
+from uml_dist.run.tensor_file import tensor_file
 
 
 def test_what_was_saved_comes_back(tmp_path):
@@ -207,23 +209,24 @@ def test_a_file_that_is_no_safetensors_is_one_line(tmp_path):
 
 
 def fail_on(call):
-    """A function that fails as a full disk does, at a certain call."""
-    original, calls = checkpoint_module.save_file, []
+    """Pieces of a file that fail as a full disk does, in a certain file."""
+    calls = []
 
-    def save_file(*arguments):
+    def pieces(*arguments):
         calls.append(arguments)
-        if len(calls) == call:
-            raise OSError(28, "No space left on device")
-        return original(*arguments)
+        for number, piece in enumerate(tensor_file(*arguments)):
+            if number == 1 and len(calls) == call:
+                raise OSError(28, "No space left on device")
+            yield piece
 
-    return save_file
+    return pieces
 
 
 @pytest.mark.parametrize("call", [1, 2, 3])
 def test_a_save_that_fails_leaves_the_latest_as_it_was_and_can_be_repeated(tmp_path, monkeypatch, call):
     first = save(tmp_path, step=5)
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint_module, "save_file", fail_on(call))
+        patched.setattr(checkpoint_module, "tensor_file", fail_on(call))
         with pytest.raises(
             UmlError, match="step-000006 cannot be written: No space left on device: make room"
         ) as raised:
@@ -239,7 +242,7 @@ def test_a_save_that_fails_leaves_the_latest_as_it_was_and_can_be_repeated(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("where", "function"), [(checkpoint_module, "sha256_of"), (Path, "rename"), (checkpoint_module, "point")]
+    ("where", "function"), [(checkpoint_files, "write_text"), (Path, "rename"), (checkpoint_files, "point")]
 )
 def test_latest_never_names_a_folder_that_is_not_whole(tmp_path, monkeypatch, where, function):
     first = save(tmp_path, step=5)

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from uml_dist.run import checkpoint as checkpoint_module
 from uml_dist.run.checkpoint import latest_valid, read_networks, read_state, save_checkpoint, verify
 from uml_dist.run.checkpoint_folder import find_checkpoint, point, prune
 from uml_dist.run.network_state import NetworkState
+from uml_dist.run.tensor_file import tensor_file
 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
 KILLED, REFUSED, REMAINS = 9, 2, 3  # REMAINS: something could not be removed, and is left for the next save
@@ -41,9 +42,15 @@ def interrupt_at(number: int, act: Callable[[], object]) -> list[str]:
 
         return call
 
+    def pieces(tensors: dict) -> Iterator[bytes | memoryview]:
+        header, *rest = tensor_file(tensors)
+        yield header
+        change("in the middle of a file")
+        yield from rest
+
     sys.addaudithook(watch)
     os.fsync = counted("fsync", os.fsync)
-    checkpoint_module.save_file = counted("save_file", checkpoint_module.save_file)
+    checkpoint_module.tensor_file = pieces
     return changes
 
 
