@@ -17,8 +17,8 @@ endif
 export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help install demo shards ablation bench bench-static bench-errors bench-micro bench-distances bench-step \
-    bench-ugmcl-step bench-collab-memory bench-windows bench-predict bench-shards bench-deviations bench-quality \
-    tune gpu-check cluster-check monitor test test-quick test-kernels test-triton test-distributed \
+    bench-ugmcl-step bench-collab-memory bench-checkpoint bench-windows bench-predict bench-shards bench-deviations \
+    bench-quality tune gpu-check cluster-check monitor test test-quick test-kernels test-triton test-distributed \
     test-conversion test-real fuzz lint format clean
 
 DATASET ?= phantom
@@ -78,6 +78,9 @@ bench-ugmcl-step: $(STAMP) ## measure the parts of a training step of UG-MCL, by
 
 bench-collab-memory: $(STAMP) ## measure the memory of each network of collab for each image, before and after restructuring
 	$(BIN)/python launchers/bench/collab_memory.py $(ARGS)
+
+bench-checkpoint: $(STAMP) ## measure for how long a checkpoint stops training, beside torch's asynchronous save: table and CSV in runs/bench
+	$(BIN)/python launchers/bench/checkpoint_stall.py $(ARGS)
 
 bench-deviations: $(STAMP) ## measure how each difference from the authors' network changes UML's outputs
 	PYTHONPATH=tests/support $(BIN)/python launchers/bench/deviations.py $(ARGS)
