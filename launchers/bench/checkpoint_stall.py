@@ -7,7 +7,8 @@ saves, its fastest way without a GPU.
 
 The stall is the time until the call returns; ours contains the copy of the tensors that a training takes first. The
 next save begins when the last one is on the disk, so no stall contains the wait for an earlier one. The first save is
-reported apart, since it may prepare what later ones use again.
+reported apart, since it may prepare what later ones use again. The processor time of the stall is that of the calling
+process, all threads together; other programs that keep the cores busy hardly change it.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as distributed
@@ -45,10 +46,18 @@ from uml_shards.text import csv_table
 
 WAYS = ("training waits", "in the background", "torch async_save, thread", "torch async_save, process")
 TENSORS = 128
-COLUMNS = ("way", "parameters", "bytes", "save", "stall_seconds", "seconds", "load", *facts())
+SECONDS = ("stall_seconds", "stall_processor_seconds", "seconds")
 
 Save = Callable[[int], Callable[[], float]]
 """Starts the save of a step; returns what waits for its end and returns the monotonic time of it."""
+
+
+class Figures(NamedTuple):
+    """Seconds of a save: its stall, the processor time of that, and until the checkpoint is complete."""
+
+    stall: float
+    processor: float
+    whole: float
 
 
 def state_of(parameters: int) -> NetworkState:
@@ -120,7 +129,7 @@ def theirs(folder: Path, state: NetworkState, kind: AsyncCheckpointerType) -> It
 
 
 def measure(sender: Connection, way: str, parameters: int, saves: int, out: Path) -> None:
-    """Send (stall, seconds until the checkpoint is complete) of each save; runs in a process of its own."""
+    """Send a `Figures` for each save, and None at the end; runs in a process of its own."""
     state = state_of(parameters)
     with tempfile.TemporaryDirectory(dir=out, prefix=".checkpoint_stall.") as name:
         folder = Path(name)
@@ -132,10 +141,10 @@ def measure(sender: Connection, way: str, parameters: int, saves: int, out: Path
         }
         with chosen[way]() as save:
             for step in range(1, saves + 1):
-                start = time.monotonic()
+                start, used = time.monotonic(), time.process_time()
                 wait = save(step)
-                stall = time.monotonic() - start
-                sender.send((stall, wait() - start))
+                stall, used = time.monotonic() - start, time.process_time() - used
+                sender.send(Figures(stall, used, wait() - start))
     sender.send(None)
 
 
@@ -166,34 +175,36 @@ def run(options: argparse.Namespace) -> int:
     if any(parameters < TENSORS for parameters in options.parameters) or options.saves < 2:
         raise UmlError(f"--parameters must be at least {TENSORS}, and --saves at least 2")
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = [list(COLUMNS)]
     machine = facts()
-    print(f"{'':<28}{'parameters':>12}{'GB':>7}{'stall of the first':>20}{'of later ones':>15}{'until on disk':>15}")
+    rows = [["way", "parameters", "bytes", "save", *SECONDS, "load", *machine]]
+    columns = f"{'stall of the first':>20}{'of later ones':>15}{'processor time':>19}{'until on disk':>15}"
+    print(f"{'':<28}{'parameters':>12}{'GB':>7}{columns}")
     for parameters in map(int, options.parameters):
         size = 3 * 4 * (parameters // TENSORS) * TENSORS
         for way in options.ways:
             load = os.getloadavg()[0]
             found = run_alone(way, parameters, options.saves, options.out)
-            for number, (stall, seconds) in enumerate(found, 1):
-                figures = [f"{figure:.4f}" for figure in (stall, seconds, load)]
+            for number, one in enumerate(found, 1):
+                figures = [f"{figure:.4f}" for figure in (*one, load)]
                 rows.append([way, str(parameters), str(size), str(number), *figures, *machine.values()])
-            later, whole = median(stall for stall, _ in found[1:]), median(seconds for _, seconds in found[1:])
+            later, used, whole = (median(column) for column in zip(*found[1:], strict=True))
             words = f"{way:<28}{parameters / 1e6:>10.0f} M{size / 1e9:>7.2f}"
-            print(f"{words}{found[0][0]:>18.2f} s{later:>13.2f} s{whole:>13.2f} s", flush=True)
+            first = found[0].stall
+            print(f"{words}{first:>18.2f} s{later:>13.2f} s{used:>17.2f} s{whole:>13.2f} s", flush=True)
     path = options.out / "checkpoint_stall.csv"
     replace_text(path, csv_table(rows))
     print(f"\nwritten to {path}")
     return 0
 
 
-def run_alone(way: str, parameters: int, saves: int, out: Path) -> list[tuple[float, float]]:
+def run_alone(way: str, parameters: int, saves: int, out: Path) -> list[Figures]:
     """Measure in a fresh process, whose memory is free afterwards."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=measure, args=(sender, way, parameters, saves, out))
     process.start()
     sender.close()
-    found: list[tuple[float, float]] = []
+    found: list[Figures] = []
     try:
         while (one := receiver.recv()) is not None:
             found.append(one)
