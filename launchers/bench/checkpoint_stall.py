@@ -5,10 +5,10 @@ the CPU: while training waits; in the background; and by `torch.distributed.chec
 That is measured as it is by default, in a thread, and in a process with a copy in shared memory that is kept for later
 saves, its fastest way without a GPU.
 
-The stall is the time until the call returns; ours contains the copy of the tensors that a training takes first. The
-next save begins when the last one is on the disk, so no stall contains the wait for an earlier one. The first save is
-reported apart, since it may prepare what later ones use again. The processor time of the stall is that of the calling
-process, all threads together; other programs that keep the cores busy hardly change it.
+The stall is the time until the call returns. The next save begins when the last one is on the disk, so no stall
+contains the wait for an earlier one. The first save is reported apart, since it may prepare what later ones use again.
+The processor time of the stall is that of the calling process, all threads together; other programs that keep the cores
+busy hardly change it.
 """
 
 import argparse
@@ -69,15 +69,6 @@ def state_of(parameters: int) -> NetworkState:
     return NetworkState(tensors(), {"exp_avg": tensors(), "exp_avg_sq": tensors()}, steps=1)
 
 
-def copy_of(state: NetworkState) -> NetworkState:
-    """Copy a state as a training does, whose tensors belong to the engine."""
-
-    def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
-
-    return NetworkState(copied(state.weights), {name: copied(one) for name, one in state.moments.items()}, state.steps)
-
-
 @contextmanager
 def ours(folder: Path, state: NetworkState, background: bool) -> Iterator[Save]:
     """Save as a training does."""
@@ -87,7 +78,7 @@ def ours(folder: Path, state: NetworkState, background: bool) -> Iterator[Save]:
 
     def save(step: int) -> Callable[[], float]:
         start = time.monotonic()
-        saver.save({"network": copy_of(state)}, RunState("bench", step=step), start=start)
+        saver.save({"network": state}, RunState("bench", step=step), start=start)
 
         def wait() -> float:
             saver.wait()

@@ -174,24 +174,36 @@ def local_part(value: Tensor) -> Tensor:
     return nn.functional.pad(mine, (0, size - mine.numel()))
 
 
-def read_engine(engine: deepspeed.DeepSpeedEngine, keep: bool = True) -> NetworkState:
+def read_weights(module: nn.Module, copy: bool = True) -> dict[str, Tensor]:
+    """Return every parameter and buffer of a module, on the CPU.
+
+    Args:
+        module: the module.
+        copy: whether to copy those that are on the CPU already.
+    """
+    return {name: tensor.detach().to("cpu", copy=copy) for name, tensor in module.state_dict().items()}
+
+
+def read_engine(engine: deepspeed.DeepSpeedEngine, keep: bool = True, copy: bool = True) -> NetworkState:
     """Read the full state of an engine. All ranks must call it.
 
     Args:
         engine: the engine.
         keep: whether this rank needs the tensors; otherwise it only takes part, and the returned state has none.
+        copy: whether the tensors are needed after the next step, which would change those that are on the CPU already.
     """
     module = module_of(engine)
+    gathered = engine.zero_optimization_stage() == 3  # weights that are there within the block only
     state = NetworkState({}, steps=updates_of(engine))
     with full_weights(module):
         if keep:
-            state.weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
+            state.weights = read_weights(module, copy or gathered)
     for key in _moment_names(engine):
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 moment = _read_moment(engine, parameter, key)
                 if keep:
-                    state.moments.setdefault(key, {})[name] = moment.detach().to("cpu", copy=True)
+                    state.moments.setdefault(key, {})[name] = moment.detach().to("cpu", copy=copy)
     return state
 
 

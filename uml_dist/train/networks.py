@@ -15,7 +15,16 @@ from ..nn.keyed_dropout import name_layers
 from ..recipes import Averaged, Frozen, Phase, Recipe, Trained, networks_of, trained_source
 from ..run.network_state import NetworkState, with_added
 from .average import Average
-from .engine import full_weights, make_engine, module_of, read_engine, updates_of, write_moments, zero_stage
+from .engine import (
+    full_weights,
+    make_engine,
+    module_of,
+    read_engine,
+    read_weights,
+    updates_of,
+    write_moments,
+    zero_stage,
+)
 
 
 class Networks(Mapping[str, nn.Module]):
@@ -148,17 +157,23 @@ class Networks(Mapping[str, nn.Module]):
             copy.load_state_dict(module.state_dict(), strict=True)
         return copy
 
-    def state(self, keep: bool = True) -> dict[str, NetworkState]:
-        """Return the state of every network, without tensors unless `keep`. All ranks must call it."""
+    def state(self, keep: bool = True, copy: bool = True) -> dict[str, NetworkState]:
+        """Return the state of every network, without tensors unless `keep`. All ranks must call it.
+
+        Args:
+            keep: whether this rank needs the tensors.
+            copy: whether they are needed after the next step.
+        """
         states = {}
         for name, module in self._modules.items():
             if name in self._engines:
-                states[name] = read_engine(self._engines[name], keep)
+                states[name] = read_engine(self._engines[name], keep, copy)
             elif name in self._resting:
                 states[name] = self._resting[name]
             else:
                 with self._averages[name].whole() if name in self._averages else nullcontext():
-                    states[name] = NetworkState(read_weights(module) if keep else {})
+                    weights = read_weights(module, copy or name in self._averages) if keep else {}
+                    states[name] = NetworkState(weights)
         return states
 
     def complete(self, states: Mapping[str, NetworkState], where: str) -> tuple[dict[str, NetworkState], list[str]]:
@@ -236,8 +251,3 @@ class Networks(Mapping[str, nn.Module]):
 
     def _load_weights(self, name: str, weights: Mapping[str, Tensor]) -> None:
         self._modules[name].load_state_dict(dict(weights), strict=True)
-
-
-def read_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Copy every parameter and buffer of a module that is not in an engine to the CPU."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}

@@ -326,7 +326,7 @@ class Trainer:
                 self._check_saved()
             self.saver.wait()  # before this one takes memory
             start = time.monotonic()
-            states = self.networks.state(keep=self.folder.writes)
+            states = self.networks.state(keep=self.folder.writes, copy=False)
             self.state.steps_of = {name: state.steps for name, state in states.items()}
             self.saver.save(states, self.state, [validation.pointer for validation in best], start)
             self.folder.write_status("running", self.state.step)
