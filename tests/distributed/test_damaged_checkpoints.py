@@ -11,7 +11,7 @@ from uml_dist.run.checkpoint import latest_valid, read_networks
 from worldly import start_apart, train_as_the_command, train_as_the_command_with_a_small_disk
 from worlds import run_world
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.fault]
 
 
 def words(shards):

@@ -10,7 +10,7 @@ from runs import uml_tree
 from worldly import poisoned, replayed
 from worlds import run_world
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.fault]
 
 
 def test_all_ranks_skip_the_step_at_every_stage_and_resume_bit_for_bit(partly_known, tmp_path):
@@ -33,7 +33,7 @@ def test_all_ranks_skip_the_step_at_every_stage_and_resume_bit_for_bit(partly_kn
 def test_too_many_in_a_row_end_the_training_and_are_repeated(partly_known, tmp_path):
     words = {"train__steps": 9, "faults__skipped_steps": 2}
     tree, run = uml_tree(partly_known, **words), tmp_path / "run"
-    lines = run_world(2, poisoned, [tree], [str(run)], None, (2, 3))
+    lines = run_world(2, poisoned, [tree], [str(run)], None, (3, 4))
     left = run / "faults" / "not-finite" / "step-000003"
     expected = "2 steps in a row had a gradient that is not finite, the last of uml in step 4: repeat it with "
     assert lines == [[f"{expected}train.py --replay {left}"]] * 2

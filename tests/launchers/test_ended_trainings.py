@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from uml_dist.config.faults import ALLOW
 from uml_dist.errors import UmlError
 from uml_dist.run.checkpoint import latest_valid
 from uml_dist.run.checkpoint_folder import step_of
@@ -21,7 +22,7 @@ from uml_dist.run.maintenance import prune_run
 from uml_dist.run.owner import LOCK, OWNER
 from worlds import free_port
 
-pytestmark = pytest.mark.launch
+pytestmark = [pytest.mark.launch, pytest.mark.fault]
 
 TRAIN = Path(__file__).parents[2] / "launchers" / "train.py"
 DEEPSPEED = ("-m", "deepspeed.launcher.runner", "--master_port", str(free_port()))
@@ -102,11 +103,16 @@ def test_a_rank_that_was_stopped_is_named_and_ends_the_training(training, tmp_pa
     wait_until_all_are_gone(run)
 
 
-def test_a_training_whose_ranks_fail_is_started_again_and_ends_as_if_they_had_not(training, tmp_path):
-    process, run = training(settings=["--restarts", "1", "train.steps=12"]), tmp_path / "run"
-    ranks_of(run)[1].kill()
-    assert process.wait(120) == 0
+def test_a_training_whose_rank_is_stopped_is_started_again_and_ends_as_if_it_had_not(training, tmp_path, monkeypatch):
+    monkeypatch.setenv(ALLOW, "1")
+    fault = ["faults.inject.kind=stop", "faults.inject.rank=1", "faults.inject.steps=[6]", "faults.step_seconds=10"]
+    process, run = training(settings=["--restarts", "1", "train.steps=12", *fault]), tmp_path / "run"
+    assert process.wait(240) == 0
     text = (tmp_path / "log").read_text()
+    assert text.count("FAULTS ARE INJECTED (faults.inject): stop on rank 1 in step 6\n") == 2
+    assert text.count("INJECTED FAULT: stop on rank 1 in step 6\n") == 1
+    assert "was stopped (SIGSTOP); stacks in" in text
+    assert (run / "faults" / "attempt-1" / "rank-0.stacks.txt").stat().st_size > 0
     assert text.count("restart 1 of 1 without progress") == text.count("resumed at step") == 1
     assert json.loads((run / "status.json").read_text())["status"] == "done"
     steps = [record for record in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in record]

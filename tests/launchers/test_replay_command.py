@@ -8,7 +8,7 @@ import pytest
 
 from uml_dist.run.reader import read_status
 
-pytestmark = pytest.mark.launch
+pytestmark = [pytest.mark.launch, pytest.mark.fault]
 
 TRAIN = Path(__file__).parents[2] / "launchers" / "train.py"
 

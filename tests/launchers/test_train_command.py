@@ -236,9 +236,13 @@ def test_unknown_argument_exits_with_two(command, folder):
         (["--restarts", "2", "--run", "run", "--resume", "never"], "--restarts resumes the run: leave out"),
         (["--replay", "nothing"], "nothing has no readable MANIFEST.json"),
         (["--replay", "nothing", "train.steps=3"], "--replay uses the configuration of its run"),
+        (
+            ["faults.inject.kind=kill", "faults.inject.steps=[3]"],
+            "faults.inject would harm this training (kill on a rank ",
+        ),
     ],
 )
-def test_restarts_and_replays_that_make_no_sense_are_refused(words, problem, command, folder):
+def test_restarts_replays_and_faults_that_make_no_sense_are_refused(words, problem, command, folder):
     code, _, error = command(*words)
     assert (code, problem in error) == (2, True), error
 

@@ -10,6 +10,7 @@ from uml_shards import ShardError
 from uml_shards.arguments import ArgumentParser
 from uml_shards.output import keep_output
 
+from ..config.faults import check_injection
 from ..config.loading import dump, read_config, validate
 from ..errors import UmlError
 from ..launch import Restarts, ensure_world, exit_stopped, exit_with_error, find_devices, planned_ranks, read_world
@@ -103,6 +104,7 @@ def train(options: argparse.Namespace) -> int:
             print(dump(config) if is_main else "", end="")
             return 0
         ranks = planned_ranks(options.num_gpus, options.cpu)
+        check_injection(config.faults.inject, ranks, os.environ)
         setup = prepare(config, ranks)
         if options.resume == "auto" and options.run is None:
             raise UmlError("--resume auto needs the run to resume: add --run runs/NAME")

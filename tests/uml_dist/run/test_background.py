@@ -21,6 +21,8 @@ from uml_dist.run.background import Saved, Saver
 from uml_dist.run.checkpoint import latest_valid, verify
 from uml_dist.run.folder import RunFolder
 
+pytestmark = pytest.mark.fault
+
 # Python imports it when it starts, from the first folder of its path that has it.
 WAIT_BEFORE_SYNCING = """
 import os, pathlib, time

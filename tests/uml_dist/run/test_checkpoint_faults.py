@@ -11,12 +11,17 @@ import pytest
 import torch
 
 from checkpoints import networks_of, one_line, save, state_of
+from uml_dist.config.schema import CheckpointConfig
 from uml_dist.errors import UmlError
 from uml_dist.run import checkpoint as checkpoint_module
+from uml_dist.run.background import Saver
 from uml_dist.run.checkpoint import latest_valid, read_networks, read_state, save_checkpoint, verify
 from uml_dist.run.checkpoint_folder import find_checkpoint, point, prune
+from uml_dist.run.folder import RunFolder
 from uml_dist.run.network_state import NetworkState
 from uml_dist.run.tensor_file import tensor_file
+
+pytestmark = pytest.mark.fault
 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
 KILLED, REFUSED, REMAINS = 9, 2, 3  # REMAINS: something could not be removed, and is left for the next save
@@ -172,6 +177,25 @@ def test_a_full_disk_is_one_line_and_the_older_checkpoint_stays(small_disk):
     one_line(raised)
     assert latest_valid(small_disk / "checkpoints") == (first, None)
     assert save(small_disk, step=7).name == "step-000007"  # what was written of the large one is gone
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_read_only_disk_is_one_line_and_the_older_checkpoint_stays(small_disk, in_background):
+    first = save(small_disk)
+    saver = Saver(
+        RunFolder(small_disk, writes=True), CheckpointConfig(background=in_background), lambda saved: None, print
+    )
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    try:
+        saver.save(networks_of(), state_of(6))
+        saver.wait()
+        assert latest_valid(small_disk / "checkpoints") == (first, None)
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    assert saver.problem is not None
+    assert "step-000006 cannot be written: Read-only file system: make room or fix the disk" in saver.problem
+    assert "\n" not in saver.problem
+    assert save(small_disk, step=7).name == "step-000007"
 
 
 def test_all_is_on_the_disk_before_a_name_leads_to_it(tmp_path, monkeypatch):
