@@ -5,7 +5,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,17 @@ import uml_dist.nn.keyed_dropout
 import uml_dist.recipes.uml.recipe as uml_recipe
 from runs import Trace, train
 from uml_dist.batch import Batch
+from uml_dist.config.faults import InjectConfig
 from uml_dist.config.loading import validate
 from uml_dist.distributed.global_batch import GlobalBatch
 from uml_dist.distributed.ranks import world_size
 from uml_dist.errors import CorruptionError, UmlError
 from uml_dist.evaluate import evaluation
 from uml_dist.launch import Devices
-from uml_dist.recipes import Progress
+from uml_dist.recipes import MicroBatchResult, Progress
 from uml_dist.run import background
 from uml_dist.train.canary import Canary
+from uml_dist.train.faults import Injector
 from uml_dist.train.hooks import Hook
 from uml_dist.train.main import Start, train_rank
 from uml_dist.train.replay import replay
@@ -219,27 +221,27 @@ def wait_seen_by_another_thread() -> bool:
 
 
 class Poison(Hook):
-    """Makes images not finite: those of rank 1 in some steps, or those with some keys."""
+    """Makes images with some keys not finite."""
 
-    def __init__(self, steps: Sequence[int] = (), keys: Sequence[str] = ()) -> None:
-        self.steps, self.keys = steps, keys
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys = keys
 
     def before_step(self, progress: Progress, batches: Sequence[Mapping[str, Batch]]) -> None:
-        everything = torch.distributed.get_rank() == 1 and progress.step in self.steps
         for batch in (batch for streams in batches for batch in streams.values()):
             for number, key in enumerate(batch.keys):
-                if everything or key in self.keys:
+                if key in self.keys:
                     batch.image[number] = float("nan")
 
 
 def poisoned(
-    trees: Sequence[dict[str, Any]], runs: Sequence[str | None], stop_at: int | None, steps: Sequence[int] = (2,)
+    trees: Sequence[dict[str, Any]], runs: Sequence[str | None], stop_at: int | None, steps: tuple[int, ...] = (3,)
 ) -> list[Trace | str]:
     """Run trainings in which the images of rank 1 are not finite in some steps; an error as its line."""
     found: list[Trace | str] = []
     for tree, run in zip(trees, runs, strict=True):
         try:
-            found.append(train(tree, run, stop_at=stop_at, hooks=(Poison(steps),)))
+            fault = Injector(InjectConfig(kind="nan", rank=1, steps=steps))
+            found.append(train(tree, run, stop_at=stop_at, hooks=(fault,)))
         except UmlError as error:
             found.append(str(error))
     return found
@@ -248,25 +250,54 @@ def poisoned(
 def replayed(tree: dict[str, Any], checkpoint: str, keys: Sequence[str]) -> tuple[list[str], bool]:
     """Repeat the step after a checkpoint, with some images that are not finite."""
     setup = prepare(validate(tree, "test"), world_size())
-    return replay(setup, Path(checkpoint), torch.device("cpu"), [Poison(keys=keys)])
-
-
-class FlippedBit(Hook):
-    """Flips a bit of a weight of one rank, before the third step."""
-
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
-
-    def before_update(self, network: str, engine: Any, progress: Progress) -> None:
-        if torch.distributed.get_rank() == self.rank and progress.step == 2:
-            weight = next(engine.module.parameters())
-            with torch.no_grad():
-                weight.view(torch.int32).view(-1)[0] ^= 1
+    return replay(setup, Path(checkpoint), torch.device("cpu"), [Poison(keys)])
 
 
 def flip_a_bit(tree: dict[str, Any], rank: int | None = None) -> Trace | str:
     """Compare the weights before every step, after flipping a bit of them on a rank; the error as its line."""
     try:
-        return train(tree, hooks=(*([] if rank is None else [FlippedBit(rank)]), Canary(1)))
+        fault = InjectConfig() if rank is None else InjectConfig(kind="bit-flip", rank=rank, steps=(3,))
+        return train(tree, hooks=(Injector(fault), Canary(1)))
     except CorruptionError as error:
         return str(error)
+
+
+class WrongOnce(Hook):
+    """Changes what a network is given in one forward pass of a step, on one rank, as a faulty processor might."""
+
+    def __init__(self, rank: int, step: int) -> None:
+        self.rank, self.step = rank, step
+
+    def around_forward(
+        self, forward: Callable[[], MicroBatchResult], networks: Mapping[str, nn.Module], progress: Progress
+    ) -> MicroBatchResult:
+        if torch.distributed.get_rank() != self.rank or progress.step != self.step:
+            return forward()
+        self.rank = -1
+
+        def change(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (inputs[0] * (1 + 1e-6), *inputs[1:])
+
+        handle = next(iter(networks.values())).register_forward_pre_hook(change)
+        try:
+            return forward()
+        finally:
+            handle.remove()
+
+
+def compute_wrongly(tree: dict[str, Any], rank: int, step: int) -> tuple[Trace | str, list[str]]:
+    """Repeat a forward pass in every step, one of which goes wrong on a rank; the error, and what the canary says."""
+    lines: list[str] = []
+    try:
+        return train(tree, hooks=(WrongOnce(rank, step), Canary(1, lines.append))), lines
+    except CorruptionError as error:
+        return str(error), lines
+
+
+def repeat_forward_each(trees: list[dict[str, Any]], runs: list[str]) -> list[tuple[Trace, list[str]]]:
+    """Run trainings that repeat a forward pass in every step, with what the canary says."""
+    found = []
+    for tree, run in zip(trees, runs, strict=True):
+        lines: list[str] = []
+        found.append((train(tree, run, hooks=(Canary(1, lines.append),)), lines))
+    return found

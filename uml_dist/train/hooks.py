@@ -1,18 +1,19 @@
 """Hooks: code that the Trainer calls around each step, for guards, signals and tests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 from deepspeed import DeepSpeedEngine
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..batch import Batch
-from ..recipes import Progress
+from ..recipes import MicroBatchResult, Progress
 from ..telemetry import span
 
 
 class Hook:
-    """Called by the Trainer at three places of a step; override the methods that you need.
+    """Called by the Trainer at four places of a step; override the methods that you need.
 
     All ranks call the hooks at the same places, in the order in which the Trainer got them. So a hook may use
     collectives, such as reading a full gradient, if it does so on all ranks. If a hook changes weights or gradients, it
@@ -33,6 +34,18 @@ class Hook:
             progress: progress before the step.
             batches: this rank's micro batches by stream, on the CPU.
         """
+
+    def around_forward(
+        self, forward: Callable[[], MicroBatchResult], networks: Mapping[str, nn.Module], progress: Progress
+    ) -> MicroBatchResult:
+        """Called instead of the forward pass of each micro batch, of which it returns the result.
+
+        Args:
+            forward: computes the losses of the micro batch, each time that it is called. It may be a collective.
+            networks: all networks by name; engines of those that learn.
+            progress: progress before the step.
+        """
+        return forward()
 
     def before_update(self, network: str, engine: DeepSpeedEngine, progress: Progress) -> None:
         """Called for each network that learns in the step, before the first of them is updated.
@@ -70,6 +83,14 @@ class Hooks(Hook):
         with self._span():
             for hook in self._hooks:
                 hook.before_step(progress, batches)
+
+    def around_forward(
+        self, forward: Callable[[], MicroBatchResult], networks: Mapping[str, nn.Module], progress: Progress
+    ) -> MicroBatchResult:
+        """Let each hook call the forward pass."""
+        for hook in self._hooks:
+            forward = partial(hook.around_forward, forward, networks, progress)
+        return forward()
 
     def before_update(self, network: str, engine: DeepSpeedEngine, progress: Progress) -> None:
         """Call each hook before a network is updated."""

@@ -16,6 +16,7 @@ import torch.distributed as distributed
 from uml_shards.errors import STOPPED, ShardError, print_error
 from uml_shards.read.loader import worker_error
 
+from ..config.faults import check_injection
 from ..distributed.ranks import all_gather, broadcast, device_of
 from ..errors import CORRUPT, CorruptionError, UmlError
 from ..launch import Devices, World, enter_world, exit_with_error
@@ -32,6 +33,7 @@ from .device_metrics import collect_devices
 from .ending import OTHERS_SECONDS, Ending
 from .engine import zero_stage
 from .exporter import Exporter
+from .faults import Injector
 from .hooks import Hook
 from .loading import loader_workers, of_training
 from .progress_line import ProgressPrinter
@@ -110,8 +112,11 @@ def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], 
     reporter = Reporter(folder, metrics, ProgressPrinter() if world.rank == 0 else None, history, used)
     try:
         workers, fewer = _loader_workers(setup, world, device)
-        canary = Canary(setup.config.faults.canary_every)
-        trainer = Trainer(setup, device, folder, reporter, workers, (*counting, canary, *hooks))
+        faults = setup.config.faults
+        check_injection(faults.inject, world.size, os.environ)
+        injected = [Injector(faults.inject, folder.path)] if faults.inject.kind != "none" else []
+        guards = (*injected, Canary(faults.canary_every, reporter.say))
+        trainer = Trainer(setup, device, folder, reporter, workers, (*counting, *guards, *hooks))
         _check_same_start(start)
         load_start(trainer, start)
     except UmlError as error:  # the same on all ranks
@@ -129,6 +134,8 @@ def _train(setup: Setup, start: Start, devices: Devices, hooks: Sequence[Hook], 
     )
     for line in (*start.left, *([fewer] if fewer else []), *exporter.notes):
         reporter.say(line)
+    if injected:
+        reporter.say(f"FAULTS ARE INJECTED (faults.inject): {faults.inject}")
     _say_hello(setup, world, trainer, [target.url for target in targets if target is not None])
     try:
         folder.begin(setup.config, trainer.state.step)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -274,7 +275,8 @@ class Trainer:
         for batches, target in pairs:
             with networks.calling():
                 with span("loss"), self.autocast():  # the networks' calls are a span of their own, "forward"
-                    result = recipe.step(batches, target, networks, progress, whole)
+                    forward = partial(recipe.step, batches, target, networks, progress, whole)
+                    result = self.hooks.around_forward(forward, networks, progress)
                 learning = {name: engine for name, engine in networks.engines.items() if name in result.losses}
                 assert norms is None or set(norms) == set(learning), "a step's micro batches have losses of others"
                 with span("backward"):
