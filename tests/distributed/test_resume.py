@@ -67,14 +67,33 @@ def test_paper_s_profile_with_its_switches_on_resumes_bit_for_bit(partly_known, 
     assert np.array_equal(after.weights["uml"], before.weights["uml"])
 
 
-def test_run_moves_from_four_ranks_to_two_to_one_and_across_stages(partly_known, tmp_path):
-    straight = run_world(1, train, uml_tree(partly_known, **words(zero__stage=0)))[0]
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("world", "count", "tolerance"),
+    [((4, 2, 1), 8, {"rtol": 0, "atol": 1e-6}), ((6, 3, 2), 12, {"rtol": 1e-5})],
+    ids=["4-2-1", "6-3-2"],
+)
+def test_run_moves_to_fewer_ranks_and_other_stages_with_the_same_batches_and_losses(
+    world, count, tolerance, partly_known, tmp_path
+):
+    """Each start loses the steps after its last checkpoint."""
+    length = words(streams__train__count=count)
+    straight = run_world(1, train, uml_tree(partly_known, **length, zero__stage=0))[0]
+    batches = keys_of_steps([straight])
+    assert len({key for keys in batches for key in keys}) == STEPS * count  # within an epoch
     losses = []
-    for ranks, stage, stop_at in ((4, 1, 2), (2, 3, 4), (1, 2, None)):
-        tree = uml_tree(partly_known, **words(zero__stage=stage))
-        losses += run_world(ranks, train, tree, str(tmp_path / "run"), False, stop_at)[0].losses
-    assert len(losses) == STEPS
-    assert max(abs(a - b) for a, b in zip(losses, straight.losses, strict=True)) <= 1e-6
+    for ranks, stage, first, stop_at in zip(world, (1, 3, 2), (0, 2, 4), (3, 5, None), strict=True):
+        tree = uml_tree(partly_known, **length, zero__stage=stage)
+        traces = run_world(ranks, train, tree, str(tmp_path / "run"), False, stop_at)
+        kept = slice(0, 2 if stop_at else None)
+        losses += traces[0].losses[kept]
+        assert keys_of_steps(traces) == batches[first:stop_at]
+    np.testing.assert_allclose(losses, straight.losses, **tolerance)
+
+
+def keys_of_steps(traces):
+    """Keys of each step, of all ranks together in order."""
+    return [sorted(key for trace in traces for key in trace.keys[step]) for step in range(len(traces[0].keys))]
 
 
 def test_training_does_not_use_the_global_generators(partly_known):
