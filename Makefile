@@ -19,7 +19,7 @@ export PATH := $(BIN):$(PATH)
 .PHONY: help install demo shards ablation bench bench-static bench-errors bench-micro bench-distances bench-step \
     bench-ugmcl-step bench-collab-memory bench-checkpoint bench-windows bench-predict bench-shards bench-deviations \
     bench-quality tune gpu-check cluster-check monitor test test-quick test-kernels test-triton test-distributed \
-    test-conversion test-real fuzz lint format clean
+    test-conversion test-real chaos fuzz lint format clean
 
 DATASET ?= phantom
 OUT ?= data/shards/$(DATASET)
@@ -123,16 +123,20 @@ test-triton: $(STAMP) ## test the kernels, interpreted and compiled, with each v
 	done
 
 test-quick: $(STAMP) ## run the single-process tests
-	$(SHARED) $(BIN)/python -m pytest $(PARALLEL) -m "not distributed and not launch and not real and not conversion" $(ARGS)
+	$(SHARED) $(BIN)/python -m pytest $(PARALLEL) -m "not distributed and not launch and not real and not conversion and not chaos" $(ARGS)
 
 test-distributed: $(STAMP) ## run the multi-process tests, and those that start the launcher
-	$(BIN)/python -m pytest $(IN_PAIRS) -m "(distributed or launch) and not real" $(ARGS)
+	$(BIN)/python -m pytest $(IN_PAIRS) -m "(distributed or launch) and not real and not chaos" $(ARGS)
 
 test-conversion: $(STAMP) ## export every recipe as ONNX and as a program of torch.export, and compare with PyTorch
 	$(BIN)/python -m pytest -m conversion $(ARGS)
 
 test-real: $(STAMP) ## run the tests on real images, in the folder named by UML_REAL_DATA
 	$(BIN)/python -m pytest -m real $(ARGS)
+
+chaos: $(STAMP) ## make everything fail: all tests of faults, then random kills of each recipe, in half an hour; ARGS="--kills 5"
+	$(BIN)/python -m pytest -m fault
+	PYTHONPATH=tests/support $(BIN)/python launchers/bench/chaos.py $(ARGS)
 
 fuzz: $(STAMP) ## read thousands of damaged files of every kind; table of outcomes; ARGS="--inputs 20000 --seed 1"
 	$(BIN)/python tests/fuzz.py $(ARGS)
