@@ -13,7 +13,16 @@ from uml_shards.output import keep_output
 from ..config.faults import check_injection
 from ..config.loading import dump, read_config, validate
 from ..errors import UmlError
-from ..launch import Restarts, ensure_world, exit_stopped, exit_with_error, find_devices, planned_ranks, read_world
+from ..launch import (
+    Restarts,
+    ensure_world,
+    exit_stopped,
+    exit_with_error,
+    find_devices,
+    machine_count,
+    planned_ranks,
+    read_world,
+)
 from ..launch.resources import raise_open_files
 from ..run.checkpoint import read_state, verify
 from ..run.checkpoint_folder import checkpoints_in
@@ -125,7 +134,7 @@ def train(options: argparse.Namespace) -> int:
             if options.run:
                 refuse_owned(options.run)
             on_gpu = find_devices(options.cpu).kind == "cuda"
-            loader_workers(config, on_gpu, ranks, of_training(setup, ranks))
+            loader_workers(config, on_gpu, ranks // machine_count(os.environ), of_training(setup, ranks))
         restarts = Restarts.of(options.run.absolute(), options.restarts) if options.restarts else None
         devices = ensure_world(options.num_gpus, options.cpu, restarts=restarts)
     except (UmlError, ShardError, OSError) as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from ..launch.machines import NODES, TASKS
 from ..launch.world import RANK_VARIABLES, RANKLESS_LAUNCHERS, STARTED
 from .finding import Finding, note, ok, problem
 
@@ -10,10 +11,12 @@ def check_launch_variables(environment: Mapping[str, str]) -> Finding:
     """Check variables that only a launcher may set: with all of them, a script is one rank and waits for the others."""
     name = "launch variables"
     for variable, launcher in RANKLESS_LAUNCHERS.items():
+        if variable == TASKS and environment.get(NODES) == environment.get(TASKS):
+            continue  # a task on each machine
         copies = environment.get(variable, "")
         if copies.isdecimal() and int(copies) > 1 and not all(one in environment for one in RANK_VARIABLES):
             message = f"{variable}={copies}: {launcher} starts {copies} copies, and each would start its own training"
-            return problem(name, message, "one task per job, or srun torchrun: see SLURM in launchers/README.md")
+            return problem(name, message, "one task per machine: see launchers/howto/cluster.md")
     if STARTED in environment:
         return problem(name, f"{STARTED} is left over from an earlier launch", f"unset {STARTED}")
     there = [one for one in (*RANK_VARIABLES, "LOCAL_SIZE", "LOCAL_WORLD_SIZE") if one in environment]

@@ -22,6 +22,7 @@ from uml_shards.errors import STOPPED, print_error
 from ..errors import UmlError
 from .devices import ACCELERATOR, VISIBLE, Devices, find_devices
 from .ending import end_process
+from .machines import Machines, read_machines
 from .memory import keep_freed_memory
 from .restarts import Restarts
 
@@ -110,7 +111,7 @@ def decide(
             f"pass --num_gpus {devices.count}, or --cpu for {wanted} CPU processes"
         )
     if started is not None:
-        if launched is None or launched.size != started or wanted != started:
+        if launched is None or launched.size != started or wanted * launched.nodes != started:
             found = launched.size if launched else 0
             raise UmlError(f"{started} ranks were started, but {found} came up: unset {STARTED} and retry")
         return Decision("continue")
@@ -140,22 +141,31 @@ def script_arguments(argv: Sequence[str], environment: Mapping[str, str]) -> lis
     return arguments
 
 
-def world_command(count: int, devices: Devices, script: str, arguments: Sequence[str], port: int) -> list[str]:
-    """Return the command line that starts a world of this size on this node.
+def world_command(count: int, devices: Devices, script: str, arguments: Sequence[str], machines: Machines) -> list[str]:
+    """Return the command line that starts this number of ranks on this node, as its part of the world.
 
     It calls the per-node part of DeepSpeed's launcher, which keeps exit codes and forwards signals. The front end of
     the launcher would do neither.
     """
-    # The launcher writes these numbers into CUDA_VISIBLE_DEVICES on the CPU too; -1 selects no GPU.
+    # The launcher writes these numbers into CUDA_VISIBLE_DEVICES on the CPU too; -1 selects no GPU. It reads those of
+    # its own node only, and counts those of the others.
     ids = list(devices.ids[:count]) if devices.kind == "cuda" else ["-1"] * count
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": ids}).encode()).decode()
+    nodes = {f"node{index}": ids for index in range(machines.count)} if machines.count > 1 else {"localhost": ids}
+    world = base64.urlsafe_b64encode(json.dumps(nodes).encode()).decode()
     launcher = [sys.executable, "-u", "-m", f"{__package__}.node"]
-    options = [f"--world_info={world}", "--master_addr=127.0.0.1", f"{PORT}{port}", "--log_level=error"]
-    return [*launcher, *options, script, *arguments]
+    options = [f"--world_info={world}", f"--master_addr={machines.address}", f"{PORT}{machines.port}"]
+    return [*launcher, *options, f"--node_rank={machines.index}", "--log_level=error", script, *arguments]
 
 
-def world_environment(count: int, devices: Devices, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for a new world: this one without the variables of the old world."""
+def world_environment(count: int, devices: Devices, environment: Mapping[str, str], nodes: int = 1) -> dict[str, str]:
+    """Return the environment for a new world: this one without the variables of the old world.
+
+    Args:
+        count: number of ranks on this node.
+        devices: devices of this node.
+        environment: environment variables of this process.
+        nodes: number of nodes.
+    """
     traces = (
         *RANK_VARIABLES,
         "LOCAL_SIZE",
@@ -168,8 +178,8 @@ def world_environment(count: int, devices: Devices, environment: Mapping[str, st
     # torchrun's variables would make the new ranks join the old world's rendezvous.
     prefixes = ("TORCHELASTIC_", "GROUP_", "ROLE_")
     new = {name: value for name, value in environment.items() if name not in traces and not name.startswith(prefixes)}
-    new[STARTED] = str(count)
-    _prepare(new, devices, count)
+    new[STARTED] = str(count * nodes)
+    _prepare(new, devices, count, nodes)
     return new
 
 
@@ -195,7 +205,18 @@ def planned_ranks(
     launched, devices = read_world(environment), find(cpu)
     decide(requested, launched, devices, _started(environment))
     default = launched.local_size if launched else max(devices.count, 1)
-    return (default if requested is None else requested) * (launched.nodes if launched else 1)
+    nodes = launched.nodes if launched else machine_count(environment)
+    return (default if requested is None else requested) * nodes
+
+
+def machine_count(environment: Mapping[str, str]) -> int:
+    """Return the number of machines on which copies of this process start the ranks.
+
+    Raises:
+        UmlError: see `read_machines`.
+    """
+    machines = read_machines(environment)
+    return machines.count if machines else 1
 
 
 def ensure_world(
@@ -232,8 +253,11 @@ def ensure_world(
     environment = os.environ if environment is None else environment
     argv = sys.argv if argv is None else argv
     launched = read_world(environment)
-    if launched is None:
+    machines = read_machines(environment) if launched is None else None
+    if launched is None and machines is None:
         _refuse_copies(environment)
+    if machines and restarts:
+        raise UmlError("--restarts works on one machine only: let the scheduler start the job again")
     devices = find(cpu)
     arguments = script_arguments(argv, environment)
     script = shlex.join([argv[0], *_without_num_gpus(arguments)])
@@ -243,8 +267,9 @@ def ensure_world(
     if decision.action == "start":
         sys.stdout.flush()
         sys.stderr.flush()
-        command = world_command(decision.count, devices, argv[0], arguments, free_port())
-        started = world_environment(decision.count, devices, environment)
+        machines = machines or Machines(1, 0, "127.0.0.1", free_port())
+        command = world_command(decision.count, devices, argv[0], arguments, machines)
+        started = world_environment(decision.count, devices, environment, machines.count)
         if restarts:
             restarts.write(started)
         execute(command[0], command, started)
@@ -326,7 +351,7 @@ def _refuse_copies(environment: Mapping[str, str]) -> None:
         if copies.isdecimal() and int(copies) > 1:
             raise UmlError(
                 f"{launcher} started {copies} copies without RANK, WORLD_SIZE and LOCAL_RANK: "
-                "start one copy per job, or use deepspeed or torchrun"
+                "start one copy per machine, or use deepspeed or torchrun"
             )
 
 

@@ -16,7 +16,8 @@ RANK = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}
         ({"LOCAL_SIZE": "4"}, "note", "unset LOCAL_SIZE"),
         ({"WORLD_SIZE": "4"}, "note", "unset WORLD_SIZE"),
         ({"UML_WORLD_STARTED": "2"}, "problem", "unset UML_WORLD_STARTED"),
-        ({"SLURM_STEP_NUM_TASKS": "8"}, "problem", "srun torchrun"),
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2"}, "problem", "one task per machine"),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2"}, "ok", ""),
         ({"SLURM_STEP_NUM_TASKS": "1"}, "ok", ""),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 
 from uml_dist.errors import UmlError
 from uml_dist.launch.devices import Devices
+from uml_dist.launch.machines import Machines
 from uml_dist.launch.world import (
     STARTED,
     Decision,
@@ -25,6 +26,7 @@ from uml_dist.launch.world import (
 )
 
 CONTINUE, LEAVE = Decision("continue"), Decision("leave")
+HERE = Machines(1, 0, "127.0.0.1", 29500)
 
 
 def gpus(count: int) -> Devices:
@@ -178,11 +180,11 @@ def test_right_world_continues_and_selects_the_cpu_for_deepspeed():
 
 def test_started_world_uses_the_first_visible_gpus():
     devices = Devices("cuda", ("GPU-b", "GPU-a", "GPU-c"))
-    assert started_ids(world_command(2, devices, "train.py", [], 1)) == ["GPU-b", "GPU-a"]
+    assert started_ids(world_command(2, devices, "train.py", [], HERE)) == ["GPU-b", "GPU-a"]
 
 
 def test_cpu_processes_see_no_gpu_and_use_one_thread_each():
-    assert started_ids(world_command(3, Devices("cpu"), "train.py", [], 1)) == ["-1", "-1", "-1"]
+    assert started_ids(world_command(3, Devices("cpu"), "train.py", [], HERE)) == ["-1", "-1", "-1"]
     several = world_environment(3, Devices("cpu"), {"PATH": "/bin"})
     assert several["OMP_NUM_THREADS"] == several["MKL_NUM_THREADS"] == "1"
     assert several["DS_ACCELERATOR"] == "cpu"
