@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from math import gcd
 from pathlib import Path
 
 from uml_shards import ShardError
@@ -28,6 +29,7 @@ from ..run.checkpoint import read_state, verify
 from ..run.checkpoint_folder import checkpoints_in
 from ..run.owner import refuse_owned
 from ..run.reader import run_folder
+from ..scale.options import add_scale_options, check_scale_options, question_of
 from ..telemetry.tensorboard import check_tensorboard
 from ..train.exporter import check_export
 from ..train.loading import loader_workers, of_training
@@ -65,10 +67,12 @@ def parse(arguments: Sequence[str], default_config: Path | None = None) -> argpa
         help="repeat the step whose gradient was not finite, from RUN/faults/not-finite/step-N, and say where",
     )
     parser.add_argument("--dry-run", action="store_true", help="print parameters, memory, steps per epoch, and exit")
+    add_scale_options(parser)
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration, then exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(list(arguments))
+    check_scale_options(parser, options)
     if options.restarts < 0 or (options.restarts and options.run is None):
         parser.error("--restarts needs a number from 0 on, and --run runs/NAME")
     if options.restarts and options.resume == "never":
@@ -114,6 +118,9 @@ def train(options: argparse.Namespace) -> int:
             return 0
         ranks = planned_ranks(options.num_gpus, options.cpu)
         check_injection(config.faults.inject, ranks, os.environ)
+        if options.gpus is not None:
+            # As many of them as can share the configured global batch.
+            ranks = gcd(options.gpus, *(stream.count for stream in config.streams.values()))
         setup = prepare(config, ranks)
         if options.resume == "auto" and options.run is None:
             raise UmlError("--resume auto needs the run to resume: add --run runs/NAME")
@@ -128,7 +135,8 @@ def train(options: argparse.Namespace) -> int:
         if options.dry_run:
             from ..train.dry_run import dry_run
 
-            print("\n".join([*notes, dry_run(setup, ranks), ""]) if is_main else "", end="")
+            text = dry_run(setup, ranks, question_of(options) if options.gpus is not None else None)
+            print("\n".join([*notes, text, ""]) if is_main else "", end="")
             return 0
         if read_world(os.environ) is None:  # else the ranks check it together
             if options.run:

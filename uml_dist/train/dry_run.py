@@ -1,6 +1,9 @@
 """What a run needs, without training it: parameters, bytes per rank by ZeRO stage, steps per epoch."""
 
+from functools import partial
+
 from ..recipes import Averaged, Frozen, Trained, networks_of, trained_source
+from ..scale.report import Question, network_of, report
 from .setup import Setup
 
 BYTES = 4
@@ -30,8 +33,14 @@ def copy_bytes(parameters: int, network: Averaged | Frozen, stage: int, ranks: i
     return round(BYTES * parameters / (ranks if stage >= 3 and isinstance(network, Averaged) else 1))
 
 
-def dry_run(setup: Setup, ranks: int) -> str:
-    """Return the text that `--dry-run` prints."""
+def dry_run(setup: Setup, ranks: int, question: Question | None = None) -> str:
+    """Return the text that `--dry-run` prints.
+
+    Args:
+        setup: the run.
+        ranks: number of ranks.
+        question: what is asked about more ranks, if anything.
+    """
     lines = list(setup.notes)
     for phase, steps in setup.phases:
         rank_batch = setup.rank_batch(phase, 0, ranks)
@@ -47,15 +56,29 @@ def dry_run(setup: Setup, ranks: int) -> str:
     head = "bytes per rank of weights, gradients and optimiser at ZeRO 0 | 1 | 2 | 3"
     lines.append(f"{'network':<16}{'parameters':>12}  {head}")
     networks = networks_of(setup.recipe)
+    learning, parts = [], []
     for name, network in networks.items():
-        parameters = sum(parameter.numel() for parameter in trained_source(networks, name).build().parameters())
+        module = trained_source(networks, name).build()
+        parameters = sum(parameter.numel() for parameter in module.parameters())
         if isinstance(network, Trained):
             optimizer = setup.config.optimizer_of(name)
             moments = 2 if optimizer.name != "sgd" else int(optimizer.momentum > 0)
-            sizes, remark = [state_bytes(parameters, moments, stage, ranks) for stage in range(4)], ""
+            size_of, remark = partial(state_bytes, parameters, moments), ""
+            learning.append(network_of(module))
         else:
-            sizes = [copy_bytes(parameters, network, stage, ranks) for stage in range(4)]
-            remark = f"  {network}"
+            size_of, remark = partial(copy_bytes, parameters, network), f"  {network}"
+        parts.append(size_of)
+        sizes = [size_of(stage, ranks) for stage in range(4)]
         shown = " | ".join(f"{size / 1e6:.1f} MB" for size in sizes)
         lines.append(f"{name:<16}{parameters:>12,}  {shown}{remark}")
+    if question:
+        phase, _ = max(setup.phases, key=lambda one: one[1])
+        counts = setup.counts(phase)
+        shards = {name: len(setup.splits[name].manifest.shards) for name in counts}
+        stage = setup.config.deepspeed.get("zero_optimization", {}).get("stage", setup.config.zero.stage)
+
+        def state(stage: int, count: int) -> int:
+            return sum(size_of(stage, count) for size_of in parts)
+
+        lines += ["", *report(question, stage, counts, shards, learning, state)]
     return "\n".join(lines)
