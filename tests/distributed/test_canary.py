@@ -30,13 +30,6 @@ def test_the_rank_whose_forward_pass_is_not_the_same_again_is_named(partly_known
         assert said == []
 
 
-def test_where_the_first_pass_cannot_be_repeated_that_is_said_and_no_other_is_compared(partly_known):
-    tree = uml_tree(partly_known, train__steps=2)
-    for trace, said in run_world(2, compute_wrongly, tree, 0, 0):
-        assert len(trace.losses) == 2
-        assert said == ["forward passes of phase train cannot be repeated on this device, bit by bit"]
-
-
 def trees_of(recipe: str, partly_known: Path, folder: Path) -> list[dict[str, Any]]:
     """Trainings with dropout, averages, batch norm over all ranks, or engines that take turns."""
     match recipe:

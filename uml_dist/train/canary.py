@@ -58,12 +58,16 @@ class Canary(Hook):
         if not due or not self._repeatable.get(progress.phase, True):
             return forward()
         self._last = progress.step
+        go_back = snapshot(networks)
         with watched(networks) as sums:
             result = forward()
         with span("hooks"):
+            go_on = snapshot(networks)
+            go_back()
             # The counter of operations, if there is one, must not count these.
-            with unchanged(networks), watched(networks) as again, _disable_current_modes(), without_memory():
+            with watched(networks) as again, _disable_current_modes(), without_memory():
                 forward()
+            go_on()
             odd = [rank for rank, equal in enumerate(_gather(_equal(sums, again))) if not equal] if sums else []
         if progress.phase not in self._repeatable:
             self._repeatable[progress.phase] = not odd
@@ -142,18 +146,21 @@ def without_memory() -> AbstractContextManager[Any]:
     return torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda nothing: nothing)
 
 
-@contextmanager
-def unchanged(networks: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Restore, at the end of the block, the buffers of the networks and the states of the random generators."""
+def snapshot(networks: Mapping[str, nn.Module]) -> Callable[[], None]:
+    """Return a function that makes the buffers of networks and the random generators what they are now."""
     buffers = [buffer for network in networks.values() for buffer in network.buffers()]
-    before = [buffer.clone() for buffer in buffers]
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
-                buffer.copy_(value)
+    values = [buffer.clone() for buffer in buffers]
+    state = torch.get_rng_state()
+    on_device = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+
+    def restore() -> None:
+        for buffer, value in zip(buffers, values, strict=True):
+            buffer.data.copy_(value)  # which autograd does not notice: a backward pass may still need the buffer
+        torch.set_rng_state(state)
+        if on_device is not None:
+            torch.cuda.set_rng_state(on_device)
+
+    return restore
 
 
 def _equal(sums: Sequence[Tensor], again: Sequence[Tensor]) -> Tensor:
