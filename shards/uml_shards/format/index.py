@@ -137,11 +137,11 @@ def index_bytes(samples: int, components: int) -> int:
     return HEADER_BYTES + samples * index_dtype(components).itemsize
 
 
-def parse_index(data: bytes, shard: Shard, manifest: Manifest, path: Location) -> NDArray[np.void]:
+def parse_index(data: bytes | memoryview, shard: Shard, manifest: Manifest, path: Location) -> NDArray[np.void]:
     """Parse the bytes of an index file (.npy) and check that its rows fit the shard.
 
     Args:
-        data: bytes of the file.
+        data: bytes of the file; the rows are not copied.
         shard: entry of the manifest.
         manifest: manifest of the split.
         path: path of the index, for error messages.
@@ -151,7 +151,7 @@ def parse_index(data: bytes, shard: Shard, manifest: Manifest, path: Location) -
     """
     dtype = index_dtype(len(manifest.components))
     try:
-        header = parse_npy_header(data)
+        header = parse_npy_header(bytes(data[:HEADER_BYTES]))
     except ValueError as error:
         raise ShardError(f"{path} is not an index file: {error}") from None
     if header.descr != repr(dtype.descr) or header.fortran or len(header.shape) != 1:

@@ -1,12 +1,11 @@
 """Open a split for random access: each sample is read with one `pread`."""
 
 import copy
-import hashlib
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,23 @@ from ..address import Address, Location, parse_location
 from ..errors import ShardError, reading, reason_of
 from ..files import open_regular
 from ..format.decode import Layout, decode_sample
-from ..format.index import NO_LABEL, parse_index
-from ..format.manifest import FILE_NAME, Manifest, Shard
+from ..format.index import NO_LABEL
+from ..format.manifest import FILE_NAME, Manifest
 from ..format.members import read_components, read_key, read_parts
 from ..format.patch import read_patch_sample
 from ..format.volume import IMAGE, MASK
 from ..sample import PICTURES, Sample
 from ..storage.cache import Cache
 from ..storage.prefetch import Prefetch
-from ..storage.storage import Storage, open_storage
+from ..storage.storage import open_storage
 from ..storage.verified import Verify, check_size
 from ..strict_json import parse_json
 from ..tally import count
+from .indices import Changed, open_indices
 from .names import with_names_of
 
 OPEN_FILES = 128
 """Largest number of tars that a process keeps open; most systems allow 1024 files."""
-
-FETCHES = 8
-"""Number of indices fetched concurrently when a URL is opened."""
 
 
 class Split:
@@ -66,7 +63,7 @@ class Split:
         self.manifest = self._storage.load_manifest()
         self.digest = self.manifest.digest
         self.layout = Layout.of(self.manifest)
-        self._indices = self._load_indices()
+        self._indices = open_indices(self._storage, self.path, self.manifest, self.digest, (cache or Cache()).place)
         self._bounds = [0, *accumulate(shard.samples for shard in self.manifest.shards)]
         self._files: dict[int, _File] = {}
         self._prefetch: Prefetch | None = None
@@ -160,7 +157,7 @@ class Split:
         """Return the same samples as bare images; labels, masks and other components are never read."""
         bare = copy.copy(self)
         bare.layout = replace(self.layout, labelled=False, masked=False)
-        bare._indices = [_images_only(index, self.manifest.components) for index in self._indices]
+        bare._indices = Changed(self._indices, partial(_images_only, names=self.manifest.components))
         bare._files, bare._prefetch = {}, None
         return bare
 
@@ -168,9 +165,7 @@ class Split:
         """Return the same samples with their labels, but without masks, which are never read."""
         bare = copy.copy(self)
         bare.layout = replace(self.layout, masked=False)
-        bare._indices = [index.copy() for index in self._indices]
-        for index in bare._indices:
-            index["size"][:, _of_masks(self.manifest)] = 0
+        bare._indices = Changed(self._indices, partial(_no_masks, masks=_of_masks(self.manifest)))
         bare._files, bare._prefetch = {}, None
         return bare
 
@@ -235,15 +230,6 @@ class Split:
         problem, reason = (str(error), error.reason) if isinstance(error, ShardError) else (reason_of(error), "other")
         return ShardError(f"{self.path / self.manifest.shards[shard].name}: sample {key}: {problem}", reason)
 
-    def _load_indices(self) -> list[NDArray[np.void]]:
-        def load(shard: Shard) -> NDArray[np.void]:
-            return load_checked_index(self._storage, self.path, shard, self.manifest)
-
-        if not isinstance(self.path, Address):
-            return [load(shard) for shard in self.manifest.shards]
-        with ThreadPoolExecutor(FETCHES) as pool:
-            return list(pool.map(load, self.manifest.shards))
-
     def _file(self, shard: int) -> "_File":
         file = self._files.get(shard)
         if file is None:
@@ -294,30 +280,17 @@ def find_splits(path: str | Location) -> Sequence[Location]:
         return [path] if (path / FILE_NAME).exists() else sorted(m.parent for m in path.glob(f"*/{FILE_NAME}"))
 
 
-def load_checked_index(storage: Storage, where: Location, shard: Shard, manifest: Manifest) -> NDArray[np.void]:
-    """Load the index of a shard after cheap checks: existence and size of the tar, digest and length of the index.
-
-    Args:
-        storage: storage of the split.
-        where: location of the split, for error messages.
-        shard: entry of the manifest.
-        manifest: manifest of the split.
-
-    Raises:
-        ShardError: a check fails.
-    """
-    data, path = storage.read_index(shard, len(manifest.components)), where / shard.index
-    if hashlib.sha256(data).hexdigest() != shard.index_sha256:
-        raise ShardError(
-            f"{path}: its sha256 differs from the manifest's: the index belongs to other shards or is damaged"
-        )
-    return parse_index(data, shard, manifest, path)
-
-
 def _of_masks(manifest: Manifest) -> NDArray[np.bool_]:
     """Return which components (of the manifest, in its order) are masks."""
     names = [f"mask.{name}.png" for name in manifest.mask_names] or ["mask.png", "seg.png", MASK]
     return np.isin(manifest.components, names)
+
+
+def _no_masks(index: NDArray[np.void], masks: NDArray[np.bool_]) -> NDArray[np.void]:
+    """Return a copy of an index without some components, the masks."""
+    bare = index.copy()
+    bare["size"][:, masks] = 0
+    return bare
 
 
 def _images_only(index: NDArray[np.void], names: Sequence[str]) -> NDArray[np.void]:

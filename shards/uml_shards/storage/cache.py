@@ -75,8 +75,13 @@ class Cache:
                 ) from None
             yield path
 
+    @property
+    def place(self) -> Path:
+        """The folder, which may not exist yet."""
+        return Path(self.folder) if self.folder else default_folder()
+
     def _made_folder(self) -> Path:
-        folder = Path(self.folder) if self.folder else default_folder()
+        folder = self.place
         try:
             folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
             (folder / "locks").mkdir(mode=PRIVATE, exist_ok=True)

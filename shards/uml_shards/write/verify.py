@@ -15,7 +15,8 @@ from ..format.decode import Layout, decode_sample, find_image
 from ..format.index import NO_LABEL, build_index
 from ..format.manifest import Manifest, Shard
 from ..format.members import read_components
-from ..read.split import find_splits, load_checked_index, open_split
+from ..read.indices import load_checked_index
+from ..read.split import find_splits, open_split
 from ..storage.cache import Cache
 from ..storage.storage import Storage, open_storage
 from .tally import Tally
