@@ -18,8 +18,8 @@ export PATH := $(BIN):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help install demo shards ablation bench bench-static bench-errors bench-micro bench-distances bench-step \
     bench-ugmcl-step bench-collab-memory bench-checkpoint bench-windows bench-predict bench-shards bench-deviations \
-    bench-quality tune gpu-check cluster-check monitor test test-quick test-kernels test-triton test-distributed \
-    test-conversion test-real chaos fuzz lint format clean
+    bench-quality bench-scale bench-guards tune gpu-check cluster-check monitor test test-quick test-kernels \
+    test-triton test-distributed test-conversion test-real chaos fuzz lint format clean
 
 DATASET ?= phantom
 OUT ?= data/shards/$(DATASET)
@@ -81,6 +81,12 @@ bench-collab-memory: $(STAMP) ## measure the memory of each network of collab fo
 
 bench-checkpoint: $(STAMP) ## measure for how long a checkpoint stops training, beside torch's asynchronous save: table and CSV in runs/bench
 	$(BIN)/python launchers/bench/checkpoint_stall.py $(ARGS)
+
+bench-guards: $(STAMP) ## measure what watchdog, guards and canary cost a training step: table and CSV in runs/bench
+	$(BIN)/python launchers/bench/guards.py $(ARGS)
+
+bench-scale: $(STAMP) ## measure index, start and memory of large trainings, and the model of --dry-run --gpus: CSV in runs/bench
+	$(BIN)/python launchers/bench/scale.py $(ARGS)
 
 bench-deviations: $(STAMP) ## measure how each difference from the authors' network changes UML's outputs
 	PYTHONPATH=tests/support $(BIN)/python launchers/bench/deviations.py $(ARGS)

@@ -101,7 +101,9 @@ class DataConfig(Section):
         description="statistics: by mean and standard deviation of the training data; unit: only scaled to [0, 1]",
     )
     cache: Annotated[str | None, RESUMABLE] = Field(
-        default=None, description="folder that keeps shards read from URLs; default: uml_shards in ~/.cache"
+        default=None,
+        description="folder that keeps shards read from URLs, and indices of millions of samples; "
+        "default: uml_shards in ~/.cache",
     )
     cache_gigabytes: Annotated[float | None, RESUMABLE] = Field(
         default=None,
