@@ -35,7 +35,8 @@ def train(folder: Path, shards: Path, ranks: int, words: list[str]) -> subproces
     settings = [f"streams.train.shards={shards}", "train.validate_every=1000000", *TOY, *words]
     command = [sys.executable, str(TRAIN), "--num_gpus", str(ranks), "--cpu", "--run", str(folder / "run"), *settings]
     with (folder / "log").open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log)
+        # One rank alone would otherwise use all cores, several of them one each.
+        return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def ranks_of(training: subprocess.Popen[bytes]) -> list[psutil.Process]:
