@@ -57,7 +57,7 @@ def start(link, partly_known, tmp_path):
     started: list[Nodes] = []
 
     def begin() -> Nodes:
-        words = ("faults.step_seconds=15", "checkpoint.every=2")
+        words = ("faults.step_seconds=15", "faults.pause_seconds=120", "checkpoint.every=2")
         started.append(Nodes(tmp_path, partly_known, (ADDRESSES[0], free_port()), words, WITHIN))
         return started[-1]
 
