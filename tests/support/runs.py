@@ -18,7 +18,7 @@ import toy_recipe
 import volume_recipe
 from uml_dist.batch import Batch
 from uml_dist.config.loading import apply_overrides, validate
-from uml_dist.distributed.ranks import world_size
+from uml_dist.distributed.ranks import barrier, world_size
 from uml_dist.recipes import Progress
 from uml_dist.run.checkpoint import read_state
 from uml_dist.run.checkpoint_folder import find_checkpoint
@@ -132,6 +132,7 @@ def train(
         run="test", recipe=config.recipe, stage=config.zero.stage, world_size=world_size(), rank=rank, device="cpu"
     )
     trace = Trace()
+    barrier()  # the first rank of an earlier training may still write its checkpoint
     checkpoint = find_checkpoint(Path(run)) if run else None
     start = Start(folder.path, (checkpoint, read_state(checkpoint)) if checkpoint else None)
     history = read_history(folder.path, start.resume[1].step if start.resume else 0, folder.started)
