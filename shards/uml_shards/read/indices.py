@@ -11,6 +11,8 @@ Each process compares the sha256 of an index with the manifest's before its firs
 """
 
 import hashlib
+import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -65,9 +67,9 @@ class _Lazy(Sequence[NDArray[np.void]]):
             raise IndexError(f"shard {shard} of {len(self)}")
         return self._ready(shard)
 
+    @abstractmethod
     def make(self, shard: int) -> NDArray[np.void]:
         """Return the index of a shard."""
-        raise NotImplementedError
 
 
 class Changed(_Lazy):
@@ -135,7 +137,10 @@ class Joined(_Lazy):
             ShardError: its bytes are not those that the manifest states.
         """
         start, end = self._offsets[shard : shard + 2].tolist()
-        return checked(self._bytes[start:end].data, self._where, self._manifest.shards[shard], self._manifest)
+        data, stated = self._bytes[start:end].data, self._manifest.shards[shard]
+        if hashlib.sha256(data).hexdigest() != stated.index_sha256:
+            raise ShardError(f"{self._file} is damaged at {stated.index}: remove it, and it is made again")
+        return parse_index(data, stated, self._manifest, self._where / stated.index)
 
 
 def open_indices(storage: Storage, where: Location, manifest: Manifest, digest: str, cache: Path) -> Indices:
@@ -219,4 +224,6 @@ def _join(indices: Iterator[bytes], file: Path) -> None:
             joined.write(data)
             offsets.append(offsets[-1] + len(data))
         joined.write(np.asarray(offsets, "<i8").tobytes())
+        joined.flush()
+        os.fsync(joined.fileno())  # no crash may leave a file of this name whose content is not on the disk
     part.replace(file)
