@@ -140,7 +140,7 @@ test-conversion: $(STAMP) ## export every recipe as ONNX and as a program of tor
 test-real: $(STAMP) ## run the tests on real images, in the folder named by UML_REAL_DATA
 	$(BIN)/python -m pytest -m real $(ARGS)
 
-chaos: $(STAMP) ## make everything fail: all tests of faults, then random kills of each recipe, in half an hour; ARGS="--kills 5"
+chaos: $(STAMP) ## make everything fail: all tests of faults, then random kills of each recipe; ARGS="--kills 5"
 	$(BIN)/python -m pytest -m fault
 	PYTHONPATH=tests/support $(BIN)/python launchers/bench/chaos.py $(ARGS)
 

@@ -2,8 +2,8 @@
 
 The state of a network of each size, weights and two moments in float32, is saved several times in a fresh process, on
 the CPU: while training waits; in the background; and by `torch.distributed.checkpoint.async_save` of the same tensors.
-That is measured as it is by default, in a thread, and in a process with a copy in shared memory that is kept for later
-saves, its fastest way without a GPU.
+That is measured in two ways: in a thread, which is its default, and in a process with a copy in shared memory that is
+kept for later saves, its fastest way without a GPU.
 
 The stall is the time until the call returns. The next save begins when the last one is on the disk, so no stall
 contains the wait for an earlier one. The first save is reported apart, since it may prepare what later ones use again.

@@ -23,7 +23,7 @@ WITHIN = [(("ip", "netns", "exec", name), name) for name in NAMES]
 def ip(*words: str) -> None:
     """Call `ip`, or skip the test where that is not permitted."""
     if shutil.which("ip") is None:
-        pytest.skip("there is no `ip` here: install iproute2")
+        pytest.skip("the program `ip` is missing: install iproute2")
     done = subprocess.run(["ip", *words], capture_output=True, text=True)
     if done.returncode != 0:
         pytest.skip(f"ip {' '.join(words)}: {done.stderr.strip()}")

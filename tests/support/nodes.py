@@ -1,4 +1,4 @@
-"""Trainings on two nodes, each of which DeepSpeed's front end starts by itself, as where there is no ssh."""
+"""Trainings on two nodes, with a launch of DeepSpeed on each of them, as on machines without ssh."""
 
 import json
 import os
@@ -69,7 +69,7 @@ class Nodes:
         return steps[-1] if steps else 0
 
     def status(self) -> Mapping[str, Any]:
-        """What status.json says."""
+        """The contents of status.json."""
         return json.loads((self.run / "status.json").read_text())
 
     def kill(self) -> None:

@@ -71,7 +71,8 @@ class FaultsConfig(Section):
         default=100,
         ge=0,
         description="steps between two searches for a faulty processor or memory: a forward pass is repeated, and the "
-        "weights of all ranks are compared; 0: never. At ZeRO 3 there are no copies of the weights to compare",
+        "weights of all ranks are compared; 0 turns it off. Weights are not compared at ZeRO 3, which keeps no copies "
+        "of them",
     )
     inject: InjectConfig = InjectConfig()
 
