@@ -7,7 +7,7 @@ each is read, checked and joined. Processes are started one after the other and 
 world: a training of the phantom on many CPU processes: the seconds until its first step, and the memory of its ranks.
 
 prediction: trainings of the phantom on 1, 2 and 4 CPU processes, and what the model of `--dry-run --gpus` predicts for
-them from the first one and a measured all-reduce of two processes.
+them from two others on one process and a measured all-reduce of two processes.
 """
 
 import argparse

@@ -1,4 +1,7 @@
-"""Compares the model of `--dry-run --gpus` with trainings on 1, 2 and 4 CPU processes."""
+"""Compares the model of `--dry-run --gpus` with trainings on 1, 2 and 4 CPU processes.
+
+They are predicted from two trainings on one process, with other global batches, and from a measured all-reduce.
+"""
 
 import argparse
 import os
@@ -23,6 +26,11 @@ from uml_dist.train.setup import prepare
 CHECK = Path(__file__).parents[1] / "cluster_check.py"
 RANKS = (1, 2, 4)
 COUNT = 16
+"""Samples of a global batch of the trainings that are predicted."""
+
+COUNTS = (4, 64)
+"""Samples of a global batch of the trainings on one process, from which they are predicted."""
+
 COLUMNS = (
     "stage",
     "ranks",
@@ -49,9 +57,11 @@ def fit_link(folder: Path) -> Link:
     return Link(max(latency, 0.0) / 2 or smallest.seconds / 2, 1 / slope)
 
 
-def measured_run(folder: Path, shards: Path, ranks: int, stage: int, steps: int) -> tuple[Measured, list[Network]]:
+def measured_run(
+    folder: Path, shards: Path, ranks: int, stage: int, count: int, steps: int
+) -> tuple[Measured, list[Network]]:
     """Train, and return the measured step and what it communicates."""
-    words = [f"streams.train.count={COUNT}", f"train.steps={steps}", f"zero.stage={stage}", "train.log_every=10"]
+    words = [f"streams.train.count={count}", f"train.steps={steps}", f"zero.stage={stage}", "train.log_every=10"]
     words += ["metrics.enabled=true", "metrics.targets_dir="]
     folder.mkdir()
     training = train(folder, shards, ranks, words)
@@ -71,14 +81,15 @@ def measure(options: argparse.Namespace) -> list[list[str]]:
         shards, link = make_phantom(folder / "phantom", 256), fit_link(folder)
         links = Links(max(RANKS), link, link)
         for stage in (1, 3):
-            alone, networks = measured_run(folder / f"{stage}-1", shards, 1, stage, options.steps)
+            runs = [
+                measured_run(folder / f"{stage}-1-{count}", shards, 1, stage, count, options.steps) for count in COUNTS
+            ]
+            alone, networks = [one for one, _ in runs], runs[0][1]
             for ranks in RANKS:
-                found = alone if ranks == 1 else measured_run(
-                    folder / f"{stage}-{ranks}", shards, ranks, stage, options.steps
-                )[0]  # fmt: skip
+                found, _ = measured_run(folder / f"{stage}-{ranks}", shards, ranks, stage, COUNT, options.steps)
                 # More ranks than cores take turns.
                 turns = max(1.0, ranks / cores)
-                base = replace(alone, step=alone.step * turns, update=alone.update * turns)
+                base = [replace(one, step=one.step * turns, update=one.update * turns) for one in alone]
                 one = predict(base, networks, stage, ranks, COUNT, links, links)
                 figures = (one.step, found.step, one.step / found.step, one.communication, link.latency)
                 rows.append([str(stage), str(ranks), *(f"{figure:.5f}" for figure in figures), f"{link.rate:.4g}"])

@@ -19,7 +19,10 @@ def add_scale_options(parser: argparse.ArgumentParser) -> None:
     """Add the options to the parser of `train.py`."""
     group = parser.add_argument_group("with --dry-run: predict a training on more GPUs than there are")
     group.add_argument("--gpus", type=int, metavar="N", help="predict memory, step time and efficiency on N GPUs")
-    group.add_argument("--measured", type=run_folder, metavar="RUN", help="a short run of the model, for its step time")
+    group.add_argument(
+        "--measured", type=run_folder, nargs="+", metavar="RUN",
+        help="short runs of the model, for its step time; best two, of different global batches",
+    )  # fmt: skip
     group.add_argument("--gpus-per-machine", type=int, metavar="N", help="GPUs of each machine (default: 8)")
     group.add_argument("--gpu-memory", type=float, metavar="GB", help="memory of each GPU (default: 80)")
     two = ("WITHIN", "BETWEEN")
@@ -52,9 +55,9 @@ def question_of(options: argparse.Namespace) -> Question:
     """Return what the options ask.
 
     Raises:
-        UmlError: the measured run cannot be read.
+        UmlError: a measured run cannot be read.
     """
-    measured = read_measured(options.measured) if options.measured else None
+    measured = [read_measured(run) for run in options.measured or ()]
     rates = options.link_rates or GIGABYTES_PER_SECOND
     latencies = options.link_latencies or MICROSECONDS
     within, between = (Link(1e-6 * late, 1e9 * rate) for late, rate in zip(latencies, rates, strict=True))

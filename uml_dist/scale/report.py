@@ -6,9 +6,10 @@ from math import ceil
 
 from torch import nn
 
+from ..backbones.normalisation import GlobalBatchNorm
 from .limits import batch_limit, efficiency_limit, memory_limit, shard_limit
 from .links import Links
-from .model import PERSISTENT, STAGES, Measured, Network, Prediction, predict
+from .model import PERSISTENT, STAGES, Measured, Network, Prediction, measured_alike, predict
 
 
 @dataclass(frozen=True)
@@ -19,24 +20,27 @@ class Question:
         ranks: number of GPUs.
         links: links between them.
         memory: bytes of memory of each of them.
-        measured: a measured run of the same model; None for none.
-        here: links between the ranks of that run.
+        measured: measured runs of the same model.
+        here: links between the ranks of those runs.
     """
 
     ranks: int
     links: Links
     memory: int
-    measured: Measured | None
+    measured: Sequence[Measured]
     here: Links
 
 
 def network_of(module: nn.Module) -> Network:
     """Return what a step communicates for a network."""
-    large, modules = 0, 0
+    large, modules, normalisations = 0, 0, 0
     for one in module.modules():
         own = [parameter.numel() for parameter in one.parameters(recurse=False) if parameter.numel() > PERSISTENT]
         large, modules = large + sum(own), modules + bool(own)
-    return Network(sum(parameter.numel() for parameter in module.parameters()), large, modules)
+        normalisations += isinstance(one, GlobalBatchNorm)
+    sizes = [parameter.numel() for parameter in module.parameters()]
+    kept = sum(size <= PERSISTENT for size in sizes)
+    return Network(sum(sizes), large, modules, kept, normalisations)
 
 
 def report(
@@ -65,20 +69,22 @@ def report(
         words = " ".join(f"streams.{name}.count={count}" for name, count in shared.items())
         lines.append(f"the configured global batch cannot be shared by {ranks} ranks: predicted for {words}")
     activations = None
-    if measured is None:
+    if not measured:
         lines.append("no measured step: add --measured RUN, a short run of this configuration")
-    else:
+    for one in measured:
         lines.append(
-            f"measured on {measured.ranks} ranks: a step of {measured.samples} samples in {measured.step:.3g} s, "
-            f"of which the update is {measured.update:.3g} s"
+            f"measured on {one.ranks} ranks at ZeRO {one.stage}: a step of {one.samples} samples in {one.step:.3g} s, "
+            f"of which the update is {one.update:.3g} s"
         )
-        if measured.peak_bytes is not None:
-            activations = max(measured.peak_bytes - state(measured.stage, measured.ranks), 0)
-            activations = round(activations * (samples / ranks) / (measured.samples / measured.ranks))
-            lines.append(f"activations of {samples / ranks:g} samples: {activations / 1e9:.2f} GB")
+        if one.peak_bytes is not None:
+            activations = max(one.peak_bytes - state(one.stage, one.ranks), 0)
+            activations = round(activations * (samples / ranks) / (one.samples / one.ranks))
+    if activations is not None:
+        lines.append(f"activations of {samples / ranks:g} samples: {activations / 1e9:.2f} GB")
+    lines += _missing(measured, stage)
 
     def predicted(of_stage: int, count: int) -> Prediction:
-        known = measured or Measured(1, 1, 0.0, 0.0, 0)
+        known = measured or [Measured(1, 1, 0.0, 0.0, 0)]
         return predict(known, networks, of_stage, count, samples, question.links, question.here)
 
     lines.append(f"{'ZeRO':<6}{'state':>12}{'communication':>16}{'step':>12}{'efficiency':>12}")
@@ -99,6 +105,25 @@ def report(
         return [*lines, f"nothing stops scaling up to {ranks} ranks; then {min(limits).text}"]
     lines.append(f"what stops scaling at ZeRO {stage}, the first first:")
     return [*lines, *(f"  from {limit.ranks} ranks on: {limit.text}" for limit in met)]
+
+
+def _missing(measured: Sequence[Measured], stage: int) -> list[str]:
+    """Return what other measured runs would tell."""
+    lines = []
+    alike = measured_alike(measured, stage)
+    if alike and len({one.samples / one.ranks for one in alike}) == 1:
+        lines.append(
+            "all seconds but the update are taken to depend on the samples: a second run with another global batch in "
+            "--measured tells which do not"
+        )
+    partitioned = {one.stage == 3 for one in measured}
+    if partitioned == {False}:
+        lines.append(
+            "ZeRO 3 takes longer than shown, as DeepSpeed then spends time on every module: add a run with zero.stage=3"
+        )
+    elif partitioned == {True}:
+        lines.append("ZeRO 0 to 2 take less than shown, which is of runs at ZeRO 3: add a run with zero.stage=1")
+    return lines
 
 
 def _links(links: Links) -> str:

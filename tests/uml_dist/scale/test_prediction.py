@@ -1,6 +1,7 @@
 """What `train.py --dry-run --gpus N` reads of a measured run, and prints."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,27 @@ def test_the_table_names_what_stops_scaling(partly_known, run):
     limits = [line.split(":")[0].strip() + ":" + line.split(":")[1] for line in lines[-3:]]
     # 96 samples are in shards of 20.
     assert limits == ["from 1 ranks on: memory", "from 6 ranks on: the shards", "from 9 ranks on: the global batch"]
+
+
+def test_what_one_measured_run_does_not_tell_is_said(partly_known, run, tmp_path):
+    def text_of(*runs: Path) -> str:
+        words = ["recipe=uml", "--dry-run", "--gpus", "256", "--measured", *map(str, runs)]
+        return dry_run(prepare(validate(uml_tree(partly_known), "test"), 8), 8, question_of(parse(words)))
+
+    def another(name: str, stage: int, speed: float) -> Path:
+        shutil.copytree(run, folder := tmp_path.with_name(f"{tmp_path.name}-{name}"))
+        info = folder / "metrics" / "rank-0.prom"
+        info.write_text(info.read_text().replace('stage="2"', f'stage="{stage}"'))
+        log = folder / "metrics.jsonl"
+        log.write_text(log.read_text().replace('"images_per_second": 16.0', f'"images_per_second": {speed}'))
+        return folder
+
+    larger, partitioned = another("larger", 1, 32.0), another("partitioned", 3, 16.0)
+    assert "a second run with another global batch" in text_of(run)
+    assert "ZeRO 3 takes longer than shown" in text_of(run)
+    assert "a second run" not in text_of(run, larger)
+    assert "than shown" not in text_of(run, larger, partitioned)
+    assert "ZeRO 0 to 2 take less than shown" in text_of(partitioned)
 
 
 def test_without_a_measured_step_only_its_seconds_are_missing(partly_known):
