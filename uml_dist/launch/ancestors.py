@@ -3,13 +3,18 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from threading import Thread
 
 import psutil
 
-LAUNCHER = "UML_WORLD_LAUNCHER"
-"""Environment variable with the process id of our own launcher, which may end before its ranks look for it."""
+from ..errors import UmlError
+
+LAUNCHERS = "UML_WORLD_LAUNCHERS"
+"""Environment variable with the process ids of launchers, which may end before their ranks look for them."""
+
+PASSED_ON = ("--enable_each_rank_log=", "--local_rank=")
+"""Arguments that only DeepSpeed's front end and its launcher pass to what they start."""
 
 SECONDS = 1.0
 """Time between two looks at the launchers."""
@@ -31,6 +36,25 @@ def launchers_of(process: psutil.Process, script: str) -> list[psutil.Process]:
     return found
 
 
+def remember_launchers(environment: MutableMapping[str, str], script: str) -> None:
+    """Write the launchers of this process into an environment of ranks, instead of those that it may have.
+
+    Raises:
+        UmlError: one of them has ended.
+    """
+    this = psutil.Process()
+    launchers = launchers_of(this, script)
+    if _is_orphan([this, *launchers][-1]):
+        raise UmlError("the launcher has ended: repeat the command")
+    environment[LAUNCHERS] = ",".join(str(launcher.pid) for launcher in launchers)
+
+
+def remember_this_launcher() -> None:
+    """Write this process, which launches ranks, into its environment."""
+    known = [word for word in os.environ.get(LAUNCHERS, "").split(",") if word]
+    os.environ[LAUNCHERS] = ",".join(dict.fromkeys([*known, str(os.getpid())]))
+
+
 def watch_launchers(ended: Callable[[str], None], script: str | None = None) -> None:
     """Watch the launchers of this rank in another thread.
 
@@ -38,18 +62,30 @@ def watch_launchers(ended: Callable[[str], None], script: str | None = None) -> 
         ended: called once with a line for the user when one of them has ended.
         script: the script that they started; by default that of this process.
     """
-    launchers = launchers_of(psutil.Process(os.getpid()), sys.argv[0] if script is None else script)
-    ours = os.environ.get(LAUNCHER, "")
-    early = [ours] if ours.isdecimal() and int(ours) not in [launcher.pid for launcher in launchers] else []
+    this = psutil.Process()
+    launchers = launchers_of(this, sys.argv[0] if script is None else script)
+    found = {launcher.pid for launcher in launchers}
+    remembered = [int(word) for word in os.environ.get(LAUNCHERS, "").split(",") if word.isdecimal()]
+    early = [f"the launcher (process {number}) has ended" for number in remembered if number not in found]
+    if _is_orphan([this, *launchers][-1]):
+        early.append("the launcher has ended")
 
     def watch() -> None:
         while not early and all(map(_lives, launchers)):
             time.sleep(SECONDS)
-        gone = early or [launcher.pid for launcher in launchers if not _lives(launcher)]
-        ended(f"the launcher (process {gone[0]}) has ended")
+        gone = [f"the launcher (process {launcher.pid}) has ended" for launcher in launchers if not _lives(launcher)]
+        ended([*early, *gone][0])
 
     if launchers or early:
         Thread(target=watch, name="launchers", daemon=True).start()
+
+
+def _is_orphan(process: psutil.Process) -> bool:
+    """Whether one of DeepSpeed's launchers has started a process, and has ended since."""
+    try:
+        return process.ppid() == 1 and any(word.startswith(PASSED_ON) for word in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def _lives(process: psutil.Process) -> bool:

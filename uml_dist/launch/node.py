@@ -17,7 +17,7 @@ from deepspeed.launcher import launch
 from uml_shards.errors import STOPPED
 
 from ..errors import CORRUPT
-from .ancestors import LAUNCHER
+from .ancestors import remember_this_launcher
 from .restarts import Restarts
 from .stopping import SIGNALS
 from .world import PORT, free_port
@@ -25,7 +25,7 @@ from .world import PORT, free_port
 
 def main() -> int:
     """Run the launcher with the arguments of this process; return its exit code, or 75 if a signal stopped it."""
-    os.environ[LAUNCHER] = str(os.getpid())  # for the ranks
+    remember_this_launcher()
     signal.signal(signal.SIGUSR1, _pass_on)
     # The launcher would report these ends once more, after the rank's own line.
     told = tuple(f"return code = {code}" for code in (2, STOPPED, CORRUPT))

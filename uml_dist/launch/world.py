@@ -20,6 +20,7 @@ from typing import Literal, NoReturn
 from uml_shards.errors import STOPPED, print_error
 
 from ..errors import UmlError
+from .ancestors import remember_launchers
 from .devices import ACCELERATOR, VISIBLE, Devices, find_devices
 from .ending import end_process
 from .machines import Machines, read_machines
@@ -270,6 +271,7 @@ def ensure_world(
         machines = machines or Machines(1, 0, "127.0.0.1", free_port())
         command = world_command(decision.count, devices, argv[0], arguments, machines)
         started = world_environment(decision.count, devices, environment, machines.count)
+        remember_launchers(started, argv[0])
         if restarts:
             restarts.write(started)
         execute(command[0], command, started)

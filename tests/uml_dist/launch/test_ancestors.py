@@ -1,5 +1,6 @@
 """Ranks notice that one of their launchers has ended."""
 
+import os
 import queue
 import subprocess
 import sys
@@ -9,7 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from uml_dist.launch.ancestors import LAUNCHER, launchers_of, watch_launchers
+from uml_dist.launch.ancestors import (
+    LAUNCHERS,
+    launchers_of,
+    remember_launchers,
+    remember_this_launcher,
+    watch_launchers,
+)
 
 SCRIPT = """
 import subprocess
@@ -68,10 +75,65 @@ def test_a_rank_ends_when_any_of_its_launchers_is_killed(chain, killed):
 def test_a_rank_whose_launcher_ended_before_it_looked_ends_at_once(monkeypatch):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    monkeypatch.setenv(LAUNCHER, str(gone.pid))
+    monkeypatch.setenv(LAUNCHERS, f"{gone.pid}")
     reasons = queue.Queue()
     watch_launchers(reasons.put, "no script")
     assert reasons.get(timeout=60) == f"the launcher (process {gone.pid}) has ended"
+
+
+def test_the_launchers_of_ranks_are_remembered(monkeypatch):
+    environment = {LAUNCHERS: "1,2"}
+    remember_launchers(environment, "no script")
+    assert environment == {LAUNCHERS: ""}
+    monkeypatch.setenv(LAUNCHERS, "123")
+    remember_this_launcher()
+    remember_this_launcher()  # after a restart, which is in the same process
+    assert os.environ[LAUNCHERS] == f"123,{os.getpid()}"
+
+
+ORPHAN = """
+import os
+import sys
+import time
+
+from uml_dist.errors import UmlError
+from uml_dist.launch.ancestors import remember_launchers, watch_launchers
+
+parent = os.getppid()
+print("started", flush=True)
+while os.getppid() == parent:
+    time.sleep(0.01)
+print(os.getppid() == 1, flush=True)
+try:
+    remember_launchers({}, sys.argv[0])
+except UmlError as error:
+    print(error, flush=True)
+watch_launchers(lambda line: print(line, flush=True))
+time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("argument", "lines"),
+    [
+        ("--local_rank=0", ["the launcher has ended: repeat the command", "the launcher has ended"]),
+        ("--enable_each_rank_log=None", ["the launcher has ended: repeat the command", "the launcher has ended"]),
+        ("--num_gpus=2", []),  # started by a shell that has ended
+    ],
+)
+def test_a_launcher_that_ended_before_anyone_looked_is_noticed(argument, lines, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ORPHAN)
+    starts = f"import subprocess, sys; subprocess.Popen([sys.executable, {str(script)!r}, {argument!r}]); input()"
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", starts], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert launcher.stdout.readline() == "started\n"
+    launcher.kill()
+    adopted, *found = launcher.communicate()[0].splitlines()
+    if adopted != "True":
+        pytest.skip("process 1 does not adopt the children of processes that have ended here")
+    assert found == lines
 
 
 def test_a_shell_that_started_the_launcher_may_end(chain):
