@@ -6,7 +6,8 @@
 Each part is called many times in a loop, on the networks of a recipe, and its processor time is divided by that of a
 step, which is the difference of two trainings of different length. Processor time, of all threads together, hardly
 depends on what else the machine does; a difference of whole trainings with and without the parts would be smaller than
-its own noise.
+its own noise. Only for the forward pass that the canary repeats, a training that repeats it in every step is compared
+with one that never does.
 """
 
 import argparse
@@ -73,9 +74,12 @@ def run(options: argparse.Namespace) -> int:
         folder = Path(name).resolve()
         words = [*options.settings, *make_phantom(folder / "phantom", options)]
         config = read_config(options.config, words)
-        step = step_seconds(folder, options, words)
+        step = step_seconds(folder / "without", options, [*words, "faults.canary_every=0"])
         modules = modules_of(config)
-    rows = parts_of(config, modules, options.repeats)
+        rows = parts_of(config, modules, options.repeats)
+        if every := config.faults.canary_every:
+            repeating = step_seconds(folder / "with", options, [*words, "faults.canary_every=1"])
+            rows.append(("canary: repeated forward pass", f"every {every} steps", repeating - step, 1 / every))
     parameters = sum(parameter.numel() for module in modules for parameter in module.parameters())
     table, total = [[*COLUMNS]], 0.0
     print(f"a step takes {step:.3g} s of processor time; {parameters:,} parameters\n")
@@ -105,6 +109,7 @@ def make_phantom(folder: Path, options: argparse.Namespace) -> list[str]:
 
 def step_seconds(folder: Path, options: argparse.Namespace, words: Sequence[str]) -> float:
     """Return the processor time of a step: the difference of a long and a short training on one process."""
+    folder.mkdir()
     used = []
     for steps in (SHORT, SHORT + options.steps):
         settings = [*words, f"train.steps={steps}", "train.validate_every=1000000", "metrics.targets_dir="]
