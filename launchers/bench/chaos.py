@@ -36,6 +36,9 @@ PHASES = ("lesions", "grades", "adversary", "attention", "together")
 COLOURS = {"step": "#0072B2", "save": "#D55E00", "start": "#009E73"}
 """Of moments of a kill; distinguishable for colour-blind people."""
 
+NAMES = {"launcher": "front end", "node": "our launcher", "loader": "loader worker"}
+"""How kinds of processes are called in the plot, if not by their own name."""
+
 
 def uml(folder: Path, steps: int) -> dict[str, Any]:
     """Return a small UML run, with dropout and augmentation."""
@@ -88,6 +91,7 @@ def run(options: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory() as name:
             chaos, wrong = train(recipe, Path(name), options.kills, options.seed)
         found[recipe], problems = chaos, problems + len(wrong)
+        found = {name: found[name] for name in RECIPES if name in found}
         kinds = ", ".join(f"{kind} {count}" for kind, count in Counter(kill.kind for kill in chaos.kills).items())
         steps, slowest = chaos.progress[-1][1], max(kill.gone for kill in chaos.kills)
         verdict = f"differs: {'; '.join(wrong[:5])}" if wrong else "equals the training without kills"
@@ -123,7 +127,7 @@ def write(out: Path, found: Mapping[str, Chaos]) -> None:
 
 def plot(path: Path, found: Mapping[str, Chaos]) -> None:
     """Draw the steps of each recipe against time, with the kills."""
-    figure = Figure(figsize=(12, 0.8 + 2.6 * len(found)), dpi=110, facecolor="white")
+    figure = Figure(figsize=(12, 0.8 + 3 * len(found)), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
     for number, (recipe, chaos) in enumerate(found.items(), 1):
         axes = figure.add_subplot(len(found), 1, number)
@@ -137,7 +141,10 @@ def plot(path: Path, found: Mapping[str, Chaos]) -> None:
                 markersize=8, markeredgewidth=2,
             )  # fmt: skip
         for kill in chaos.kills:
-            axes.annotate(kill.kind, (kill.seconds, kill.step), xytext=(3, -11), textcoords="offset points", fontsize=7)
+            axes.annotate(
+                NAMES.get(kill.kind, kill.kind), (kill.seconds, kill.step), xytext=(1, 6), textcoords="offset points",
+                fontsize=8, rotation=60, rotation_mode="anchor",
+            )  # fmt: skip
         axes.set_title(f"{recipe}: {len(chaos.kills)} kills", fontsize=10, loc="left")
         axes.set_ylabel("last step", fontsize=9)
         axes.grid(alpha=0.3)
