@@ -5,65 +5,32 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 
-import psutil
 import pytest
 
+from ended import check_stop, command, processes_of, ranks_of, started, wait_until_all_are_gone
 from uml_dist.config.faults import ALLOW
 from uml_dist.errors import UmlError
-from uml_dist.run.checkpoint import latest_valid
-from uml_dist.run.checkpoint_folder import step_of
 from uml_dist.run.maintenance import prune_run
 from uml_dist.run.owner import LOCK, OWNER
 from worlds import free_port
 
 pytestmark = [pytest.mark.launch, pytest.mark.fault]
 
-TRAIN = Path(__file__).parents[2] / "launchers" / "train.py"
 DEEPSPEED = ("-m", "deepspeed.launcher.runner", "--master_port", str(free_port()))
-SETTINGS = ["model.width=0.0625", "train.log_every=1", "data.workers=1", "metrics.enabled=false"]
-
-
-def command(launcher: tuple[str, ...], shards: Path, run: Path) -> list[str]:
-    length = ["train.steps=100000", "train.validate_every=100000", "checkpoint.every=2"]
-    settings = [f"streams.train.shards={shards}", "streams.train.count=4", *SETTINGS, *length]
-    return [sys.executable, *launcher, str(TRAIN), "--num_gpus", "2", "--cpu", "--run", str(run), *settings]
 
 
 @pytest.fixture
-def training(partly_known, tmp_path):
+def training(partly_known, tmp_path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Return a function that starts a training with some launcher and waits for its third step."""
-    run, started = tmp_path / "run", []
+    with ExitStack() as stack:
 
-    def start(*launcher: str, settings: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-        with (tmp_path / "log").open("wb") as log:
-            words = [*command(launcher, partly_known, run), *settings]
-            started.append(subprocess.Popen(words, stdout=log, stderr=log))
-        deadline = time.monotonic() + 120
-        while "step 3/" not in (tmp_path / "log").read_text():
-            assert started[0].poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        return started[0]
+        def start(*launcher: str, settings: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+            return stack.enter_context(started(partly_known, tmp_path / "run", launcher, settings))
 
-    yield start
-    for process in processes_of(run):
-        process.kill()
-    for process in started:
-        process.wait()
-
-
-def processes_of(run: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        if str(run) in (process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
+        yield start
 
 
 def test_a_second_training_is_refused_and_a_killed_launcher_ends_all_ranks(training, partly_known, tmp_path):
@@ -103,6 +70,7 @@ def test_a_rank_that_was_stopped_is_named_and_ends_the_training(training, tmp_pa
     wait_until_all_are_gone(run)
 
 
+@pytest.mark.chaos
 def test_a_training_whose_rank_is_stopped_is_started_again_and_ends_as_if_it_had_not(training, tmp_path, monkeypatch):
     monkeypatch.setenv(ALLOW, "1")
     fault = ["faults.inject.kind=stop", "faults.inject.rank=1", "faults.inject.steps=[6]", "faults.step_seconds=10"]
@@ -119,42 +87,10 @@ def test_a_training_whose_rank_is_stopped_is_started_again_and_ends_as_if_it_had
     assert [record["step"] for record in steps] == list(range(1, 13))
 
 
-def wait_for(happened: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def wait_until_all_are_gone(run: Path) -> None:
-    wait_for(lambda: not processes_of(run), 20)
-
-
-def check_stop(run: Path) -> dict[str, Any]:
-    """Check that the training has stopped after a step with its checkpoint; return status.json."""
-    status = json.loads((run / "status.json").read_text())
-    assert status["status"] == "stopped"
-    checkpoint, problem = latest_valid(run / "checkpoints")
-    assert (step_of(checkpoint), problem) == (status["step"], None)
-    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, status["step"] + 1))
-    log = (run.parent / "log").read_text()
-    assert f"{status['reason']} at step {status['step']}: repeat the command to resume run {run}\n" in log
-    assert "Traceback" not in log
-    return status
-
-
-def ranks_of(run: Path) -> list[psutil.Process]:
-    """The ranks of a training, by their number."""
-    found = {}
-    for process in processes_of(run):
-        environment = process.environ()
-        if "LOCAL_RANK" in environment and psutil.Process(process.ppid()).environ().get("LOCAL_RANK") is None:
-            found[int(environment["LOCAL_RANK"])] = process
-    return [found[rank] for rank in sorted(found)]
-
-
-@pytest.mark.parametrize("who", ["launcher", "terminal", "one rank"])
+@pytest.mark.parametrize(
+    "who",
+    [pytest.param("launcher", marks=pytest.mark.chaos), "terminal", pytest.param("one rank", marks=pytest.mark.chaos)],
+)
 def test_a_stop_saves_a_checkpoint_and_is_one_line_and_exit_code_75(training, tmp_path, who):
     process = training()
     run = tmp_path / "run"
