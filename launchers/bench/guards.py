@@ -1,7 +1,7 @@
 """Measure what watching a training costs: watchdog, guards against numbers that are not finite, and canary.
 
     python launchers/bench/guards.py
-    python launchers/bench/guards.py --config launchers/configs/uml_phantom.toml --steps 10
+    python launchers/bench/guards.py --config launchers/configs/uml_phantom.toml --steps 100
 
 Each part is called many times in a loop, on the networks of a recipe, and its processor time is divided by that of a
 step, which is the difference of two trainings of different length. Processor time, of all threads together, hardly
@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", metavar="table.key=value", help="settings that override the file")
     parser.add_argument("--config", type=Path, default=CONFIGS / "uml_phantom.toml", help="configuration")
-    parser.add_argument("--steps", type=int, default=10, help="steps of which the mean is measured (10)")
+    parser.add_argument("--steps", type=int, default=40, help="steps of which the mean is measured (40)")
     parser.add_argument("--repeats", type=int, default=200, help="calls of each part (200)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of guards.csv (runs/bench)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -31,6 +31,9 @@ PARTS = {"index": scale_index.measure, "world": scale_world.measure, "prediction
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "settings", nargs="*", metavar="table.key=value", help="settings of the trainings of the prediction"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure (default: all)")
     parser.add_argument("--shards", type=int, default=100_000, help="shards of 1000 samples of the index (100 000)")
     parser.add_argument("--ranks", type=int, default=4096, help="ranks that share the index (4096)")
@@ -38,7 +41,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=60, help="steps of each training of the prediction (60)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of scale_*.csv (runs/bench)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
