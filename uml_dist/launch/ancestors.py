@@ -13,8 +13,8 @@ from ..errors import UmlError
 LAUNCHERS = "UML_WORLD_LAUNCHERS"
 """Environment variable with the process ids of launchers, which may end before their ranks look for them."""
 
-PASSED_ON = ("--enable_each_rank_log=", "--local_rank=")
-"""Arguments that only DeepSpeed's front end and its launcher pass to what they start."""
+LAUNCHER = "deepspeed.launcher.launch"
+"""The module of DeepSpeed's launcher, which its front end starts on each machine."""
 
 SECONDS = 1.0
 """Time between two looks at the launchers."""
@@ -81,9 +81,14 @@ def watch_launchers(ended: Callable[[str], None], script: str | None = None) -> 
 
 
 def _is_orphan(process: psutil.Process) -> bool:
-    """Whether one of DeepSpeed's launchers has started a process, and has ended since."""
+    """Whether DeepSpeed's front end or its launcher has started a process, and has ended since.
+
+    Process 1 has adopted such a process, which has an argument that a user hardly writes.
+    """
     try:
-        return process.ppid() == 1 and any(word.startswith(PASSED_ON) for word in process.cmdline())
+        words = process.cmdline()
+        passed = "--enable_each_rank_log=" if LAUNCHER in words else "--local_rank="
+        return process.ppid() == 1 and any(word.startswith(passed) for word in words)
     except psutil.Error:
         return False
 

@@ -113,18 +113,22 @@ time.sleep(1)
 """
 
 
+GONE = ["the launcher has ended: repeat the command", "the launcher has ended"]
+
+
 @pytest.mark.parametrize(
-    ("argument", "lines"),
+    ("arguments", "lines"),
     [
-        ("--local_rank=0", ["the launcher has ended: repeat the command", "the launcher has ended"]),
-        ("--enable_each_rank_log=None", ["the launcher has ended: repeat the command", "the launcher has ended"]),
-        ("--num_gpus=2", []),  # started by a shell that has ended
+        (["--local_rank=0"], GONE),
+        (["deepspeed.launcher.launch", "--enable_each_rank_log=None"], GONE),
+        (["deepspeed.launcher.runner", "--enable_each_rank_log=logs"], []),  # started by a shell that has ended
+        (["--num_gpus=2"], []),
     ],
 )
-def test_a_launcher_that_ended_before_anyone_looked_is_noticed(argument, lines, tmp_path):
+def test_a_launcher_that_ended_before_anyone_looked_is_noticed(arguments, lines, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(ORPHAN)
-    starts = f"import subprocess, sys; subprocess.Popen([sys.executable, {str(script)!r}, {argument!r}]); input()"
+    starts = f"import subprocess, sys; subprocess.Popen([sys.executable, {str(script)!r}, *{arguments}]); input()"
     launcher = subprocess.Popen(
         [sys.executable, "-c", starts], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
