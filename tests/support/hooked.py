@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
 import torch
-from deepspeed.utils import safe_get_full_grad
+from deepspeed.utils import safe_get_full_grad, safe_get_full_optimizer_state
 
 from runs import Trace, train
 from uml_dist.errors import UmlError
 from uml_dist.recipes import Progress
+from uml_dist.train import engine as engines
 from uml_dist.train.hooks import Hook
 
 
@@ -66,6 +68,29 @@ class Fail(Hook):
 
     def after_step(self, progress: Progress, norms: Mapping[str, Any]) -> None:
         self._call("after_step", progress)
+
+
+class Moments(Hook):
+    """Compares the moments that are read of an engine before its update with those that DeepSpeed returns one by one.
+
+    Args:
+        elements: how many are gathered at once.
+    """
+
+    def __init__(self, elements: int) -> None:
+        self.elements = elements
+        self.equal: list[bool] = []
+
+    def before_update(self, network: str, engine: Any, progress: Progress) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engines, "BUCKET", self.elements)
+            state = engines.read_engine(engine)
+        names = dict(engine.module.named_parameters())
+        for key, tensors in state.moments.items():
+            assert tensors.keys() == names.keys()
+            for name, moment in tensors.items():
+                expected = safe_get_full_optimizer_state(names[name], key)
+                self.equal.append(expected is not None and torch.equal(expected, moment))
 
 
 def train_with(tree: dict[str, Any], hooks: Sequence[Hook]) -> tuple[Trace, Sequence[Hook]]:

@@ -6,7 +6,7 @@ module's parameters are the master weights at every stage, and only stage 3 has 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,9 @@ from ..telemetry import time_calls
 from .optimizer import make_optimizer
 
 logger.setLevel("WARNING")
+
+BUCKET = 1 << 22
+"""Elements that are gathered at once when the state of an engine is read: 16 MiB."""
 
 
 def deepspeed_config(
@@ -198,12 +201,11 @@ def read_engine(engine: deepspeed.DeepSpeedEngine, keep: bool = True, copy: bool
     with full_weights(module):
         if keep:
             state.weights = read_weights(module, copy or gathered)
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     for key in _moment_names(engine):
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                moment = _read_moment(engine, parameter, key)
-                if keep:
-                    state.moments.setdefault(key, {})[name] = moment.detach().to("cpu", copy=copy)
+        for name, moment in zip(trained, _read_moments(engine, list(trained.values()), key), strict=True):
+            if keep:
+                state.moments.setdefault(key, {})[name] = moment.detach().to("cpu", copy=copy)
     return state
 
 
@@ -254,12 +256,47 @@ def _moment_names(engine: deepspeed.DeepSpeedEngine) -> list[str]:
     return [key for key, value in slot.items() if isinstance(value, Tensor) and value.shape == flat.shape]
 
 
-def _read_moment(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, key: str) -> Tensor:
-    if engine.zero_optimization():
-        moment = safe_get_full_optimizer_state(parameter, key)
-        assert moment is not None
-        return moment
-    return _torch_optimizer(engine).state[parameter][key]
+def _read_moments(engine: deepspeed.DeepSpeedEngine, parameters: Sequence[nn.Parameter], key: str) -> Iterator[Tensor]:
+    """Yield a moment of each parameter, in full. All ranks must take all of them."""
+    match engine.zero_optimization_stage():
+        case 0:
+            yield from (_torch_optimizer(engine).state[parameter][key] for parameter in parameters)
+        case 1 | 2:
+            for bucket in _buckets(parameters):
+                yield from _read_bucket(bucket, key)
+        case _:
+            for parameter in parameters:
+                moment = safe_get_full_optimizer_state(parameter, key)
+                assert moment is not None
+                yield moment
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Divide parameters into parts of about `BUCKET` elements."""
+    bucket: list[nn.Parameter] = []
+    elements = 0
+    for parameter in parameters:
+        bucket.append(parameter)
+        elements += parameter.numel()
+        if elements >= BUCKET:
+            yield bucket
+            bucket, elements = [], 0
+    if bucket:
+        yield bucket
+
+
+def _read_bucket(parameters: Sequence[nn.Parameter], key: str) -> Iterator[Tensor]:
+    """Yield a moment of each parameter at ZeRO 1 or 2: `safe_get_full_optimizer_state`, by one all-reduce for all."""
+    sizes = [parameter.numel() for parameter in parameters]
+    flat = torch.zeros(sum(sizes), device=parameters[0].device)
+    for parameter, whole in zip(parameters, flat.split(sizes), strict=True):
+        mapping: Any = getattr(parameter, "_hp_mapping")  # noqa: B009 - DeepSpeed's attribute
+        if mapping is not None:  # None: this rank has no part of it
+            place = mapping.lp_fragment_address
+            whole.narrow(0, place.start, place.numel).copy_(mapping.get_hp_fragment(key))
+    torch.distributed.all_reduce(flat)
+    for parameter, whole in zip(parameters, flat.split(sizes), strict=True):
+        yield whole.view_as(parameter)
 
 
 def _write_moment(engine: deepspeed.DeepSpeedEngine, parameter: nn.Parameter, key: str, value: Tensor) -> None:
