@@ -68,7 +68,7 @@ def report(
     if shared != dict(counts):
         words = " ".join(f"streams.{name}.count={count}" for name, count in shared.items())
         lines.append(f"the configured global batch cannot be shared by {ranks} ranks: predicted for {words}")
-    activations = None
+    activations: int | None = None
     if not measured:
         lines.append("no measured step: add --measured RUN, a short run of this configuration")
     for one in measured:
@@ -77,8 +77,8 @@ def report(
             f"of which the update is {one.update:.3g} s"
         )
         if one.peak_bytes is not None:
-            activations = max(one.peak_bytes - state(one.stage, one.ranks), 0)
-            activations = round(activations * (samples / ranks) / (one.samples / one.ranks))
+            found = max(one.peak_bytes - state(one.stage, one.ranks), 0) * (samples / ranks) / (one.samples / one.ranks)
+            activations = max(activations or 0, round(found))
     if activations is not None:
         lines.append(f"activations of {samples / ranks:g} samples: {activations / 1e9:.2f} GB")
     lines += _missing(measured, stage)

@@ -93,6 +93,10 @@ def test_what_one_measured_run_does_not_tell_is_said(partly_known, run, tmp_path
     assert "a second run with another global batch" in text_of(run)
     assert "ZeRO 3 takes longer than shown" in text_of(run)
     assert "a second run" not in text_of(run, larger)
+    # The run that needs more memory for each sample counts, in whatever order they are named.
+    needed = [line for line in text_of(run).splitlines() if line.startswith("activations of")]
+    assert len(needed) == 1
+    assert all(needed[0] in text_of(*runs).splitlines() for runs in ((run, larger), (larger, run)))
     assert "than shown" not in text_of(run, larger, partitioned)
     assert "ZeRO 0 to 2 take less than shown" in text_of(partitioned)
 
